@@ -1,0 +1,1 @@
+"""What each step costs on a device: time, energy, memory."""

@@ -1,0 +1,64 @@
+"""`CostTable`: what a step costs as a function of its batch, in the core's integer picoseconds.
+
+A step computes T tokens of which S sequences are sampled; B of them decode with a mean of c cached
+tokens, and each chunk of q new tokens has p tokens before it.  Its time is
+
+    host_step + host_seq*S + tokens(T) + seqs(S) + decode(B, c) + sum over chunks prefill(q, p)
+
+`tokens` and `seqs` are read on a grid (see `grid`), linear between points; `decode` and `prefill`
+are piecewise linear in c and p between knots, so that a run of equal steps is an arithmetic series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+DENSE = 2048  # counts up to here have a grid point each
+STRIDE = 128  # beyond, one point every so many
+
+
+def grid(n_max: int) -> np.ndarray:
+    """The counts at which a table over 0..n_max is given: int64 [G], ends at or after n_max."""
+    if n_max <= DENSE:
+        return np.arange(n_max + 1)
+    return np.concatenate([np.arange(DENSE), np.arange(DENSE, n_max + STRIDE, STRIDE)])
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """One quantity (seconds, joule, flop or bytes) by the same four parts as the step's time."""
+
+    tokens: np.ndarray  # float64 [G_T], at grid(max tokens)
+    seqs: np.ndarray  # float64 [G_S], at grid(max sequences)
+    decode: np.ndarray  # float64 [max sequences + 1, K_c], at knots_ctx; row 0 is zero
+    prefill: np.ndarray  # float64 [G_T, K_p], at knots_past; row 0 is zero
+
+
+@dataclass(frozen=True, eq=False)
+class CostTable:
+    """Costs of one replica's step; see the module's docstring for the parts."""
+
+    max_tokens: int
+    max_seqs: int
+    knots_ctx: np.ndarray  # int64 [K_c], mean cached tokens a decoding request, first is 0
+    knots_past: np.ndarray  # int64 [K_p], tokens before a chunk, first is 0
+    time_s: Work
+    flop: Work
+    hbm_bytes: Work  # of all devices of the replica
+    link_bytes: Work  # sent by all devices of the replica
+    energy_j: Work  # dynamic part, above idle, all devices
+    idle_w: float  # all devices of the replica
+    host_step_s: float
+    host_seq_s: float
+    n_devices: int
+    peak_flop_per_s: float  # all devices, in the format most of the flop runs in
+    peak_hbm_bytes_per_s: float
+    low: float  # factor on time for the low end of the 80 % interval
+    high: float
+    sources: Mapping[str, float]  # share of a typical step's time by source
+    assumed: tuple[str, ...] = ()
+    by_operator: Mapping[str, float] = field(default_factory=dict)  # share of time, same step
+    mixed_prefill: str = "sum"  # or "root_sum_square", Vidur's way with several chunks

@@ -1,0 +1,40 @@
+"""`Log`: what a run leaves behind.  Metrics are pure functions of it.
+
+Times are int64 picoseconds from the start of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from forerun.cost.table import CostTable
+from forerun.sim.core.state import DONE, GAP, LEAP, STATUS  # noqa: F401  (the row types of a log)
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """One row a request, one row a leap, one row an unusual gap.
+
+    requests : structured array of dtype DONE, sorted by request id.
+    leaps    : structured array of dtype LEAP in the order written; None when not kept.
+    gaps     : structured array of dtype GAP; None when not kept.
+    pool_of_replica : int64 [replicas], index into `tables` and `pools`.
+    """
+
+    requests: np.ndarray
+    leaps: np.ndarray | None
+    gaps: np.ndarray | None
+    start_ps: int
+    end_ps: int  # when the last event happened
+    n_unfinished: int
+    replicas: np.ndarray  # structured array of dtype TOTALS, one row a replica
+    pool_of_replica: np.ndarray
+    tables: tuple[CostTable, ...]
+    pools: tuple[str, ...]
+    kv_blocks: np.ndarray  # int64 [pools], capacity of one replica
+    seed: int
+    meta: Mapping[str, Any] = field(default_factory=dict)  # provenance: version, hashes, policies

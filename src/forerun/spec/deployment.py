@@ -1,0 +1,85 @@
+"""`Deployment`: an answer.  What runs where, how it is split, and which policies decide."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from forerun.spec.base import Spec
+from forerun.spec.dtype import Dtype
+
+
+class Policy(Spec):
+    """A policy by name (a file in `sim/policies/<kind>/`, or `path/to/file.py:function`)."""
+
+    name: str
+    params: dict[str, float] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_name(cls, data):
+        return {"name": data} if isinstance(data, str) else data
+
+
+class Engine(Spec):
+    """One serving engine's settings, in vLLM's words.
+
+    `reserve` says when KV blocks are taken: `chunk` as tokens are computed (vLLM V1), `prompt` the
+    whole prompt at admission (vLLM V0), `full` prompt and maximal output at admission (Orca).
+    Host terms add to every step and are not hidden behind the device.
+    """
+
+    batch: Policy = Policy(name="chunked")  # chunked, prefill_first, decode_first, whole, static
+    order: Policy = Policy(name="fcfs")
+    admit: Policy = Policy(name="memory")
+    preempt: Policy = Policy(name="last_admitted")
+    max_num_seqs: int = Field(default=256, ge=1)
+    max_num_batched_tokens: int = Field(default=8192, ge=1)
+    max_model_len: int | None = Field(default=None, ge=1)
+    block_tokens: int = Field(default=16, ge=1)
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    watermark: float = Field(default=0.0, ge=0, lt=1)  # share of blocks kept free at admission
+    reserve: Literal["chunk", "prompt", "full"] = "chunk"
+    n_blocks: int | None = Field(default=None, ge=1)  # overrides what memory leaves
+    host_step_s: float = Field(default=0.0, ge=0)  # scheduling and launch of one step
+    host_seq_s: float = Field(default=0.0, ge=0)  # per sequence in a step (sampling, detokenising)
+    host_request_s: float = Field(default=0.0, ge=0)  # API server and tokenising, before queueing
+    host_prompt_token_s: float = Field(default=0.0, ge=0)  # the same, per prompt token
+    source: str = "default"
+
+
+class Pool(Spec):
+    """Replicas of one kind: a device type, a parallel layout and an engine."""
+
+    name: str = "main"
+    device: str  # a catalog name
+    replicas: int = Field(default=1, ge=1)
+    tp: int = Field(default=1, ge=1)
+    pp: int = Field(default=1, ge=1)
+    dp: int = Field(default=1, ge=1)  # attention data parallelism inside a replica
+    ep: int = Field(default=1, ge=1)  # experts are spread over this many devices
+    cp: int = Field(default=1, ge=1)
+    dtype: Dtype | None = None  # weights; the checkpoint's own when absent
+    kv_dtype: Dtype | None = None
+    engine: Engine = Engine()
+
+    @property
+    def devices_per_replica(self) -> int:
+        return self.tp * self.pp * self.dp * self.cp
+
+    @property
+    def n_devices(self) -> int:
+        return self.replicas * self.devices_per_replica
+
+
+class Deployment(Spec):
+    """What runs where, and who decides."""
+
+    pools: tuple[Pool, ...]
+    route: Policy = Policy(name="least_outstanding")
+    techniques: tuple[Policy, ...] = ()
+
+    @property
+    def n_devices(self) -> int:
+        return sum(pool.n_devices for pool in self.pools)

@@ -1,0 +1,159 @@
+"""`Model`: an architecture as groups of equal layers, each a mixer and a feed-forward part.
+
+Everything that computes can be derived from it: parameters, flop, bytes and KV size.  Readers for
+files live beside it (`hf.py`, later `onnx.py`); the catalog holds ready ones.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from forerun.spec.base import Spec
+from forerun.spec.dtype import Dtype
+
+
+class Gqa(Spec):
+    """Multi-head, grouped-query or multi-query attention; full, windowed or chunked."""
+
+    kind: Literal["gqa"] = "gqa"
+    n_heads: int = Field(ge=1)
+    n_kv_heads: int = Field(ge=1)
+    head_dim: int = Field(ge=1)
+    v_head_dim: int | None = None  # when keys and values differ in width
+    window: int | None = None  # tokens a query can see; None sees all
+    chunked: bool = False  # the window restarts every `window` tokens (Llama 4)
+    bias: bool = False  # on q, k, v
+    out_bias: bool = False
+    qk_norm: bool = False
+    gate: bool = False  # an output gate as wide as q (Qwen3-Next family)
+    sinks: bool = False  # one learned logit a head (gpt-oss)
+    rope: bool = True
+    kv_shared: bool = False  # reuses an earlier layer's keys and values: no k, v, no KV cache
+    k_is_v: bool = False  # one projection serves as both (Gemma 4 global layers)
+    sparse_topk: int | None = None  # cached tokens a query reads at most (learned selection)
+    index_heads: int = 0  # lightning indexer that selects them
+    index_dim: int = 0
+
+
+class Mla(Spec):
+    """Multi-head latent attention (DeepSeek): one compressed vector a token is cached."""
+
+    kind: Literal["mla"] = "mla"
+    n_heads: int = Field(ge=1)
+    q_lora_rank: int | None
+    kv_lora_rank: int = Field(ge=1)
+    nope_dim: int
+    rope_dim: int
+    v_head_dim: int
+    sparse_topk: int | None = None  # DeepSeek sparse attention: cached tokens a query reads at most
+    index_heads: int = 0
+    index_dim: int = 0
+    gate: bool = False
+
+
+class Linear(Spec):
+    """A mixer with a state of fixed size: Mamba-2, gated delta net, lightning or Kimi attention."""
+
+    kind: Literal["mamba2", "gdn", "lightning", "kda"]
+    n_heads: int  # value heads
+    n_k_heads: int  # key heads, or groups in Mamba-2
+    k_dim: int  # key width of a head, or the state size in Mamba-2
+    v_dim: int  # value width of a head
+    conv: int = 0  # kernel of the short convolution, 0 for none
+    state_dtype_bytes: int = 4
+    extra_params: int = 0  # a layer's further parameters (decay, gates, norms), when known exactly
+
+
+class Dense(Spec):
+    """A feed-forward layer."""
+
+    kind: Literal["dense"] = "dense"
+    inter: int = Field(ge=1)
+    gated: bool = True
+    bias: bool = False
+
+
+class Moe(Spec):
+    """A mixture of experts; widths are of one expert."""
+
+    kind: Literal["moe"] = "moe"
+    inter: int = Field(ge=1)
+    n_experts: int = Field(ge=1)
+    topk: int = Field(ge=1)
+    gated: bool = True
+    n_shared: int = 0
+    shared_inter: int = 0  # width of all shared experts together
+    shared_gate: bool = False  # a learned scalar gate on the shared expert
+    router_bias: bool = False
+    latent: int | None = None  # experts work in a narrower space (latent MoE)
+    bias: bool = False
+    dense_inter: int = 0  # a dense layer that runs beside the experts (Gemma 4)
+
+
+Mixer = Annotated[Gqa | Mla | Linear, Field(discriminator="kind")]
+FeedForward = Annotated[Dense | Moe, Field(discriminator="kind")]
+
+
+class Layers(Spec):
+    """A run of equal layers."""
+
+    n: int = Field(ge=1)
+    mixer: Mixer | None = None
+    ffn: FeedForward | None = None
+    norms: int = 2  # vectors of `hidden` a layer's norms hold
+    parallel: bool = False  # mixer and feed-forward read the same input (Falcon, GPT-NeoX, Phi-2)
+    extra_params: int = 0  # a layer's further parameters, when known exactly
+
+
+class Vision(Spec):
+    """The image encoder of a vision-language model."""
+
+    n_layers: int
+    hidden: int
+    n_heads: int
+    inter: int
+    gated: bool = False
+    patch: int
+    merge: int = 1  # patches joined along each side before the decoder sees them
+    params: int | None = None  # stated or counted; None when not known
+    tokens_per_image: int | None = None
+
+
+class Quantization(Spec):
+    """What a checkpoint stores: formats by part."""
+
+    weights: Dtype
+    activations: Dtype
+    kv: Dtype | None = None
+    kept: tuple[str, ...] = ()  # parts left in the model's own dtype: "lm_head", "attention", ...
+    method: str = ""
+
+
+class Model(Spec):
+    """An autoregressive decoder (with an encoder for images, where it has one)."""
+
+    name: str
+    hf_id: str | None = None
+    family: str = ""  # model_type of the config
+    hidden: int = Field(ge=1)
+    vocab: int = Field(ge=1)
+    layers: tuple[Layers, ...]
+    tied_embeddings: bool = False
+    learned_positions: int = 0  # rows of a learned position table (OPT, GPT-2)
+    embed_dim: int | None = None  # width of the embedding when it differs (OPT-350M)
+    max_len: int | None = None
+    dtype: Dtype = "bf16"
+    quantization: Quantization | None = None
+    vision: Vision | None = None
+    mtp_layers: int = 0  # multi-token-prediction layers shipped beside the decoder, not counted
+    extra_params: int = 0  # parameters outside the parts above, when known exactly
+    published_params: float | None = None  # total, as the maker states
+    published_active_params: float | None = None
+    source: str
+    assumed: tuple[str, ...] = ()  # sentences: what the reader did not know and took instead
+
+    @property
+    def n_layers(self) -> int:
+        return sum(group.n for group in self.layers)

@@ -1,0 +1,43 @@
+"""`Requests`: a workload as columns, one entry a request, sorted by arrival."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Requests:
+    """What arrives, when, how long.  All arrays have the length of `arrival_s`.
+
+    arrival_s : float64 [N], seconds from the start of the trace, non-decreasing.
+    isl, osl  : int64 [N], input tokens and output tokens, both >= 1.
+    priority  : int64 [N], lower is served first; absent when all are equal.
+    session   : int64 [N], requests of one conversation share a number; -1 when none.
+    tenant    : int64 [N], who pays; absent when one.
+    deadline_s: float64 [N], when the whole answer must be there, from arrival; inf when none.
+    block_hashes, block_starts : int64 [sum], int64 [N+1]: the prompt's prefix blocks as hashes,
+        request i owns block_hashes[block_starts[i]:block_starts[i+1]]; `hash_tokens` a block.
+    """
+
+    arrival_s: np.ndarray
+    isl: np.ndarray
+    osl: np.ndarray
+    priority: np.ndarray | None = None
+    session: np.ndarray | None = None
+    tenant: np.ndarray | None = None
+    deadline_s: np.ndarray | None = None
+    block_hashes: np.ndarray | None = None
+    block_starts: np.ndarray | None = None
+    hash_tokens: int = 0
+    meta: Mapping[str, Any] = field(default_factory=dict)  # source, format, rows skipped and why
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @property
+    def duration_s(self) -> float:
+        return float(self.arrival_s[-1] - self.arrival_s[0]) if len(self) else 0.0
