@@ -6,20 +6,23 @@ bare number in such a field is an error (validation context `{"file": True}`), i
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from forerun import units
-from forerun.errors import SpecError
+from forerun.errors import Problem, SpecError
 
 
 class Spec(BaseModel):
     """Frozen, keyword-only, unknown keys refused, hashable."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="strings"
+    )
 
     def content_hash(self) -> str:
         """Sixteen hex digits that change when any field does; the key of every cache."""
@@ -32,18 +35,26 @@ class Spec(BaseModel):
     #: fields whose name ends like a unit but that carry none
     unitless: ClassVar[frozenset[str]] = frozenset()
 
-    @model_validator(mode="before")
+    # one validator a field, not one a model: every wrong unit is reported, each at its own place
+    @field_validator("*", mode="before")
     @classmethod
-    def _parse_units(cls, data: Any, info: ValidationInfo) -> Any:
-        if not isinstance(data, dict):
-            return data
-        in_file = bool(info.context and info.context.get("file"))
-        out = dict(data)
-        for name in out.keys() & cls.model_fields.keys():
-            dimension = None if name in cls.unitless else units.dimension_of(name)
-            if dimension:
-                out[name] = _parse(out[name], dimension, name, in_file)
-        return out
+    def _parse_units(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        dimension = None if name in cls.unitless else _dimension_of(name)
+        if not dimension:
+            return value
+        return _parse(value, dimension, name, bool(info.context and info.context.get("file")))
+
+
+_dimension_of = functools.cache(units.dimension_of)
+
+
+class UnitMistake(ValueError):
+    """A quantity that cannot be read; `problem.where` is the field, with the key inside it."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(f"{problem.what} (try: {problem.fix})")
 
 
 def _parse(value: Any, dimension: str, where: str, in_file: bool) -> Any:
@@ -57,6 +68,5 @@ def _parse(value: Any, dimension: str, where: str, in_file: bool) -> Any:
         if in_file and isinstance(value, (int, float)) and not isinstance(value, bool) and value:
             return units.parse(repr(value), dimension, where=where)  # raises, naming the repair
     except SpecError as error:
-        problem = error.problems[0]
-        raise ValueError(f"{problem.what} (try: {problem.fix})") from None
+        raise UnitMistake(error.problems[0]) from None
     return value

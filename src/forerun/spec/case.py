@@ -14,7 +14,9 @@ class Group(Spec):
     """Devices of one type."""
 
     count: int = Field(ge=1)
-    price_usd_per_hour: float | None = Field(default=None, ge=0)  # of one device; catalog when absent
+    price_usd_per_hour: float | None = Field(
+        default=None, ge=0
+    )  # of one device; catalog when absent
     region: str | None = None  # of the grid that feeds it, a name in catalog/grids.yaml
 
 
@@ -33,7 +35,9 @@ class Fleet(Spec):
         if isinstance(data, dict) and "devices" not in data:
             data = {"devices": data}
         if isinstance(data, dict) and isinstance(data.get("devices"), dict):
-            groups = {k: {"count": v} if isinstance(v, int) else v for k, v in data["devices"].items()}
+            groups = {
+                k: {"count": v} if isinstance(v, int) else v for k, v in data["devices"].items()
+            }
             data = {**data, "devices": groups}
         return data
 

@@ -74,7 +74,18 @@ class Pool(Spec):
 
 
 class Deployment(Spec):
-    """What runs where, and who decides."""
+    """What runs where, and who decides.
+
+    One pool may be written flat: `{device: h100-sxm, tp: 2, replicas: 2, route: round_robin}`.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_pool(cls, data):
+        if isinstance(data, dict) and "pools" not in data and "device" in data:
+            shared = {k: data[k] for k in data.keys() & cls.model_fields.keys()}
+            data = shared | {"pools": [{k: v for k, v in data.items() if k not in shared}]}
+        return data
 
     pools: tuple[Pool, ...]
     route: Policy = Policy(name="least_outstanding")
