@@ -142,3 +142,8 @@ def _significant(x: float, digits: int) -> str:
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(x))))
     text = f"{x:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def example(dimension: str) -> str:
+    """A quantity of this dimension as one would write it."""
+    return _EXAMPLE[dimension]

@@ -49,7 +49,7 @@ class Spec(BaseModel):
 _dimension_of = functools.cache(units.dimension_of)
 
 
-class UnitMistake(ValueError):
+class UnitError(ValueError):
     """A quantity that cannot be read; `problem.where` is the field, with the key inside it."""
 
     def __init__(self, problem: Problem) -> None:
@@ -68,5 +68,5 @@ def _parse(value: Any, dimension: str, where: str, in_file: bool) -> Any:
         if in_file and isinstance(value, (int, float)) and not isinstance(value, bool) and value:
             return units.parse(repr(value), dimension, where=where)  # raises, naming the repair
     except SpecError as error:
-        raise UnitMistake(error.problems[0]) from None
+        raise UnitError(error.problems[0]) from None
     return value

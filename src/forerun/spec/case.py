@@ -43,7 +43,7 @@ class Fleet(Spec):
 
 
 class Case(Spec):
-    """A question: model, fleet, workload, goals, budget; with a deployment to be examined, if any."""
+    """A question: model, fleet, workload, goals, budget; a deployment to be examined, if any."""
 
     name: str = "case"
     model: str  # a catalog name or the path of a config.json

@@ -1,0 +1,83 @@
+"""Checks of a case that cross its parts; each returns problems whose `where` is a dotted path."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from forerun.errors import Problem, nearest
+from forerun.spec.case import Case
+
+
+def check_case(case: Case) -> list[Problem]:
+    """Everything in the case that contradicts something else in it."""
+    return [*check_traffic(case), *check_fleet(case), *check_pools(case)]
+
+
+def check_traffic(case: Case) -> list[Problem]:
+    """Traffic is open loop or closed loop, and lengths come from one place."""
+    traffic, problems = case.traffic, []
+    if traffic.rate_per_s is not None and traffic.concurrency is not None:
+        what = "a rate (open loop) and a concurrency (closed loop) are both given"
+        problems.append(Problem("traffic.concurrency", what, "keep one of them"))
+    if traffic.trace is not None:
+        for key in ("isl", "osl"):
+            if getattr(traffic, key) is not None:
+                what = f"the trace {traffic.trace} brings its own lengths"
+                fix = f"remove {key}, or remove trace (--set traffic.trace=null)"
+                problems.append(Problem(f"traffic.{key}", what, fix))
+    else:
+        for key, other in (("isl", "osl"), ("osl", "isl")):
+            if getattr(traffic, key) is None:
+                given = f"{other} alone is given" if getattr(traffic, other) else "no trace either"
+                fix = f"{key}: 1000, or trace: chat"
+                problems.append(Problem(f"traffic.{key}", f"is missing ({given})", fix))
+    return problems
+
+
+def check_fleet(case: Case) -> list[Problem]:
+    """A fleet holds at least one device, and the deployment no more than the fleet."""
+    problems = []
+    groups = case.fleet.devices
+    if not groups:
+        problems.append(Problem("fleet", "holds no device", "fleet: {h100-sxm: 4}"))
+    if case.deployment is None:
+        return problems
+    used: Counter[str] = Counter()
+    for i, pool in enumerate(case.deployment.pools):
+        if pool.device not in groups:
+            what = f"{pool.device} is not in the fleet"
+            fix = nearest(pool.device, groups) if groups else ""
+            problems.append(Problem(f"deployment.pools.{i}.device", what, fix))
+            continue
+        used[pool.device] += pool.n_devices
+        have = groups[pool.device].count
+        if used[pool.device] > have:
+            per = pool.devices_per_replica
+            what = (
+                f"{used[pool.device]} x {pool.device} are used "
+                f"({pool.replicas} replicas of {per}), the fleet has {have}"
+            )
+            most = (have - used[pool.device] + pool.n_devices) // per
+            fix = f"replicas: {most}" if most else f"a layout of at most {have} devices"
+            problems.append(Problem(f"deployment.pools.{i}.replicas", what, fix))
+    return problems
+
+
+def check_pools(case: Case) -> list[Problem]:
+    """Pools have names of their own, and experts spread over devices that are there."""
+    problems: list[Problem] = []
+    if case.deployment is None:
+        return problems
+    if not case.deployment.pools:
+        return [Problem("deployment.pools", "is empty", "deployment: {device: h100-sxm}")]
+    names = [pool.name for pool in case.deployment.pools]
+    for i, pool in enumerate(case.deployment.pools):
+        if names.index(pool.name) != i:
+            what = f"{pool.name!r} is the name of an earlier pool"
+            problems.append(Problem(f"deployment.pools.{i}.name", what, f"{pool.name}-{i}"))
+        stage = pool.devices_per_replica // pool.pp
+        if stage % pool.ep:
+            what = f"{pool.ep} does not divide the {stage} devices of a pipeline stage"
+            fix = "ep = " + " or ".join(str(n) for n in range(1, stage + 1) if stage % n == 0)
+            problems.append(Problem(f"deployment.pools.{i}.ep", what, fix))
+    return problems
