@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import ErrorType
 
 from forerun import units
 from forerun.errors import Problem, SpecError
@@ -35,17 +37,45 @@ class Spec(BaseModel):
     #: fields whose name ends like a unit but that carry none
     unitless: ClassVar[frozenset[str]] = frozenset()
 
-    # one validator a field, not one a model: every wrong unit is reported, each at its own place
-    @field_validator("*", mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _parse_units(cls, value: Any, info: ValidationInfo) -> Any:
-        name = info.field_name or ""
-        dimension = None if name in cls.unitless else _dimension_of(name)
-        if not dimension:
-            return value
-        return _parse(value, dimension, name, bool(info.context and info.context.get("file")))
+    def _parse_units(cls, data: Any, validate: Any, info: ValidationInfo) -> Any:
+        if not isinstance(data, dict):
+            return validate(data)
+        in_file = bool(info.context and info.context.get("file"))
+        out = dict(data)
+        wrong: list[InitErrorDetails] = []
+        for name in [key for key in out if key in cls.model_fields]:
+            dimension = None if name in cls.unitless else _dimension_of(name)
+            if not dimension:
+                continue
+            try:
+                out[name] = _parse(out[name], dimension, name, in_file)
+            except UnitError as error:
+                custom = PydanticCustomError("value_error", "{error}", {"error": error})
+                wrong.append(InitErrorDetails(type=custom, loc=(name,), input=data[name]))
+                del out[name]
+        if not wrong:
+            return validate(out)
+        # the other fields are still checked, so that all mistakes are reported at once
+        try:
+            validate(out)
+        except ValidationError as error:
+            ours = {detail["loc"] for detail in wrong}
+            wrong += [_again(d) for d in error.errors() if d["loc"] not in ours]
+        raise ValidationError.from_exception_data(cls.__name__, wrong)
 
 
+def _again(detail: ErrorDetails) -> InitErrorDetails:
+    """A reported error as one that can be raised again."""
+    kind: Any = detail["type"]
+    if kind not in _PYDANTIC_ERRORS:
+        kind = PydanticCustomError(kind, detail["msg"], detail.get("ctx"))  # type: ignore[arg-type]
+    again = InitErrorDetails(type=kind, loc=detail["loc"], input=detail["input"])
+    return again | {"ctx": detail["ctx"]} if "ctx" in detail else again  # type: ignore[return-value]
+
+
+_PYDANTIC_ERRORS = frozenset(get_args(ErrorType))
 _dimension_of = functools.cache(units.dimension_of)
 
 
