@@ -1,0 +1,163 @@
+"""How busy the hardware was: over the run, by replica, and over time.
+
+Shares are 0 to 1 of the elapsed time unless they say `_busy`.  What only steps can tell is None
+when the log kept none; a device's peak link rate is not in a cost table, so link use is a rate, and
+a share only when the caller gives the peak.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from forerun.metrics import work
+from forerun.metrics.latency import PS
+from forerun.metrics.leaps import amount_by, end_ps, span_ps
+from forerun.metrics.window import View
+from forerun.sim.core.state import STATUS
+
+
+@dataclass(frozen=True, eq=False)
+class Utilisation:
+    """One entry a replica: float64 [replicas], or None when the log kept no steps.
+
+    busy : share of time in a step.                    hfu  : flop done / peak flop of the time.
+    mfu  : the same without recomputed tokens (their share of all computed tokens is taken off).
+    mbu  : memory bytes moved / peak of the time.      link_bytes_per_s : sent by all its devices.
+    kv_peak, kv_mean : KV blocks in use over capacity; the mean is over elapsed time.
+    batch_mean : running requests, over busy time.
+    """
+
+    busy: np.ndarray | None
+    hfu: np.ndarray | None
+    mfu: np.ndarray | None
+    mbu: np.ndarray | None
+    link_bytes_per_s: np.ndarray | None
+    kv_peak: np.ndarray | None
+    kv_mean: np.ndarray | None
+    batch_mean: np.ndarray | None
+
+
+def utilisation(part: View) -> Utilisation:
+    """By replica; see Utilisation."""
+    log, leaps, seconds = part.log, part.leaps, part.duration_s
+    blocks = log.kv_blocks[log.pool_of_replica].astype(float)
+    if seconds <= 0:
+        return Utilisation(*[None] * 8)
+    peak = log.replicas["peak_blocks"] / np.maximum(blocks, 1) if part.whole else None
+    if leaps is None:
+        busy = log.replicas["busy_ps"] * PS / seconds if part.whole else None
+        return Utilisation(busy, None, None, None, None, peak, None, None)
+
+    def total(amounts: np.ndarray) -> np.ndarray:
+        out = np.zeros(len(log.pool_of_replica))
+        np.add.at(out, leaps["replica"], amounts)
+        return out
+
+    span = span_ps(leaps) * PS
+    busy_s = total(span)
+    pools = log.pool_of_replica
+    peak_flop = np.array([t.peak_flop_per_s for t in log.tables])[pools] * seconds
+    peak_bytes = np.array([t.peak_hbm_bytes_per_s for t in log.tables])[pools] * seconds
+    hfu = total(work.by_leap(leaps, log, "flop")) / peak_flop
+    if not part.whole:
+        peak = np.zeros(len(pools))
+        np.maximum.at(peak, leaps["replica"], leaps["n_blocks"])
+        peak = peak / np.maximum(blocks, 1)
+    return Utilisation(
+        busy=busy_s / seconds,
+        hfu=hfu,
+        mfu=hfu * (1 - recomputed_share(part)),
+        mbu=total(work.by_leap(leaps, log, "hbm_bytes")) / peak_bytes,
+        link_bytes_per_s=total(work.by_leap(leaps, log, "link_bytes")) / seconds,
+        kv_peak=peak,
+        kv_mean=total(span * leaps["n_blocks"]) / np.maximum(blocks, 1) / seconds,
+        batch_mean=total(span * leaps["n_running"]) / np.where(busy_s > 0, busy_s, 1),
+    )
+
+
+def recomputed_share(part: View) -> float:
+    """Tokens computed again after preemption over all computed, of the whole run."""
+    computed = float(part.log.replicas["n_tokens"].sum())
+    return float(part.log.requests["recomputed"].sum()) / computed if computed else 0.0
+
+
+def link_utilisation(part: View, peak_link_bytes_per_s: float) -> np.ndarray | None:
+    """Share of a replica's links in use, given the peak of all its devices together: [replicas]."""
+    rate = utilisation(part).link_bytes_per_s
+    return None if rate is None else rate / peak_link_bytes_per_s
+
+
+def fleet_mean(values: np.ndarray | None, weights: np.ndarray) -> float | None:
+    """A share over all replicas, weighted by what it is a share of; None when unknown."""
+    if values is None or not len(values) or weights.sum() <= 0:
+        return None
+    return float(np.average(values, weights=weights))
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """Means over equal bins of time: t_s [N + 1] are the edges, the rest [N] or None (unknown).
+
+    waiting counts requests that arrived and were never scheduled yet; running those scheduled and
+    not ended (a preempted one stays running).  kv and busy are shares of the whole fleet's.
+    """
+
+    t_s: np.ndarray
+    waiting: np.ndarray
+    running: np.ndarray
+    finished_per_s: np.ndarray
+    arrived_per_s: np.ndarray
+    output_tokens_per_s: np.ndarray | None
+    busy: np.ndarray | None
+    kv: np.ndarray | None
+    hfu: np.ndarray | None
+    mbu: np.ndarray | None
+
+
+FROM_STEPS = ("output_tokens_per_s", "busy", "kv", "hfu", "mbu")
+
+
+def timeline(part: View, bins: int = 120) -> Timeline:
+    """How the run went, by time; tokens of a leap are spread evenly over it."""
+    log, leaps = part.log, part.leaps
+    edges = np.linspace(part.start_ps, part.end_ps, bins + 1).astype(np.int64)
+    width = np.maximum(np.diff(edges), 1) * PS
+
+    def rate(start: np.ndarray, stop: np.ndarray, amount: np.ndarray) -> np.ndarray:
+        return np.diff(amount_by(edges, start, stop, amount)) / width
+
+    rows = log.requests
+    arrival, scheduled = rows["arrival_ps"], rows["scheduled_ps"]
+    ended = np.where(rows["done_ps"] >= 0, rows["done_ps"], log.end_ps)
+    ended = np.where(
+        rows["status"] == STATUS["unfinished"], log.end_ps, ended
+    )  # left behind: there to the end
+    left = np.where(scheduled >= 0, scheduled, ended)
+    began = np.where(scheduled >= 0, scheduled, ended)
+    done = part.ended["done_ps"]
+    per_s = {
+        "waiting": rate(arrival, left, (left - arrival) * PS),
+        "running": rate(began, ended, (ended - began) * PS),
+        "finished_per_s": np.histogram(done, edges)[0] / width,
+        "arrived_per_s": np.histogram(part.arrived["arrival_ps"], edges)[0] / width,
+    }
+    if leaps is None:
+        unknown: dict[str, Any] = dict.fromkeys(FROM_STEPS)
+        return Timeline(edges * PS, **per_s, **unknown)
+    start, stop, span = leaps["start_ps"], end_ps(leaps), span_ps(leaps) * PS
+    pools = log.pool_of_replica
+    peak_flop = sum(log.tables[p].peak_flop_per_s for p in pools)
+    peak_bytes = sum(log.tables[p].peak_hbm_bytes_per_s for p in pools)
+    tokens = leaps["n_seqs"].astype(float) * leaps["n_steps"]
+    return Timeline(
+        edges * PS,
+        **per_s,
+        output_tokens_per_s=rate(start, stop, tokens),
+        busy=rate(start, stop, span) / len(pools),
+        kv=rate(start, stop, span * leaps["n_blocks"]) / max(int(log.kv_blocks[pools].sum()), 1),
+        hfu=rate(start, stop, work.by_leap(leaps, log, "flop")) / peak_flop,
+        mbu=rate(start, stop, work.by_leap(leaps, log, "hbm_bytes")) / peak_bytes,
+    )

@@ -1,0 +1,79 @@
+"""Flop, bytes and joule of leaps, from the batch each row describes and the replica's CostTable.
+
+A leap's amount is n_steps times the amount of its middle step, which is exact where the table is
+affine over the leap (leaps end at knots, so it is).  A row keeps the sums over a step's chunks, so
+several chunks are priced as equal ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from forerun.cost.table import CostTable, Work, grid
+from forerun.sim.log import Log
+
+
+def amount(leaps: np.ndarray, table: CostTable, work: Work) -> np.ndarray:
+    """The quantity all steps of each leap take together: float64 [L], in the unit of `work`."""
+    n = leaps["n_steps"].astype(float)
+    middle = (n - 1) / 2
+    batch, chunks = leaps["n_decode"], leaps["n_chunks"]
+    ctx = leaps["ctx"] + batch * middle
+    past = leaps["past"] + leaps["chunk"] * middle
+    step = np.interp(leaps["n_tokens"], grid(table.max_tokens), work.tokens)
+    step += np.interp(leaps["n_seqs"], grid(table.max_seqs), work.seqs)
+    decoding = batch > 0
+    step[decoding] += _line(
+        work.decode, batch[decoding], table.knots_ctx, ctx[decoding] / batch[decoding]
+    )
+    filling = chunks > 0
+    k = chunks[filling]
+    step[filling] += k * _surface(
+        work.prefill, grid(table.max_tokens), leaps["chunk"][filling] / k,
+        table.knots_past, past[filling] / k,
+    )  # fmt: skip
+    return n * step
+
+
+def host_s(leaps: np.ndarray, table: CostTable) -> np.ndarray:
+    """Host time of each leap's steps: float64 [L]."""
+    return leaps["n_steps"] * (table.host_step_s + table.host_seq_s * leaps["n_seqs"])
+
+
+def by_replica(leaps: np.ndarray, log: Log, part: str) -> np.ndarray:
+    """Sums of one part ("flop", "hbm_bytes", "link_bytes", "energy_j") by replica: [replicas]."""
+    out = np.zeros(len(log.pool_of_replica))
+    np.add.at(out, leaps["replica"], by_leap(leaps, log, part))
+    return out
+
+
+def by_leap(leaps: np.ndarray, log: Log, part: str) -> np.ndarray:
+    """One part's amount for each leap, priced by the table of its replica: float64 [L]."""
+    out = np.zeros(len(leaps))
+    pool = log.pool_of_replica[leaps["replica"]]
+    for p, table in enumerate(log.tables):
+        mine = pool == p
+        if mine.any():
+            out[mine] = amount(leaps[mine], table, getattr(table, part))
+    return out
+
+
+def _line(values: np.ndarray, row: np.ndarray, knots: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """values[row] read at x, linear between knots and beyond the last: [L]."""
+    if len(knots) == 1:
+        return values[row, 0]
+    i = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, len(knots) - 2)
+    share = (x - knots[i]) / (knots[i + 1] - knots[i])
+    return values[row, i] + (values[row, i + 1] - values[row, i]) * share
+
+
+def _surface(
+    values: np.ndarray, points: np.ndarray, y: np.ndarray, knots: np.ndarray, x: np.ndarray
+) -> np.ndarray:
+    """values read at fractional (y on points, x on knots), linear both ways: [L]."""
+    if len(points) == 1:
+        return _line(values, np.zeros(len(y), int), knots, x)
+    j = np.clip(np.searchsorted(points, y, side="right") - 1, 0, len(points) - 2)
+    share = (y - points[j]) / (points[j + 1] - points[j])
+    low, high = _line(values, j, knots, x), _line(values, j + 1, knots, x)
+    return low + (high - low) * share
