@@ -70,9 +70,9 @@ def _again(detail: ErrorDetails) -> InitErrorDetails:
     """A reported error as one that can be raised again."""
     kind: Any = detail["type"]
     if kind not in _PYDANTIC_ERRORS:
-        kind = PydanticCustomError(kind, detail["msg"], detail.get("ctx"))  # type: ignore[arg-type]
+        kind = PydanticCustomError(kind, detail["msg"], detail.get("ctx"))
     again = InitErrorDetails(type=kind, loc=detail["loc"], input=detail["input"])
-    return again | {"ctx": detail["ctx"]} if "ctx" in detail else again  # type: ignore[return-value]
+    return again | {"ctx": detail["ctx"]} if "ctx" in detail else again
 
 
 _PYDANTIC_ERRORS = frozenset(get_args(ErrorType))

@@ -121,15 +121,15 @@ def read(
         case = Case.model_validate(root.plain(), context={"file": True})
     except ValidationError as error:
         problems += problems_of(error, root, Case)
+    wishes = None
     if case is not None:
-        for check in () if is_wish else (check_case, *checks):
+        if is_wish:
+            wishes, case = case.deployment, case.model_copy(update={"deployment": None})
+        for check in (check_case, *checks):
             problems += [tree.placed(problem, root) for problem in check(case)]
     if problems:
         raise SpecError(*_in_order(problems))
     assert case is not None
-    wishes = case.deployment if is_wish else None
-    if is_wish:
-        case = case.model_copy(update={"deployment": None})
     return Reading(case, root, wishes)
 
 

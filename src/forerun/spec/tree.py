@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from forerun.errors import Problem, SpecError
-from forerun.spec.deployment import Deployment
+from forerun.spec.deployment import Deployment, Engine
 from forerun.spec.yaml import Node, Origin
 
 _POLICIES = ("batch", "order", "admit", "preempt")
+_DEFAULT_POLICY = {kind: Engine.model_fields[kind].default.name for kind in _POLICIES} | {
+    "route": Deployment.model_fields["route"].default.name
+}
 
 
 def of_mapping(value: Any, origin: Origin, path: str = "") -> Node:
@@ -130,9 +133,12 @@ def _step(node: Node, key: str, label: str, path: str) -> Node:
         if key not in node.value:
             origin = Origin(label)
             fresh: Any = [Node({}, origin, origin, "deployment")] if key == "pools" else {}
-            node.value[key] = Node(fresh, origin, origin, key if node.path == "" else node.path)
+            if key in _DEFAULT_POLICY:  # its parameters are set, its name stays
+                fresh = {"name": Node(_DEFAULT_POLICY[key], Origin("default"), origin)}
+            below = f"{node.path}.{key}".lstrip(".") if key != "pools" else node.path
+            node.value[key] = Node(fresh, origin, origin, below)
         node = node.value[key]
-    if isinstance(node.value, str) and key in (*_POLICIES, "route"):  # a policy by plain name
+    if isinstance(node.value, str) and key in _DEFAULT_POLICY:  # a policy by plain name
         node.value = {"name": _like(node, node.value)}
     if not isinstance(node.value, (dict, list)):
         raise SpecError.one(label, f"{key} has no keys below it", f"--set {key}=...")
