@@ -1,0 +1,204 @@
+"""Plain CSV or Parquet: one row a request, columns by their usual names.
+
+Arrival: arrival_s, timestamp, ... in seconds, or with a suffix _ms, _us, _ns; wall-clock strings
+and seconds since 1970 are counted from the first row.  Lengths: isl | input_tokens |
+prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forerun.errors import MissingDependency, TraceError
+from forerun.spec.requests import Requests
+from forerun.spec.traces._columns import build, lost
+from forerun.spec.traces._faults import Faults
+from forerun.spec.traces._source import Head, blocks, head_of, write_text
+from forerun.spec.traces._table import (
+    Column,
+    Table,
+    clock_ns,
+    header_error,
+    number_of,
+    read_csv,
+    whole_labels,
+)
+
+NAME = "plain"
+
+_TIME = (
+    "arrival_s", "arrived_at_s", "arrived_at", "arrival_time_s", "arrival_time", "arrival",
+    "timestamp_s", "timestamp", "start_time", "time_s", "time",
+)  # fmt: skip
+_DIVIDE = {"_ms": 1e3, "_us": 1e6, "_ns": 1e9}
+_ISL = (
+    "isl", "input_tokens", "prompt_tokens", "input_length", "input_len", "prompt_len",
+    "prompt_length", "context_tokens", "num_prefill_tokens", "prompt_size", "input_toks",
+)  # fmt: skip
+_OSL = (
+    "osl", "output_tokens", "completion_tokens", "output_length", "output_len", "response_tokens",
+    "generated_tokens", "completion_len", "num_decode_tokens", "token_size", "output_toks",
+)  # fmt: skip
+_OPTIONAL = {
+    "priority": Column(("priority",), required=False),
+    "session": Column(("session", "session_id", "conversation_id"), "text", required=False),
+    "tenant": Column(("tenant", "tenant_id", "user", "user_id"), "text", required=False),
+    "deadline_s": Column(("deadline_s",), required=False),
+}
+_EPOCH_S = 1e8  # a first arrival beyond this (three years) is a clock, not a time since the start
+_EPOCH_MS = 1e11
+
+
+def detect(head: Head) -> float:
+    """Low, so that a format with its own column names goes first."""
+    if head.kind == "parquet":
+        return 0.1
+    return 0.1 if any(map(head.has, _ISL)) and any(map(head.has, _OSL)) else 0.0
+
+
+def _time_columns() -> tuple[str, ...]:
+    stems = [name.removesuffix("_s") for name in _TIME]
+    return _TIME + tuple(f"{a}{b}" for a, b in itertools.product(dict.fromkeys(stems), _DIVIDE))
+
+
+def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Requests:
+    """Requests of a plain table; without a time column all arrive at 0."""
+    head = head_of(path)
+    faults = Faults(path, "row " if head.kind == "parquet" else "")
+    columns = _parquet_columns(head.path) if head.kind == "parquet" else head.columns
+    found = [name for name in _time_columns() if name in columns]
+    if len(found) > 1:
+        raise header_error(head.path, f"{' and '.join(found)} could all be the arrival")
+    wanted = {"isl": Column(_ISL), "osl": Column(_OSL), **_OPTIONAL}
+    if found:
+        clock = head.kind == "text" and _is_clock(head, found[0])
+        wanted["arrival"] = Column((found[0],), "clock" if clock else "number")
+    if head.kind == "parquet":
+        table = _read_parquet(head.path, wanted, columns)
+    else:
+        table = read_csv(head, wanted, faults)
+    values: dict[str, Any] = {"arrival": None, **table.columns}
+    meta: dict[str, Any] = {}
+    if found:
+        values["arrival"], meta = _seconds(values["arrival"], found[0], head.path)
+    extra = {name: values.pop(name) for name in _OPTIONAL if name in values}
+    for name, labels in table.labels.items():
+        extra[name] = whole_labels(extra[name], labels)
+    lines = table.lines
+    if "priority" in extra:
+        bad = ~(np.abs(extra["priority"]) < 2**53) | (extra["priority"] % 1 != 0)
+        faults.add_where(
+            "not_whole", bad, lines, lambda i: f"priority {extra['priority'][i]:g} is not whole"
+        )
+        values = {n: None if v is None else v[~bad] for n, v in values.items()}
+        extra, lines = {n: v[~bad] for n, v in extra.items()}, lines[~bad]
+        extra["priority"] = extra["priority"].astype(np.int64)
+    return build(
+        faults, format=NAME, n_rows=table.n_rows, lines=lines, **values,
+        extra=extra, meta=meta, skip_bad=skip_bad, sort=sort,
+    )  # fmt: skip
+
+
+def _is_clock(head: Head, column: str) -> bool:
+    """Does the first row that can be read hold a date, not a number?"""
+    place = head.columns.index(column)
+    for line in itertools.islice(head.text.split("\n"), 1, 20):
+        text = (line.split(head.delimiter) + [""] * len(head.columns))[place].strip().strip('"')
+        try:
+            number_of(text)
+            return False
+        except ValueError:
+            try:
+                clock_ns(np.array([text]))
+                return True
+            except ValueError:
+                continue
+    return False
+
+
+def _seconds(values: np.ndarray, column: str, path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Arrivals in seconds (or clock nanoseconds as they are), and what was assumed."""
+    if values.dtype.kind == "i":
+        return values, {}
+    values = values / _DIVIDE.get(column[-3:], 1.0)
+    sound = values[np.isfinite(values) & (values >= 0)]
+    first = float(sound.min()) if len(sound) else 0.0
+    if first >= _EPOCH_MS:
+        what = f"{column}: {first:.15g} s is too far away to be seconds since 1970"
+        raise header_error(path, what, f"name the column {column}_ms, {column}_us or {column}_ns")
+    if first >= _EPOCH_S:
+        start = str(np.datetime64(int(round(first * 1e6)), "us"))
+        return values - first, {"start": start}
+    return values, {}
+
+
+def write(requests: Requests, path: str | Path) -> tuple[str, ...]:
+    """Writes CSV, or Parquet when the name ends in .parquet; times to the last bit."""
+    names = ("arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s")
+    columns = {n: v for n in names if (v := getattr(requests, n)) is not None}
+    if Path(path).suffix == ".parquet":
+        try:
+            _polars().DataFrame(columns).write_parquet(Path(path))
+        except OSError as error:
+            raise TraceError.one(str(path), f"cannot be written: {error}") from None
+    else:
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        body = "".join(",".join(map(repr, row)) + "\n" for row in rows)
+        write_text(path, ",".join(columns) + "\n" + body)
+    return lost(requests, NAME, *columns)
+
+
+def _polars():
+    try:
+        import polars
+    except ImportError:
+        what = "Parquet is read and written with polars, which is not here"
+        raise MissingDependency.one("parquet", what, "pip install 'forerun[tables]'") from None
+    return polars
+
+
+def _parquet_columns(path: Path) -> tuple[str, ...]:
+    polars = _polars()
+    try:
+        return tuple(name.lower() for name in polars.read_parquet_schema(path))
+    except (OSError, polars.exceptions.PolarsError) as error:
+        raise TraceError.one(str(path), f"the Parquet file cannot be read: {error}") from None
+
+
+def _read_parquet(path: Path, wanted: dict[str, Column], known: tuple[str, ...]) -> Table:
+    """The same table from Parquet; a missing value becomes NaN and is refused as one."""
+    polars = _polars()
+    head = Head(path, "parquet", columns=known)
+    place = {n: name for n, column in wanted.items() for name in column.names if name in known}
+    missing = [n for n in ("isl", "osl") if n not in place]
+    if missing:
+        what = f"no column for {' and '.join(missing)} among {', '.join(head.columns[:12])}"
+        raise header_error(path, what, f"name it {' or '.join(missing)}")
+    try:
+        frame = polars.read_parquet(path)
+    except (OSError, polars.exceptions.PolarsError) as error:
+        raise TraceError.one(str(path), f"the Parquet file cannot be read: {error}") from None
+    if not len(frame):
+        raise TraceError.one(str(path), "the table has no rows", "at least one request")
+    frame.columns = [name.lower() for name in frame.columns]
+    columns: dict[str, np.ndarray] = {}
+    labels: dict[str, list[str]] = {}
+    for name, source in {n: next(c for c in wanted[n].names if c in known) for n in place}.items():
+        series = frame[source]
+        if wanted[name].kind == "text":
+            text = series.cast(polars.String).fill_null("").to_list()
+            codes: dict[str, int] = {}
+            columns[name] = np.array([codes.setdefault(t, len(codes)) for t in text], dtype="i8")
+            labels[name] = list(codes)
+        elif series.dtype.is_temporal() and name == "arrival" and not series.null_count():
+            columns[name] = series.cast(polars.Datetime("ns")).cast(polars.Int64).to_numpy()
+        elif series.dtype.is_numeric():
+            columns[name] = series.cast(polars.Float64).fill_null(float("nan")).to_numpy()
+        else:
+            what = f"column {source} is {series.dtype}, not a number"
+            raise TraceError.one(str(path), what)
+    return Table(columns, np.arange(1, len(frame) + 1), len(frame), labels)
