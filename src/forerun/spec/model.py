@@ -27,14 +27,23 @@ class Gqa(Spec):
     bias: bool = False  # on q, k, v
     out_bias: bool = False
     qk_norm: bool = False
+    qk_norm_params: int | None = None  # learned elements of those norms; None: 2 * head_dim
     gate: bool = False  # an output gate as wide as q (Qwen3-Next family)
+    head_gate: bool = False  # an output gate with one number a head (Step)
     sinks: bool = False  # one learned logit a head (gpt-oss)
     rope: bool = True
     kv_shared: bool = False  # reuses an earlier layer's keys and values: no k, v, no KV cache
     k_is_v: bool = False  # one projection serves as both (Gemma 4 global layers)
-    sparse_topk: int | None = None  # cached tokens a query reads at most (learned selection)
-    index_heads: int = 0  # lightning indexer that selects them
-    index_dim: int = 0
+    one_cache: bool = False  # a single cached vector is both key and value (DeepSeek V4)
+    q_lora_rank: int | None = None  # queries through a narrow layer (DeepSeek V4)
+    o_lora_rank: int | None = None  # output through a narrow layer, block-diagonal in `o_groups`
+    o_groups: int = 1
+    compress: int | None = None  # beside the window, one cached entry for this many tokens
+    compress_overlap: bool = False  # each entry pools twice as many tokens (ratio 4 of DeepSeek V4)
+    sparse_topk: int | None = None  # cached tokens (or compressed entries) a query reads at most
+    sparse_block: int = 1  # neighbours selected together (MiniMax M3: 128)
+    index_heads: int = 0  # indexer that selects them
+    index_dim: int = 0  # width of the one index key cached a token (or compressed entry)
 
 
 class Mla(Spec):
@@ -50,7 +59,9 @@ class Mla(Spec):
     sparse_topk: int | None = None  # DeepSeek sparse attention: cached tokens a query reads at most
     index_heads: int = 0
     index_dim: int = 0
-    gate: bool = False
+    index_shared: bool = False  # reuses an earlier layer's selection: no indexer of its own
+    gate: bool = False  # an output gate as wide as the heads (Kimi K3)
+    rope: bool = True  # False: `rope_dim` elements are there and cached, but not rotated
 
 
 class Linear(Spec):
@@ -62,6 +73,8 @@ class Linear(Spec):
     k_dim: int  # key width of a head, or the state size in Mamba-2
     v_dim: int  # value width of a head
     conv: int = 0  # kernel of the short convolution, 0 for none
+    conv_bias: bool = False
+    gate_rank: int | None = None  # KDA: output gate through this width; None: full rank
     state_dtype_bytes: int = 4
     extra_params: int = 0  # a layer's further parameters (decay, gates, norms), when known exactly
 
@@ -88,6 +101,7 @@ class Moe(Spec):
     shared_gate: bool = False  # a learned scalar gate on the shared expert
     router_bias: bool = False
     latent: int | None = None  # experts work in a narrower space (latent MoE)
+    latent_norm: bool = False  # a norm in that space (Kimi K3)
     bias: bool = False
     dense_inter: int = 0  # a dense layer that runs beside the experts (Gemma 4)
 
@@ -128,6 +142,7 @@ class Quantization(Spec):
     activations: Dtype
     kv: Dtype | None = None
     kept: tuple[str, ...] = ()  # parts left in the model's own dtype: "lm_head", "attention", ...
+    by_part: tuple[tuple[str, Dtype], ...] = ()  # parts stored otherwise: (("experts", "mxfp4"),)
     method: str = ""
 
 
@@ -147,6 +162,7 @@ class Model(Spec):
     dtype: Dtype = "bf16"
     quantization: Quantization | None = None
     vision: Vision | None = None
+    final_norms: int = 1  # vectors of `hidden` in the last norm (2 with a bias)
     mtp_layers: int = 0  # multi-token-prediction layers shipped beside the decoder, not counted
     extra_params: int = 0  # parameters outside the parts above, when known exactly
     published_params: float | None = None  # total, as the maker states
@@ -157,3 +173,17 @@ class Model(Spec):
     @property
     def n_layers(self) -> int:
         return sum(group.n for group in self.layers)
+
+    @property
+    def grouped(self) -> tuple[Layers, ...]:
+        """The same layers with equal ones put together, whatever their order: for sums."""
+        groups: list[Layers] = []
+        counts: list[int] = []
+        for run in self.layers:
+            one = run.model_copy(update={"n": 1})
+            if one in groups:
+                counts[groups.index(one)] += run.n
+            else:
+                groups.append(one)
+                counts.append(run.n)
+        return tuple(g.model_copy(update={"n": n}) for g, n in zip(groups, counts, strict=True))
