@@ -6,7 +6,8 @@ tokens, and each chunk of q new tokens has p tokens before it.  Its time is
     host_step + host_seq*S + tokens(T) + seqs(S) + decode(B, c) + sum over chunks prefill(q, p)
 
 `tokens` and `seqs` are read on a grid (see `grid`), linear between points; `decode` and `prefill`
-are piecewise linear in c and p between knots, so that a run of equal steps is an arithmetic series.
+are piecewise linear in c and p between knots, so that a run of equal steps is an arithmetic series;
+beyond the last knot the last slope goes on.
 """
 
 from __future__ import annotations
@@ -61,4 +62,7 @@ class CostTable:
     sources: Mapping[str, float]  # share of a typical step's time by source
     assumed: tuple[str, ...] = ()
     by_operator: Mapping[str, float] = field(default_factory=dict)  # share of time, same step
+    stages: int = 1  # pipeline stages: as many batches are in flight, each takes the whole time
     mixed_prefill: str = "sum"  # or "root_sum_square", Vidur's way with several chunks
+    mixed_factor: float = 1.0  # with root_sum_square: what several chunks cost more
+    between: str = "linear"  # or "constant": decode and prefill keep a knot's value up to the next

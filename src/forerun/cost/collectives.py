@@ -1,0 +1,141 @@
+"""Times of collectives: alpha-beta by level of the topology, the best of the usual algorithms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from forerun.cost.efficiency import DIRECT_START_S, LIBRARY_START_S, LINK
+from forerun.errors import SpecError
+from forerun.ops.collectives import Collective, Kind
+from forerun.ops.counts import Array
+from forerun.spec.device import Device, Link
+
+
+@dataclass(frozen=True)
+class Level:
+    """A device's link on one level: rates in one direction, all ports together."""
+
+    latency_s: float
+    bytes_per_s: float  # sustained
+    direct: bool  # every pair of devices talks at once (switch, full mesh)
+    reduces: bool = False  # the switch adds up (NVLink SHARP)
+
+
+@dataclass(frozen=True)
+class Wires:
+    """The levels a replica's collectives run over."""
+
+    domain: int  # devices of one scale-up domain
+    inside: Level | None
+    outside: Level | None
+
+
+def wires(device: Device, links: Mapping[str, Link] | None = None) -> Wires:
+    """Levels from a device's links; the catalog is asked for names that `links` does not hold."""
+
+    def find(name: str | None) -> Link | None:
+        if name is None:
+            return None
+        if links is not None and name in links:
+            return links[name]
+        from forerun.catalog import link
+
+        return link(name)
+
+    domain = device.scale_up_domain or device.devices_per_node
+    near = find(device.scale_up) or (find(device.host_link) if domain > 1 else None)
+    far = find(device.network)
+    direct = device.topology in ("switch", "mesh", "pairs")
+    nvls = device.topology == "switch" and device.vendor.lower() == "nvidia" and device.year >= 2022
+    return Wires(
+        domain=domain,
+        inside=_level(near, direct, nvls and near is not None and near.kind == "scale-up"),
+        outside=_level(far, False, False),
+    )
+
+
+def _level(link: Link | None, direct: bool, reduces: bool) -> Level | None:
+    if link is None:
+        return None
+    return Level(link.latency_s, link.bandwidth_bytes_per_s * LINK, direct, reduces)
+
+
+def collective_time(op: Collective, n_units: Array, wires: Wires) -> Array:
+    """Seconds of a collective whose message is op.message(n_units); 0 for an empty one."""
+    return kind_time(op.kind, op.message(np.asarray(n_units, float)), op.n, wires, op.stride)
+
+
+def kind_time(kind: Kind, message: Array, n: int, wires: Wires, stride: int = 1) -> Array:
+    """Seconds for n devices `stride` apart; `message` as in ops.collectives.wire_bytes.
+
+    Inside a domain: the best of one-shot, two-shot, ring, tree and in-switch reduction.  Beyond:
+    hierarchical, with g devices of a domain taking one share each over their own network port,
+
+        all_reduce = reduce_scatter_g(S) + all_reduce_N(S/g) + all_gather_g(S)
+        all_to_all = max(inside share, outside share)
+
+    Raises SpecError where a needed link is not known.
+    """
+    message = np.asarray(message, float)
+    if n <= 1:
+        return 0.0 * message
+    runs = (message > 0) * 1.0
+    if kind == "send_recv":
+        level = _need(wires.inside if stride < wires.domain else wires.outside, wires, stride)
+        return runs * (LIBRARY_START_S + level.latency_s + message / level.bytes_per_s)
+    near = max(1, min(n, wires.domain // stride if stride <= wires.domain else 1))
+    far = math.ceil(n / near)
+    if far == 1:
+        return runs * _flat(kind, message, n, _need(wires.inside, wires, n * stride))
+    outside = _need(wires.outside, wires, n * stride)
+    if near == 1:
+        return runs * _flat(kind, message, n, outside)
+    inside = _need(wires.inside, wires, near * stride)
+    if kind == "all_to_all":
+        cross = message * (n - near) / n / outside.bytes_per_s
+        local = message * (near - 1) / n / inside.bytes_per_s
+        return runs * (LIBRARY_START_S + (far - 1) * outside.latency_s + np.maximum(cross, local))
+    if kind == "all_reduce":
+        time = _flat("reduce_scatter", message, near, inside)
+        time = time + _flat("all_reduce", message / near, far, outside)
+        return runs * (time + _flat("all_gather", message, near, inside))
+    return runs * (
+        _flat(kind, message / near, far, outside) + _flat(kind, message, near, inside)
+    )  # fmt: skip
+
+
+def _need(level: Level | None, wires: Wires, span: int) -> Level:
+    if level is None:
+        raise SpecError.one(
+            "device", f"no link is known for collectives over {span} devices "
+            f"(one domain holds {wires.domain})",
+            "name scale_up or network in the device",
+        )  # fmt: skip
+    return level
+
+
+def _flat(kind: Kind, S: Array, n: int, level: Level) -> Array:
+    """One level: alpha-beta of the best algorithm; S and factors as in ops.collectives."""
+    a, B = level.latency_s, level.bytes_per_s
+    share = (n - 1) / n
+    steps = math.ceil(math.log2(n))
+    if kind == "all_to_all":
+        return LIBRARY_START_S + a + (0 if level.direct else (n - 2) * a) + share * S / B
+    if kind in ("all_gather", "reduce_scatter"):
+        ring = LIBRARY_START_S + (n - 1) * a + share * S / B
+        if level.direct:
+            ring = np.minimum(ring, DIRECT_START_S + a + share * S / B)
+        return ring
+    ring = LIBRARY_START_S + 2 * (n - 1) * a + 2 * share * S / B
+    best = np.minimum(ring, LIBRARY_START_S + 2 * steps * a + 2 * S / B)
+    if level.direct:
+        one_shot = DIRECT_START_S + a + (n - 1) * S / B  # read everything from everyone
+        two_shot = DIRECT_START_S + 2 * a + 2 * share * S / B
+        best = np.minimum(best, np.minimum(one_shot, two_shot))
+    if level.reduces and n > 2:
+        best = np.minimum(best, LIBRARY_START_S + 2 * a + S * (1 + 1 / n) / B)
+    return best

@@ -1,0 +1,100 @@
+"""How much of its data sheet a device delivers before anything is calibrated: a table with reasons.
+
+Shares of peak that well-tuned kernels reach, by architecture.  A number is either from a published
+measurement (named in `SOURCE`) or an estimate, and says which.  Calibrations replace all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from forerun.spec.device import Device
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Shares of peak (0 to 1) and times of one kind of device."""
+
+    gemm: float  # of the matrix peak, large well-shaped products
+    attention: float  # of the 16-bit matrix peak, long causal prefill, head width 128
+    stream: float  # of memory bandwidth, long streams (weights)
+    gather: float  # of memory bandwidth, paged reads and element-wise kernels
+    launch_s: float  # least time between the starts of two dependent kernels
+    rows: int  # rows the matrix unit computes at least
+    source: str
+
+
+#: "MAMF" below: maximum achievable matmul measured by stas00/ml-engineering, compute/accelerator,
+#: "Maximum Achievable Matmul FLOPS comparison table" (read 2026-11): A100 SXM 85.9 %, H100 SXM
+#: 80.1 %, MI250X 76.7 %, MI300X 60.1 % of the bf16 peak, B200 77.6 %.  It is the best over shapes;
+#: 0.95 of it stands for a typical large product.
+_MAMF = "gemm: 0.95 of MAMF (stas00/ml-engineering); "
+_FA2 = "attention: FlashAttention-2 paper fig. 5, causal forward, 0.55-0.6 of A100 peak; "
+_FA3 = "attention: FlashAttention-3 paper fig. 5, causal forward, 0.5-0.65 of H100 peak; "
+_REST = (
+    "stream, gather, launch: estimates (streams reach about 0.9 of the sheet, graph replay 2-3 us)"
+)
+_EST = "all: estimates, no measurement read"
+
+BY_ARCHITECTURE: dict[str, Efficiency] = {
+    "pascal": Efficiency(0.75, 0.30, 0.80, 0.65, 4.0e-6, 16, _EST),
+    "volta": Efficiency(0.75, 0.40, 0.88, 0.70, 3.0e-6, 16, _EST),
+    "turing": Efficiency(0.65, 0.35, 0.85, 0.65, 3.0e-6, 16, _EST + "; T4 and its kin throttle"),
+    "ampere": Efficiency(0.80, 0.57, 0.90, 0.72, 2.5e-6, 16, _MAMF + _FA2 + _REST),
+    "ada": Efficiency(0.75, 0.50, 0.90, 0.72, 2.5e-6, 16, _EST),
+    "hopper": Efficiency(0.76, 0.55, 0.90, 0.75, 2.5e-6, 64, _MAMF + _FA3 + _REST),
+    "blackwell": Efficiency(0.74, 0.55, 0.90, 0.75, 2.5e-6, 64, _MAMF + _REST + "; attention est."),
+    "rubin": Efficiency(0.74, 0.55, 0.90, 0.75, 2.5e-6, 64, _EST + " (as blackwell)"),
+    "cdna2": Efficiency(0.73, 0.35, 0.80, 0.60, 4.0e-6, 16, _MAMF + "rest: estimates"),
+    "cdna3": Efficiency(0.57, 0.35, 0.80, 0.65, 4.0e-6, 16, _MAMF + "rest: estimates"),
+    "cdna4": Efficiency(0.60, 0.38, 0.80, 0.65, 4.0e-6, 16, _EST),
+    "battlemage": Efficiency(0.65, 0.30, 0.80, 0.60, 6.0e-6, 16, _EST),
+}  # fmt: skip
+
+BY_KIND: dict[str, Efficiency] = {
+    "gpu": Efficiency(0.70, 0.40, 0.85, 0.65, 3.0e-6, 16, _EST),
+    # one compiled program a step: operators follow each other without launches
+    "tpu": Efficiency(0.80, 0.45, 0.85, 0.70, 0.5e-6, 8, _EST),
+    "npu": Efficiency(0.75, 0.40, 0.80, 0.60, 2.0e-6, 8, _EST),
+    "soc": Efficiency(0.70, 0.35, 0.80, 0.65, 5.0e-6, 8, _EST),
+    "cpu": Efficiency(0.50, 0.30, 0.75, 0.60, 5.0e-6, 4, _EST + "; launch is a thread barrier"),
+}  # fmt: skip
+
+
+def efficiency(device: Device) -> Efficiency:
+    """The row for a device: by the start of its architecture's name, else by its kind."""
+    name = device.architecture.lower().replace(" ", "").replace("-", "")
+    for key, row in BY_ARCHITECTURE.items():
+        if name.startswith(key):
+            return row
+    return BY_KIND[device.kind]
+
+
+#: share of the matrix peak kept when weights must be expanded to a wider format on the way
+#: (weight-only int4, fp8 on devices without fp8): estimate
+EXPANDING = 0.85
+#: share of `gemm` that grouped products of a mixture of experts keep: estimate
+GROUPED = 0.85
+#: share of the 16-bit peak of chunked scans (Mamba-2, delta nets): estimate
+SCAN = 0.20
+#: bandwidth of the last-level cache over main memory, when a device's weights fit: estimate
+#: (H100 reads L2 at about 2 times HBM; devices with GDDR at 4 or more)
+CACHE_SPEEDUP = 2.5
+#: share of a link's rate that long collectives reach: estimate (NCCL bus bandwidth over link rate)
+LINK = 0.80
+#: start of one collective beyond the link's own latency, kernel and synchronisation: estimate for
+#: one-shot kernels that share memory, and for ring and tree libraries
+DIRECT_START_S = 3.0e-6
+LIBRARY_START_S = 8.0e-6
+#: tokens of keys one block of a split decode kernel takes (FlashDecoding): estimate
+SPLIT_TOKENS = 256
+
+#: energy, as shares of (tdp - idle); estimates, calibrated later.  A product at the sustained rate
+#: draws 0.8 of it beside its memory traffic; memory at full rate draws 0.6 (decode on H100 draws
+#: 400-500 of 700 W).
+FLOP_POWER = 0.8
+BYTE_POWER = 0.6
+#: joule a byte over a link: 5 pJ/bit scale-up, estimate
+LINK_J_PER_BYTE = 40e-12
+#: idle draw as a share of TDP where the catalog knows none: estimate
+IDLE_SHARE = 0.15

@@ -1,0 +1,91 @@
+"""`step_time`: one step's time out of a cost table, in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from forerun.cost.estimate import Estimate
+from forerun.cost.table import CostTable, Work, grid
+
+
+def step_work(
+    table: CostTable,
+    work: Work,
+    *,
+    n_tokens: int,
+    n_seqs: int,
+    n_decode: int = 0,
+    decode_ctx: float = 0.0,
+    chunks: Iterable[tuple[int, float]] = (),
+) -> float:
+    """One quantity (`table.flop`, `table.energy_j`, ...) of a step, host terms left out.
+
+    n_tokens computed, n_seqs sampled; n_decode of them decode with a mean of decode_ctx cached
+    tokens; chunks are (new tokens, tokens before).  Linear between grid points and knots, beyond
+    the last ones by the last slope.
+    """
+    value = _at(work.tokens, table.max_tokens, n_tokens) + _at(work.seqs, table.max_seqs, n_seqs)
+    if n_decode:
+        # beyond max_seqs by the last slope, as everywhere
+        lower = min(n_decode, table.max_seqs)
+        row = work.decode[lower].copy()
+        if n_decode > lower:
+            row = row + (n_decode - lower) * (work.decode[lower] - work.decode[lower - 1])
+        value += _knots(table.knots_ctx, row, decode_ctx)
+    parts = [_chunk(table, work, q, p) for q, p in chunks]
+    if table.mixed_prefill == "root_sum_square":
+        return value + float(np.sqrt(sum(x * x for x in parts)))
+    return value + sum(parts)
+
+
+def step_time(
+    table: CostTable,
+    *,
+    n_tokens: int,
+    n_seqs: int,
+    n_decode: int | None = None,
+    decode_ctx: float | None = None,
+    chunks: Iterable[tuple[int, float]] = (),
+) -> Estimate:
+    """Seconds of one step, host terms included.
+
+    With decode_ctx and no n_decode, every sampled sequence decodes, less one a chunk that ends a
+    prompt is the caller's business: n_decode = n_tokens - tokens of all chunks.
+    """
+    chunks = tuple(chunks)
+    if n_decode is None:
+        n_decode = n_tokens - sum(q for q, _ in chunks) if decode_ctx is not None else 0
+    device = step_work(
+        table, table.time_s, n_tokens=n_tokens, n_seqs=n_seqs, n_decode=n_decode,
+        decode_ctx=decode_ctx or 0.0, chunks=chunks,
+    )  # fmt: skip
+    host = table.host_step_s + table.host_seq_s * n_seqs
+    source = max(table.sources, key=lambda k: table.sources[k], default="unknown")
+    return Estimate(
+        device + host, device * table.low + host, device * table.high + host, source
+    )  # fmt: skip
+
+
+def _at(values: np.ndarray, n_max: int, n: float) -> float:
+    """The value at count n, linear on the grid."""
+    return _knots(grid(n_max), values, n)
+
+
+def _knots(x: np.ndarray, y: np.ndarray, at: float) -> float:
+    """Piecewise linear through (x, y), the last slope beyond."""
+    if at <= x[-1] or len(x) < 2:
+        return float(np.interp(at, x, y))
+    slope = (y[-1] - y[-2]) / (x[-1] - x[-2])
+    return float(y[-1] + slope * (at - x[-1]))
+
+
+def _chunk(table: CostTable, work: Work, q: int, p: float) -> float:
+    points = grid(table.max_tokens)
+    i = int(np.searchsorted(points, q))
+    if i < len(points) and points[i] == q:
+        return _knots(table.knots_past, work.prefill[i], p)
+    i = min(max(i, 1), len(points) - 1)
+    low, high = (_knots(table.knots_past, work.prefill[j], p) for j in (i - 1, i))
+    return low + (high - low) * (q - points[i - 1]) / (points[i] - points[i - 1])
