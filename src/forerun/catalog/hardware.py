@@ -1,0 +1,214 @@
+"""Devices, links, prices and grids that ship with Forerun, from the YAML files beside this one.
+
+Conventions of the files:
+
+- A file's name is its public name: `devices/h100-sxm.yaml` is `device("h100-sxm")`.
+- Peaks are dense, and the fastest path of a type, matrix cores included.  Data sheets that print
+  rates with sparsity are halved.  fp16 and bf16 on GeForce cards are the rates with fp32
+  accumulation.  Server processors are stated at base clock, everything else at boost.
+- `hbm_bytes` is what software can use: the total that the driver reports where it is known
+  ("81559 MiB" for an "80 GB" H100), else the maker's figure, read as GiB where the maker says GiB
+  and as GB (1e9, the cautious reading) where not.
+- A link's rate is one direction, all ports of one device together, after line coding and before
+  packet headers.
+- A source ends in "checked 2026" when the number was compared with a stored copy of that page or
+  with a second public table, in "entered 2026" when it was not read again, and says "estimate" or
+  "derived" when nobody publishes it.
+
+Only the file that is asked for is parsed; aliases are looked up by a scan of their lines.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+from forerun import units
+from forerun.errors import SpecError, nearest
+from forerun.spec.device import Device, Link
+
+_HERE = Path(__file__).parent
+_ALIASES = re.compile(r"^aliases: \[(.*)\]$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one device costs an hour, on demand, at one provider on one day."""
+
+    usd_per_hour: float
+    provider: str
+    date: str  # ISO day on which the offer was seen
+    source: str
+
+
+@dataclass(frozen=True)
+class Purchase:
+    """What one device cost to buy when it was launched."""
+
+    usd: float
+    date: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Yearly mean carbon intensity of the electricity of a place."""
+
+    region: str
+    name: str
+    gco2e_per_kwh: float
+    year: int
+    source: str
+
+
+@functools.cache
+def devices() -> tuple[str, ...]:
+    """Names of all devices of the catalog, sorted."""
+    return _names("devices")
+
+
+@functools.cache
+def links() -> tuple[str, ...]:
+    """Names of all links of the catalog, sorted."""
+    return _names("links")
+
+
+@functools.cache
+def device(name: str) -> Device:
+    """The device of that name or alias, in any case ("H100", "h100-sxm", "A100-80GB").
+
+    Raises SpecError with the nearest names when it is not known, and with the choices when the
+    name fits several devices ("A100").
+    """
+    return Device.model_validate(_read("devices", _resolve(name)), context={"file": True})
+
+
+@functools.cache
+def link(name: str) -> Link:
+    """The link of that name, in any case.  Raises SpecError with the nearest names."""
+    key = _key(name)
+    if key not in links():
+        raise SpecError.one(f"link {name!r}", "is not in the catalog", nearest(key, links()))
+    return Link.model_validate(_read("links", key), context={"file": True})
+
+
+@functools.cache
+def price(name: str) -> Price | None:
+    """The median on-demand offer for the device, or None when no price is known.
+
+    One real offer is returned, never a mean: the lower of the middle two when their number is
+    even.  Raises SpecError when the device is not known.
+    """
+    found = offers(name)
+    if not found:
+        return None
+    middle = median_low(offer.usd_per_hour for offer in found)
+    return next(offer for offer in found if offer.usd_per_hour == middle)
+
+
+@functools.cache
+def offers(name: str) -> tuple[Price, ...]:
+    """All on-demand offers known for the device, cheapest first."""
+    table = _table("prices")
+    rows = table["offers"].get(_resolve(name), ())
+    found = [
+        Price(
+            usd_per_hour=units.parse(row["price"], "usd_per_hour"),
+            provider=row["provider"],
+            date=str(row["date"]),
+            source=table["sources"][row["source"]],
+        )
+        for row in rows
+    ]
+    return tuple(sorted(found, key=lambda offer: offer.usd_per_hour))
+
+
+@functools.cache
+def purchase(name: str) -> Purchase | None:
+    """The maker's launch price of the device, or None when none was public."""
+    row = _table("prices")["purchase"].get(_resolve(name))
+    if row is None:
+        return None
+    return Purchase(units.parse(row["price"], "usd"), str(row["date"]), row["source"])
+
+
+@functools.cache
+def grid(region: str) -> Grid:
+    """Carbon intensity by country ("de", "DEU", "Germany"), Google Cloud region or "world".
+
+    Raises SpecError with the nearest names when the place is not known.
+    """
+    table = _table("grids")
+    wanted = _key(region)
+    names: dict[str, str] = {}
+    for code, row in table["regions"].items():
+        # a city's name gives way to the country of that name ("Singapore")
+        for known in (code, *row.get("aliases", ()), _key(row["name"])):
+            names.setdefault(known, code)
+    if wanted not in names:
+        raise SpecError.one(f"grid {region!r}", "is not in the catalog", nearest(wanted, names))
+    code = names[wanted]
+    row = table["regions"][code]
+    return Grid(
+        region=code,
+        name=row["name"],
+        gco2e_per_kwh=units.parse(row["intensity"], "carbon_per_kwh"),
+        year=row["year"],
+        source=table["sources"][row["source"]],
+    )
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s_]+", "-", name.strip().lower())
+
+
+def _names(folder: str) -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in (_HERE / folder).glob("*.yaml")))
+
+
+def _resolve(name: str) -> str:
+    """The file name that a name or alias stands for."""
+    key = _key(name)
+    if key in devices():
+        return key
+    aliases = _aliases()
+    if key in aliases:
+        return aliases[key]
+    where = f"device {name!r}"
+    # "a100" and "gaudi" open longer names, "a1" and "jets" break a word or number of them
+    opening = re.compile(re.escape(key) + (r"(?!\d)" if key[-1:].isdigit() else r"(?![a-z])"))
+    family = [known for known in devices() if key and opening.match(known)]
+    if len(family) > 1:
+        raise SpecError.one(where, f"fits {len(family)} devices", "one of: " + ", ".join(family))
+    fix = f"did you mean {family[0]}?" if family else nearest(key, {*devices(), *aliases})
+    raise SpecError.one(where, "is not in the catalog", fix)
+
+
+@functools.cache
+def _aliases() -> dict[str, str]:
+    """alias -> file name, from the `aliases` lines alone: 80 files in milliseconds, unparsed."""
+    found = {}
+    for name in devices():
+        match = _ALIASES.search((_HERE / "devices" / f"{name}.yaml").read_text("utf-8"))
+        for alias in match[1].split(",") if match else ():
+            found[alias.strip().strip('"')] = name
+    return found
+
+
+@functools.cache
+def _table(name: str) -> dict[str, Any]:
+    return _load(_HERE / f"{name}.yaml")
+
+
+def _read(folder: str, name: str) -> dict[str, Any]:
+    return _load(_HERE / folder / f"{name}.yaml")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe", pure=True).load(path.read_text("utf-8"))
