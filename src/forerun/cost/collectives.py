@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from forerun.cost.efficiency import DIRECT_START_S, LIBRARY_START_S, LINK
+from forerun.cost.efficiency import DIRECT_START_S, LIBRARY_START_S, LINK, PCIE_LINK
 from forerun.errors import SpecError
 from forerun.ops.collectives import Collective, Kind
 from forerun.ops.counts import Array
@@ -27,15 +27,33 @@ class Level:
 
 @dataclass(frozen=True)
 class Wires:
-    """The levels a replica's collectives run over."""
+    """The levels a replica's collectives run over, by how many devices they reach."""
 
-    domain: int  # devices of one scale-up domain
+    domain: int  # devices that talk without the network
     inside: Level | None
     outside: Level | None
+    pair: Level | None = None  # between two bridged neighbours, when faster than `inside`
+    mesh: int = 0  # peers each device has a link of its own to; a group uses only its links
+
+    def level(self, n: int, stride: int = 1) -> Level | None:
+        """What n devices, `stride` apart, see of the widest level they need."""
+        span = n * stride
+        if span > self.domain:
+            return self.outside
+        if span == 2 and self.pair is not None:
+            return self.pair
+        if self.mesh and self.inside is not None and n - 1 < self.mesh:
+            near = self.inside
+            return replace(near, bytes_per_s=near.bytes_per_s * (n - 1) / self.mesh)
+        return self.inside
 
 
 def wires(device: Device, links: Mapping[str, Link] | None = None) -> Wires:
-    """Levels from a device's links; the catalog is asked for names that `links` does not hold."""
+    """Levels from a device's links; the catalog is asked for names that `links` does not hold.
+
+    Bridged pairs reach further over the host's links; a full mesh gives a group only the links
+    between its members.
+    """
 
     def find(name: str | None) -> Link | None:
         if name is None:
@@ -47,21 +65,29 @@ def wires(device: Device, links: Mapping[str, Link] | None = None) -> Wires:
         return link(name)
 
     domain = device.scale_up_domain or device.devices_per_node
-    near = find(device.scale_up) or (find(device.host_link) if domain > 1 else None)
-    far = find(device.network)
-    direct = device.topology in ("switch", "mesh", "pairs")
-    nvls = device.topology == "switch" and device.vendor.lower() == "nvidia" and device.year >= 2022
-    return Wires(
-        domain=domain,
-        inside=_level(near, direct, nvls and near is not None and near.kind == "scale-up"),
-        outside=_level(far, False, False),
+    if domain == 1 and device.network is None:
+        return Wires(1, None, None)
+    host = _level(find(device.host_link)) if domain > 1 and device.host_link else None
+    near = find(device.scale_up) if domain > 1 else None
+    far = _level(find(device.network))
+    if near is None:
+        return Wires(domain, host, far)
+    nvidia = device.vendor.lower() == "nvidia"
+    level = replace(
+        _level(near) or Level(0, 0, False),
+        direct=device.topology in ("switch", "mesh", "pairs"),
+        reduces=device.topology == "switch" and nvidia and device.year >= 2022,
     )
+    if device.topology == "pairs" and domain > 2:
+        return Wires(domain, host, far, pair=level)
+    return Wires(domain, level, far, mesh=domain - 1 if device.topology == "mesh" else 0)
 
 
-def _level(link: Link | None, direct: bool, reduces: bool) -> Level | None:
+def _level(link: Link | None) -> Level | None:
     if link is None:
         return None
-    return Level(link.latency_s, link.bandwidth_bytes_per_s * LINK, direct, reduces)
+    share = PCIE_LINK if link.kind == "pcie" else LINK
+    return Level(link.latency_s, link.bandwidth_bytes_per_s * share, False)
 
 
 def collective_time(op: Collective, n_units: Array, wires: Wires) -> Array:
@@ -85,16 +111,17 @@ def kind_time(kind: Kind, message: Array, n: int, wires: Wires, stride: int = 1)
         return 0.0 * message
     runs = (message > 0) * 1.0
     if kind == "send_recv":
-        level = _need(wires.inside if stride < wires.domain else wires.outside, wires, stride)
+        # neighbours inside a domain while a stage and the next share one
+        level = _need(wires.level(2, stride), wires, 2 * stride)
         return runs * (LIBRARY_START_S + level.latency_s + message / level.bytes_per_s)
     near = max(1, min(n, wires.domain // stride if stride <= wires.domain else 1))
     far = math.ceil(n / near)
     if far == 1:
-        return runs * _flat(kind, message, n, _need(wires.inside, wires, n * stride))
+        return runs * _flat(kind, message, n, _need(wires.level(n, stride), wires, n * stride))
     outside = _need(wires.outside, wires, n * stride)
     if near == 1:
         return runs * _flat(kind, message, n, outside)
-    inside = _need(wires.inside, wires, near * stride)
+    inside = _need(wires.level(near, stride), wires, near * stride)
     if kind == "all_to_all":
         cross = message * (n - near) / n / outside.bytes_per_s
         local = message * (near - 1) / n / inside.bytes_per_s

@@ -43,12 +43,14 @@ BY_ARCHITECTURE: dict[str, Efficiency] = {
     "ampere": Efficiency(0.80, 0.57, 0.90, 0.72, 2.5e-6, 16, _MAMF + _FA2 + _REST),
     "ada": Efficiency(0.75, 0.50, 0.90, 0.72, 2.5e-6, 16, _EST),
     "hopper": Efficiency(0.76, 0.55, 0.90, 0.75, 2.5e-6, 64, _MAMF + _FA3 + _REST),
+    "blackwellrtx": Efficiency(0.75, 0.50, 0.90, 0.72, 2.5e-6, 16, _EST + " (as ada)"),
     "blackwell": Efficiency(0.74, 0.55, 0.90, 0.75, 2.5e-6, 64, _MAMF + _REST + "; attention est."),
     "rubin": Efficiency(0.74, 0.55, 0.90, 0.75, 2.5e-6, 64, _EST + " (as blackwell)"),
     "cdna2": Efficiency(0.73, 0.35, 0.80, 0.60, 4.0e-6, 16, _MAMF + "rest: estimates"),
     "cdna3": Efficiency(0.57, 0.35, 0.80, 0.65, 4.0e-6, 16, _MAMF + "rest: estimates"),
     "cdna4": Efficiency(0.60, 0.38, 0.80, 0.65, 4.0e-6, 16, _EST),
-    "battlemage": Efficiency(0.65, 0.30, 0.80, 0.60, 6.0e-6, 16, _EST),
+    "xehpc": Efficiency(0.60, 0.30, 0.75, 0.60, 6.0e-6, 16, _EST),
+    "xe2": Efficiency(0.65, 0.30, 0.80, 0.60, 6.0e-6, 16, _EST),
 }  # fmt: skip
 
 BY_KIND: dict[str, Efficiency] = {
@@ -82,6 +84,8 @@ SCAN = 0.20
 CACHE_SPEEDUP = 2.5
 #: share of a link's rate that long collectives reach: estimate (NCCL bus bandwidth over link rate)
 LINK = 0.80
+#: the same over PCI Express, where packets and the root complex take more: estimate
+PCIE_LINK = 0.65
 #: start of one collective beyond the link's own latency, kernel and synchronisation: estimate for
 #: one-shot kernels that share memory, and for ring and tree libraries
 DIRECT_START_S = 3.0e-6

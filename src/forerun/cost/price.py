@@ -205,7 +205,7 @@ def _typical(ops: list[Op], graph: Graph, m: Machine, *, max_seqs: int, max_len:
         n, shape = B / op.split, op.shape
         if isinstance(shape, Collective):
             time = op.count * float(step_shape_time(shape, n, m))
-            level = m.wires.inside if shape.n * shape.stride <= m.wires.domain else m.wires.outside
+            level = m.wires.level(shape.n, shape.stride)
             if level is not None:
                 wire += op.count * float(shape.sent(n)) / (level.bytes_per_s / LINK)
             time_of[op.name] += time

@@ -40,7 +40,7 @@ class Op:
     split: int = 1
     devices: int = 1  # devices of a stage that run it at once
     group: int = 0  # index into the model's layer groups, or EMBED, HEAD
-    part: str = "other"  # for memory: attention, ffn, experts, embedding, lm_head, other
+    part: str = "other"  # of the model, as in spec.params.PARTS
 
     @property
     def family(self) -> str:

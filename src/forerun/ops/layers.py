@@ -148,7 +148,7 @@ def _indexer(
 def _linear(hidden: int, m: Linear, tp: int, f: Formats) -> Iterator[tuple[str, Shape]]:
     N, G = _each(m.n_heads, tp), _each(m.n_k_heads, tp)
     inner, keys = N * m.v_dim, G * m.k_dim
-    dtype, in_bytes, a = f.of("linear"), f.in_bytes("linear"), f.act_bytes
+    dtype, in_bytes, a = f.of("linear_attention"), f.in_bytes("linear_attention"), f.act_bytes
     if m.kind == "mamba2":  # gate z, x, B and C by group, one step size a head
         width = 2 * inner + 2 * keys + N
     elif m.kind == "gdn":  # q, k, v, gate z, and two scalars a head
@@ -181,8 +181,8 @@ def feed_forward(
 ) -> Iterator[tuple[str, Shape, str, bool]]:
     """Name, shape, part of memory, and whether it works on every token of the replica."""
     if isinstance(x, Dense):
-        for name, shape in _dense(hidden, x.inter, x.gated, x.bias, pool.tp, "ffn", f):
-            yield name, shape, "ffn", False
+        for name, shape in _dense(hidden, x.inter, x.gated, x.bias, pool.tp, "dense", f):
+            yield name, shape, "dense", False
         return
     yield from _moe(hidden, x, pool, f)
 
@@ -191,10 +191,11 @@ def _dense(
     hidden: int, inter: int, gated: bool, bias: bool, tp: int, part: str, f: Formats
 ) -> Iterator[tuple[str, Shape]]:
     F = -(-inter // tp)
+    name = {"dense": "ffn", "shared_experts": "shared"}[part]
     dtype, in_bytes = f.of(part), f.in_bytes(part)
-    yield f"{part}.up", Matmul(F * (2 if gated else 1), hidden, dtype, in_bytes, bias=bias)
-    yield f"{part}.act", activation(F, gated=gated, act_bytes=f.act_bytes)
-    yield f"{part}.down", Matmul(hidden, F, dtype, in_bytes, bias=bias)
+    yield f"{name}.up", Matmul(F * (2 if gated else 1), hidden, dtype, in_bytes, bias=bias)
+    yield f"{name}.act", activation(F, gated=gated, act_bytes=f.act_bytes)
+    yield f"{name}.down", Matmul(hidden, F, dtype, in_bytes, bias=bias)
 
 
 def _moe(hidden: int, x: Moe, pool: Pool, f: Formats) -> Iterator[tuple[str, Shape, str, bool]]:
@@ -209,7 +210,7 @@ def _moe(hidden: int, x: Moe, pool: Pool, f: Formats) -> Iterator[tuple[str, Sha
         False,
     )
     if x.latent:
-        yield "latent.down", Matmul(D, hidden, f.of("ffn"), f.in_bytes("ffn")), "experts", False
+        yield "latent.down", Matmul(D, hidden, f.base, a), "other", False
     experts = Experts(
         D, -(-x.inter // cut), x.n_experts, x.topk, x.n_experts // ep, gated=x.gated,
         dtype=f.of("experts"), act_bytes=a, bias=x.bias,
@@ -222,16 +223,16 @@ def _moe(hidden: int, x: Moe, pool: Pool, f: Formats) -> Iterator[tuple[str, Sha
         yield name, shape, "other", True
     if x.latent:
         if x.latent_norm:
-            yield "latent.norm", _small_norm(D, a), "experts", False
-        yield "latent.up", Matmul(hidden, D, f.of("ffn"), f.in_bytes("ffn")), "experts", False
+            yield "latent.norm", _small_norm(D, a), "other", False
+        yield "latent.up", Matmul(hidden, D, f.base, a), "other", False
     if x.shared_inter:
-        for name, shape in _dense(hidden, x.shared_inter, x.gated, False, tp, "shared", f):
-            yield name, shape, "experts", False
+        for name, shape in _dense(hidden, x.shared_inter, x.gated, False, tp, "shared_experts", f):
+            yield name, shape, "shared_experts", False
         if x.shared_gate:
-            yield "shared.gate", Matmul(1, hidden, f.base, a), "experts", False
+            yield "shared.gate", Matmul(1, hidden, f.base, a), "router", False
     if x.dense_inter:
-        for name, shape in _dense(hidden, x.dense_inter, x.gated, False, tp, "ffn", f):
-            yield name, shape, "ffn", False
+        for name, shape in _dense(hidden, x.dense_inter, x.gated, False, tp, "dense", f):
+            yield name, shape, "dense", False
 
 
 def _exchange(

@@ -17,7 +17,7 @@ from forerun.ops.precision import Formats, formats
 from forerun.ops.sampling import Sampling
 from forerun.spec.deployment import Pool
 from forerun.spec.dtype import WEIGHT_BYTES
-from forerun.spec.model import Dense, Gqa, Layers, Model, Moe
+from forerun.spec.model import Dense, Gqa, Layers, Linear, Mixer, Model, Moe
 
 
 def lower(model: Model, pool: Pool) -> Graph:
@@ -135,7 +135,7 @@ def _after(model: Model, pool: Pool, f: Formats) -> list[Op]:
     ops = [
         Op("norm.final", replace(norm(model.hidden, act_bytes=f.act_bytes),
            params=float(model.final_norms * model.hidden)), "tokens", 1,
-           split=pool.dp * pool.cp, devices=W, group=HEAD),
+           split=pool.dp * pool.cp, devices=W, group=HEAD, part="norms"),
     ]  # fmt: skip
     if model.embed_dim and model.embed_dim != model.hidden:
         ops.append(op("lm_head.project", Matmul(width, model.hidden, f.base, f.act_bytes)))
@@ -148,6 +148,13 @@ def _after(model: Model, pool: Pool, f: Formats) -> list[Op]:
         ops.append(op("logits.all_gather", Collective("all_gather", pool.tp, gathered)))
     ops.append(op("sampling", Sampling(model.vocab)))
     return ops
+
+
+def part_of(name: str, mixer: Mixer) -> str:
+    """The part of the model, as in spec.params.PARTS, that a mixer's operator belongs to."""
+    if name.startswith("index."):
+        return "indexer"
+    return "linear_attention" if isinstance(mixer, Linear) else "attention"
 
 
 def _layer(model: Model, pool: Pool, f: Formats, index: int, group: Layers) -> list[Op]:
@@ -170,14 +177,14 @@ def _layer(model: Model, pool: Pool, f: Formats, index: int, group: Layers) -> l
         each = norm(model.hidden, act_bytes=f.act_bytes)
         scale = group.norms / n_norms
         add("norm", Elementwise(each.read, each.write, each.flop, params=scale * each.params),
-            "other", times=n_norms)  # fmt: skip
+            "norms", times=n_norms)  # fmt: skip
     if group.extra_params:
         params = float(group.extra_params)
         add("other", Elementwise(0, 0, kernels=0, params=params), "other")
     if group.mixer is not None:
         for name, shape in mixer(model.hidden, group.mixer, pool.tp, pool.cp, f):
             sequential = not hasattr(shape, "decode")
-            add(name, shape, "attention", axis="tokens" if sequential else "decode",
+            add(name, shape, part_of(name, group.mixer), axis="tokens" if sequential else "decode",
                 split_=split if sequential else pool.dp)  # fmt: skip
             if isinstance(shape, Attention) and pool.cp > 1:
                 width = shape.n_kv_heads * (shape.qk_dim + shape.v_dim) * f.act_bytes

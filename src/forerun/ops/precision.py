@@ -7,20 +7,14 @@ from dataclasses import dataclass
 from forerun.spec.deployment import Pool
 from forerun.spec.dtype import ACTIVATION, WEIGHT_BYTES
 from forerun.spec.model import Model
+from forerun.spec.params import PARTS
 
 PLAIN = ("bf16", "fp16", "fp32", "tf32", "fp64")
-#: parts engines leave unquantised whatever the checkpoint's method
-ALWAYS_KEPT = frozenset({"embedding", "lm_head", "router"})
-#: names that checkpoints use for parts
-PART_OF = {
-    "embedding": "embedding", "embed_tokens": "embedding", "lm_head": "lm_head",
-    "router": "router", "gate": "router", "mlp.gate": "router", "attention": "attention",
-    "self_attn": "attention", "attn": "attention", "mlp": "ffn", "ffn": "ffn", "dense": "ffn",
-    "shared_experts": "shared", "shared_expert": "shared", "shared": "shared",
-    "experts": "experts", "indexer": "indexer", "linear_attn": "linear", "mamba": "linear",
-    "linear": "linear", "norm": "norm", "norms": "norm", "vision": "vision", "visual": "vision",
-    "vision_tower": "vision", "mtp": "mtp",
-}  # fmt: skip
+#: parts no method quantises (names as in spec.params.PARTS)
+NEVER = frozenset({"embedding", "norms", "other", "router", "vision"})
+#: parts that stay when a pool asks for a format the checkpoint does not have: engines that quantise
+#: on loading leave the LM head too
+ON_LOADING = NEVER | {"lm_head"}
 
 
 @dataclass(frozen=True)
@@ -59,30 +53,36 @@ def formats(model: Model, pool: Pool) -> Formats:
     stored = model.quantization
     base = model.dtype if model.dtype in PLAIN else "bf16"
     assumed: list[str] = []
-    kept = set(ALWAYS_KEPT)
+    kept = set(NEVER)
     by_part: dict[str, str] = {}
     if pool.dtype in PLAIN:
         base = weights = pool.dtype
+        if stored is not None:
+            assumed.append(f"the checkpoint's {stored.weights} weights are expanded to {weights}")
     elif pool.dtype is not None and (stored is None or stored.weights != pool.dtype):
-        weights = pool.dtype
+        weights, kept = pool.dtype, set(ON_LOADING)
         assumed.append(
             f"weights are {pool.dtype} in every linear layer; embedding, LM head and router "
             f"stay {base}"
         )
     elif stored is not None:
         weights = stored.weights
-        for name in stored.kept:
-            part = PART_OF.get(name)
-            if part:
-                kept.add(part)
-            else:
-                assumed.append(
-                    f"the checkpoint keeps {name!r} unquantised; Forerun prices no part of that "
-                    f"name and counts it as {weights}"
-                )
-        for name, dtype in stored.by_part:
-            by_part[PART_OF.get(name, name)] = dtype
+        by_part = dict(stored.by_part)
+        kept |= set(stored.kept)
+        assumed += [
+            f"the checkpoint keeps {name!r} unquantised; no part has that name, so it counts as "
+            f"{weights}"
+            for name in stored.kept
+            if name not in PARTS
+        ]
     else:
         weights = base
     kv = pool.kv_dtype or (stored.kv if stored and stored.kv else None) or base
-    return Formats(base=base, weights=weights, kv=kv, kept=frozenset(kept), assumed=tuple(assumed))
+    return Formats(
+        base=base,
+        weights=weights,
+        kv=kv,
+        kept=frozenset(kept),
+        by_part=tuple(by_part.items()),
+        assumed=tuple(assumed),
+    )
