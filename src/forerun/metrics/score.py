@@ -280,9 +280,9 @@ def _notes(part: View, counts: Counts, done: np.ndarray) -> tuple[str, ...]:
     left = counts.rejected + counts.aborted + counts.unfinished
     if left:
         notes.append(
-            f"{left} requests have no full latency ({counts.rejected} rejected, {counts.aborted} "
-            f"aborted, {counts.unfinished} unfinished): percentiles leave them out, they miss the "
-            "SLO"
+            f"{left:,} of {counts.n:,} requests have no full latency ({counts.rejected:,} "
+            f"rejected, {counts.aborted:,} aborted, {counts.unfinished:,} unfinished): percentiles "
+            "leave them out, they miss the SLO"
         )
     if len(done) < stats.FEWEST:
         notes.append(f"{len(done)} finished requests are too few for sampling intervals")

@@ -122,17 +122,17 @@ def bootstrap_quantiles(
     """95 % intervals of the mean and of PERCENTILES for values [N] in order of time, no NaN.
 
     Each block becomes a histogram whose cells are ranks of the whole sample (each value its own up
-    to 4096 values; beyond, 1/2048 of the ranks, finer towards the top), so a resample is a weighted
+    to 1024 values; beyond, 1/1024 of the ranks, finer towards the top), so a resample is a weighted
     sum of histograms and no sample is ever sorted again.
     """
     n = len(values)
     blocks = n_blocks(n)
     block = np.arange(n) * blocks // n
-    if n <= 4096:
+    if n <= 1024:
         cells = np.unique(values)
     else:
-        body = np.linspace(0, 1, 2049)
-        tail = 1 - np.geomspace(0.1, 1 / n, 1024)
+        body = np.linspace(0, 1, 1025)
+        tail = 1 - np.geomspace(0.1, 1 / n, 512)
         cells = np.unique(np.quantile(values, np.concatenate([body, tail]), method="higher"))
     cell = np.searchsorted(cells, values)
     width = len(cells)

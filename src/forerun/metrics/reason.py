@@ -1,0 +1,253 @@
+"""`explain`: why the figures are what they are, in sentences that carry their evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from forerun.metrics import work
+from forerun.metrics.figure import plural, text
+from forerun.metrics.latency import PS, finished, queue_s, ttft_s
+from forerun.metrics.leaps import span_ps
+from forerun.metrics.score import Metrics
+from forerun.metrics.window import View, view
+from forerun.sim.core.state import STATUS
+from forerun.sim.log import Log
+
+KV_FULL = 0.95  # share of blocks in use from which the KV cache is what turns requests away
+LOW = 0.3  # share of a peak below which it does not bound
+WORDS = {
+    "ttft_s": "time to first token",
+    "tpot_s": "time per output token",
+    "itl_s": "longest gap between tokens",
+    "e2el_s": "end-to-end latency",
+}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What busy time went into; every share is of busy time, but `waiting` is of elapsed time."""
+
+    compute: float  # time the flop would take at peak
+    memory: float  # time the bytes would take at peak
+    host: float
+    prefill: float  # in steps that compute some prompt
+    waiting: float  # mean over replicas: share of time with requests waiting
+    turned_away: dict[str, float]  # reason -> share of the time with requests waiting
+
+
+def explain(log: Log, metrics: Metrics) -> list[str]:
+    """Sentences that say what bounds a run, most telling first."""
+    part = view(log, (metrics.start_s, metrics.end_s) if not _whole(log, metrics) else None)
+    out = [*_misses(metrics), *_first_token(part), *_load(part, metrics)]
+    steps = spent(part)
+    if steps is None:
+        out.append("What bounds the steps is unknown: the log kept no steps.")
+    else:
+        out += [*_waiting(part, steps), *_bound(metrics, steps), *_gaps(part, metrics)]
+    return out + _preemption(metrics)
+
+
+def spent(part: View) -> Steps | None:
+    """Where busy time went; None when the log kept no steps."""
+    log, leaps = part.log, part.leaps
+    if leaps is None:
+        return None
+    span = span_ps(leaps) * PS
+    busy = float(span.sum())
+    if busy <= 0:
+        return Steps(0, 0, 0, 0, 0, {})
+    pool = log.pool_of_replica[leaps["replica"]]
+
+    def of(name: str) -> np.ndarray:
+        return np.array([getattr(t, name) for t in log.tables])[pool]
+
+    host = sum(work.host_s(leaps[pool == p], t).sum() for p, t in enumerate(log.tables))
+    held = leaps["n_waiting"] > 0
+    queued = float(span[held].sum())
+    full = leaps["n_blocks"] >= KV_FULL * log.kv_blocks[pool]
+    seats = ~full & (leaps["n_running"] >= of("max_seqs"))
+    tokens = ~full & ~seats & (leaps["n_tokens"] >= of("max_tokens"))
+    reasons = {
+        "KV blocks": full,
+        "max_num_seqs": seats,
+        "max_num_batched_tokens": tokens,
+        "the batch policy": ~full & ~seats & ~tokens,
+    }
+    return Steps(
+        compute=float(np.sum(work.by_leap(leaps, log, "flop") / of("peak_flop_per_s"))) / busy,
+        memory=float(np.sum(work.by_leap(leaps, log, "hbm_bytes") / of("peak_hbm_bytes_per_s")))
+        / busy,
+        host=float(host) / busy,
+        prefill=float(span[leaps["n_chunks"] > 0].sum()) / busy,
+        waiting=queued / (part.duration_s * len(log.pool_of_replica)),
+        turned_away={
+            name: float(span[held & mask].sum()) / queued
+            for name, mask in reasons.items()
+            if queued > 0
+        },
+    )
+
+
+def _whole(log: Log, metrics: Metrics) -> bool:
+    return metrics.start_s == log.start_ps * PS and metrics.end_s == log.end_ps * PS
+
+
+def _misses(m: Metrics) -> list[str]:
+    if m.slo_met is None or m.attainment.value is None:
+        return []
+    out = []
+    if m.binding:
+        f = m.failing[0]
+        out.append(
+            f"Most misses are of the {WORDS[f.term]}: {text(f.share, 'share')} of finished "
+            f"requests took more than {text(f.bound, 's')}, "
+            f"{text(f.alone, 'share')} missed nothing else."
+        )
+    lost = {name: getattr(m.counts, name) for name in ("rejected", "aborted", "unfinished")}
+    if any(lost.values()):
+        ends = ", ".join(f"{n:,} {name}" for name, n in lost.items() if n)
+        out.append(f"Requests without a full answer count as misses: {ends} of {m.counts.n:,}.")
+    return out
+
+
+def _first_token(part: View) -> list[str]:
+    done = part.arrived[finished(part.arrived)]
+    if not len(done):
+        return []
+    wait, total = queue_s(done), ttft_s(done)
+    mean, queued = float(total.mean()), float(wait.mean())
+    if mean <= 0:
+        return []
+    slow = total >= np.quantile(total, 0.99)
+    tail = float(wait[slow].sum() / total[slow].sum())
+    kind = "queueing" if queued > mean / 2 else "computing the prompt"
+    return [
+        f"The first token is mostly {kind}: of {text(mean, 's')} on average, {text(queued, 's')} "
+        f"({text(queued / mean, 'share')}) is waiting to be scheduled; among the slowest 1 % it is "
+        f"{text(tail, 'share')}."
+    ]
+
+
+def _load(part: View, m: Metrics) -> list[str]:
+    """Overload, or how full the replicas are.  A replica in steps all the time need not be full."""
+    rates = overload(part)
+    if rates:
+        return [
+            f"The deployment is overloaded: after the first quarter, requests arrive at "
+            f"{text(rates[0], 'req/s')} and end at {text(rates[1], 'req/s')}, and waits grow as "
+            "long as the load lasts."
+        ]
+    if m.busy.value is None:
+        return []
+    busy = f"The replicas are in a step {text(m.busy.value, 'share')} of the time"
+    if m.batch_mean.value is None:
+        return [f"{busy}."]
+    seats = "/".join(sorted({str(t.max_seqs) for t in part.log.tables}))
+    return [
+        f"{busy}, with {text(m.batch_mean.value, 'factor')} of at most {seats} requests each and "
+        f"{text(m.kv_mean.value, 'share')} of the KV blocks in use on average."
+    ]
+
+
+def overload(part: View) -> tuple[float, float] | None:
+    """(arrivals, ends) a second after the first quarter of the arrivals' span, if a queue grows.
+
+    It grows when ends fall short of arrivals by more than 5 % and three standard deviations of a
+    Poisson count, and the last quarter's requests wait 1.5 times as long as the second's.
+    """
+    rows = part.arrived
+    if len(rows) < 8:
+        return None
+    first, last = int(rows["arrival_ps"][0]), int(rows["arrival_ps"][-1])
+    begin, seconds = first + (last - first) // 4, (last - first) * 0.75 * PS
+    if seconds <= 0:
+        return None
+    left = part.log.requests
+    left = left["done_ps"][left["status"] != STATUS["unfinished"]]
+    came = int(np.sum(rows["arrival_ps"] > begin))
+    went = int(np.sum((left > begin) & (left <= last)))
+    wait = queue_s(rows)
+    wait = np.where(np.isnan(wait), (part.end_ps - rows["arrival_ps"]) * PS, wait)
+    wait = np.where(rows["status"] == STATUS["rejected"], 0.0, wait)
+    quarter = len(rows) // 4
+    longer = wait[-quarter:].mean() > 1.5 * wait[quarter : 2 * quarter].mean()
+    if came - went <= max(0.05 * came, 3 * came**0.5) or not longer:
+        return None
+    return came / seconds, went / seconds
+
+
+def _waiting(part: View, s: Steps) -> list[str]:
+    if s.waiting < 0.01 or not s.turned_away:
+        return []
+    name, share = max(s.turned_away.items(), key=lambda item: item[1])
+    limits = {
+        "KV blocks": f"{KV_FULL:.0%} or more of the KV blocks were in use",
+        "max_num_seqs": "the batch was full (max_num_seqs "
+        + "/".join(sorted({str(t.max_seqs) for t in part.log.tables}))
+        + ")",
+        "max_num_batched_tokens": "the step's token budget was used up (max_num_batched_tokens "
+        + "/".join(sorted({str(t.max_tokens) for t in part.log.tables}))
+        + ")",
+        "the batch policy": "no limit was reached: the batch policy or its order held them back",
+    }
+    return [
+        f"Requests wait during {text(s.waiting, 'share')} of a replica's time; for "
+        f"{text(share, 'share')} of that {limits[name]}."
+    ]
+
+
+def _bound(m: Metrics, s: Steps) -> list[str]:
+    if not m.busy.value:
+        return []
+    parts = {"compute": s.compute, "HBM bandwidth": s.memory, "host overhead": s.host}
+    name, share = max(parts.items(), key=lambda item: item[1])
+    figures = (
+        f"While busy, steps run at {text(s.compute, 'share')} of peak compute and "
+        f"{text(s.memory, 'share')} of peak HBM bandwidth, and {text(s.host, 'share')} of the time "
+        "is host work"
+    )
+    if share < LOW:
+        why = (
+            "none of these fills it; the rest is launches, communication and work below peak "
+            "efficiency, which the log does not tell apart"
+        )
+    else:
+        why = f"{name} bounds them"
+    return [
+        f"{figures}: {why}.",
+        f"{text(s.prefill, 'share')} of busy time is in steps that compute prompts, "
+        f"{text(1 - s.prefill, 'share')} in steps that only decode.",
+    ]
+
+
+def _gaps(part: View, m: Metrics) -> list[str]:
+    """Whether decoding is uneven, and how much of that comes from steps that compute prompts."""
+    q, leaps = m.itl_s, part.leaps
+    if leaps is None or part.gaps is None or q is None or not q.p50 or q.p99 is None:
+        return []
+    if q.p99 < 3 * q.p50:
+        return []
+    long = (span_ps(leaps) * PS / leaps["n_steps"]) > 3 * q.p50
+    n = (leaps["n_decode"].astype(float) * leaps["n_steps"])[long]
+    waited = float(part.gaps["count"].sum())
+    mixed = float(n[leaps["n_chunks"][long] > 0].sum())
+    total = max(float(n.sum()) + waited, 1.0)
+    return [
+        f"Decoding is uneven: the p99 gap between tokens, {text(q.p99, 's')}, is "
+        f"{text(q.p99 / q.p50, 'factor')} times the median, {text(q.p50, 's')}; of the gaps beyond "
+        f"3 medians {text(min(mixed / total, 1.0), 'share')} are in steps that also compute "
+        f"prompts, {text(min(waited / total, 1.0), 'share')} waited for whole other steps."
+    ]
+
+
+def _preemption(m: Metrics) -> list[str]:
+    c = m.counts
+    if not c.preemptions:
+        return []
+    peak = "unknown" if m.kv_peak.value is None else text(m.kv_peak.value, "share")
+    return [
+        f"{plural(c.preemptions, 'preemption')} recomputed {plural(c.recomputed_tokens, 'token')}: "
+        f"the KV cache ran out (peak use {peak})."
+    ]

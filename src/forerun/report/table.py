@@ -1,0 +1,192 @@
+"""The terminal table: rich on a terminal, aligned plain text everywhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+from forerun.metrics.figure import Figure, text
+from forerun.metrics.score import GROUPS, Metrics, model_band
+from forerun.metrics.stats import Quantiles
+from forerun.report.result import Result
+
+HEAD = ("figure", "value", "sampling 95 %", "model 80 %", "source")
+LABELS = {
+    "ttft_s": "time to first token",
+    "tpot_s": "time per output token",
+    "itl_s": "inter-token gap",
+    "e2el_s": "end-to-end latency",
+    "queue_s": "queueing",
+    "requests_per_s": "requests finished",
+    "output_tokens_per_s": "output tokens",
+    "total_tokens_per_s": "all tokens",
+    "output_tokens_per_s_per_device": "output tokens, per device",
+    "attainment": "SLO attainment",
+    "goodput_per_s": "goodput",
+    "busy": "busy",
+    "hfu": "flop done / peak (HFU)",
+    "mfu": "model flop / peak (MFU)",
+    "mbu": "memory traffic / peak (MBU)",
+    "link_bytes_per_s": "link traffic",
+    "kv_peak": "KV cache, peak",
+    "kv_mean": "KV cache, mean",
+    "batch_mean": "running requests",
+    "energy_j": "energy",
+    "power_w": "power",
+    "energy_j_per_output_token": "energy per output token",
+    "usd": "cost of the run",
+    "usd_per_hour": "price",
+    "usd_per_million_output_tokens": "per million output tokens",
+    "usd_per_million_tokens": "per million tokens",
+    "gco2e": "carbon of the run",
+    "gco2e_per_million_output_tokens": "carbon per million output tokens",
+}
+Line = tuple[str, str, str, str, str]
+
+
+def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
+    """(group, lines of HEAD) for a reader; a figure nobody asked for (no price) is left out."""
+    lines: list[Line] = []
+    for name in ("ttft_s", "tpot_s", "itl_s", "e2el_s", "queue_s"):
+        found = getattr(metrics, name)
+        if found is None or found.n == 0:
+            why = "the log kept no steps" if found is None else "no request has one"
+            lines.append((LABELS[name], "unknown", "", "", why))
+            continue
+        lines += [_point(metrics, name, found, point) for point in ("mean", "p50", "p90", "p99")]
+    yield "latency", lines
+    for group, names in GROUPS.items():
+        lines = [_figure(name, getattr(metrics, name)) for name in names]
+        asked = group not in ("money", "carbon") or getattr(metrics, names[0]).value is not None
+        if asked:
+            yield group, lines
+
+
+def _point(metrics: Metrics, name: str, found: Quantiles, point: str) -> Line:
+    value = getattr(found, point)
+    band = model_band(metrics, value) if name != "queue_s" else None
+    return (
+        f"{LABELS[name]}, {point}",
+        text(value, found.unit),
+        _range(found.intervals.get(point), found.unit),
+        _range(band, found.unit),
+        found.source,
+    )
+
+
+def _figure(name: str, figure: Figure) -> Line:
+    sampling = None
+    if figure.low is not None and figure.high is not None:
+        sampling = (figure.low, figure.high)
+    return (
+        LABELS[name],
+        text(figure.value, figure.unit),
+        _range(sampling, figure.unit),
+        "",
+        figure.source,
+    )
+
+
+def _range(bounds: tuple[float, float] | None, unit: str) -> str:
+    return "" if bounds is None else f"{text(bounds[0], unit)} to {text(bounds[1], unit)}"
+
+
+def cost_words(metrics: Metrics) -> str:
+    """Where step costs are from, and how far they may be off."""
+    shares = ", ".join(f"{text(share, 'share')} {name}" for name, share in
+                       metrics.cost_sources.items())  # fmt: skip
+    return (
+        f"step costs: {shares or 'source unknown'}; their 80 % band is {metrics.model_low:.3g} to "
+        f"{metrics.model_high:.3g} times the modelled time; latencies follow to first order, "
+        "queues near saturation faster"
+    )
+
+
+def counts_words(metrics: Metrics) -> str:
+    """How the requests ended, in one line."""
+    c = metrics.counts
+    ends = [f"{c.finished:,} of {c.n:,} requests finished"]
+    for name in ("rejected", "aborted", "unfinished"):
+        if getattr(c, name):
+            ends.append(f"{getattr(c, name):,} {name}")
+    return (
+        f"{', '.join(ends)} in {text(metrics.duration_s, 's')} on {metrics.n_devices} devices; "
+        f"{c.input_tokens:,} tokens in, {c.output_tokens:,} out"
+    )
+
+
+def verdict(result: Result) -> str:
+    """The SLO in a sentence."""
+    m, slo = result.metrics, result.slo
+    bounds = ", ".join(
+        f"{LABELS[term]} <= {text(getattr(slo, term), 's')}"
+        for term in ("ttft_s", "tpot_s", "itl_s", "e2el_s")
+        if getattr(slo, term) is not None
+    )
+    if not bounds:
+        return "no SLO was given"
+    word = {True: "met", False: "missed", None: "not decided, no request arrived"}[m.slo_met]
+    return (
+        f"SLO {word}: {text(m.attainment.value, 'share')} of requests are good, "
+        f"{text(slo.attainment, 'share')} asked for ({bounds})"
+    )
+
+
+def plain(result: Result) -> str:
+    """Aligned text of the whole answer, no colour, no width limit."""
+    found = list(groups(result.metrics))
+    widths = [max(len(line[c]) for _, lines in found for line in (HEAD, *lines)) for c in range(5)]
+
+    def row(line: Line) -> str:
+        cells = [line[0].ljust(widths[0]), line[1].rjust(widths[1])]
+        cells += [line[c].ljust(widths[c]) for c in (2, 3, 4)]
+        return "  ".join(cells).rstrip()
+
+    out = [result.title]
+    out += [f"  {label}: {words}" for label, words in result.setup.items()]
+    out += ["", counts_words(result.metrics), verdict(result), "", row(HEAD)]
+    for group, lines in found:
+        out += ["", group, *(row(line) for line in lines)]
+    out += ["", cost_words(result.metrics)]
+    out += [f"note: {note}" for note in result.metrics.notes]
+    out += ["", *result.reasons] if result.reasons else []
+    return "\n".join(out) + "\n"
+
+
+def show(result: Result, file: TextIO | None = None) -> None:
+    """Print the answer: with rich on a terminal, plain otherwise (also under NO_COLOR=dumb)."""
+    file = file or sys.stdout
+    if not file.isatty() or os.environ.get("TERM") == "dumb":
+        file.write(plain(result))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.padding import Padding
+    from rich.table import Table
+
+    console = Console(file=file)  # reads NO_COLOR itself
+    console.print(f"[bold]{escape(result.title)}[/]")
+    for label, words in result.setup.items():
+        console.print(f"  [dim]{escape(label)}:[/] {escape(words)}", highlight=False)
+    console.print()
+    console.print(counts_words(result.metrics), highlight=False)
+    colour = {True: "green", False: "red", None: "default"}[result.metrics.slo_met]
+    console.print(f"[{colour}]{escape(verdict(result))}[/]", highlight=False)
+    wide = console.width >= 110
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in HEAD if wide else HEAD[:4]:
+        table.add_column(name, justify="right" if name == "value" else "left", overflow="fold")
+    for group, lines in groups(result.metrics):
+        table.add_row(f"[bold]{group}[/]")
+        for line in lines:
+            table.add_row(*(line if wide else line[:4]))
+    console.print(Padding(table, (1, 0)))
+    console.print(cost_words(result.metrics), style="dim", highlight=False)
+    for note in result.metrics.notes:
+        console.print(f"note: {note}", style="dim", highlight=False)
+    if result.reasons:
+        console.print()
+    for reason in result.reasons:
+        console.print(escape(reason), highlight=False)
