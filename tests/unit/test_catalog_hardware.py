@@ -379,7 +379,15 @@ def test_devices_agree_with_neusight(shared_data, theirs, name, wrong):
     assert far == wrong, {f: pairs[f] for f in far ^ wrong}
 
 
-def test_a_bare_number_in_a_device_file_is_refused():
-    raw = load(FOLDER / "devices" / "h100-sxm.yaml") | {"tdp_w": 700}
-    with pytest.raises(ValueError, match="700 W"):
-        Device.model_validate(raw, context={"file": True})
+def test_a_wrong_device_file_is_told_with_its_line(tmp_path):
+    text = (FOLDER / "devices" / "h100-sxm.yaml").read_text("utf-8")
+    bad = tmp_path / "devices" / "mine.yaml"
+    bad.parent.mkdir()
+    bad.write_text(text.replace("tdp_w: 700 W", "tdp_w: 700").replace("n_sm:", "n_smx:"))
+    line = text.splitlines().index("tdp_w: 700 W") + 1
+    with pytest.raises(SpecError) as caught:
+        hardware._described(Device, bad)
+    power, key = sorted(caught.value.problems, key=lambda p: "n_smx" in p.what)
+    assert f"mine.yaml:{line}" in power.where
+    assert "700 W" in power.fix
+    assert "n_sm" in key.fix

@@ -25,12 +25,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from forerun import units
 from forerun.errors import SpecError, nearest
 from forerun.spec.device import Device, Link
 
+_Spec = TypeVar("_Spec", Device, Link)
 _HERE = Path(__file__).parent
 _ALIASES = re.compile(r"^aliases: \[(.*)\]$", re.MULTILINE)
 
@@ -84,7 +87,7 @@ def device(name: str) -> Device:
     Raises SpecError with the nearest names when it is not known, and with the choices when the
     name fits several devices ("A100").
     """
-    return Device.model_validate(_read("devices", _resolve(name)), context={"file": True})
+    return _described(Device, _HERE / "devices" / f"{_resolve(name)}.yaml")
 
 
 @functools.cache
@@ -93,7 +96,7 @@ def link(name: str) -> Link:
     key = _key(name)
     if key not in links():
         raise SpecError.one(f"link {name!r}", "is not in the catalog", nearest(key, links()))
-    return Link.model_validate(_read("links", key), context={"file": True})
+    return _described(Link, _HERE / "links" / f"{key}.yaml")
 
 
 @functools.cache
@@ -204,8 +207,17 @@ def _table(name: str) -> dict[str, Any]:
     return _load(_HERE / f"{name}.yaml")
 
 
-def _read(folder: str, name: str) -> dict[str, Any]:
-    return _load(_HERE / folder / f"{name}.yaml")
+def _described(kind: type[_Spec], path: Path) -> _Spec:
+    """The file as a description; a mistake in it is told with its line."""
+    try:
+        return kind.model_validate(_load(path), context={"file": True})
+    except ValidationError as error:
+        # only now is the slower reader needed, which keeps the place of every value
+        from forerun.spec import yaml
+        from forerun.spec.bridge import problems_of
+
+        root = yaml.parse(path.read_text("utf-8"), f"{path.parent.name}/{path.name}")
+        raise SpecError(*problems_of(error, root, kind)) from None
 
 
 def _load(path: Path) -> dict[str, Any]:
