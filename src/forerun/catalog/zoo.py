@@ -1,7 +1,7 @@
 """The models that ship with Forerun, and any other by the path of its config.json.
 
-A file's name in `models/` is the model's name.  Each holds config.json content, only the fields that
-matter, and a "forerun" block: Hugging Face id, published figures with their source, aliases.
+A file's name in `models/` is the model's name.  Each holds config.json content, only the fields
+that matter, and a "forerun" block: Hugging Face id, published figures with their source, aliases.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ def models() -> tuple[str, ...]:
 
 
 def model(name_or_path: str) -> Model:
-    """The model of a catalog name, an alias, a Hugging Face id, or a path of a config.json or its folder.
+    """The model of a catalog name, an alias, a Hugging Face id, or the path of a config.json.
 
-    Names are compared without regard to case.  Raises SpecError with the nearest names.
+    A folder that holds one will do.  Names are compared without regard to case.
+    Raises SpecError with the nearest names.
     """
     text = str(name_or_path).strip()
     if not text:
@@ -51,9 +52,10 @@ def model(name_or_path: str) -> Model:
 def published(name: str) -> dict[str, Any]:
     """The "forerun" block of a catalog model: what its maker states, and how to compare with it.
 
-    published_params, published_active_params : the figures; `*_rounding` the unit they are rounded to.
-    published_counts : "all" (default), "decoder" (without the image encoder), "with mtp", or "with
-        mtp and its tables".  published_active_counts : "all", "without embedding", "without tables".
+    published_params, published_active_params : the figures; `*_rounding`: to what they are rounded.
+    published_counts : "all" (default), "decoder" (without the image encoder), "with mtp", or
+        "with mtp and its tables".
+    published_active_counts : "all" (default), "without embedding", or "without tables".
     """
     return dict(_load(FOLDER / f"{name}.json")["forerun"])
 
@@ -96,7 +98,7 @@ def _load(file: Path) -> Any:
 
 @lru_cache(maxsize=1)
 def _aliases() -> dict[str, str]:
-    """Every other name -> catalog name; reads the whole folder, so only when a name is not direct."""
+    """Every other name -> catalog name; reads the whole folder, so only for an indirect name."""
     out: dict[str, str] = {}
     for name in models():
         block = _load(FOLDER / f"{name}.json")["forerun"]

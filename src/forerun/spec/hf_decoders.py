@@ -133,7 +133,9 @@ def decoder(f: Fields, style: Style) -> Body:
 def attention(f: Fields, style: Style = Style(), **over) -> Gqa:
     """One layer's attention; `over` sets fields of Gqa that this layer has differently."""
     heads = over.pop("n_heads", None) or f.number("n_heads")
-    kv_heads = over.pop("n_kv_heads", None) or f.number("n_kv_heads", default=_kv_heads(f, heads))
+    kv_heads = over.pop("n_kv_heads", None)
+    if kv_heads is None:
+        kv_heads = f.number("n_kv_heads", default=_kv_heads(f, heads))
     width = over.pop("head_dim", None) or f.optional("head_dim")
     if width is None:
         width, rest = divmod(f.number("hidden"), heads)
@@ -168,7 +170,7 @@ def attention(f: Fields, style: Style = Style(), **over) -> Gqa:
 
 
 def _kv_heads(f: Fields, heads: int) -> int:
-    """Key-value heads where the file has no field of its own: MPT's nested one, or as many as heads."""
+    """Key-value heads where no common field says: MPT's nested one, or as many as heads."""
     nested = f.sub("attn_config")
     if nested is None:
         return 1 if f.flag("multi_query") else heads
@@ -207,7 +209,7 @@ def feed_forwards(f: Fields, n: int, style: Style = Style()) -> list[FeedForward
 
 
 def dense(f: Fields, style: Style = Style(), inter: int | None = None) -> Dense:
-    """A dense layer; a missing width is `inter_factor` times hidden where a family has that rule."""
+    """A dense layer; where a family has the rule, a missing width is `inter_factor` * hidden."""
     if inter is None:
         factor = f.optional("expansion_ratio") or style.inter_factor
         guess = f.number("hidden") * factor if factor else None

@@ -1,7 +1,7 @@
-"""Families whose layers differ among themselves: Falcon, DeepSeek, GLM, Llama 4, Gemma 4, ...
+"""Families whose layers differ among themselves: Falcon, GLM, MiniMax, Llama 4, Gemma 4, ...
 
-Each function takes the file's fields and returns the `Body`.  What is not in the file but in the
-maker's code (which layers have no rope, what an indexer consists of) is written here with its origin.
+Each function takes the file's fields and returns the `Body`.  What is not in the file but
+in the maker's code (which layers have no rope, say) is written here with its origin.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from forerun.spec.hf_decoders import (
     windows,
 )
 from forerun.spec.hf_fields import Fields
-from forerun.spec.model import Dense, Gqa, Layers, Mla
+from forerun.spec.hf_latent import deepseek, deepseek_v4
+from forerun.spec.model import Dense, Layers
 
 
 def falcon(f: Fields) -> Body:
@@ -57,88 +58,6 @@ def gpt_oss(f: Fields) -> Body:
     return Body(stack(layers))
 
 
-def mla(f: Fields, **over) -> Mla:
-    """DeepSeek's latent attention; with an index it reads only the best `index_topk` tokens."""
-    f.raw("n_kv_heads", "head_dim")  # of the uncompressed heads, which are never cached
-    fields = {
-        "n_heads": f.number("n_heads"),
-        "q_lora_rank": f.optional("q_lora_rank"),
-        "kv_lora_rank": f.number("kv_lora_rank"),
-        "nope_dim": f.number("qk_nope_head_dim"),
-        "rope_dim": f.number("qk_rope_head_dim"),
-        "v_head_dim": f.number("v_head_dim"),
-        "sparse_topk": f.optional("index_topk"),
-        "index_heads": f.number("index_n_heads", default=0, low=0),
-        "index_dim": f.number("index_head_dim", default=0, low=0),
-    }
-    return Mla(**{**fields, **over})
-
-
-def deepseek(f: Fields) -> Body:
-    """V2, V3, R1, V3.2, Kimi K2 and GLM 5: latent attention, dense layers first, then experts."""
-    n = f.number("n_layers")
-    f.flag("attention_bias")
-    shares = f.listing("indexer_types", length=n) or ["full"] * n
-    ffns = feed_forwards(f, n)
-    layers = [
-        Layers(n=1, mixer=mla(f, index_shared=str(share) == "shared"), ffn=x)
-        for share, x in zip(shares, ffns, strict=True)
-    ]
-    types = f.listing("layer_types", length=n)
-    if types and any("sparse" not in str(t) for t in types):
-        f.say("layer_types holds more than sparse attention: all layers are read alike")
-    return Body(stack(layers))
-
-
-def deepseek_v4(f: Fields) -> Body:
-    """Windowed attention with one shared key-value vector, and beside it compressed entries.
-
-    Ratio 0: window only.  Ratio 4: one entry for 4 tokens, `index_topk` of them chosen by an indexer
-    with its own compressed keys.  Ratio 128: one entry for 128 tokens, all read.  The residual is
-    `hc_mult` streams wide; mixing them costs (2 + m) m (m D) parameters twice a layer.
-    Source: transformers models/deepseek_v4, checked against the published totals.
-    """
-    n, hidden = f.number("n_layers"), f.number("hidden")
-    heads, width = f.number("n_heads"), f.number("head_dim")
-    f.raw("n_kv_heads", "qk_rope_head_dim", "expert_dtype", "attention_bias")
-    window = f.number("sliding_window")
-    ratios = f.listing("compress_ratios", length=n)
-    if ratios is None:
-        f.wrong("compress_ratios", "is missing", "one number a layer: 0, 4 or 128")
-        ratios = [0] * n
-    index = {
-        "sparse_topk": f.number("index_topk"),
-        "index_heads": f.number("index_n_heads"),
-        "index_dim": f.number("index_head_dim"),
-    }
-    streams = f.number("hc_mult", default=1)
-    mix = (2 + streams) * streams
-    mixing = 2 * (mix * streams * hidden + mix + 3) if streams > 1 else 0
-    # moe_layer_freq and first_k_dense_replace have no meaning here: every layer holds experts
-    ffn = moe(f)
-    layers = []
-    for ratio in ratios:
-        mixer = Gqa(
-            n_heads=heads,
-            n_kv_heads=1,
-            head_dim=width,
-            window=window,
-            one_cache=True,
-            qk_norm=True,
-            qk_norm_params=width,
-            sinks=True,
-            q_lora_rank=f.number("q_lora_rank"),
-            o_lora_rank=f.number("o_lora_rank"),
-            o_groups=f.number("o_groups"),
-            compress=ratio or None,
-            compress_overlap=ratio == 4,
-            **(index if ratio == 4 else {}),
-        )
-        layers.append(Layers(n=1, mixer=mixer, ffn=ffn, extra_params=mixing))
-    head = streams * streams * hidden + streams + 1 if streams > 1 else 0
-    return Body(stack(layers), extra_params=head)
-
-
 def glm4_moe(f: Fields) -> Body:
     """GLM 4.5: grouped heads with a bias on q, k, v; dense layers first, then experts."""
     norm = "head" if f.flag("use_qk_norm") else ""
@@ -168,7 +87,7 @@ def minimax_m2(f: Fields) -> Body:
 
 
 def minimax_m3(f: Fields) -> Body:
-    """MiniMax M3: block-sparse attention chosen by index heads; dense layers first, then experts."""
+    """MiniMax M3: index heads choose blocks of tokens; dense layers first, then experts."""
     n = f.number("n_layers")
     style = Style(qk_norm="head" if f.flag("use_qk_norm") else "")
     f.raw("qk_norm_type")
@@ -200,7 +119,7 @@ def minimax_m3(f: Fields) -> Body:
 
 
 def llama4(f: Fields) -> Body:
-    """Llama 4: three layers with rope and a chunked view, then one without either; one shared expert."""
+    """Llama 4: three layers with rope and a chunked view, then one without; one shared expert."""
     n = f.number("n_layers")
     f.flag("use_qk_norm")  # without learned weights
     f.raw("attention_bias")
@@ -229,8 +148,8 @@ def llama4(f: Fields) -> Body:
 def gemma4(f: Fields) -> Body:
     """Gemma 4: windowed layers and a few global ones with wider, fewer heads whose k serves as v.
 
-    The experts, where there are any, run beside the dense layer.  The small models add an embedding
-    for every layer, share the last layers' keys and values, and double the width there.
+    The experts, where there are any, run beside the dense layer.  The small models add an
+    embedding for every layer, share the last layers' keys and values, and double the width there.
     Source: transformers models/gemma4.
     """
     n, hidden = f.number("n_layers"), f.number("hidden")
@@ -301,9 +220,9 @@ def mimo_v2(f: Fields) -> Body:
 
 
 def step(f: Fields) -> Body:
-    """Step 3.5 and 3.7 Flash: three windowed layers to a global one, a gate a head, dense layers first.
+    """Step 3.5 and 3.7 Flash: three windowed layers to a global one, a gate a head, dense first.
 
-    Windowed layers have their own head count in `attention_other_setting`; without it, the common one.
+    Windowed layers have a head count of their own in `attention_other_setting`.
     """
     n = f.number("n_layers")
     view = windows(f, n, 4)

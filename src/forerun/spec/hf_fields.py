@@ -41,47 +41,44 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 #: fields that cannot change what a step costs, or that repeat others; `*` stands for anything
 HARMLESS = (
-    "architectures", "auto_map", "model_type", "_*", "transformers_version", "*_token_id",
-    "*_token_index", "*_token_ids", "*_placeholder", "ignore_index", "*dropout*", "*initializer*",
-    "init_std", "init_method*", "*_eps", "*_epsilon", "*aux_loss*", "*loss_coef*", "rope_*", "*_rope*",
-    "rotary_*", "*rotary*", "use_mrope", "*rope_interleave*", "mrope*", "use_cache", "*_act",
-    "hidden_activation", "activation_function", "activation_situ*", "act_fn", "return_dict*", "output_*", "torchscript", "use_bfloat16",
-    "pruned_heads", "chunk_size_feed_forward", "is_encoder_decoder", "is_decoder",
-    "cross_attention_hidden_size", "add_cross_attention", "tie_encoder_decoder", "max_length", "min_length", "do_sample",
-    "early_stopping", "num_beam*", "diversity_penalty", "temperature", "top_k", "top_p",
-    "typical_p", "*_penalty", "*ngram_size", "bad_words_ids", "num_return_sequences",
-    "forced_*", "remove_invalid_values", "exponential_decay*", "suppress_tokens",
-    "begin_suppress*", "finetuning_task", "id2label", "label2id", "tokenizer_class", "prefix",
-    "task_specific_params", "problem_type", "tf_legacy_loss", "pretraining_tp", "ep_size",
-    "norm_topk_prob", "*routed_scaling*", "*router_scaling*", "routed_scaling_factor",
-    "scoring_func", "topk_method", "topk_group", "n_group", "num_expert_group", "moe_renormalize",
-    "use_grouped_topk", "seq_aux", "*softcap*", "*logit_scale*", "*_multiplier", "swiglu_*",
-    "query_pre_attn_scalar", "attention_value_scale", "embedding_multiplier", "logit_scale",
-    "chunk_size", "time_step*", "rescale_prenorm*", "residual_in_fp32", "num_logits_to_keep",
-    "use_mamba_kernels", "norm_eps", "hc_eps", "hc_sinkhorn_iters", "num_hash_layers",
-    "*_token", "vision_*_tokens*", "use_unified_vision_chunk", "language_model_only",
-    "output_router_logits", "mamba_ssm_dtype", "router_jitter*", "head_type", "vocab_file",
-    "pad_vocab*", "unk_*", "gradient_checkpointing", "initial_context_length", "*_beta",
-    "gate_lower_bound", "moe_router_dtype", "*_dtype", "expand", "mlp_hidden_act", "unsloth*",
-    "clip_qkv", "attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_*", "reorder_and_upcast_attn",
-    "scale_attn*", "alibi*", "apply_residual*", "slow_but_exact", "masked_softmax_fusion",
-    "use_mtp", "attention_softmax_in_fp32", "bias_dropout_fusion", "skip_bias_add*",
-    "hidden_dropout*", "layer_norm_elementwise_affine", "_remove_final_layer_norm",
-    "use_parallel_residual", "*layernorm_*", "max_window_layers", "embedding_size",
-    "index_share_for_mtp_iteration", "index_topk_pattern", "index_skip_topk_offset", "index_topk_freq",
-    "mtp_transformer_layers", "mtp_use_dedicated_embeddings",
-    "mtp_hybrid_override_pattern", "mtp_layers_block_type", "time_step_rank", "use_bidirectional_attention", "sliding_window_size",
-    "moe_router_activation", "moe_router_activation_func", "gating_types", "qk_head_dim",
-    "num_experts_per_tok", "*image_grid*", "image_seq_length", "process_image_mode",
-    "vision_feature*", "multimodal_projector_bias", "projector_hidden_*", "video_*", "boa_*",
-    "boi_*", "eoa_*", "eoi_*", "img_token_compression_config", "num_reward_heads", "aux_*",
-    "moe_shared_expert_overlap", "compress_rope*",
-    "norm_topk*", "use_routing_bias", "need_fp32_gate", "norm_expert_weight", "use_moe",
-    "rms_norm*", "block_use_swiglu", "use_gemma_norm", "tie_word_embeddings", "use_sliding_window",
-    "mm_tokens_per_image", "layernorm_full_attention*", "layernorm_linear*", "layernorm_mlp*",
-    "yarn_only_types", "partial_rotary*", "sink*", "verbose", "learned_pos_emb", "emb_pdrop",
-    "attn_impl", "prefix_lm", "attn_uses_sequence_id", "softmax_scale", "init_config",
-    "embedding_fraction", "param_init*", "n_ctx", "rotary", "normalization*",
+    "_*", "*_act", "act_fn", "activation_function", "activation_situ*", "add_cross_attention",
+    "alibi*", "apply_residual*", "architectures", "attention_multiplier",
+    "attention_softmax_in_fp32", "attention_value_scale", "attn_impl", "attn_pdrop",
+    "attn_uses_sequence_id", "auto_map", "*aux_loss*", "bad_words_ids", "begin_suppress*",
+    "bias_dropout_fusion", "boa_*", "boi_*", "chunk_size*", "chunk_size", "clip_qkv",
+    "compress_rope*", "cross_attention_hidden_size", "diversity_penalty", "do_sample",
+    "*dropout*", "early_stopping", "emb_pdrop", "embd_pdrop", "embedding_fraction",
+    "embedding_multiplier", "eoa_*", "eoi_*", "ep_size", "*_eps", "*_epsilon",
+    "exponential_decay*", "finetuning_task", "forced_*", "gradient_checkpointing", "hc_eps",
+    "hc_sinkhorn_iters", "hidden_activation", "id2label", "ignore_index", "*image_grid*",
+    "image_seq_length", "img_token_compression_config", "index_share_for_mtp_iteration",
+    "index_skip_topk_offset", "index_topk_freq", "index_topk_pattern", "init_config",
+    "init_method*", "init_std", "initial_context_length", "*initializer*", "is_decoder",
+    "is_encoder_decoder", "label2id", "language_model_only", "layer_norm_*", "*layernorm_*",
+    "learned_pos_emb", "*logit_scale*", "logits_multiplier", "*loss_coef*", "mamba_ssm_dtype",
+    "masked_softmax_fusion", "max_length", "max_window_layers", "min_length", "mlp_hidden_act",
+    "mm_tokens_per_image", "model_type", "moe_renormalize", "moe_router_activation*",
+    "moe_router_dtype", "moe_shared_expert_overlap", "mrope*", "mtp_hybrid_override_pattern",
+    "mtp_layers_block_type", "mtp_transformer_layers", "mtp_use_dedicated_embeddings",
+    "multimodal_projector_bias", "n_group", "need_fp32_gate", "*ngram_size", "norm_eps",
+    "norm_expert_weight", "norm_topk*", "normalization*", "num_beam*", "num_expert_group",
+    "num_hash_layers", "num_logits_to_keep", "num_return_sequences", "num_reward_heads",
+    "output_*", "pad_vocab*", "param_init*", "partial_rotary*", "*_penalty", "*_placeholder",
+    "prefix", "prefix_lm", "pretraining_tp", "problem_type", "process_image_mode",
+    "projector_hidden_*", "pruned_heads", "qk_head_dim", "query_pre_attn_scalar",
+    "remove_invalid_values", "reorder_and_upcast_attn", "rescale_prenorm*", "resid_pdrop",
+    "residual_in_fp32", "residual_multiplier", "return_dict*", "*_rope*", "rope_*", "rotary*",
+    "*routed_scaling*", "router_aux*", "router_jitter*", "*router_scaling*", "scale_attn*",
+    "scoring_func", "seq_aux", "skip_bias_add*", "sliding_window_size", "slow_but_exact",
+    "*softcap*", "softmax_scale", "summary_*", "suppress_tokens", "swiglu_*",
+    "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder",
+    "tie_word_embeddings", "time_step*", "*_token", "*_token_id", "*_token_id*", "*_token_index",
+    "tokenizer_class", "top_k", "top_p", "topk_group", "topk_method", "torchscript",
+    "transformers_version", "typical_p", "unk_*", "unsloth*", "use_bfloat16",
+    "use_bidirectional_attention", "use_cache", "use_gemma_norm", "use_grouped_topk",
+    "use_mamba_kernels", "use_moe", "use_mrope", "use_mtp", "use_parallel_residual",
+    "use_routing_bias", "use_sliding_window", "use_unified_vision_chunk", "verbose", "video_*",
+    "vision_*_tokens*", "vision_feature*", "yarn_only_types",
 )  # fmt: skip
 
 
@@ -95,7 +92,7 @@ class Fields:
         self.assumed: list[str] = []
 
     def raw(self, *names: str) -> Any:
-        """The first value present and not null, or None.  A meaning in NAMES stands for its names."""
+        """The first value present and not null, or None; a meaning stands for its names."""
         spelled = [n for name in names for n in NAMES.get(name, (name,))]
         self.asked.update(spelled)
         return next((self.data[n] for n in spelled if self.data.get(n) is not None), None)
@@ -104,7 +101,7 @@ class Fields:
         return self.raw(*names) is not None
 
     def number(self, *names: str, default: int | None = None, low: int = 1) -> int:
-        """A whole number >= low; a missing one without default is a problem (and reads as `low`)."""
+        """A whole number >= low; a missing one without default is a problem."""
         value = self.raw(*names)
         spelled = NAMES.get(names[0], names)[0]
         if value is None:

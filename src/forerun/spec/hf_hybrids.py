@@ -1,4 +1,4 @@
-"""Families that mix attention with mixers of fixed state: Mamba-2, delta nets, lightning attention."""
+"""Families that mix attention with mixers of fixed state: Mamba-2, delta nets, lightning."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from forerun.spec.hf_decoders import (
     moe,
     stack,
 )
-from forerun.spec.hf_families import mla
 from forerun.spec.hf_fields import Fields
-from forerun.spec.model import Dense, Layers, Linear
+from forerun.spec.hf_latent import mla
+from forerun.spec.model import Dense, FeedForward, Layers, Linear
 
 
 def qwen3_next(f: Fields) -> Body:
@@ -52,10 +52,10 @@ def qwen3_next(f: Fields) -> Body:
 
 
 def kimi_linear(f: Fields) -> Body:
-    """Kimi Linear and K3: Kimi delta attention with latent attention in between; layers count from 1.
+    """Kimi Linear and K3: delta attention with latent attention in between, layers from 1.
 
-    K3 adds a full-rank gate, a gate on latent attention, experts in a narrower space, and residuals
-    over blocks of layers, whose two norms and two score vectors a layer are counted.
+    K3 adds a full-rank gate, a gate on latent attention, experts in a narrower space, and
+    residuals over blocks of layers, whose two norms and two score vectors a layer are counted.
     Source: the makers' modeling_kimi_linear.py.
     """
     n, hidden = f.number("n_layers"), f.number("hidden")
@@ -130,7 +130,7 @@ def nemotron_h(f: Fields) -> Body:
         f.wrong("layers_block_type", f"holds {foreign[0]!r}", "one of " + ", ".join(parts))
         return Body(())
     made = {k: Layers(n=1, norms=1, **parts[k]()) for k in dict.fromkeys(kinds)}
-    f.raw("inter", "sliding_window", "n_shared", "mlp_bias", "moe_inter")
+    f.raw("expand", "inter", "sliding_window", "n_shared", "mlp_bias", "moe_inter")
     return Body(stack(made[k] for k in kinds))
 
 
@@ -155,6 +155,7 @@ def bamba(f: Fields) -> Body:
         at = set(f.listing("attn_layer_indices") or ())
         types = ["attention" if i in at else "mamba" for i in range(n)]
     f.raw("mamba_expand", "mamba_chunk_size", "mamba_proj_bias", "position_embedding_type")
+    ffn: FeedForward
     if f.has("num_local_experts"):
         ffn = moe(f, n_shared=1 if f.has("shared_intermediate_size") else 0)
     elif f.has("shared_intermediate_size"):

@@ -1,7 +1,7 @@
-"""`quantization_config` into `Quantization`: which format each part of the checkpoint is stored in.
+"""`quantization_config` into `Quantization`: the format each part of the checkpoint is stored in.
 
-Part names are those of `params.parts`.  Formats of the field: fp8 (DeepSeek, Qwen), modelopt (NVFP4,
-FP8, mixed), compressed-tensors, mxfp4 (gpt-oss), awq, gptq, bitsandbytes, fbgemm_fp8.
+Part names are those of `params.parts`.  Methods of the field: fp8 (DeepSeek, Qwen), modelopt
+(NVFP4, FP8, mixed), compressed-tensors, mxfp4 (gpt-oss), awq, gptq, bitsandbytes, fbgemm_fp8.
 """
 
 from __future__ import annotations
@@ -59,6 +59,12 @@ def quantization(config: Mapping[str, Any], text: Fields, body: Body) -> Quantiz
     kept = set(_ALWAYS_KEPT) | _kept(raw, method, body)
     if "embedding" in by_part or "lm_head" in by_part:
         kept -= by_part.keys()
+    mixers = {run.mixer.kind for run in body.layers if run.mixer is not None}
+    if mixers & {"kda", "lightning"}:  # these files call both kinds of mixer self_attn
+        if "attention" in kept:
+            kept.add("linear_attention")
+        elif "attention" in by_part:
+            by_part["linear_attention"] = by_part["attention"]
     if text.data.get("expert_dtype") == "fp4" and "experts" not in by_part:
         by_part["experts"] = "mxfp4"  # DeepSeek V4: e2m1 with one ue8m0 scale for 32
     return Quantization(
@@ -75,6 +81,11 @@ def _formats(
     raw: Mapping, method: str, text: Fields
 ) -> tuple[str | None, dict[str, str], str | None]:
     """(format of what is not named, format by part, format of activations when it differs)."""
+
+    def unknown(what: str) -> str | None:
+        text.say(f"quantization_config ({what}) is not known to this reader: read as not quantised")
+        return None
+
     by_part: dict[str, str] = {}
     layers = raw.get("quantized_layers")
     if isinstance(layers, Mapping) and layers:
@@ -100,7 +111,7 @@ def _formats(
         bits = raw.get("bits") or raw.get("w_bit") or 4
         _say_group(int(raw.get("group_size") or raw.get("q_group_size") or 128), text)
         return (
-            {4: "int4_wo", 8: "int8_wo"}.get(int(bits)) or _unknown(text, f"{bits} bits"),
+            {4: "int4_wo", 8: "int8_wo"}.get(int(bits)) or unknown(f"{bits} bits"),
             {},
             None,
         )
@@ -114,20 +125,16 @@ def _formats(
     algo = str(raw.get("quant_algo") or "").upper()
     whole = _MODELOPT.get(algo)
     if isinstance(groups, Mapping) and groups:
-        found = [_bits((g or {}).get("weights"), raw, text) for g in groups.values()]
-        known = [x for x in found if x]
+        formats = [_bits((g or {}).get("weights"), raw, text) for g in groups.values()]
+        known = [x for x in formats if x]
         # the densest format is that of the bulk; parts named otherwise are in by_part
         narrow = min(known, key=_narrowness, default=None)
-        return narrow or whole or _unknown(text, str(raw.get("format"))), by_part, _acts(groups)
+        return narrow or whole or unknown(str(raw.get("format"))), by_part, _acts(groups)
     if whole:
         return whole, by_part, None
     if by_part:
         return min(by_part.values(), key=_narrowness), by_part, None
-    return _unknown(text, method or "no method"), {}, None
-
-
-def _unknown(text: Fields, what: str) -> None:
-    text.say(f"quantization_config ({what}) is not known to this reader: read as not quantised")
+    return unknown(method or "no method"), {}, None
 
 
 def _narrowness(dtype: str) -> float:
@@ -175,7 +182,7 @@ def _acts(groups: Mapping) -> str | None:
 def _kv(raw: Mapping) -> str | None:
     scheme = raw.get("kv_cache_scheme") or raw.get("kv_cache_quant_algo")
     if isinstance(scheme, Mapping):
-        scheme = {8: "FP8", 4: "NVFP4"}.get(scheme.get("num_bits"))
+        scheme = {8: "FP8", 4: "NVFP4"}.get(int(scheme.get("num_bits") or 0))
     return {"FP8": "fp8", "NVFP4": "nvfp4", "INT8": "int8"}.get(str(scheme).upper())
 
 

@@ -1,4 +1,4 @@
-"""Image encoders of vision-language models: their shape and, where the design is known, their size."""
+"""Image encoders of vision-language models: shape and, where the design is known, size."""
 
 from __future__ import annotations
 

@@ -153,10 +153,7 @@ def _gqa(a: Gqa, hidden: int) -> tuple[int, int]:
     q, k = a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim
     v_width = a.v_head_dim or a.head_dim
     v, o = a.n_kv_heads * v_width, a.n_heads * v_width
-    if a.q_lora_rank:
-        n = hidden * a.q_lora_rank + a.q_lora_rank + a.q_lora_rank * q
-    else:
-        n = hidden * q
+    n = _queries(hidden, q, a.q_lora_rank)
     has_k, has_v = not a.kv_shared, not (a.kv_shared or a.k_is_v or a.one_cache)
     n += hidden * (k * has_k + v * has_v)
     n += (q + k * has_k + v * has_v) if a.bias else 0
@@ -182,6 +179,11 @@ def _gqa(a: Gqa, hidden: int) -> tuple[int, int]:
     return n, index
 
 
+def _queries(hidden: int, width: int, rank: int | None) -> int:
+    """Straight, or through a narrow layer with a norm."""
+    return hidden * width if not rank else (hidden + 1 + width) * rank
+
+
 def _compressor(hidden: int, width: int, a: Gqa) -> int:
     """Values, gates, a bias by place and a norm; overlapping windows take twice the width."""
     wide = width * (2 if a.compress_overlap else 1)
@@ -191,10 +193,7 @@ def _compressor(hidden: int, width: int, a: Gqa) -> int:
 def _mla(a: Mla, hidden: int) -> tuple[int, int]:
     heads, r = a.n_heads, a.kv_lora_rank
     q = heads * (a.nope_dim + a.rope_dim)
-    if a.q_lora_rank:
-        n = hidden * a.q_lora_rank + a.q_lora_rank + a.q_lora_rank * q
-    else:
-        n = hidden * q
+    n = _queries(hidden, q, a.q_lora_rank)
     n += hidden * (r + a.rope_dim) + r  # down, and its norm
     n += r * heads * (a.nope_dim + a.v_head_dim)  # up
     n += heads * a.v_head_dim * hidden * (2 if a.gate else 1)
