@@ -1,8 +1,14 @@
-"""What the core keeps: row types of its arrays, and the arrays of one run."""
+"""What the core keeps: row types of its arrays, and the arrays of one run.
+
+Legend: r slot of a live request, i replica, p pool; `*_ps` int64 picoseconds.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+
 
 #: how a request ended
 STATUS = {"finished": 0, "rejected": 1, "aborted": 2, "unfinished": 3}
@@ -50,9 +56,13 @@ LEAP = np.dtype(
     align=True,
 )
 
-#: `count` requests of a replica whose last token came before the step that gave them the next one
-#: began: their gap is longer than the step
-GAP = np.dtype([("end_ps", "i8"), ("gap_ps", "i8"), ("replica", "i4"), ("count", "i4")], align=True)
+#: `count` requests of a replica whose previous token came before the step that ends at end_ps
+#: began, so that their gap is longer than the step.  With resumed = 1 the token came out of the
+#: recomputation after a preemption, so these requests are not among the leap's n_decode.
+GAP = np.dtype(
+    [("end_ps", "i8"), ("gap_ps", "i8"), ("replica", "i4"), ("count", "i4"), ("resumed", "i4")],
+    align=True,
+)
 
 #: sums over a replica's life
 TOTALS = np.dtype(
@@ -68,3 +78,254 @@ TOTALS = np.dtype(
     ],
     align=True,
 )
+
+#: a request on its way to the router
+ARRIVAL = np.dtype(
+    [
+        ("request", "i8"),
+        ("arrival_ps", "i8"),  # sent by the client
+        ("ready_ps", "i8"),  # past the API server and the tokenizer
+        ("deadline_ps", "i8"),  # absolute; NEVER when none
+        ("session", "i8"),  # -1 when none
+        ("isl", "i8"),
+        ("osl", "i8"),
+        ("priority", "i4"),
+        ("tenant", "i4"),
+    ],
+    align=True,
+)
+
+WAITING, COMPUTING, DECODING = 0, 1, 2  # phases of a live request
+
+#: a request between router and last token; policies see this record
+LIVE = np.dtype(
+    [
+        ("request", "i8"),
+        ("arrival_ps", "i8"),
+        ("deadline_ps", "i8"),
+        ("session", "i8"),
+        ("isl", "i8"),
+        ("osl", "i8"),  # its true length: a policy that reads it is an oracle
+        ("priority", "i4"),
+        ("tenant", "i4"),
+        ("n_preempt", "i8"),
+        ("n_out", "i8"),  # tokens produced, up to date when it joins or leaves the decoders
+        ("n_known", "i8"),  # prompt and produced tokens; what is computed chases this
+        ("n_computed", "i8"),  # in the KV cache, up to date when it joins or leaves the decoders
+        ("n_blocks", "i8"),  # held, without those that decoding adds
+        ("recomputed", "i8"),
+        ("key", "i8"),  # place in the queue, from the order policy
+        ("admitted", "i8"),  # running number of its admission to this replica
+        ("scheduled_ps", "i8"),
+        ("first_token_ps", "i8"),
+        ("last_token_ps", "i8"),  # when it joined the decoders or left them
+        ("max_itl_ps", "i8"),
+        ("joined", "i8"),  # its replica's decode step count when it joined the decoders
+        ("replica", "i4"),
+        ("pool", "i4"),
+        ("place", "i4"),  # in the heap of last steps
+        ("child", "i4"),  # queue links
+        ("sibling", "i4"),
+        ("prev", "i4"),  # running list, in order of admission
+        ("next", "i4"),
+        ("chunk_next", "i4"),  # list of requests that compute more than one token
+        ("chunk", "i8"),  # tokens of its chunk in each step of the present leap
+        ("phase", "i4"),  # WAITING, COMPUTING, DECODING
+        ("aborted", "i4"),
+    ],
+    align=True,
+)
+
+#: one engine with its devices.  Between events it is a formula: the fields up to `n_blocks` only
+#: change at events, those from `n_steps` on describe the leap in progress.
+REPLICA = np.dtype(
+    [
+        ("place", "i4"),  # in the agenda
+        ("pool", "i8"),
+        ("n_running", "i8"),
+        ("n_decode", "i8"),
+        ("n_chunks", "i8"),
+        ("n_waiting", "i8"),
+        ("queue", "i4"),  # root of the waiting queue
+        ("run_head", "i4"),
+        ("run_tail", "i4"),
+        ("chunk_head", "i4"),
+        ("chunk_tail", "i4"),
+        ("n_fresh", "i8"),  # joined the decoders since the last decode step
+        ("n_gaps", "i8"),  # entries in the stack of longest gaps
+        ("n_aborted", "i8"),  # running requests to be dropped at the next boundary
+        ("n_blocks", "i8"),  # in use at the start of the leap in progress
+        ("admissions", "i8"),
+        ("decoded", "i8"),  # decode steps completed
+        ("decoded_ps", "i8"),  # when the last of them ended
+        ("n_steps", "i8"),  # of the leap in progress; 0 when idle
+        ("start_ps", "i8"),
+        ("first_ps", "i8"),
+        ("slope_ps", "i8"),
+        ("ctx", "i8"),  # cached tokens of the decoders at the start
+        ("past", "i8"),  # tokens before the chunks at the start
+        ("chunk", "i8"),  # tokens of all chunks in each step
+        ("in_step", "i8"),  # decoders that the leap advances (0 or n_decode)
+        ("n_seqs", "i8"),  # sampled in each step
+    ],
+    align=True,
+)
+
+#: settings and table sizes of one pool
+ENGINE = np.dtype(
+    [
+        ("max_seqs", "i8"),
+        ("max_tokens", "i8"),
+        ("max_len", "i8"),
+        ("n_blocks", "i8"),
+        ("block_tokens", "i8"),
+        ("watermark", "i8"),  # blocks kept free at admission
+        ("reserve", "i8"),  # one of RESERVE
+        ("host_step_ps", "i8"),
+        ("host_seq_ps", "i8"),
+        ("every_step", "i8"),  # 1: the batch policy looks at what changes inside a leap
+        ("max_leap", "i8"),  # 1 steps through everything
+        ("mixed_num", "i8"),  # Vidur: several chunks are one chunk of root-sum-square length ...
+        ("mixed_den", "i8"),  # ... times num/den; 0 adds the chunks up
+        ("n_ctx", "i8"),  # knots in use
+        ("n_past", "i8"),
+    ],
+    align=True,
+)
+RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
+
+CLOCK = np.dtype(
+    [
+        ("now_ps", "i8"),
+        ("next_arrival", "i8"),  # in `arrivals`
+        ("n_arrivals", "i8"),  # filled rows of `arrivals`
+        ("last_chunk", "i8"),  # 1: no arrivals come after those in the buffer
+        ("closed", "i8"),  # 1: a request is released when another one ends
+        ("think_ps", "i8"),
+        ("host_request_ps", "i8"),  # closed loop: from release to ready ...
+        ("host_prompt_token_ps", "i8"),  # ... and per prompt token
+        ("n_pending", "i8"),  # released, not yet ready (closed loop)
+        ("n_live", "i8"),
+        ("free", "i8"),  # head of the list of free slots
+        ("n_done", "i8"),
+        ("n_leaps", "i8"),
+        ("n_gaps", "i8"),
+        ("by_request", "i8"),  # 1: row r of `done` is request r's, else rows come as they end
+        ("keep_leaps", "i8"),
+        ("refresh_load", "i8"),  # 1: the router wants KV use as of now
+        ("wrong_kind", "i8"),  # what a policy did wrong, with the request and replica
+        ("wrong_request", "i8"),
+        ("wrong_replica", "i8"),
+        ("wrong_value", "i8"),
+        ("rejected", "i8"),
+    ],
+    align=True,
+)
+
+
+class State(NamedTuple):
+    """All of a run.  Shapes: A arrivals in the buffer, L live slots, R replicas, P pools, M most
+    sequences a replica runs, Z gap stack, G grid points, K knots."""
+
+    clock: np.ndarray  # CLOCK [1]
+    arrivals: np.ndarray  # ARRIVAL [A], by ready_ps (closed loop: in order of release)
+    pending: np.ndarray  # ARRIVAL [concurrency + 2], heap by (ready_ps, request); 2 spare rows
+    live: np.ndarray  # LIVE [L]
+    replicas: np.ndarray  # REPLICA [R]
+    totals: np.ndarray  # TOTALS [R]
+    engines: np.ndarray  # ENGINE [P]
+    load: np.ndarray  # int64 [fields, R], what routers read; rows in signatures.py
+    agenda: np.ndarray  # int32 [R], heap of replicas by next event ...
+    agenda_ps: np.ndarray  # int64 [R], ... and when that is
+    residue: (
+        np.ndarray
+    )  # int32 [R, block_tokens], decoders by (n_computed - decoded) % block_tokens
+    last_step: np.ndarray  # int64 [R, M], heap: decode step count after which a request is done
+    last_member: np.ndarray  # int32 [R, M]
+    fresh: np.ndarray  # int32 [R, M], joined the decoders since the last decode step
+    gap_step: np.ndarray  # int64 [R, Z], stack of longest gaps: decode step count, rising ...
+    gap_ps: np.ndarray  # int64 [R, Z], ... and the gap, falling
+    done: np.ndarray  # DONE [..]
+    leaps: np.ndarray  # LEAP [..]
+    gaps: np.ndarray  # GAP [..]
+    tokens_ps: np.ndarray  # int64 [P, G]
+    seqs_ps: np.ndarray  # int64 [P, G]
+    decode_ps: np.ndarray  # int64 [P, M+1, K], at the knot
+    decode_slope: np.ndarray  # int64 [P, M+1, K], per cached token of all decoders together
+    prefill_ps: np.ndarray  # int64 [P, G, K]
+    prefill_slope: np.ndarray  # int64 [P, G, K], per token before the chunk
+    knots_ctx: np.ndarray  # int64 [P, K], mean cached tokens a decoder
+    knots_past: np.ndarray  # int64 [P, K]
+    order_params: np.ndarray  # float64, the knobs of each policy
+    admit_params: np.ndarray
+    batch_params: np.ndarray
+    preempt_params: np.ndarray
+    route_params: np.ndarray
+    route_memory: np.ndarray  # int64 [8], the router's own
+    route_rng: np.ndarray  # uint64 [1]
+
+
+_I8, _I4, _F8, _U8 = np.dtype("i8"), np.dtype("i4"), np.dtype("f8"), np.dtype("u8")
+
+#: dtype and rank of each field of State, in its order
+LAYOUT: dict[str, tuple[np.dtype, int]] = {
+    "clock": (CLOCK, 1),
+    "arrivals": (ARRIVAL, 1),
+    "pending": (ARRIVAL, 1),
+    "live": (LIVE, 1),
+    "replicas": (REPLICA, 1),
+    "totals": (TOTALS, 1),
+    "engines": (ENGINE, 1),
+    "load": (_I8, 2),
+    "agenda": (_I4, 1),
+    "agenda_ps": (_I8, 1),
+    "residue": (_I4, 2),
+    "last_step": (_I8, 2),
+    "last_member": (_I4, 2),
+    "fresh": (_I4, 2),
+    "gap_step": (_I8, 2),
+    "gap_ps": (_I8, 2),
+    "done": (DONE, 1),
+    "leaps": (LEAP, 1),
+    "gaps": (GAP, 1),
+    "tokens_ps": (_I8, 2),
+    "seqs_ps": (_I8, 2),
+    "decode_ps": (_I8, 3),
+    "decode_slope": (_I8, 3),
+    "prefill_ps": (_I8, 3),
+    "prefill_slope": (_I8, 3),
+    "knots_ctx": (_I8, 2),
+    "knots_past": (_I8, 2),
+    "order_params": (_F8, 1),
+    "admit_params": (_F8, 1),
+    "batch_params": (_F8, 1),
+    "preempt_params": (_F8, 1),
+    "route_params": (_F8, 1),
+    "route_memory": (_I8, 1),
+    "route_rng": (_U8, 1),
+}
+assert tuple(LAYOUT) == State._fields
+
+
+def rows(n, dtype):
+    """An array of records whose fields read as attributes, compiled or not."""
+    return np.zeros(n, dtype).view(np.recarray)
+
+
+def free_slots(live, start):
+    """Chain the slots from `start` on into a list of free ones, linked by `next`."""
+    n = len(live)
+    live.next[start:] = np.arange(start + 1, n + 1)
+    if n > start:
+        live.next[n - 1] = -1
+
+
+def new_replicas(pool_of_replica):
+    """Idle replicas, one a given pool index."""
+    n = len(pool_of_replica)
+    replicas = rows(n, REPLICA)
+    replicas.pool = pool_of_replica
+    replicas.place = np.arange(n)
+    for link in ("queue", "run_head", "run_tail", "chunk_head", "chunk_tail"):
+        replicas[link] = -1
+    return replicas

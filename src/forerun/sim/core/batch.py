@@ -1,0 +1,282 @@
+"""One engine iteration: who is in the next step, how long it lasts, how far it can be leapt.
+
+There is no prefill or decode phase: each request has n_computed chasing n_known.  A request with
+more than one token to go computes a chunk; the others decode.
+
+Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
+"""
+
+from __future__ import annotations
+
+from forerun.sim.core import live as lists
+from forerun.sim.core.clock import span
+from forerun.sim.core.jit import jit
+from forerun.sim.core.kv import FULL, blocks_for, need, steps_until_full, take
+from forerun.sim.core.order import NEVER
+from forerun.sim.core.price import decode_cost, lookup, prefill_cost, square_root
+from forerun.sim.core.signatures import IF_NO_PREFILL, OUTSTANDING_TOKENS, YES
+from forerun.sim.core.state import DECODING, WAITING
+
+LONG = 1 << 40  # more steps than any leap has
+
+# what a policy can do wrong (clock.wrong_kind)
+STUCK, BAD_BATCH, BAD_ROUTE = 1, 2, 3
+
+
+@jit
+def preempt_one(state, i, preempt):
+    """Take the blocks of the running request that the policy gives up first; returns its slot."""
+    replica = state.replicas[i]
+    victim = replica.run_head
+    worst = preempt(state.live[victim], state.preempt_params)
+    r = state.live[victim].next
+    while r >= 0:
+        score = preempt(state.live[r], state.preempt_params)
+        if score >= worst:
+            worst = score
+            victim = r
+        r = state.live[r].next
+    request = state.live[victim]
+    if request.phase == DECODING:
+        lists.leave_decoders(state, i, victim)
+    else:
+        lists.unlink_chunk(state, i, victim)
+        state.load[OUTSTANDING_TOKENS, i] -= request.n_known - request.n_computed
+    take(state, i, -request.n_blocks)
+    lists.unlink_running(state, i, victim)
+    request.n_blocks = 0
+    request.recomputed += request.n_computed
+    request.n_computed = 0
+    request.n_known = request.isl + request.n_out
+    request.n_preempt += 1
+    state.totals[i].n_preempt += 1
+    lists.enqueue(state, i, victim)
+    return victim
+
+
+@jit
+def make_room(state, i, decoding, extra, r, preempt):
+    """Preempt until the next decode step (if decoding is 1) and `extra` blocks for r fit.
+
+    Stops when r (-1 for none) has itself been preempted.  Returns how many requests were.
+    """
+    replica = state.replicas[i]
+    capacity = state.engines[replica.pool].n_blocks
+    preempted = 0
+    while replica.n_running > 0:
+        wanted = extra
+        if decoding == 1:
+            wanted += need(state, i, 1, 0, 0)
+        if replica.n_blocks + wanted <= capacity:
+            break
+        if r >= 0 and state.live[r].phase == WAITING:
+            break
+        preempt_one(state, i, preempt)
+        preempted += 1
+    return preempted
+
+
+@jit
+def grow_chunks(state, i, left, whole, decoding, preempt):
+    """Give the requests that compute a chunk their tokens, in order of admission.
+
+    Blocks of the chunks are taken here, those of the decode step are kept free.
+    Returns (tokens left, requests preempted).
+    """
+    replica = state.replicas[i]
+    engine = state.engines[replica.pool]
+    b = engine.block_tokens
+    preempted = 0
+    r = replica.chunk_head
+    while r >= 0:
+        request = state.live[r]
+        after = request.chunk_next
+        q = request.n_known - request.n_computed
+        if q > left and whole == 0:
+            q = left
+        elif q > left:
+            q = 0
+        request.chunk = q
+        extra = blocks_for(request.n_computed + q, b) - request.n_blocks
+        if q > 0 and extra > 0:
+            preempted += make_room(state, i, decoding, extra, r, preempt)
+            if request.phase == WAITING:  # it had to give up its own blocks
+                return left, preempted
+            after = request.chunk_next  # those after it may have been preempted
+            take(state, i, extra)
+            request.n_blocks += extra
+        left -= q
+        r = after
+    return left, preempted
+
+
+@jit
+def admit_waiting(state, i, t, left, whole, n_max, keep, admit):
+    """Start waiting requests, first come by the order's key, until one does not fit.
+
+    keep : blocks that the decode step needs.
+    Returns (tokens left, 1 when only n_max stopped it).
+    """
+    replica = state.replicas[i]
+    engine = state.engines[replica.pool]
+    b = engine.block_tokens
+    admitted = 0
+    lists.drop_aborted_heads(state, i)
+    while replica.queue >= 0 and left > 0 and replica.n_running < engine.max_seqs:
+        if admitted >= n_max:
+            return left, admitted
+        r = replica.queue
+        request = state.live[r]
+        q = request.n_known
+        if q > left:
+            if whole == 1:
+                break
+            q = left
+        blocks = blocks_for(q, b)
+        if engine.reserve == FULL:
+            blocks = blocks_for(request.isl + request.osl - 1, b)
+        elif engine.reserve > 0:
+            blocks = blocks_for(request.n_known, b)
+        if replica.n_blocks + keep + blocks > engine.n_blocks - engine.watermark:
+            break
+        if admit(request, replica, engine, state.admit_params) == 0:
+            break
+        lists.dequeue(state, i)
+        lists.start_running(state, i, r, t)
+        request.chunk = q
+        request.n_blocks = blocks
+        take(state, i, blocks)
+        left -= q
+        admitted += 1
+        lists.drop_aborted_heads(state, i)
+    return left, 0
+
+
+@jit
+def form(state, i, t, admit, batch, preempt):
+    """Shape the next leap of replica i, which starts at t; returns when it ends, or NEVER if idle."""
+    replica = state.replicas[i]
+    p = replica.pool
+    engine = state.engines[p]
+    clock = state.clock[0]
+    replica.n_steps = 0
+    lists.drop_aborted_heads(state, i)
+    if replica.n_running == 0 and replica.n_waiting == 0:
+        return NEVER
+    decode, left, whole, n_max = batch(replica, engine, state.batch_params)
+    if left > engine.max_tokens:
+        clock.wrong_kind, clock.wrong_replica, clock.wrong_value = BAD_BATCH, i, left
+        return NEVER
+    if left < 0:
+        left = 0
+    decoding = 1 if decode == YES else 0
+    preempted = make_room(state, i, decoding, 0, -1, preempt)
+    left, more = grow_chunks(state, i, left, whole, decoding, preempt)
+    preempted += more
+    stopped = 0
+    if preempted == 0:
+        keep = need(state, i, 1, 0, 0) if decoding == 1 else 0
+        left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep, admit)
+    if decode == IF_NO_PREFILL and not any_chunk(state, i):
+        decoding = 1
+        preempted += make_room(state, i, 1, 0, -1, preempt)
+    return leap(state, i, t, decoding, preempted + stopped)
+
+
+@jit
+def any_chunk(state, i):
+    """Whether some request computes a chunk in the step being formed."""
+    r = state.replicas[i].chunk_head
+    while r >= 0:
+        if state.live[r].chunk > 0:
+            return True
+        r = state.live[r].chunk_next
+    return False
+
+
+@jit
+def leap(state, i, t, decoding, unsettled):
+    """Price the formed step and find for how many steps it stays the same; returns the end.
+
+    unsettled : not zero when the next step may admit more without any event.
+    """
+    replica = state.replicas[i]
+    p = replica.pool
+    engine = state.engines[p]
+    clock = state.clock[0]
+    b = engine.block_tokens
+    n_decode = replica.n_decode if decoding == 1 else 0
+    n_tokens = n_decode
+    n_seqs = n_decode
+    first = engine.host_step_ps
+    slope = 0
+    steps = LONG
+    n_chunks = 0
+    chunk = 0
+    squares = 0
+    past = 0
+    lone_past = 0
+    ends = False
+    r = replica.chunk_head
+    while r >= 0:
+        request = state.live[r]
+        q = request.chunk
+        if q > 0:
+            n_chunks += 1
+            chunk += q
+            squares += q * q
+            past += request.n_computed
+            lone_past = request.n_computed + q
+            n_tokens += q
+            rest = request.n_known - request.n_computed
+            if q >= rest:
+                n_seqs += 1
+                ends = True
+            else:
+                steps = min(steps, (rest - 1) // q)
+            if engine.mixed_den == 0:
+                more, grow, until = prefill_cost(state, p, q, request.n_computed)
+                first += more
+                slope += grow
+                steps = min(steps, until)
+        r = request.chunk_next
+    if n_tokens == 0:
+        clock.wrong_kind, clock.wrong_replica, clock.wrong_value = STUCK, i, replica.n_waiting
+        return NEVER
+    if n_chunks > 0 and engine.mixed_den > 0:
+        more, grow, until = prefill_cost(state, p, square_root(squares), past)
+        if n_chunks > 1:
+            more = more * engine.mixed_num // engine.mixed_den
+            steps = 1
+        first += more
+        slope += grow
+        steps = min(steps, until)
+    first += lookup(state.tokens_ps[p], n_tokens)
+    first += lookup(state.seqs_ps[p], n_seqs) + engine.host_seq_ps * n_seqs
+    if n_decode > 0:
+        more, grow, until = decode_cost(state, p, n_decode, replica.ctx)
+        first += more
+        slope += grow
+        steps = min(steps, until)
+        steps = min(steps, state.last_step[i, 0] - replica.decoded)
+    if ends or n_chunks > 1 or unsettled > 0 or engine.every_step == 1:
+        steps = 1
+    steps = min(steps, engine.max_leap)
+    if steps > 1:
+        free = engine.n_blocks - replica.n_blocks
+        # a lone chunk already holds the blocks of this step, so its growth counts from the next
+        grown = chunk if engine.reserve == 0 else 0
+        if n_decode > 0:
+            steps = steps_until_full(state, i, steps, free, lone_past, grown)
+        elif grown > 0:
+            fits = free * b + blocks_for(lone_past, b) * b - lone_past
+            steps = min(steps, 1 + fits // grown)
+    replica.start_ps = t
+    replica.first_ps = first
+    replica.slope_ps = slope
+    replica.n_steps = steps
+    replica.in_step = n_decode
+    replica.n_seqs = n_seqs
+    replica.chunk = chunk
+    replica.past = past
+    return t + span(first, slope, steps)

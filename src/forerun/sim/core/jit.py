@@ -1,0 +1,46 @@
+"""`jit`: numba's compiler, or nothing at all.
+
+FORERUN_JIT=0 leaves every function plain Python, so that a policy or the engine can be stepped
+through in a debugger; the logs are identical.  Compiled code is kept in the user's cache folder
+under a hash of all sources of this room, because numba alone would not notice that a function
+compiled into another one has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+JIT = os.environ.get("FORERUN_JIT", "1") != "0"
+
+
+def cache_dir() -> Path:
+    """Where compiled code of exactly these sources is kept."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for source in sorted(here.glob("*.py")):
+        digest.update(source.read_bytes())
+    base = os.environ.get("FORERUN_CACHE_DIR") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "forerun"
+    )
+    return Path(base) / "compiled" / digest.hexdigest()[:16]
+
+
+if JIT:
+    import numba
+
+    def jit(function=None, *, signature=None, cache=False):
+        """Compile now for `signature`, or at the first call; errors are those of numpy."""
+        if function is None:
+            return lambda f: jit(f, signature=signature, cache=cache)
+        options = {"cache": cache, "error_model": "numpy", "nogil": True, "_nrt": False}
+        if signature is None:
+            return numba.njit(**options)(function)
+        return numba.njit(signature, **options)(function)
+
+else:
+
+    def jit(function=None, *, signature=None, cache=False):
+        """The function itself."""
+        return function if function is not None else lambda f: f

@@ -1,0 +1,103 @@
+"""Paged KV blocks: how many the decoders take, and who loses theirs.
+
+A decoder with n computed tokens needs a new block for its next one when n is a multiple of the
+block size.  Since all decoders of a replica advance together, it is enough to count them by
+(n - decode steps) modulo the block size: residue[x] of them need a block at every decode step s
+with (x + s) % block_tokens == 0.
+
+Legend: i replica, r slot, b tokens a block.
+"""
+
+from __future__ import annotations
+
+from forerun.sim.core.clock import steps_to_reach
+from forerun.sim.core.jit import jit
+from forerun.sim.core.signatures import KV_BLOCKS
+from forerun.sim.core.state import RESERVE
+
+FULL = RESERVE["full"]
+
+
+@jit
+def blocks_for(n_tokens, b):
+    """Blocks that hold n_tokens."""
+    return (n_tokens + b - 1) // b
+
+
+@jit
+def decode_blocks(state, i, k):
+    """Blocks that the decoders of i take in its next k decode steps."""
+    replica = state.replicas[i]
+    engine = state.engines[replica.pool]
+    if engine.reserve == FULL or replica.n_decode == 0:
+        return 0
+    b = engine.block_tokens
+    rounds = k // b
+    total = rounds * replica.n_decode
+    for step in range(rounds * b, k):
+        total += state.residue[i, (-(replica.decoded + step)) % b]
+    return total
+
+
+@jit
+def steps_until_full(state, i, k, free, chunk_end, chunk):
+    """The most steps, at most k, that fit into `free` blocks; arguments as of `need`.
+
+    The first step is known to fit.
+    """
+    b = state.engines[state.replicas[i].pool].block_tokens
+    n_decode = state.replicas[i].n_decode
+    if n_decode * (k // b + 1) + chunk * k // b + 2 <= free:
+        return k
+    low = 1
+    high = k
+    while low < high:
+        middle = (low + high + 1) // 2
+        if need(state, i, middle, chunk_end, chunk) <= free:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@jit
+def need(state, i, k, chunk_end, chunk):
+    """Blocks that k steps take, decoders and one growing chunk together.
+
+    chunk_end : tokens computed after the chunk's first step, whose blocks are taken already;
+    chunk : tokens that each further step adds, 0 when nothing grows.
+    """
+    total = decode_blocks(state, i, k)
+    if chunk > 0:
+        b = state.engines[state.replicas[i].pool].block_tokens
+        total += blocks_for(chunk_end + (k - 1) * chunk, b) - blocks_for(chunk_end, b)
+    return total
+
+
+@jit
+def take(state, i, n):
+    """Account for n more blocks of replica i (n may be negative)."""
+    replica = state.replicas[i]
+    replica.n_blocks += n
+    state.load[KV_BLOCKS, i] = replica.n_blocks
+    if replica.n_blocks > state.totals[i].peak_blocks:
+        state.totals[i].peak_blocks = replica.n_blocks
+
+
+@jit
+def blocks_now(state, i):
+    """Blocks that replica i has in use at clock.now_ps, inside a leap too."""
+    replica = state.replicas[i]
+    if replica.n_steps == 0:
+        return replica.n_blocks
+    elapsed = state.clock[0].now_ps - replica.start_ps
+    # a step that ends just now has not been replaced by the next one yet
+    started = steps_to_reach(replica.first_ps, replica.slope_ps, replica.n_steps, elapsed)
+    total = replica.n_blocks
+    if replica.in_step > 0:
+        total += decode_blocks(state, i, started)
+    if replica.chunk > 0 and state.engines[replica.pool].reserve == 0:
+        b = state.engines[replica.pool].block_tokens
+        first = replica.past + replica.chunk
+        total += blocks_for(first + (started - 1) * replica.chunk, b) - blocks_for(first, b)
+    return total

@@ -1,0 +1,301 @@
+"""The lists a live request is in: free slots, the running list, the decoders, the done rows.
+
+Legend: i replica, r slot of `live`, t picoseconds.
+"""
+
+from __future__ import annotations
+
+from forerun.sim.core import heaps, queue
+from forerun.sim.core.arrivals import release
+from forerun.sim.core.jit import jit
+from forerun.sim.core.kv import FULL, blocks_for, take
+from forerun.sim.core.signatures import (
+    OUTSTANDING,
+    OUTSTANDING_TOKENS,
+    RUNNING,
+    WAITING_REQUESTS,
+)
+from forerun.sim.core.state import COMPUTING, DECODING, STATUS, WAITING
+
+FINISHED, ABORTED = STATUS["finished"], STATUS["aborted"]
+
+
+@jit
+def enqueue(state, i, r):
+    """Put r into the waiting queue of replica i."""
+    replica = state.replicas[i]
+    state.live[r].phase = WAITING
+    replica.queue = queue.push(state.live, replica.queue, r)
+    replica.n_waiting += 1
+    state.load[WAITING_REQUESTS, i] += 1
+    state.load[OUTSTANDING_TOKENS, i] += state.live[r].n_known
+
+
+@jit
+def dequeue(state, i):
+    """Take the first of the waiting queue of replica i out of it."""
+    replica = state.replicas[i]
+    r = replica.queue
+    replica.queue = queue.pop(state.live, r)
+    replica.n_waiting -= 1
+    state.load[WAITING_REQUESTS, i] -= 1
+    return r
+
+
+@jit
+def drop_aborted_heads(state, i):
+    """Free the slots of aborted requests that have reached the head of the queue."""
+    replica = state.replicas[i]
+    while replica.queue >= 0 and state.live[replica.queue].aborted == 1:
+        r = replica.queue
+        replica.queue = queue.pop(state.live, r)  # n_waiting was corrected when it was aborted
+        free(state, r)
+
+
+@jit
+def free(state, r):
+    """Give slot r back."""
+    clock = state.clock[0]
+    state.live[r].next = clock.free
+    clock.free = r
+    clock.n_live -= 1
+
+
+@jit
+def start_running(state, i, r, t):
+    """Append r to the running list of replica i and to its chunks."""
+    replica = state.replicas[i]
+    request = state.live[r]
+    request.phase = COMPUTING
+    request.admitted = replica.admissions
+    replica.admissions += 1
+    request.n_computed = 0
+    request.chunk_next = -1
+    request.prev = replica.run_tail
+    request.next = -1
+    if replica.run_tail >= 0:
+        state.live[replica.run_tail].next = r
+    else:
+        replica.run_head = r
+    replica.run_tail = r
+    if replica.chunk_tail >= 0:
+        state.live[replica.chunk_tail].chunk_next = r
+    else:
+        replica.chunk_head = r
+    replica.chunk_tail = r
+    replica.n_chunks += 1
+    replica.n_running += 1
+    state.load[RUNNING, i] += 1
+    if replica.n_running > state.totals[i].peak_running:
+        state.totals[i].peak_running = replica.n_running
+    if request.scheduled_ps < 0:
+        request.scheduled_ps = t
+
+
+@jit
+def unlink_running(state, i, r):
+    """Take r out of the running list of replica i."""
+    replica = state.replicas[i]
+    request = state.live[r]
+    if request.prev >= 0:
+        state.live[request.prev].next = request.next
+    else:
+        replica.run_head = request.next
+    if request.next >= 0:
+        state.live[request.next].prev = request.prev
+    else:
+        replica.run_tail = request.prev
+    replica.n_running -= 1
+    state.load[RUNNING, i] -= 1
+
+
+@jit
+def unlink_chunk(state, i, r):
+    """Take r out of the list of requests that compute a chunk."""
+    replica = state.replicas[i]
+    before = -1
+    at = replica.chunk_head
+    while at != r:
+        before = at
+        at = state.live[at].chunk_next
+    after = state.live[r].chunk_next
+    if before >= 0:
+        state.live[before].chunk_next = after
+    else:
+        replica.chunk_head = after
+    if replica.chunk_tail == r:
+        replica.chunk_tail = before
+    replica.n_chunks -= 1
+
+
+@jit
+def join_decoders(state, i, r, t):
+    """r has its prompt computed and a token out at t; from the next decode step on it decodes."""
+    replica = state.replicas[i]
+    request = state.live[r]
+    b = state.engines[replica.pool].block_tokens
+    request.phase = DECODING
+    request.joined = replica.decoded
+    request.last_token_ps = t
+    heaps.add_finish(
+        state.last_step[i],
+        state.last_member[i],
+        state.live,
+        replica.n_decode,
+        r,
+        replica.decoded + request.osl - request.n_out,
+    )
+    state.residue[i, (request.n_computed - replica.decoded) % b] += 1
+    replica.ctx += request.n_computed
+    replica.n_decode += 1
+    state.fresh[i, replica.n_fresh] = r
+    replica.n_fresh += 1
+
+
+@jit
+def leave_decoders(state, i, r):
+    """Bring r up to date and take it out of the decoders; its blocks stay with it."""
+    replica = state.replicas[i]
+    request = state.live[r]
+    engine = state.engines[replica.pool]
+    b = engine.block_tokens
+    steps = replica.decoded - request.joined
+    state.residue[i, (request.n_computed - request.joined) % b] -= 1
+    heaps.drop_finish(state.last_step[i], state.last_member[i], state.live, replica.n_decode, r)
+    replica.n_decode -= 1
+    if steps > 0:
+        # its first decode step ended a gap of its own, see settle_gaps
+        longest = longest_gap(state, i, request.joined + 2)
+        request.max_itl_ps = max(request.max_itl_ps, longest)
+        request.last_token_ps = replica.decoded_ps
+    else:
+        for f in range(replica.n_fresh):
+            if state.fresh[i, f] == r:
+                replica.n_fresh -= 1
+                state.fresh[i, f] = state.fresh[i, replica.n_fresh]
+                break
+    request.n_out += steps
+    request.n_computed += steps
+    replica.ctx -= request.n_computed
+    if engine.reserve != FULL:
+        request.n_blocks = max(request.n_blocks, blocks_for(request.n_computed, b))
+
+
+@jit
+def note_gap(state, i, step, gap_ps):
+    """Remember that the decode step number `step` of replica i ended a gap of gap_ps."""
+    replica = state.replicas[i]
+    n = replica.n_gaps
+    while n > 0 and state.gap_ps[i, n - 1] <= gap_ps:
+        n -= 1
+    state.gap_step[i, n] = step
+    state.gap_ps[i, n] = gap_ps
+    replica.n_gaps = n + 1
+
+
+@jit
+def longest_gap(state, i, step):
+    """The longest gap that a decode step numbered `step` or later has ended; 0 when none."""
+    low = 0
+    high = state.replicas[i].n_gaps
+    while low < high:
+        middle = (low + high) // 2
+        if state.gap_step[i, middle] < step:
+            low = middle + 1
+        else:
+            high = middle
+    if low == state.replicas[i].n_gaps:
+        return 0
+    return state.gap_ps[i, low]
+
+
+@jit
+def forget_old_gaps(state, i):
+    """Make room in the stack of replica i: drop what no running request can still ask for."""
+    replica = state.replicas[i]
+    if replica.n_gaps < state.gap_ps.shape[1] - 2:
+        return True
+    oldest = replica.decoded
+    r = replica.run_head
+    while r >= 0:
+        if state.live[r].phase == DECODING and state.live[r].joined < oldest:
+            oldest = state.live[r].joined
+        r = state.live[r].next
+    keep = 0
+    while keep < replica.n_gaps and state.gap_step[i, keep] <= oldest + 1:
+        keep += 1
+    if keep > 0:
+        for n in range(keep, replica.n_gaps):
+            state.gap_step[i, n - keep] = state.gap_step[i, n]
+            state.gap_ps[i, n - keep] = state.gap_ps[i, n]
+        replica.n_gaps -= keep
+    return replica.n_gaps < state.gap_ps.shape[1] - 2
+
+
+@jit
+def done_row(state, request):
+    """The row of the log for a request that has ended."""
+    clock = state.clock[0]
+    n = request if clock.by_request == 1 else clock.n_done
+    clock.n_done += 1
+    return state.done[n]
+
+
+@jit
+def write_done(state, i, r, t, status):
+    """One row of the log for the request in slot r, which ends at t."""
+    clock = state.clock[0]
+    request = state.live[r]
+    row = done_row(state, request.request)
+    row.request = request.request
+    row.arrival_ps = request.arrival_ps
+    row.scheduled_ps = request.scheduled_ps
+    row.first_token_ps = request.first_token_ps
+    row.done_ps = t
+    row.isl = request.isl
+    row.osl = request.osl
+    row.n_out = request.n_out
+    row.replica = i
+    row.n_preempt = request.n_preempt
+    row.recomputed = request.recomputed
+    row.max_itl_ps = request.max_itl_ps
+    row.status = status
+    row.tag = request.tenant
+    if status == FINISHED:
+        state.totals[i].n_done += 1
+    state.load[OUTSTANDING, i] -= 1
+    if clock.closed == 1:
+        release(state, t + clock.think_ps)
+
+
+@jit
+def end_running(state, i, r, t, status):
+    """A running request, already out of decoders and chunks, ends: log it, free what it holds."""
+    take(state, i, -state.live[r].n_blocks)
+    unlink_running(state, i, r)
+    write_done(state, i, r, t, status)
+    free(state, r)
+
+
+@jit
+def abort(state, r, t):
+    """The client of the request in slot r goes away at t.
+
+    Waiting: it ends now.  Running: at the next step boundary; returns 1 when its replica must be
+    woken there.
+    """
+    request = state.live[r]
+    i = request.replica
+    if request.aborted == 1:
+        return 0
+    request.aborted = 1
+    replica = state.replicas[i]
+    if request.phase == WAITING:
+        replica.n_waiting -= 1
+        state.load[WAITING_REQUESTS, i] -= 1
+        state.load[OUTSTANDING_TOKENS, i] -= request.n_known
+        write_done(state, i, r, t, ABORTED)
+        drop_aborted_heads(state, i)
+        return 0
+    replica.n_aborted += 1
+    return 1

@@ -1,0 +1,75 @@
+"""Time of a step from its batch: look-ups in the pools' tables, all in integer picoseconds.
+
+Legend: p pool, n a count of tokens or sequences, q tokens of a chunk, c cached tokens.
+"""
+
+from __future__ import annotations
+
+from forerun.sim.core.jit import jit
+from forerun.sim.core.order import NEVER
+
+DENSE = 2048  # counts up to here have a grid point each (as in cost/table.py)
+STRIDE = 128
+
+
+@jit
+def lookup(table, n):
+    """The value of a table on the grid at count n; linear between grid points."""
+    if n <= DENSE:
+        return table[n]
+    g = DENSE + (n - DENSE) // STRIDE
+    rest = (n - DENSE) % STRIDE
+    if rest == 0:
+        return table[g]
+    return table[g] + (table[g + 1] - table[g]) * rest // STRIDE
+
+
+@jit
+def decode_cost(state, p, n, ctx):
+    """(first_ps, slope_ps a step, steps until the next knot) for n decoders with ctx cached tokens.
+
+    Each step adds n to ctx.
+    """
+    knots = state.knots_ctx[p]
+    last = state.engines[p].n_ctx - 1
+    k = 0
+    while k < last and n * knots[k + 1] <= ctx:
+        k += 1
+    slope = state.decode_slope[p, n, k]
+    first = state.decode_ps[p, n, k] + (ctx - n * knots[k]) * slope
+    steps = NEVER
+    if k < last:
+        steps = (n * knots[k + 1] - ctx + n - 1) // n
+    return first, slope * n, steps
+
+
+@jit
+def prefill_cost(state, p, q, past):
+    """(first_ps, slope_ps a step, steps until the next knot) for a chunk of q after past tokens.
+
+    Each step adds q to past.
+    """
+    knots = state.knots_past[p]
+    last = state.engines[p].n_past - 1
+    k = 0
+    while k < last and knots[k + 1] <= past:
+        k += 1
+    slope = lookup(state.prefill_slope[p, :, k], q)
+    first = lookup(state.prefill_ps[p, :, k], q) + (past - knots[k]) * slope
+    steps = NEVER
+    if k < last:
+        steps = (knots[k + 1] - past + q - 1) // q
+    return first, slope * q, steps
+
+
+@jit
+def square_root(n):
+    """The nearest integer to the square root of n >= 0."""
+    root = int(n**0.5)
+    while root * root > n:
+        root -= 1
+    while (root + 1) * (root + 1) <= n:
+        root += 1
+    if n - root * root > root:
+        root += 1
+    return root

@@ -1,0 +1,33 @@
+"""Random numbers for policies: a counter-based stream, the same compiled or not.
+
+A stream is a uint64 array of one element, seeded by the caller from the run's named streams.
+Source: splitmix64, Steele, Lea and Flood, OOPSLA 2014 (public-domain reference by S. Vigna).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from forerun.sim.core.jit import jit
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_MIX1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX2 = np.uint64(0x94D049BB133111EB)
+_S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
+
+
+@jit
+def uniform(rng):
+    """The next float64 in [0, 1) of the stream."""
+    rng[0] = rng[0] + _STEP
+    z = rng[0]
+    z = (z ^ (z >> _S30)) * _MIX1
+    z = (z ^ (z >> _S27)) * _MIX2
+    z = z ^ (z >> _S31)
+    return np.float64(z >> _S11) * (1.0 / 9007199254740992.0)
+
+
+@jit
+def integer(rng, n):
+    """The next integer in 0..n-1 of the stream, uniform to within n / 2**53."""
+    return np.int64(uniform(rng) * n)

@@ -1,0 +1,63 @@
+"""The signature of each kind of policy, and what a policy may read.
+
+A policy is a plain function.  It gets records and arrays and returns a choice; ties are broken by
+the lowest index.  `params` are its knobs (float64, in the order its module lists them).
+
+    order(request, now_ps, params) -> int                 smaller is served first
+    admit(request, replica, engine, params) -> int        1: may start now if memory allows
+    batch(replica, engine, params) -> (decode, tokens, whole, admissions)
+    preempt(request, params) -> int                       the largest loses its blocks first
+    route(request, load, params, memory, rng) -> int      a replica
+
+`batch` shapes the next step: `decode` is NO, YES or IF_NO_PREFILL; at most `tokens` prompt tokens
+are computed, prompts only as a whole when `whole` is 1; at most `admissions` requests join.  It may
+read what changes at events only (n_running, n_decode, n_chunks, n_waiting, queue state); a policy
+that reads ctx, past, n_blocks or a time says `EVERY_STEP = True` in its module, and is asked at
+every step.
+
+`request` is a LIVE record, `replica` a REPLICA record, `engine` an ENGINE record (state.py).
+`load` is int64 [fields, replicas]: its rows are the constants below, so that
+`load[OUTSTANDING].argmin()` is the least loaded.  `memory` is int64 [8], the policy's own, zero at
+the start; `rng` is a stream for `rng.uniform` and `rng.integer`.
+"""
+
+from __future__ import annotations
+
+from forerun.sim.core.state import ENGINE, LIVE, REPLICA
+
+# rows of `load`
+OUTSTANDING = 0  # requests routed and not done
+WAITING_REQUESTS = 1  # of them not running
+RUNNING = 2
+OUTSTANDING_TOKENS = 3  # prompt tokens not computed yet, as of the replica's last event
+KV_BLOCKS = (
+    4  # in use, as of the replica's last event (as of now when the policy says FRESH = True)
+)
+KV_CAPACITY = 5
+POOL = 6
+SPEED = 7  # relative to the fastest pool, in thousandths
+LOAD_FIELDS = 8
+
+MEMORY = 8
+
+# values of `decode`
+NO, YES, IF_NO_PREFILL = 0, 1, 2
+
+KINDS = ("order", "admit", "batch", "preempt", "route")
+
+
+def numba_signatures():
+    """The numba signature of each kind (imports numba)."""
+    from numba import from_dtype, types
+
+    request, replica, engine = (from_dtype(d) for d in (LIVE, REPLICA, ENGINE))
+    i8, params = types.int64, types.Array(types.float64, 1, "C")
+    load = types.Array(i8, 2, "C")
+    memory, rng = types.Array(i8, 1, "C"), types.Array(types.uint64, 1, "C")
+    return {
+        "order": i8(request, i8, params),
+        "admit": i8(request, replica, engine, params),
+        "batch": types.UniTuple(i8, 4)(replica, engine, params),
+        "preempt": i8(request, params),
+        "route": i8(request, load, params, memory, rng),
+    }

@@ -1,0 +1,210 @@
+"""Policies by name, by file or by value: found, checked, compiled.
+
+A policy is a plain function of the signature of its kind (`sim/core/signatures.py`).  It is named
+by its file in `sim/policies/<kind>/`, by `path/to/file.py:function`, or given as the function.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from forerun.errors import PolicyError, nearest
+from forerun.sim import policies
+from forerun.sim.core import compile as compiler
+from forerun.sim.core.signatures import KINDS
+from forerun.spec.deployment import Policy
+
+ARGUMENTS = {
+    "order": ("request", "now_ps", "params"),
+    "admit": ("request", "replica", "engine", "params"),
+    "batch": ("replica", "engine", "params"),
+    "preempt": ("request", "params"),
+    "route": ("request", "load", "params", "memory", "rng"),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A policy ready to run."""
+
+    kind: str
+    name: str
+    function: Callable[..., Any]  # plain Python
+    params: np.ndarray  # float64, in the order of its PARAMS
+    shipped: bool  # its compiled form may be kept
+    every_step: bool  # it reads what changes inside a leap
+    fresh: bool  # a router that wants the KV use of this moment
+
+    def compiled(self) -> Any:
+        """The function as the engine calls it.  Raises PolicyError if it cannot be compiled."""
+        if self.shipped:
+            return _compiled_shipped(self.kind, self.function)
+        try:
+            return compiler.policy(self.kind, self.function)
+        except Exception as error:
+            reason = str(error).strip().splitlines()
+            raise PolicyError.one(
+                f"policy {self.name}",
+                f"does not compile as a `{self.kind}` policy: {reason[-1] if reason else error!r}",
+                f"return what {self.kind}({', '.join(ARGUMENTS[self.kind])}) promises in "
+                "forerun.sim.core.signatures, or run it uncompiled with FORERUN_JIT=0",
+            ) from error
+
+
+@lru_cache(maxsize=None)
+def _compiled_shipped(kind: str, function: Callable[..., Any]) -> Any:
+    return compiler.policy(kind, function, cache=True)
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The policies of a kind that ship with Forerun."""
+    package = importlib.import_module(f"{policies.__name__}.{kind}")
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__)))
+
+
+def find(kind: str, policy: Policy | Callable[..., Any]) -> Found:
+    """The policy, with its knobs in order.  Raises PolicyError with what would fix it."""
+    assert kind in KINDS
+    if callable(policy):
+        return _found(kind, policy, policy.__name__, {}, None, shipped=False)
+    where = f"policy {policy.name}"
+    path, colon, function_name = policy.name.rpartition(":")
+    if colon:
+        module = _load_file(Path(path), where)
+        function = getattr(module, function_name, None)
+        if not callable(function):
+            raise PolicyError.one(where, f"{path} has no function {function_name!r}")
+        return _found(kind, function, policy.name, policy.params, module, shipped=False)
+    if policy.name not in names(kind):
+        raise PolicyError.one(
+            where, f"no `{kind}` policy of this name", nearest(policy.name, names(kind))
+        )
+    module = importlib.import_module(f"{policies.__name__}.{kind}.{policy.name}")
+    function = getattr(module, policy.name)
+    return _found(kind, function, policy.name, policy.params, module, shipped=True)
+
+
+def _found(
+    kind: str,
+    function: Callable[..., Any],
+    name: str,
+    given: dict[str, float],
+    module: ModuleType | None,
+    *,
+    shipped: bool,
+) -> Found:
+    where = f"policy {name}"
+    n_arguments = len(inspect.signature(function).parameters)
+    if n_arguments != len(ARGUMENTS[kind]):
+        raise PolicyError.one(
+            where,
+            f"takes {n_arguments} arguments, a `{kind}` policy takes {len(ARGUMENTS[kind])}",
+            f"def {function.__name__}({', '.join(ARGUMENTS[kind])})",
+        )
+
+    def said(what: str, default: Any) -> Any:
+        return getattr(module, what, getattr(function, what, default))
+
+    defaults: dict[str, float] = said("PARAMS", {})
+    unknown = sorted(given.keys() - defaults.keys())
+    if unknown:
+        raise PolicyError.one(where, f"has no knob {unknown[0]!r}", nearest(unknown[0], defaults))
+    params = np.array([float({**defaults, **given}[k]) for k in defaults], dtype=np.float64)
+    return Found(
+        kind,
+        name,
+        function,
+        params,
+        shipped,
+        bool(said("EVERY_STEP", False)),
+        bool(said("FRESH", False)),
+    )
+
+
+def _load_file(path: Path, where: str) -> ModuleType:
+    if not path.is_file():
+        raise PolicyError.one(where, f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise PolicyError.one(where, f"{path} cannot be run: {error}") from error
+    return module
+
+
+def by_pool(found: Sequence[Found]) -> tuple[Any, np.ndarray]:
+    """One compiled function and its knobs for pools whose policies may differ."""
+    first = found[0]
+    if all(f.function is first.function and (f.params == first.params).all() for f in found):
+        return first.compiled(), first.params
+    chosen = found[-1].compiled()
+    offset = sum(len(f.params) for f in found[:-1])
+    function = _offset(first.kind, chosen, offset)
+    for p in range(len(found) - 2, -1, -1):
+        offset -= len(found[p].params)
+        function = _choose(
+            first.kind, p, _offset(first.kind, found[p].compiled(), offset), function
+        )
+    return compiler.policy(first.kind, function), np.concatenate([f.params for f in found])
+
+
+def _offset(kind: str, inner: Any, start: int) -> Any:
+    """`inner` reading its knobs from `start` on."""
+    jit = compiler.jit
+    if kind == "batch":
+        return jit(lambda replica, engine, params: inner(replica, engine, params[start:]))
+    if kind == "admit":
+        return jit(
+            lambda request, replica, engine, params: inner(request, replica, engine, params[start:])
+        )
+    if kind == "order":
+        return jit(lambda request, now_ps, params: inner(request, now_ps, params[start:]))
+    return jit(lambda request, params: inner(request, params[start:]))
+
+
+def _choose(kind: str, p: int, one: Any, other: Any) -> Any:
+    """`one` for pool p, `other` for the rest."""
+    jit = compiler.jit
+
+    if kind == "batch":
+
+        def function(replica, engine, params):
+            if replica.pool == p:
+                return one(replica, engine, params)
+            return other(replica, engine, params)
+
+    elif kind == "admit":
+
+        def function(request, replica, engine, params):
+            if replica.pool == p:
+                return one(request, replica, engine, params)
+            return other(request, replica, engine, params)
+
+    elif kind == "order":
+
+        def function(request, now_ps, params):
+            if request.pool == p:
+                return one(request, now_ps, params)
+            return other(request, now_ps, params)
+
+    else:
+
+        def function(request, params):
+            if request.pool == p:
+                return one(request, params)
+            return other(request, params)
+
+    return jit(function)

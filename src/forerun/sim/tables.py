@@ -1,0 +1,78 @@
+"""Cost tables as the core reads them: integer picoseconds on padded arrays.
+
+Shapes: P pools, G grid points, M+1 decoders, K knots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from forerun.cost.table import CostTable
+
+PS = 1e12
+
+
+def picoseconds(time_s: np.ndarray | float) -> np.ndarray:
+    """Seconds as int64 picoseconds, rounded to nearest."""
+    return np.rint(np.asarray(time_s, dtype=np.float64) * PS).astype(np.int64)
+
+
+def _pad(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack arrays of one rank and different sizes, repeating the last entry of each axis."""
+    shape = np.max([row.shape for row in rows], axis=0)
+    padded = [
+        np.pad(
+            row,
+            [(0, int(full - size)) for full, size in zip(shape, row.shape, strict=True)],
+            "edge",
+        )
+        for row in rows
+    ]
+    return np.ascontiguousarray(np.stack(padded))
+
+
+def _pieces(
+    values_s: np.ndarray, knots: np.ndarray, per: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(value at the knot, slope after it) in ps; `per` turns a knot into the table's argument.
+
+    Beyond the last knot the last slope goes on.  Each piece starts at its exact knot, so rounding
+    a slope never adds up over pieces.
+    """
+    value = picoseconds(values_s)
+    width = np.diff(knots)[None, :] * per[:, None]
+    slope = np.zeros_like(value)
+    if len(knots) > 1:
+        rise = np.diff(values_s * PS, axis=1) / np.maximum(width, 1)
+        slope[:, :-1] = np.maximum(0, np.rint(rise)).astype(np.int64)
+        slope[:, -1] = slope[:, -2]
+    return value, slope
+
+
+def arrays(tables: Sequence[CostTable]) -> dict[str, np.ndarray]:
+    """The table fields of a `State`, by name."""
+    decode, prefill = [], []
+    for table in tables:
+        n_decoders = np.arange(len(table.time_s.decode))
+        decode.append(_pieces(table.time_s.decode, table.knots_ctx, n_decoders))
+        ones = np.ones(len(table.time_s.prefill))
+        prefill.append(_pieces(table.time_s.prefill, table.knots_past, ones))
+        if table.between == "constant":
+            decode[-1][1][:] = 0
+            prefill[-1][1][:] = 0
+    grids = {
+        name: _pad([np.maximum.accumulate(picoseconds(getattr(t.time_s, name))) for t in tables])
+        for name in ("tokens", "seqs")
+    }
+    return {
+        "tokens_ps": grids["tokens"],
+        "seqs_ps": grids["seqs"],
+        "decode_ps": _pad([value for value, _ in decode]),
+        "decode_slope": _pad([slope for _, slope in decode]),
+        "prefill_ps": _pad([value for value, _ in prefill]),
+        "prefill_slope": _pad([slope for _, slope in prefill]),
+        "knots_ctx": _pad([t.knots_ctx.astype(np.int64) for t in tables]),
+        "knots_past": _pad([t.knots_past.astype(np.int64) for t in tables]),
+    }
