@@ -182,7 +182,6 @@ def test_bytes_of_a_quantised_checkpoint_are_elements_times_format(configs):
     model = read(configs["gpt-oss-20b"])
     parts = dict(count(model).by_part)
     rest = count(model).total - parts["experts"]
-    # one element of bias an output is stored as bf16; counting it as mxfp4 is below 0.2 %
     assert weight_bytes(model) == pytest.approx(parts["experts"] * 17 / 32 + 2 * rest, rel=1e-12)
 
 

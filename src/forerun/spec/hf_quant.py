@@ -31,7 +31,7 @@ _PARTS: tuple[tuple[str, str], ...] = (
     ("feed_forward", "dense"), ("eh_proj", "mtp"), ("enorm", "mtp"),
 )  # fmt: skip
 #: never quantised, whatever the file lists
-_ALWAYS_KEPT = ("embedding", "norms", "other", "router", "vision")
+_ALWAYS_KEPT = ("embedding", "expert_bias", "norms", "other", "router", "vision")
 _MODELOPT = {
     "FP8": "fp8", "FP8_PER_TENSOR": "fp8", "FP8_PB_WO": "fp8_block", "FP8_PB_REAL": "fp8_block",
     "NVFP4": "nvfp4", "W4A8_NVFP4_FP8": "nvfp4", "NVFP4_AWQ": "nvfp4", "W4A16_NVFP4": "nvfp4",

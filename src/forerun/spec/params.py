@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from forerun.spec.dtype import WEIGHT_BYTES
 from forerun.spec.model import Dense, FeedForward, Gqa, Layers, Linear, Mixer, Mla, Model, Moe
 
-#: the parts, in the order of a forward pass; `experts` are the routed ones
+#: the parts, in the order of a forward pass; `experts` are the routed ones, whose biases are a part
+#: of their own because no format narrows them
 PARTS = (
     "vision", "embedding", "norms", "attention", "indexer", "linear_attention", "dense", "router",
-    "experts", "shared_experts", "other", "lm_head",
+    "experts", "expert_bias", "shared_experts", "other", "lm_head",
 )  # fmt: skip
 
 
@@ -41,14 +42,14 @@ def count(model: Model) -> Params:
     """The model's parameters."""
     parts = _by_part(model)
     chosen = sum(
-        run.n * (_experts(run.ffn, model.hidden) // run.ffn.n_experts) * run.ffn.topk
+        run.n * _one_expert(run.ffn, model.hidden, run.ffn.bias) * run.ffn.topk
         for run in model.layers
         if isinstance(run.ffn, Moe)
     )
     total = sum(parts.values())
     return Params(
         total=total,
-        active=total - parts["vision"] - parts["experts"] + chosen,
+        active=total - parts["vision"] - parts["experts"] - parts["expert_bias"] + chosen,
         embedding=parts["embedding"],
         by_part=tuple((name, parts[name]) for name in PARTS if parts[name]),
     )
@@ -231,7 +232,9 @@ def _feed_forward(ffn: FeedForward | None, hidden: int) -> Counter[str]:
         out["dense"] = _dense(hidden, ffn.inter, ffn.gated, ffn.bias)
     elif isinstance(ffn, Moe):
         out["router"] = hidden * ffn.n_experts + (ffn.n_experts if ffn.router_bias else 0)
-        out["experts"] = _experts(ffn, hidden)
+        bare = _one_expert(ffn, hidden, bias=False)
+        out["experts"] = ffn.n_experts * bare
+        out["expert_bias"] = ffn.n_experts * (_one_expert(ffn, hidden, ffn.bias) - bare)
         if ffn.shared_inter:
             out["shared_experts"] = _dense(hidden, ffn.shared_inter, ffn.gated, ffn.bias)
             out["router"] += hidden if ffn.shared_gate else 0
@@ -242,8 +245,8 @@ def _feed_forward(ffn: FeedForward | None, hidden: int) -> Counter[str]:
     return out
 
 
-def _experts(ffn: Moe, hidden: int) -> int:
-    return ffn.n_experts * _dense(ffn.latent or hidden, ffn.inter, ffn.gated, ffn.bias)
+def _one_expert(ffn: Moe, hidden: int, bias: bool) -> int:
+    return _dense(ffn.latent or hidden, ffn.inter, ffn.gated, bias)
 
 
 def _dense(width: int, inter: int, gated: bool, bias: bool) -> int:
