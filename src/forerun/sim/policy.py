@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,7 +62,7 @@ class Found:
             ) from error
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled_shipped(kind: str, function: Callable[..., Any]) -> Any:
     return compiler.policy(kind, function, cache=True)
 
@@ -136,7 +136,8 @@ def _load_file(path: Path, where: str) -> ModuleType:
     if not path.is_file():
         raise PolicyError.one(where, f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -146,65 +147,58 @@ def _load_file(path: Path, where: str) -> ModuleType:
 
 
 def by_pool(found: Sequence[Found]) -> tuple[Any, np.ndarray]:
-    """One compiled function and its knobs for pools whose policies may differ."""
+    """One compiled function and its knobs, for pools whose policies may differ."""
     first = found[0]
     if all(f.function is first.function and (f.params == first.params).all() for f in found):
         return first.compiled(), first.params
-    chosen = found[-1].compiled()
-    offset = sum(len(f.params) for f in found[:-1])
-    function = _offset(first.kind, chosen, offset)
-    for p in range(len(found) - 2, -1, -1):
-        offset -= len(found[p].params)
-        function = _choose(
-            first.kind, p, _offset(first.kind, found[p].compiled(), offset), function
-        )
+    ends = np.cumsum([len(f.params) for f in found])
+    dispatch = _DISPATCH[first.kind]
+    function: Any = None
+    for p in range(len(found) - 1, -1, -1):
+        own, start = found[p].compiled(), int(ends[p]) - len(found[p].params)
+        function = compiler.jit(dispatch(p, own, start, own if function is None else function))
     return compiler.policy(first.kind, function), np.concatenate([f.params for f in found])
 
 
-def _offset(kind: str, inner: Any, start: int) -> Any:
-    """`inner` reading its knobs from `start` on."""
-    jit = compiler.jit
-    if kind == "batch":
-        return jit(lambda replica, engine, params: inner(replica, engine, params[start:]))
-    if kind == "admit":
-        return jit(
-            lambda request, replica, engine, params: inner(request, replica, engine, params[start:])
-        )
-    if kind == "order":
-        return jit(lambda request, now_ps, params: inner(request, now_ps, params[start:]))
-    return jit(lambda request, params: inner(request, params[start:]))
+def _dispatch_order(p: int, own: Any, start: int, other: Any) -> Any:
+    def order(request, now_ps, params):
+        if request.pool == p:
+            return own(request, now_ps, params[start:])
+        return other(request, now_ps, params)
+
+    return order
 
 
-def _choose(kind: str, p: int, one: Any, other: Any) -> Any:
-    """`one` for pool p, `other` for the rest."""
-    jit = compiler.jit
+def _dispatch_admit(p: int, own: Any, start: int, other: Any) -> Any:
+    def admit(request, replica, engine, params):
+        if replica.pool == p:
+            return own(request, replica, engine, params[start:])
+        return other(request, replica, engine, params)
 
-    if kind == "batch":
+    return admit
 
-        def function(replica, engine, params):
-            if replica.pool == p:
-                return one(replica, engine, params)
-            return other(replica, engine, params)
 
-    elif kind == "admit":
+def _dispatch_batch(p: int, own: Any, start: int, other: Any) -> Any:
+    def batch(replica, engine, params):
+        if replica.pool == p:
+            return own(replica, engine, params[start:])
+        return other(replica, engine, params)
 
-        def function(request, replica, engine, params):
-            if replica.pool == p:
-                return one(request, replica, engine, params)
-            return other(request, replica, engine, params)
+    return batch
 
-    elif kind == "order":
 
-        def function(request, now_ps, params):
-            if request.pool == p:
-                return one(request, now_ps, params)
-            return other(request, now_ps, params)
+def _dispatch_preempt(p: int, own: Any, start: int, other: Any) -> Any:
+    def preempt(request, params):
+        if request.pool == p:
+            return own(request, params[start:])
+        return other(request, params)
 
-    else:
+    return preempt
 
-        def function(request, params):
-            if request.pool == p:
-                return one(request, params)
-            return other(request, params)
 
-    return jit(function)
+_DISPATCH = {
+    "order": _dispatch_order,
+    "admit": _dispatch_admit,
+    "batch": _dispatch_batch,
+    "preempt": _dispatch_preempt,
+}

@@ -14,7 +14,7 @@ import numpy as np
 
 from forerun.cost.table import CostTable
 from forerun.errors import ForerunError, PolicyError, SpecError
-from forerun.sim import policy as policies
+from forerun.sim import policy as policy_room
 from forerun.sim import tables as table_arrays
 from forerun.sim.core import compile as compiler
 from forerun.sim.core import serve as core_serve
@@ -29,6 +29,7 @@ from forerun.spec.streams import stream
 
 CHUNK = 1 << 16  # arrivals put into the core at a time
 PS = table_arrays.PS
+LEAST_OUTSTANDING = Policy(name="least_outstanding")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Server:
     """
 
     pools: Sequence[Served]
-    route: Policy | Callable[..., Any] = Policy(name="least_outstanding")
+    route: Policy | Callable[..., Any] = LEAST_OUTSTANDING
     seed: int = 0
     log: str = "full"
     leap: bool = True
@@ -80,7 +81,7 @@ class Server:
             say = self.announce or (lambda text: print(text, file=sys.stderr, flush=True))
             say("compiling the simulator for this machine (once, about 15 s) ...")
         self._core = compiler.core()
-        chosen = {kind: policies.by_pool(self._found[kind]) for kind in compiler.POLICIES}
+        chosen = {kind: policy_room.by_pool(self._found[kind]) for kind in compiler.POLICIES}
         self._functions = [function for function, _ in chosen.values()]
         self._put(**{f"{kind}_params": params for kind, (_, params) in chosen.items()})
         self.n_injected = 0
@@ -96,10 +97,10 @@ class Server:
             kind: [self._policy(kind, served.pool.engine) for served in self.pools]
             for kind in ("order", "admit", "batch", "preempt")
         }
-        self._found["route"] = [policies.find("route", self.policies.get("route", self.route))]
+        self._found["route"] = [policy_room.find("route", self.policies.get("route", self.route))]
 
-    def _policy(self, kind: str, engine: Engine) -> policies.Found:
-        return policies.find(kind, self.policies.get(kind, getattr(engine, kind)))
+    def _policy(self, kind: str, engine: Engine) -> policy_room.Found:
+        return policy_room.find(kind, self.policies.get(kind, getattr(engine, kind)))
 
     def _new_state(self) -> state.State:
         self.pool_of_replica = np.concatenate(
@@ -204,10 +205,10 @@ class Server:
 
         Raises SpecError if one arrives before the clock's time, or before an earlier one.
         """
-        rows = self._arrivals(requests)
+        rows: Any = self._arrivals(requests)
         clock, old = self._clock, self._state.arrivals
         if len(rows) and self.concurrency is None:
-            latest = old.ready_ps[clock.n_arrivals - 1] if clock.n_arrivals else 0
+            latest = old["ready_ps"][clock.n_arrivals - 1] if clock.n_arrivals else 0
             if rows.ready_ps[0] < max(clock.now_ps, latest):
                 raise SpecError.one(
                     "requests",
@@ -220,7 +221,7 @@ class Server:
         clock.next_arrival, clock.n_arrivals = 0, len(buffer)
         self._put(arrivals=buffer)
 
-    def _arrivals(self, requests: Requests) -> Any:
+    def _arrivals(self, requests: Requests) -> np.recarray:
         n = len(requests)
         rows = state.rows(n, state.ARRIVAL)
         engine = self.pools[0].pool.engine
@@ -292,12 +293,12 @@ class Server:
 
     def abort(self, request: int) -> bool:
         """The client of a request goes away now.  False if the request is not in the system."""
-        live = self._state.live
+        live: Any = self._state.live
         slots = np.flatnonzero((live.request == request) & (live.aborted == 0))
-        slots = [r for r in slots if self._is_live(int(r))]
-        if not slots:
+        present = [int(r) for r in slots if self._is_live(int(r))]
+        if not present:
             return False
-        r, now = int(slots[0]), int(self._clock.now_ps)
+        r, now = present[0], int(self._clock.now_ps)
         if self._core.abort(self._state, r, now):
             self._core.cut_leap(self._state, int(live[r].replica), now)
         return True
@@ -436,9 +437,5 @@ def run(
 
 def _parts(requests: Requests) -> Iterable[Requests]:
     """The workload in pieces of CHUNK requests."""
-    columns = ("arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s")
     for start in range(0, max(len(requests), 1), CHUNK):
-        part = {c: getattr(requests, c) for c in columns}
-        yield Requests(
-            **{c: None if a is None else a[start : start + CHUNK] for c, a in part.items()}
-        )
+        yield requests[start : start + CHUNK]

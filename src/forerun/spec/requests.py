@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,17 @@ class Requests:
 
     def __len__(self) -> int:
         return len(self.arrival_s)
+
+    def __getitem__(self, part: slice) -> Requests:
+        """Consecutive requests (a slice of step 1) with everything that belongs to them."""
+        columns = ("arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s")
+        taken = {c: None if (a := getattr(self, c)) is None else a[part] for c in columns}
+        if self.block_hashes is not None and self.block_starts is not None:
+            start, stop, _ = part.indices(len(self))
+            starts = self.block_starts[start : max(start, stop) + 1]
+            taken["block_hashes"] = self.block_hashes[starts[0] : starts[-1]]
+            taken["block_starts"] = starts - starts[0]
+        return replace(self, **taken)
 
     @property
     def duration_s(self) -> float:

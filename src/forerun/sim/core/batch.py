@@ -154,7 +154,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit):
 
 @jit
 def form(state, i, t, admit, batch, preempt):
-    """Shape the next leap of replica i, which starts at t; returns when it ends, or NEVER if idle."""
+    """Shape the leap of replica i that starts at t; returns when it ends, NEVER if it idles."""
     replica = state.replicas[i]
     p = replica.pool
     engine = state.engines[p]

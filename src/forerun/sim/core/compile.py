@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from forerun.sim.core import live, serve
 from forerun.sim.core.jit import JIT, cache_dir, jit
 from forerun.sim.core.signatures import KINDS, numba_signatures
-from forerun.sim.core.state import State
 
 
 #: the order in which `advance` takes its policies
@@ -32,6 +31,12 @@ def is_cached() -> bool:
     return not JIT or any(cache_dir().rglob("*.nbi"))
 
 
+def _set_cache_dir() -> None:
+    from numba.core import config
+
+    setattr(config, "CACHE_DIR", str(cache_dir()))  # noqa: B010  (numba fills `config` at run time)
+
+
 @lru_cache(maxsize=1)
 def core() -> Core:
     """The core, compiled (from the cache folder when it can be) or as it is."""
@@ -42,7 +47,7 @@ def core() -> Core:
 
     from forerun.sim.core import native
 
-    numba.config.CACHE_DIR = str(cache_dir())
+    _set_cache_dir()
     usual = numba.config.OPT
     # level 1 compiles in two thirds of the time of level 3 and runs as fast (benchmarks/)
     numba.config.OPT = type(usual)(1)
@@ -70,7 +75,5 @@ def policy(kind: str, function: Any, *, cache: bool = False) -> Any:
     if not JIT:
         return function
     if cache:
-        import numba
-
-        numba.config.CACHE_DIR = str(cache_dir())
+        _set_cache_dir()
     return jit(signature=numba_signatures()[kind], cache=cache)(function)

@@ -7,7 +7,7 @@ change, and plain Python sees the named tuple itself.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from llvmlite import ir
@@ -46,7 +46,7 @@ class _Pointer(models.PrimitiveModel):
         super().__init__(dmm, fe_type, ir.IntType(64))
 
 
-@lru_cache(maxsize=None)
+@cache
 def array_type(name: str) -> types.Array:
     """The numba type of a field of State."""
     dtype, ndim = LAYOUT[name]
@@ -95,7 +95,8 @@ class Pointer:
         self.table = np.zeros((len(LAYOUT), WORDS), dtype=np.int64)
         for row, (name, (dtype, ndim)) in zip(self.table, LAYOUT.items(), strict=True):
             array = getattr(state, name)
-            assert array.dtype == dtype and array.ndim == ndim and array.flags.c_contiguous, name
+            assert (array.dtype, array.ndim) == (dtype, ndim), name
+            assert array.flags.c_contiguous, name
             row[0] = array.ctypes.data
             row[1 : 1 + ndim] = array.shape
         self.address = self.table.ctypes.data

@@ -223,10 +223,10 @@ def fits(state, p, arrival):
 @jit
 def fits_somewhere(state, arrival):
     """Whether some pool could run the request alone."""
-    for p in range(state.engines.shape[0]):
-        if fits(state, p, arrival):
-            return True
-    return False
+    p = 0
+    while p < state.engines.shape[0] and not fits(state, p, arrival):
+        p += 1
+    return p < state.engines.shape[0]
 
 
 @jit
@@ -291,12 +291,10 @@ def advance(state, until_ps, order, admit, batch, preempt, route):
             return REACHED
         if clock.by_request == 0 and clock.n_done + room > state.done.shape[0]:
             return WANT_LOG
-        if clock.keep_leaps == 1:
-            if (
-                clock.n_leaps + 1 > state.leaps.shape[0]
-                or clock.n_gaps + room > state.gaps.shape[0]
-            ):
-                return WANT_LOG
+        if clock.keep_leaps == 1 and (
+            clock.n_leaps + 1 > state.leaps.shape[0] or clock.n_gaps + room > state.gaps.shape[0]
+        ):
+            return WANT_LOG
         clock.now_ps = t
         if arrival <= boundary:
             if clock.free < 0:

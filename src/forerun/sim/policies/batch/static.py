@@ -1,4 +1,4 @@
-"""Request-level batching (FasterTransformer): a batch runs to its end before the next one starts."""
+"""Request-level batching (FasterTransformer): a batch runs to its end before the next starts."""
 
 from forerun.sim.core.signatures import IF_NO_PREFILL, YES
 
