@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from handmade_logs import S, many_requests, table, three_requests
 
+from forerun.metrics import latency, waits
 from forerun.metrics.figure import text
 from forerun.metrics.reason import explain, spent
 from forerun.metrics.score import score
@@ -29,23 +31,50 @@ def test_time_splits_add_up():
     assert s.compute == pytest.approx(1893 / 1000 / 8)
     assert s.memory == pytest.approx(2 * 1893 / 4000 / 8)
     assert s.prefill == pytest.approx(5 / 8)  # leaps of 2 s and 3 s of 8 s
-    assert s.waiting == pytest.approx(3 / 8)
-    assert sum(s.turned_away.values()) == pytest.approx(1)
 
 
-def test_full_kv_blocks_are_named():
-    assert "95% or more of the KV blocks" in said(three_requests())  # 10 of 10 while one waits
+def test_waiting_is_told_by_what_for():
+    # request 1 came at 1, in the step that ends at 2, and was scheduled at 2
+    found = waits.waited_s(view(three_requests()))
+    assert found.pop(waits.STEP) == pytest.approx(1)
+    assert set(found.values()) == {0.0}
+
+
+def turned_away(**changes):
+    """The three requests, but request 1 is only scheduled at 5: it waits out a leap of 3 s."""
+    log = three_requests(**changes)
+    log.requests["scheduled_ps"][1] = 5 * S
+    return log
 
 
 @pytest.mark.parametrize(
-    ("change", "limit"),
-    [({"max_seqs": 2}, "max_num_seqs 2"), ({"max_tokens": 50}, "max_num_batched_tokens 50")],
+    ("change", "capacity", "limit", "words"),
+    [
+        ({}, 10, waits.KV, "75 % while 95 % or more of the KV blocks"),  # 10 of 10
+        ({"max_seqs": 2}, 99, waits.SEATS, "75 % while the batch was full (max_num_seqs 2)"),
+        ({"max_tokens": 50}, 99, waits.TOKENS, "(max_num_batched_tokens 50)"),
+        ({}, 99, waits.POLICY, "75 % at no limit"),
+    ],
 )
-def test_the_limit_that_holds_requests_back_is_named(change, limit):
-    log = three_requests(kv_blocks=[100])
-    log = replace(log, kv_blocks=three_requests().kv_blocks * 10)
-    small = replace(log, tables=(limited(**change),))
-    assert limit in said(small)
+def test_the_limit_that_holds_requests_back_is_named(change, capacity, limit, words):
+    log = turned_away(kv_blocks=np.array([capacity]), tables=(limited(**change),))
+    found = waits.waited_s(view(log))
+    assert found[waits.STEP] == pytest.approx(1)
+    assert found[limit] == pytest.approx(3)
+    assert sum(found.values()) == pytest.approx(4)
+    assert words in said(log)
+
+
+def test_waiting_outside_steps_is_kept_apart():
+    log = three_requests()
+    log.requests["arrival_ps"][0] = -S  # a second before the first step began
+    assert waits.waited_s(view(log))[waits.OUTSIDE] == pytest.approx(1)
+
+
+def test_all_waiting_has_a_reason():
+    log = many_requests(300)
+    total = latency.queue_s(log.requests).sum()
+    assert sum(waits.waited_s(view(log)).values()) == pytest.approx(total)
 
 
 def limited(**change):

@@ -174,3 +174,26 @@ def test_every_figure_is_among_the_rows():
     named = {row[1] for row in rows(m)}
     figures = {f.name for f in fields(m) if isinstance(getattr(m, f.name), Figure)}
     assert figures <= named
+
+
+def test_the_batches_of_a_pipeline_share_its_devices():
+    # two stages: the log shows two replicas, one a batch in flight, of one engine with two devices
+    log = many_requests(80, replicas=2)
+    alone, stages = score(log), score(replace(log, tables=(table(stages=2),)))
+    assert (alone.n_devices, stages.n_devices) == (4, 2)
+    assert stages.hfu.value == pytest.approx(2 * alone.hfu.value)
+    idle_j = 10 * log.end_ps / S  # 10 W an engine
+    assert alone.energy_j.value - stages.energy_j.value == pytest.approx(idle_j)
+
+
+def test_a_table_in_steps_is_read_in_steps():
+    # between knots the constant table keeps the value of the knot below, here 0 cached tokens:
+    # the two decode steps lose their 101 + 102 flop
+    m = score(replace(three_requests(), tables=(table(between="constant"),)))
+    assert m.hfu.value == pytest.approx((1893 - 203) / 8000)
+
+
+def test_requests_the_run_left_unlisted_are_said():
+    m = score(three_requests(n_unfinished=7))
+    assert m.counts.unfinished == 7
+    assert any("stopped before 7 requests" in note for note in m.notes)

@@ -14,8 +14,7 @@ from forerun.metrics.window import View
 
 def idle_j(part: View) -> float:
     """idle_w * duration, all replicas."""
-    log = part.log
-    return float(sum(log.tables[p].idle_w for p in log.pool_of_replica)) * part.duration_s
+    return float(work.of_replica(part.log, "idle_w").sum()) * part.duration_s
 
 
 def dynamic_j(part: View) -> float | None:

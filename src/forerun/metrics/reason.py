@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.metrics import work
+from forerun.metrics import waits, work
 from forerun.metrics.figure import plural, text
 from forerun.metrics.latency import PS, finished, queue_s, ttft_s
 from forerun.metrics.leaps import span_ps
@@ -15,7 +15,6 @@ from forerun.metrics.window import View, view
 from forerun.sim.core.state import STATUS
 from forerun.sim.log import Log
 
-KV_FULL = 0.95  # share of blocks in use from which the KV cache is what turns requests away
 LOW = 0.3  # share of a peak below which it does not bound
 WORDS = {
     "ttft_s": "time to first token",
@@ -27,14 +26,12 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Steps:
-    """What busy time went into; every share is of busy time, but `waiting` is of elapsed time."""
+    """What busy time went into, as shares of it."""
 
     compute: float  # time the flop would take at peak
     memory: float  # time the bytes would take at peak
     host: float
     prefill: float  # in steps that compute some prompt
-    waiting: float  # mean over replicas: share of time with requests waiting
-    turned_away: dict[str, float]  # reason -> share of the time with requests waiting
 
 
 def explain(log: Log, metrics: Metrics) -> list[str]:
@@ -45,7 +42,7 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
     if steps is None:
         out.append("What bounds the steps is unknown: the log kept no steps.")
     else:
-        out += [*_waiting(part, steps), *_bound(metrics, steps), *_gaps(part, metrics)]
+        out += [*_waiting(part), *_bound(metrics, steps), *_gaps(part, metrics)]
     return out + _preemption(metrics)
 
 
@@ -57,36 +54,18 @@ def spent(part: View) -> Steps | None:
     span = span_ps(leaps) * PS
     busy = float(span.sum())
     if busy <= 0:
-        return Steps(0, 0, 0, 0, 0, {})
+        return Steps(0, 0, 0, 0)
     pool = log.pool_of_replica[leaps["replica"]]
-
-    def of(name: str) -> np.ndarray:
-        return np.array([getattr(t, name) for t in log.tables])[pool]
-
     host = sum(work.host_s(leaps[pool == p], t).sum() for p, t in enumerate(log.tables))
-    held = leaps["n_waiting"] > 0
-    queued = float(span[held].sum())
-    full = leaps["n_blocks"] >= KV_FULL * log.kv_blocks[pool]
-    seats = ~full & (leaps["n_running"] >= of("max_seqs"))
-    tokens = ~full & ~seats & (leaps["n_tokens"] >= of("max_tokens"))
-    reasons = {
-        "KV blocks": full,
-        "max_num_seqs": seats,
-        "max_num_batched_tokens": tokens,
-        "the batch policy": ~full & ~seats & ~tokens,
-    }
+    at = leaps["replica"]
+    flop_s = work.by_leap(leaps, log, "flop") / work.of_replica(log, "peak_flop_per_s")[at]
+    traffic = work.of_replica(log, "peak_hbm_bytes_per_s")[at]
+    traffic_s = work.by_leap(leaps, log, "hbm_bytes") / traffic
     return Steps(
-        compute=float(np.sum(work.by_leap(leaps, log, "flop") / of("peak_flop_per_s"))) / busy,
-        memory=float(np.sum(work.by_leap(leaps, log, "hbm_bytes") / of("peak_hbm_bytes_per_s")))
-        / busy,
+        compute=float(flop_s.sum()) / busy,
+        memory=float(traffic_s.sum()) / busy,
         host=float(host) / busy,
         prefill=float(span[leaps["n_chunks"] > 0].sum()) / busy,
-        waiting=queued / (part.duration_s * len(log.pool_of_replica)),
-        turned_away={
-            name: float(span[held & mask].sum()) / queued
-            for name, mask in reasons.items()
-            if queued > 0
-        },
     )
 
 
@@ -105,7 +84,7 @@ def _misses(m: Metrics) -> list[str]:
             f"requests took more than {text(f.bound, 's')}, "
             f"{text(f.alone, 'share')} missed nothing else."
         )
-    lost = {name: getattr(m.counts, name) for name in ("rejected", "aborted", "unfinished")}
+    lost = {name: getattr(m.counts, name) for name in ("rejected", "aborted")}
     if any(lost.values()):
         ends = ", ".join(f"{n:,} {name}" for name, n in lost.items() if n)
         out.append(f"Requests without a full answer count as misses: {ends} of {m.counts.n:,}.")
@@ -178,24 +157,29 @@ def overload(part: View) -> tuple[float, float] | None:
     return came / seconds, went / seconds
 
 
-def _waiting(part: View, s: Steps) -> list[str]:
-    if s.waiting < 0.01 or not s.turned_away:
+def _waiting(part: View) -> list[str]:
+    found = waits.waited_s(part)
+    total = sum(found.values()) if found else 0.0
+    if not found or total <= 0:
         return []
-    name, share = max(s.turned_away.items(), key=lambda item: item[1])
-    limits = {
-        "KV blocks": f"{KV_FULL:.0%} or more of the KV blocks were in use",
-        "max_num_seqs": "the batch was full (max_num_seqs "
-        + "/".join(sorted({str(t.max_seqs) for t in part.log.tables}))
-        + ")",
-        "max_num_batched_tokens": "the step's token budget was used up (max_num_batched_tokens "
-        + "/".join(sorted({str(t.max_tokens) for t in part.log.tables}))
-        + ")",
-        "the batch policy": "no limit was reached: the batch policy or its order held them back",
+    tables = part.log.tables
+    seats = "/".join(sorted({str(t.max_seqs) for t in tables}))
+    tokens = "/".join(sorted({str(t.max_tokens) for t in tables}))
+    words = {
+        waits.STEP: "for the step in progress to end",
+        waits.KV: f"while {text(waits.KV_FULL, 'share')} or more of the KV blocks were in use",
+        waits.SEATS: f"while the batch was full (max_num_seqs {seats})",
+        waits.TOKENS: f"while steps used up their tokens (max_num_batched_tokens {tokens})",
+        waits.POLICY: "at no limit, held back by the batch policy or the order",
+        waits.OUTSIDE: "outside steps (API server and tokenizer)",
     }
-    return [
-        f"Requests wait during {text(s.waiting, 'share')} of a replica's time; for "
-        f"{text(share, 'share')} of that {limits[name]}."
-    ]
+    parts = sorted(((s / total, name) for name, s in found.items()), reverse=True)
+    told = [f"{text(share, 'share')} {words[name]}" for share, name in parts if share >= 0.01]
+    return [f"Of the time that requests wait to be scheduled, {_listed(told)}."]
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
 def _bound(m: Metrics, s: Steps) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from forerun.metrics import carbon, energy, goodput, latency, money, stats
+from forerun.metrics import carbon, energy, goodput, latency, money, stats, work
 from forerun.metrics.figure import Figure, ratio
 from forerun.metrics.gaps import itl, itl_quantiles
 from forerun.metrics.goodput import Failing
@@ -241,8 +241,8 @@ def _utilisation(part: View) -> tuple[Utilisation, dict[str, Any]]:
     use, log = utilisation(part), part.log
     pools = log.pool_of_replica
     one = np.ones(len(pools))
-    flop = np.array([t.peak_flop_per_s for t in log.tables])[pools]
-    traffic = np.array([t.peak_hbm_bytes_per_s for t in log.tables])[pools]
+    flop = work.of_replica(log, "peak_flop_per_s")
+    traffic = work.of_replica(log, "peak_hbm_bytes_per_s")
     blocks = log.kv_blocks[pools].astype(float)
     steps = "steps x cost table"
     link = None if use.link_bytes_per_s is None else float(use.link_bytes_per_s.sum())
@@ -277,11 +277,18 @@ def _notes(part: View, counts: Counts, done: np.ndarray) -> tuple[str, ...]:
         notes.append("percentiles cover all finished requests, warm-up and drain included")
     else:
         notes.append("latencies are of requests that arrived in the window, rates of those ended")
-    left = counts.rejected + counts.aborted + counts.unfinished
+    unlisted = part.log.n_unfinished - count(part.log.requests, "unfinished")
+    if unlisted > 0:
+        notes.append(
+            f"the run stopped before {unlisted:,} requests had ended or arrived: they count as "
+            "unfinished, and attainment, goodput and percentiles are of the others, which flatters "
+            "an overloaded deployment"
+        )
+    left = counts.rejected + counts.aborted + count(part.arrived, "unfinished")
     if left:
         notes.append(
             f"{left:,} of {counts.n:,} requests have no full latency ({counts.rejected:,} "
-            f"rejected, {counts.aborted:,} aborted, {counts.unfinished:,} unfinished): percentiles "
+            f"rejected, {counts.aborted:,} aborted, the rest unfinished): percentiles "
             "leave them out, they miss the SLO"
         )
     if len(done) < stats.FEWEST:

@@ -58,12 +58,11 @@ def utilisation(part: View) -> Utilisation:
 
     span = span_ps(leaps) * PS
     busy_s = total(span)
-    pools = log.pool_of_replica
-    peak_flop = np.array([t.peak_flop_per_s for t in log.tables])[pools] * seconds
-    peak_bytes = np.array([t.peak_hbm_bytes_per_s for t in log.tables])[pools] * seconds
+    peak_flop = work.of_replica(log, "peak_flop_per_s") * seconds
+    peak_bytes = work.of_replica(log, "peak_hbm_bytes_per_s") * seconds
     hfu = total(work.by_leap(leaps, log, "flop")) / peak_flop
     if not part.whole:
-        peak = np.zeros(len(pools))
+        peak = np.zeros(len(blocks))
         np.maximum.at(peak, leaps["replica"], leaps["n_blocks"])
         peak = peak / np.maximum(blocks, 1)
     return Utilisation(
@@ -149,8 +148,8 @@ def timeline(part: View, bins: int = 120) -> Timeline:
         return Timeline(edges * PS, **per_s, **unknown)
     start, stop, span = leaps["start_ps"], end_ps(leaps), span_ps(leaps) * PS
     pools = log.pool_of_replica
-    peak_flop = sum(log.tables[p].peak_flop_per_s for p in pools)
-    peak_bytes = sum(log.tables[p].peak_hbm_bytes_per_s for p in pools)
+    peak_flop = work.of_replica(log, "peak_flop_per_s").sum()
+    peak_bytes = work.of_replica(log, "peak_hbm_bytes_per_s").sum()
     tokens = leaps["n_seqs"].astype(float) * leaps["n_steps"]
     return Timeline(
         edges * PS,

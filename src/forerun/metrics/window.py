@@ -13,6 +13,7 @@ import numpy as np
 
 from forerun.errors import SpecError
 from forerun.metrics import leaps as leap_rows
+from forerun.metrics import work
 from forerun.metrics.latency import PS, finished
 from forerun.sim.core.state import STATUS
 from forerun.sim.log import Log
@@ -37,7 +38,7 @@ class View:
 
     @property
     def n_devices(self) -> int:
-        return sum(self.log.tables[p].n_devices for p in self.log.pool_of_replica)
+        return round(float(work.of_replica(self.log, "n_devices").sum()))
 
 
 def view(log: Log, window: tuple[float, float] | None = None) -> View:

@@ -13,6 +13,17 @@ from forerun.cost.table import CostTable, Work, grid
 from forerun.sim.log import Log
 
 
+def of_replica(log: Log, name: str) -> np.ndarray:
+    """What one replica of the log has of a table's device figure: float64 [replicas].
+
+    name : peak_flop_per_s, peak_hbm_bytes_per_s, idle_w or n_devices, which a table states for all
+    pipeline stages together; a log has a row of replicas for each of the batches in flight, so
+    each of them has the stages' part of it.
+    """
+    each = np.array([getattr(t, name) / t.stages for t in log.tables], dtype=float)
+    return each[log.pool_of_replica] if len(each) else np.zeros(len(log.pool_of_replica))
+
+
 def amount(leaps: np.ndarray, table: CostTable, work: Work) -> np.ndarray:
     """The quantity all steps of each leap take together: float64 [L], in the unit of `work`."""
     n = leaps["n_steps"].astype(float)
@@ -24,13 +35,14 @@ def amount(leaps: np.ndarray, table: CostTable, work: Work) -> np.ndarray:
     step += np.interp(leaps["n_seqs"], grid(table.max_seqs), work.seqs)
     decoding = batch > 0
     step[decoding] += _line(
-        work.decode, batch[decoding], table.knots_ctx, ctx[decoding] / batch[decoding]
-    )
+        work.decode, batch[decoding], table.knots_ctx, ctx[decoding] / batch[decoding],
+        table.between,
+    )  # fmt: skip
     filling = chunks > 0
     k = chunks[filling]
     step[filling] += k * _surface(
         work.prefill, grid(table.max_tokens), leaps["chunk"][filling] / k,
-        table.knots_past, past[filling] / k,
+        table.knots_past, past[filling] / k, table.between,
     )  # fmt: skip
     return n * step
 
@@ -58,8 +70,12 @@ def by_leap(leaps: np.ndarray, log: Log, part: str) -> np.ndarray:
     return out
 
 
-def _line(values: np.ndarray, row: np.ndarray, knots: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """values[row] read at x, linear between knots and beyond the last: [L]."""
+def _line(
+    values: np.ndarray, row: np.ndarray, knots: np.ndarray, x: np.ndarray, between: str
+) -> np.ndarray:
+    """values[row] read at x, linear between knots and beyond the last, or constant: [L]."""
+    if between == "constant":
+        return values[row, np.searchsorted(knots, x, side="right") - 1]
     if len(knots) == 1:
         return values[row, 0]
     i = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, len(knots) - 2)
@@ -68,12 +84,18 @@ def _line(values: np.ndarray, row: np.ndarray, knots: np.ndarray, x: np.ndarray)
 
 
 def _surface(
-    values: np.ndarray, points: np.ndarray, y: np.ndarray, knots: np.ndarray, x: np.ndarray
+    values: np.ndarray,
+    points: np.ndarray,
+    y: np.ndarray,
+    knots: np.ndarray,
+    x: np.ndarray,
+    between: str,
 ) -> np.ndarray:
     """values read at fractional (y on points, x on knots), linear both ways: [L]."""
     if len(points) == 1:
-        return _line(values, np.zeros(len(y), int), knots, x)
+        return _line(values, np.zeros(len(y), int), knots, x, between)
     j = np.clip(np.searchsorted(points, y, side="right") - 1, 0, len(points) - 2)
     share = (y - points[j]) / (points[j + 1] - points[j])
-    low, high = _line(values, j, knots, x), _line(values, j + 1, knots, x)
+    low = _line(values, j, knots, x, between)
+    high = _line(values, j + 1, knots, x, between)
     return low + (high - low) * share
