@@ -169,8 +169,8 @@ class Server:
         row.block_tokens = engine.block_tokens
         row.watermark = int(engine.watermark * row.n_blocks)
         row.reserve = state.RESERVE[engine.reserve]
-        row.host_step_ps = round((engine.host_step_s + table.host_step_s) * PS)
-        row.host_seq_ps = round((engine.host_seq_s + table.host_seq_s) * PS)
+        row.host_step_ps = round(table.host_step_s * PS)
+        row.host_seq_ps = round(table.host_seq_s * PS)
         row.every_step = int(every_step)
         row.max_leap = (1 << 40) if self.leap else 1
         if table.mixed_prefill == "root_sum_square":
