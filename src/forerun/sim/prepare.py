@@ -5,47 +5,40 @@ from __future__ import annotations
 from forerun import catalog
 from forerun.cost.memory import memory
 from forerun.cost.price import price
-from forerun.errors import Problem, SpecError
-from forerun.ops.check import check_parallel
+from forerun.errors import Infeasible, Problem
 from forerun.ops.lower import lower
 from forerun.sim.serve import Served
-from forerun.spec.deployment import Deployment, Pool
-from forerun.spec.device import Device
+from forerun.spec.deployment import Deployment
 from forerun.spec.model import Model
 
+USUAL_LEN = 2048
 
-def prepare(model: Model, deployment: Deployment) -> list[Served]:
+
+def prepare(model: Model, deployment: Deployment, *, mean_len: int = USUAL_LEN) -> list[Served]:
     """Every pool of the deployment, lowered, priced and fitted into memory.
 
-    Raises SpecError with all problems of all pools: impossible layouts, models that do not fit
-    (and what would make them fit).
+    mean_len : tokens of a usual request, which sets how many a windowed cache holds.
+    Raises ShapeError where a layout is impossible, Infeasible where the model does not fit, with
+    the problems of all pools and what would mend them.
     """
     problems: list[Problem] = []
     ready: list[Served] = []
     for pool in deployment.pools:
         device = catalog.device(pool.device)
-        found = check_parallel(model, pool, device) or _memory_problems(model, pool, device)
-        problems += found
-        if not found:
-            ready.append(prepare_pool(model, pool, device))
+        held = memory(model, pool, device)
+        problems += held.problems
+        if held.problems:
+            continue
+        max_len = min(held.max_len, held.max_context)
+        table = price(
+            lower(model, pool),
+            device,
+            max_tokens=pool.engine.max_num_batched_tokens,
+            max_seqs=pool.engine.max_num_seqs,
+            max_len=max_len,
+        )
+        n_blocks = held.blocks_for(max(min(mean_len, max_len), pool.engine.block_tokens))
+        ready.append(Served(pool=pool, table=table, n_blocks=n_blocks, max_len=max_len))
     if problems:
-        raise SpecError(*problems)
+        raise Infeasible(*problems)
     return ready
-
-
-def _memory_problems(model: Model, pool: Pool, device: Device) -> list[Problem]:
-    return list(memory(model, pool, device).problems)
-
-
-def prepare_pool(model: Model, pool: Pool, device: Device) -> Served:
-    """One pool that is known to be possible and to fit."""
-    engine = pool.engine
-    held = memory(model, pool, device)
-    table = price(
-        lower(model, pool),
-        device,
-        max_tokens=engine.max_num_batched_tokens,
-        max_seqs=engine.max_num_seqs,
-        max_len=held.max_len,
-    )
-    return Served(pool=pool, table=table, n_blocks=held.n_blocks, max_len=held.max_len)
