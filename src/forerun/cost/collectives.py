@@ -8,11 +8,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from forerun.cost.efficiency import DIRECT_START_S, LIBRARY_START_S, LINK, PCIE_LINK
+from forerun.cost.efficiency import (
+    DIRECT_START_S,
+    LIBRARY_START_S,
+    LINK,
+    PCIE_LINK,
+    RAMP_BYTES,
+    SWITCH_LINK,
+)
 from forerun.errors import SpecError
 from forerun.ops.collectives import Collective, Kind
 from forerun.ops.counts import Array
 from forerun.spec.device import Device, Link
+
+#: largest message of the one- and two-shot kernels that share memory (vLLM's limit: 8 MiB)
+DIRECT_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -146,23 +156,25 @@ def _need(level: Level | None, wires: Wires, span: int) -> Level:
 
 
 def _flat(kind: Kind, S: Array, n: int, level: Level) -> Array:
-    """One level: alpha-beta of the best algorithm; S and factors as in ops.collectives."""
+    """One level: alpha-beta of the best algorithm; S and factors as in ops.collectives.
+
+    Library algorithms move S' = S + min(S, RAMP_BYTES): small messages at half the rate.
+    """
     a, B = level.latency_s, level.bytes_per_s
     share = (n - 1) / n
-    steps = math.ceil(math.log2(n))
+    start, Sr = LIBRARY_START_S, S + np.minimum(S, RAMP_BYTES)
     if kind == "all_to_all":
-        return LIBRARY_START_S + a + (0 if level.direct else (n - 2) * a) + share * S / B
+        return start + (1 if level.direct else n - 1) * a + share * Sr / B
     if kind in ("all_gather", "reduce_scatter"):
-        ring = LIBRARY_START_S + (n - 1) * a + share * S / B
-        if level.direct:
-            ring = np.minimum(ring, DIRECT_START_S + a + share * S / B)
-        return ring
-    ring = LIBRARY_START_S + 2 * (n - 1) * a + 2 * share * S / B
-    best = np.minimum(ring, LIBRARY_START_S + 2 * steps * a + 2 * S / B)
+        return start + (n - 1) * a + share * Sr / B
+    ring = start + 2 * (n - 1) * a + 2 * share * Sr / B
+    tree = start + 2 * math.ceil(math.log2(n)) * a + 2 * Sr / B
+    best = np.minimum(ring, tree)
     if level.direct:
         one_shot = DIRECT_START_S + a + (n - 1) * S / B  # read everything from everyone
         two_shot = DIRECT_START_S + 2 * a + 2 * share * S / B
-        best = np.minimum(best, np.minimum(one_shot, two_shot))
+        best = np.minimum(best, np.where(S <= DIRECT_BYTES, np.minimum(one_shot, two_shot), best))
     if level.reduces and n > 2:
-        best = np.minimum(best, LIBRARY_START_S + 2 * a + S * (1 + 1 / n) / B)
+        rate = B * SWITCH_LINK / LINK
+        best = np.minimum(best, start + 2 * a + Sr * (1 + 1 / n) / rate)
     return best

@@ -40,12 +40,12 @@ BY_ARCHITECTURE: dict[str, Efficiency] = {
     "pascal": Efficiency(0.75, 0.30, 0.80, 0.65, 4.0e-6, 16, _EST),
     "volta": Efficiency(0.75, 0.40, 0.88, 0.70, 3.0e-6, 16, _EST),
     "turing": Efficiency(0.65, 0.35, 0.85, 0.65, 3.0e-6, 16, _EST + "; T4 and its kin throttle"),
-    "ampere": Efficiency(0.80, 0.57, 0.90, 0.72, 2.5e-6, 16, _MAMF + _FA2 + _REST),
-    "ada": Efficiency(0.75, 0.50, 0.90, 0.72, 2.5e-6, 16, _EST),
-    "hopper": Efficiency(0.76, 0.55, 0.90, 0.75, 2.5e-6, 64, _MAMF + _FA3 + _REST),
-    "blackwellrtx": Efficiency(0.75, 0.50, 0.90, 0.72, 2.5e-6, 16, _EST + " (as ada)"),
-    "blackwell": Efficiency(0.74, 0.55, 0.90, 0.75, 2.5e-6, 64, _MAMF + _REST + "; attention est."),
-    "rubin": Efficiency(0.74, 0.55, 0.90, 0.75, 2.5e-6, 64, _EST + " (as blackwell)"),
+    "ampere": Efficiency(0.80, 0.57, 0.90, 0.80, 2.5e-6, 16, _MAMF + _FA2 + _REST),
+    "ada": Efficiency(0.75, 0.50, 0.90, 0.80, 2.5e-6, 16, _EST),
+    "hopper": Efficiency(0.76, 0.60, 0.90, 0.85, 2.5e-6, 64, _MAMF + _FA3 + _REST),
+    "blackwellrtx": Efficiency(0.75, 0.50, 0.90, 0.80, 2.5e-6, 16, _EST + " (as ada)"),
+    "blackwell": Efficiency(0.74, 0.60, 0.90, 0.85, 2.5e-6, 64, _MAMF + _REST + "; attention est."),
+    "rubin": Efficiency(0.74, 0.60, 0.90, 0.85, 2.5e-6, 64, _EST + " (as blackwell)"),
     "cdna2": Efficiency(0.73, 0.35, 0.80, 0.60, 4.0e-6, 16, _MAMF + "rest: estimates"),
     "cdna3": Efficiency(0.57, 0.35, 0.80, 0.65, 4.0e-6, 16, _MAMF + "rest: estimates"),
     "cdna4": Efficiency(0.60, 0.38, 0.80, 0.65, 4.0e-6, 16, _EST),
@@ -76,7 +76,7 @@ def efficiency(device: Device) -> Efficiency:
 #: (weight-only int4, fp8 on devices without fp8): estimate
 EXPANDING = 0.85
 #: share of `gemm` that grouped products of a mixture of experts keep: estimate
-GROUPED = 0.85
+GROUPED = 0.75
 #: share of the 16-bit peak of chunked scans (Mamba-2, delta nets): estimate
 SCAN = 0.20
 #: bandwidth of the last-level cache over main memory, when a device's weights fit: estimate
@@ -86,12 +86,20 @@ CACHE_SPEEDUP = 2.5
 LINK = 0.80
 #: the same over PCI Express, where packets and the root complex take more: estimate
 PCIE_LINK = 0.65
-#: start of one collective beyond the link's own latency, kernel and synchronisation: estimate for
-#: one-shot kernels that share memory, and for ring and tree libraries
-DIRECT_START_S = 3.0e-6
-LIBRARY_START_S = 8.0e-6
+#: the same for reduction in the switch (NVLS): estimate
+SWITCH_LINK = 0.65
+#: start of one collective beyond the link's own latency, kernel and synchronisation: estimates for
+#: one-shot kernels that share memory, and for ring and tree libraries (an all-reduce of a few bytes
+#: by NCCL takes some 10 to 20 us on 2 to 8 devices)
+DIRECT_START_S = 4.0e-6
+LIBRARY_START_S = 10.0e-6
+#: messages of a library's collective up to this size travel at half the rate: estimate
+RAMP_BYTES = 8e6
 #: tokens of keys one block of a split decode kernel takes (FlashDecoding): estimate
 SPLIT_TOKENS = 256
+#: tokens of keys a kernel takes at once, so the least a head and request cost: FlashAttention's
+#: tiles are 64 to 176 wide
+KEY_TILE = 128
 
 #: energy, as shares of (tdp - idle); estimates, calibrated later.  A product at the sustained rate
 #: draws 0.8 of it beside its memory traffic; memory at full rate draws 0.6 (decode on H100 draws

@@ -15,6 +15,7 @@ from forerun.cost.efficiency import (
     CACHE_SPEEDUP,
     EXPANDING,
     GROUPED,
+    KEY_TILE,
     SCAN,
     SPLIT_TOKENS,
     Efficiency,
@@ -166,22 +167,24 @@ def experts_time(n_tokens: Array, shape: Experts, m: Machine) -> Array:
 def decode_time(shape: Shape, n_seqs: Array, ctx: Array, m: Machine) -> Array:
     """Attention (or scan) of one decode step: max(cache traffic, padded flop) and filling the chip.
 
-        traffic = kv / gather
-        flop    = flop * max(1, rows / group)     # a head's queries fill at least `rows` rows
-        fill    = n_SM * bytes of min(c, SPLIT_TOKENS) tokens of one head / gather / 2
+        c'      = max(c, KEY_TILE)                # a kernel takes a whole tile of keys at least
+        traffic = kv(c') / gather
+        flop    = flop(c') * max(1, rows / group)      # a head's queries fill at least `rows` rows
+        fill    = n_SM * bytes of min(c', SPLIT_TOKENS) tokens of one head / gather / 2
 
     `fill` is the time in which too few blocks are in flight: it grows with c to one split, then
     stays, so long contexts are affine in c.
     """
-    counts = shape.decode(n_seqs, ctx)  # type: ignore[union-attr]
-    memory = counts.hbm_bytes / m.gather
     if not isinstance(shape, Attention):
-        return memory
+        return shape.decode(n_seqs, ctx).hbm_bytes / m.gather  # type: ignore[union-attr]
+    ctx = np.maximum(ctx, KEY_TILE)
+    counts = shape.decode(n_seqs, ctx)
     heads = 1 if shape.latent_dim else shape.n_kv_heads
     group = shape.n_heads / heads
     peak, _ = m.peak(shape.math)
     rate = peak * m.eff.attention * DECODE_ATTENTION
-    time = np.maximum(memory, counts.flop * max(1.0, m.eff.rows / group) / rate)
+    padded = counts.flop * max(1.0, m.eff.rows / group)
+    time = np.maximum(counts.hbm_bytes / m.gather, padded / rate)
     if m.device.kind == "gpu" and m.device.n_sm:
         block = shape.kv_width / heads * shape.kv_bytes
         far = np.inf if shape.reach is None else shape.reach
@@ -191,14 +194,17 @@ def decode_time(shape: Shape, n_seqs: Array, ctx: Array, m: Machine) -> Array:
 
 
 def prefill_time(shape: Shape, n_new: Array, n_past: Array, m: Machine) -> Array:
-    """Attention (or scan) of one chunk: max(padded flop, traffic).
+    """Attention (or scan) of one chunk: padded flop, then traffic.
 
-        flop = (flop of the causal pairs * q'/q + diagonal) ;  q' = max(q, rows / group)
-        diagonal = 2 N (H_qk + H_v) * q' * 64              # half of a 128-wide block is masked
+        flop = (flop of the causal pairs * q'/q + edges) ;  q' = max(q, rows / group)
+        edges = 2 N (H_qk + H_v) * q' * KEY_TILE/2 * (2 with a window, else 1)
         rate = 16-bit peak * attention efficiency * min(1, H_qk / 128)**0.5
+        time = flop / rate + traffic / gather
 
-    So short chunks run at low efficiency, long ones at the table's.  Other chunks of the step run
-    in the same kernel, hence no launch here.
+    Half of a tile of keys is masked at the diagonal, and at the far edge of a window.  A block
+    loads its queries before and stores its outputs after it computes, so the two add up.  Short
+    chunks run at low efficiency, long ones at the table's.  Other chunks of the step run in the
+    same kernel, hence no launch here.
     """
     n_new = np.asarray(n_new, float)
     counts: Counts = shape.prefill(n_new, n_past)  # type: ignore[union-attr]
@@ -210,9 +216,9 @@ def prefill_time(shape: Shape, n_new: Array, n_past: Array, m: Machine) -> Array
     padded = np.maximum(n_new, least) * (n_new > 0)
     ratio = padded / np.where(n_new > 0, n_new, 1.0)
     narrow = min(1.0, shape.qk_dim / 128) ** 0.5
-    diagonal = 128.0 * shape.n_heads * (shape.qk_dim + shape.v_dim) * padded / shape.split
-    compute = (counts.flop * ratio + diagonal) / (peak * m.eff.attention * narrow)
-    return np.maximum(compute, memory)
+    edges = KEY_TILE / 2 * (1 if shape.reach is None else 2) * padded / shape.split
+    edges = edges * 2.0 * shape.n_heads * (shape.qk_dim + shape.v_dim)
+    return (counts.flop * ratio + edges) / (peak * m.eff.attention * narrow) + memory
 
 
 def launch_time(shape: Shape, m: Machine) -> float:

@@ -144,7 +144,7 @@ class Attention:
     index_heads: int = 0
     index_dim: int = 0
     math: str = "bf16"
-    kernels: int = 2  # the kernel and the merge of its splits
+    kernels: int = 3  # planning the splits, the kernel, merging them
     split: int = 1  # context parallelism: devices that share one sequence's tokens
     cached: bool = True  # False when it reads an earlier layer's keys and values
     params: float = 0.0

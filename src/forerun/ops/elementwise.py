@@ -79,3 +79,11 @@ def rope_and_cache(
         read=(turned + stored) * act_bytes, write=turned * act_bytes, flop=3.0 * turned,
         kv_bytes=stored * kv_bytes, kernels=int(rope) + int(stored > 0),
     )  # fmt: skip
+
+
+def quantise(width: int, *, act_bytes: float, in_bytes: float) -> Elementwise:
+    """Write an activation of `width` values a token in a narrower format, scale found on the way.
+
+    read D * act_bytes, write D * in_bytes; 3 flop a value (maximum, scale, round)
+    """
+    return Elementwise(read=width * act_bytes, write=width * in_bytes, flop=3.0 * width)
