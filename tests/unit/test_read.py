@@ -16,7 +16,7 @@ from forerun.spec.schema import KINDS, schema
 GOOD = """\
 model: llama-3.1-8b
 fleet: {h100-sxm: 4}
-traffic: {isl: 1000, osl: 200, rate_per_s: 4 req/s}
+traffic: {isl: 1000, osl: 200, rate_per_s: 4 req/s, n_requests: 9}
 slo: {ttft_s: 500 ms, tpot_s: 50 ms}
 deployment:
   device: h100-sxm
@@ -60,6 +60,7 @@ def test_the_short_forms_mean_what_the_long_ones_say():
             "isl": {"kind": "fixed", "mean": 1000},
             "osl": {"kind": "fixed", "mean": 200},
             "rate_per_s": 4.0,
+            "n_requests": 9,
         },
         slo={"ttft_s": 0.5, "tpot_s": 0.05},
         deployment={
@@ -79,7 +80,7 @@ def test_the_short_forms_mean_what_the_long_ones_say():
 
 
 def test_json_is_read_as_the_yaml_it_is(tmp_path):
-    text = '{"model": "m", "fleet": "h100-sxm:4", "traffic": {"isl": 10, "osl": 2}}'
+    text = '{"model": "m", "fleet": "h100-sxm:4", "traffic": {"trace": "chat"}}'
     assert _load(text).fleet.devices["h100-sxm"].count == 4
 
 
@@ -126,7 +127,7 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_lines():
     ]
 
 
-_REST = "fleet: {l4: 1}\ntraffic: {isl: 10, osl: 2}\n"
+_REST = "fleet: {l4: 1}\ntraffic: {trace: chat}\n"
 
 
 @pytest.mark.parametrize(
@@ -155,20 +156,20 @@ _REST = "fleet: {l4: 1}\ntraffic: {isl: 10, osl: 2}\n"
         ("a: &x [*x]\n", "forerun.yaml:1:4 a[0][0]"),
         ("model: 3\n" + _REST, "forerun.yaml:1:8 model: expected a text, found 3"),
         (
-            "model: m\nfleet: {l4: many}\ntraffic: {isl: 10, osl: 2}\n",
+            "model: m\nfleet: {l4: many}\ntraffic: {trace: chat}\n",
             "forerun.yaml:2:13 fleet.l4: expected keys and values, found 'many'",
         ),
         (
-            "model: m\nfleet: {l4: 0}\ntraffic: {isl: 10, osl: 2}\n",
+            "model: m\nfleet: {l4: 0}\ntraffic: {trace: chat}\n",
             "forerun.yaml:2:13 fleet.l4: must be at least 1, is 0\n  try: 1",
         ),
         (
-            "model: m\nfleet: l4:x\ntraffic: {isl: 10, osl: 2}\n",
+            "model: m\nfleet: l4:x\ntraffic: {trace: chat}\n",
             "forerun.yaml:2:8 fleet: 'l4:x' is not a device with a count\n"
             "  try: h100-sxm:4, or several: h100-sxm:4,l4:8",
         ),
         (
-            "model: m\nfleet: {}\ntraffic: {isl: 10, osl: 2}\n",
+            "model: m\nfleet: {}\ntraffic: {trace: chat}\n",
             "forerun.yaml:2:8 fleet: holds no device\n  try: fleet: {h100-sxm: 4}",
         ),
         (
@@ -185,19 +186,18 @@ _REST = "fleet: {l4: 1}\ntraffic: {isl: 10, osl: 2}\n"
             "  try: did you mean poisson?",
         ),
         (
-            "model: m\nfleet: l4\ntraffic: {isl: 10}\n",
-            "forerun.yaml:3:10 traffic.osl: is missing (isl alone is given)\n"
-            "  try: osl: 1000, or trace: chat",
+            "model: m\nfleet: l4\ntraffic: {isl: 10, rate_per_s: 1 /s, n_requests: 9}\n",
+            "forerun.yaml:3:10 traffic.osl: missing: without a trace, lengths must be said\n"
+            "  try: osl: 500",
         ),
         (
             "model: m\nfleet: l4\ntraffic: {trace: chat, osl: 2}\n",
-            "forerun.yaml:3:29 traffic.osl: the trace chat brings its own lengths\n"
-            "  try: remove osl, or remove trace (--set traffic.trace=null)",
+            "forerun.yaml:3:29 traffic.osl: given together with a trace, which has its own osl\n"
+            "  try: drop one",
         ),
         (
             "model: m\nfleet: l4\ntraffic: {isl: 1, osl: 2, rate_per_s: 4 /s, concurrency: 3}\n",
-            "forerun.yaml:3:58 traffic.concurrency: a rate (open loop) and a concurrency "
-            "(closed loop) are both given\n  try: keep one of them",
+            "forerun.yaml:3:39 traffic.rate_per_s: given together with concurrency\n",
         ),
         (
             "model: m\n" + _REST + "slo: {attainment: 2}\n",
@@ -213,16 +213,10 @@ _REST = "fleet: {l4: 1}\ntraffic: {isl: 10, osl: 2}\n"
             "the fleet has 1\n  try: a layout of at most 1 devices",
         ),
         (
-            "model: m\nfleet: l4:8\ntraffic: {isl: 10, osl: 2}\n"
+            "model: m\nfleet: l4:8\ntraffic: {trace: chat}\n"
             "deployment: {device: l4, tp: 4, replicas: 3}\n",
             "forerun.yaml:4:43 deployment.replicas: 12 x l4 are used (3 replicas of 4), "
             "the fleet has 8\n  try: replicas: 2",
-        ),
-        (
-            "model: m\nfleet: l4:8\ntraffic: {isl: 10, osl: 2}\n"
-            "deployment: {device: l4, tp: 4, ep: 3}\n",
-            "forerun.yaml:4:37 deployment.ep: 3 does not divide the 4 devices of a pipeline "
-            "stage\n  try: ep = 1 or 2 or 4",
         ),
         (
             "model: m\n" + _REST + "deployment: {pools: []}\n",
@@ -233,7 +227,7 @@ _REST = "fleet: {l4: 1}\ntraffic: {isl: 10, osl: 2}\n"
             "forerun.yaml:4:13 deployment.device: is missing\n  try: device: l4",
         ),
         (
-            "model: m\nfleet: l4:2\ntraffic: {isl: 10, osl: 2}\n"
+            "model: m\nfleet: l4:2\ntraffic: {trace: chat}\n"
             "deployment: {pools: [{device: l4}, {device: l4}]}\n",
             "forerun.yaml:4:36 deployment.pools[1].name: 'main' is the name of an earlier pool",
         ),
@@ -309,7 +303,7 @@ def test_a_wrong_override_is_named_by_itself(override, sentence):
 
 def test_an_override_of_one_of_several_pools_must_say_which():
     text = (
-        "model: m\nfleet: l4:4\ntraffic: {isl: 10, osl: 2}\n"
+        "model: m\nfleet: l4:4\ntraffic: {trace: chat}\n"
         "deployment: {pools: [{name: a, device: l4}, {name: b, device: l4}]}\n"
     )
     sentence = "--tp: the deployment has 2 pools: which one?\n  try: --set deployment.pools.0.tp="
@@ -363,14 +357,21 @@ def test_explain_says_where_each_value_is_from():
 
 
 def test_flags_alone_make_a_case():
-    flags = {"model": "m", "fleet": "H100:8, l4:2", "isl": "100", "osl": "30", "rate": "3"}
+    flags = {
+        "model": "m",
+        "fleet": "H100:8, l4:2",
+        "isl": "100",
+        "osl": "30",
+        "rate": "3",
+        "n-requests": "5",
+    }
     case = reading.load(flags=flags, env={})
     assert {name: group.count for name, group in case.fleet.devices.items()} == {"H100": 8, "l4": 2}
     assert case.traffic.rate_per_s == 3
 
 
 def test_wishes_for_a_deployment_without_a_device_are_kept_apart():
-    flags = {"model": "m", "fleet": "l4:8", "isl": "100", "osl": "30", "tp": "2"}
+    flags = {"model": "m", "fleet": "l4:8", "trace": "chat", "tp": "2"}
     found = reading.read(flags=flags, env={})
     assert found.case.deployment is None
     assert found.wishes.pools[0].tp == 2
@@ -378,8 +379,8 @@ def test_wishes_for_a_deployment_without_a_device_are_kept_apart():
 
 
 def test_wishes_do_not_hide_mistakes_in_the_rest_of_the_case():
-    flags = {"model": "m", "fleet": "l4:8", "isl": "100", "tp": "2"}
-    with pytest.raises(SpecError, match="osl: is missing"):
+    flags = {"model": "m", "fleet": "l4:8", "isl": "100", "rate": "1", "duration": "9 s", "tp": "2"}
+    with pytest.raises(SpecError, match="osl: missing"):
         reading.read(flags=flags, env={})
 
 
@@ -412,6 +413,13 @@ def test_one_device_under_two_of_its_names_is_a_mistake():
         "forerun.yaml:2:22 fleet.h100: h100 is h100-sxm, which is given already\n"
         "  try: add the counts"
     ]
+
+
+def test_a_caller_may_do_without_what_it_does_not_need():
+    text = "model: m\nfleet: l4\ntraffic: {isl: 10, osl: 2}\n"
+    assert len(_problems(text)) == 2
+    case = _load(text, may_lack=("traffic.rate_per_s", "traffic.n_requests"))
+    assert case.traffic.rate_per_s is None
 
 
 def test_paths_in_a_file_are_relative_to_that_file(tmp_path):

@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts under a header; columns of numbers stand to the right."""
+    """Rows of texts under a header; columns of numbers, but the first, stand to the right."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -31,7 +31,7 @@ class Table:
     def text(self) -> str:
         cells = [[str(c) for c in row] for row in (self.header, *self.rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.header))]
-        right = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(self.header))]
+        right = [i and all(_is_number(row[i]) for row in cells[1:]) for i in range(len(widths))]
         lines = []
         for row in cells:
             padded = [

@@ -52,4 +52,4 @@ class Case(Spec):
     slo: Slo = Slo()
     budget: Budget = Budget()
     deployment: Deployment | None = None
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from forerun.errors import Problem, nearest
+from forerun.errors import Problem, SpecError, nearest
 from forerun.spec.case import Case
 
 
@@ -14,24 +14,14 @@ def check_case(case: Case) -> list[Problem]:
 
 
 def check_traffic(case: Case) -> list[Problem]:
-    """Traffic is open loop or closed loop, and lengths come from one place."""
-    traffic, problems = case.traffic, []
-    if traffic.rate_per_s is not None and traffic.concurrency is not None:
-        what = "a rate (open loop) and a concurrency (closed loop) are both given"
-        problems.append(Problem("traffic.concurrency", what, "keep one of them"))
-    if traffic.trace is not None:
-        for key in ("isl", "osl"):
-            if getattr(traffic, key) is not None:
-                what = f"the trace {traffic.trace} brings its own lengths"
-                fix = f"remove {key}, or remove trace (--set traffic.trace=null)"
-                problems.append(Problem(f"traffic.{key}", what, fix))
-    else:
-        for key, other in (("isl", "osl"), ("osl", "isl")):
-            if getattr(traffic, key) is None:
-                given = f"{other} alone is given" if getattr(traffic, other) else "no trace either"
-                fix = f"{key}: 1000, or trace: chat"
-                problems.append(Problem(f"traffic.{key}", f"is missing ({given})", fix))
-    return problems
+    """What the traffic lacks, and where it contradicts itself."""
+    from forerun.spec.traces import _checks  # imports numpy, which a case without mistakes needs
+
+    try:
+        _checks.check_traffic(case.traffic)
+    except SpecError as error:
+        return list(error.problems)
+    return []
 
 
 def check_fleet(case: Case) -> list[Problem]:
@@ -64,7 +54,7 @@ def check_fleet(case: Case) -> list[Problem]:
 
 
 def check_pools(case: Case) -> list[Problem]:
-    """Pools have names of their own, and experts spread over devices that are there."""
+    """There is a pool, and pools have names of their own; layouts are checked with the model."""
     problems: list[Problem] = []
     if case.deployment is None:
         return problems
@@ -75,9 +65,4 @@ def check_pools(case: Case) -> list[Problem]:
         if names.index(pool.name) != i:
             what = f"{pool.name!r} is the name of an earlier pool"
             problems.append(Problem(f"deployment.pools.{i}.name", what, f"{pool.name}-{i}"))
-        stage = pool.devices_per_replica // pool.pp
-        if stage % pool.ep:
-            what = f"{pool.ep} does not divide the {stage} devices of a pipeline stage"
-            fix = "ep = " + " or ".join(str(n) for n in range(1, stage + 1) if stage % n == 0)
-            problems.append(Problem(f"deployment.pools.{i}.ep", what, fix))
     return problems

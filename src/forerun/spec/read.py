@@ -29,7 +29,7 @@ PROJECT_FILE = "forerun.yaml"
 _TO_BE_CHOSEN = "to-be-chosen"  # stands for the device while a deployment without one is checked
 
 #: (kind, name) -> the catalog's own name; raises SpecError if there is none.  Kinds: "model",
-#: "device", "route", "batch", "order", "admit", "preempt", "technique"
+#: "device", "trace", "route", "batch", "order", "admit", "preempt", "technique"
 Resolve = Callable[[str, str], str]
 #: further checks, such as of the parallel layout against the model
 Check = Callable[[Case], list[Problem]]
@@ -80,6 +80,7 @@ def read(
     project: bool = True,
     resolve: Resolve | None = None,
     checks: Iterable[Check] = (),
+    may_lack: Iterable[str] = (),
 ) -> Reading:
     """The case that all sources together describe.
 
@@ -89,10 +90,12 @@ def read(
     env       : environment; the process's own when None.
     config    : the user's settings file; the usual one when None.
     project   : whether `forerun.yaml` is looked for when no source is given.
+    may_lack  : keys ("traffic.rate_per_s") whose problems found by checks do not count.
 
     Raises SpecError with every problem found in all of them.
     """
     env = os.environ if env is None else env
+    may_lack = frozenset(may_lack)
     problems: list[Problem] = []
     root = Node({}, Origin("case"), Origin("case"))
     user = paths.user_config(env) if config is None else Path(config)
@@ -126,7 +129,8 @@ def read(
         if is_wish:
             wishes, case = case.deployment, case.model_copy(update={"deployment": None})
         for check in (check_case, *checks):
-            problems += [tree.placed(problem, root) for problem in check(case)]
+            found = [problem for problem in check(case) if problem.where not in may_lack]
+            problems += [tree.placed(problem, root) for problem in found]
     if problems:
         raise SpecError(*_in_order(problems))
     assert case is not None

@@ -202,6 +202,7 @@ def resolve_names(root: Node, resolve: Callable[[str, str], str], skip: str) -> 
                 problems.append(Problem(holder.where, what, "add the counts"))
             renamed[holder.value] = group
         devices.value = renamed
+    name("trace", child(root, "traffic", "trace"))
     deployment = child(root, "deployment")
     name("route", child(deployment, "route"))
     techniques = child(deployment, "techniques")

@@ -1,0 +1,47 @@
+"""The Python API: `load`, `fit`, `predict`, `simulate`.  The command line is a thin layer on it.
+
+Each is a chain of the rooms below: descriptions from files and the catalog, costs, the simulator,
+metrics.  What a case leaves open is chosen by rules that each answer names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from forerun import catalog
+from forerun.api._cases import (
+    default_deployment,
+    load,
+    policies,
+    price_usd_per_hour,
+    read,
+    resolve,
+    techniques,
+    workload,
+)
+from forerun.api._predict import MAY_LACK, Prediction, predict
+from forerun.api._simulate import Result, requests, served, simulate, words
+from forerun.spec.deployment import Pool
+from forerun.spec.device import Device
+from forerun.spec.model import Model
+
+if TYPE_CHECKING:
+    from forerun.cost.fit import Fit
+
+__all__ = [
+    "MAY_LACK", "Prediction", "Result", "default_deployment", "fit", "load", "policies", "predict",
+    "price_usd_per_hour", "read", "requests", "resolve", "served", "simulate", "techniques",
+    "words", "workload",
+]  # fmt: skip
+
+
+def fit(model: str | Model, device: str | Device, *, pool: Pool | None = None) -> Fit:
+    """Whether a model fits on a device, how long a context and how many requests at once.
+
+    A layout that does not fit is an answer with its problems and repairs, not an error.
+    """
+    from forerun.cost.fit import fit as fit_pool
+
+    model = catalog.model(model) if isinstance(model, str) else model
+    device = catalog.device(device) if isinstance(device, str) else device
+    return fit_pool(model, device, pool=pool)

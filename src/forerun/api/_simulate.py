@@ -1,0 +1,233 @@
+"""`simulate`: a case in, its answer out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from forerun import catalog
+from forerun.api._cases import carbon_gco2e_per_kwh, default_deployment, price_usd_per_hour
+from forerun.errors import Infeasible, Problem
+from forerun.spec.case import Case
+from forerun.spec.deployment import Deployment, Pool
+
+if TYPE_CHECKING:
+    from forerun.metrics.score import Metrics
+    from forerun.report.result import Result as Report
+    from forerun.sim.log import Log
+    from forerun.sim.serve import Served
+    from forerun.spec.requests import Requests
+
+
+def requests(case: Case) -> Requests:
+    """The requests of the case's traffic, drawn with its seed or read from its trace."""
+    from forerun.spec.traces.draw import requests_of
+
+    return requests_of(case.traffic, seed=case.seed)
+
+
+def served(case: Case, deployment: Deployment, mean_len: int) -> list[Served]:
+    """The deployment's pools with their costs and memory, ready to run.
+
+    mean_len : tokens of a usual request, which sets how many a windowed cache holds.
+    Raises Infeasible where the model does not fit.
+    """
+    from forerun.cost.memory import memory
+    from forerun.cost.price import price
+    from forerun.ops.lower import lower
+    from forerun.sim.serve import Served
+
+    model = catalog.model(case.model)
+    out: list[Served] = []
+    problems: list[Problem] = []
+    for pool in deployment.pools:
+        device = catalog.device(pool.device)
+        kept = memory(model, pool, device)
+        problems += kept.problems
+        if kept.problems:
+            continue
+        max_len = min(kept.max_len, kept.max_context)
+        table = price(
+            lower(model, pool), device,
+            max_tokens=pool.engine.max_num_batched_tokens, max_seqs=pool.engine.max_num_seqs,
+            max_len=max_len,
+        )  # fmt: skip
+        blocks = kept.blocks_for(max(min(mean_len, max_len), pool.engine.block_tokens))
+        out.append(Served(pool, table, blocks, max_len))
+    if problems:
+        raise Infeasible(*problems)
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """An answered case: what was asked, what ran, what happened and why."""
+
+    case: Case
+    deployment: Deployment
+    requests: Requests
+    log: Log
+    metrics: Metrics
+    reasons: tuple[str, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def report(self) -> Report:
+        """The form that `forerun.report` renders."""
+        from forerun.report.result import Result as Report
+
+        return Report(
+            title=f"{self.case.name}: {self.case.model} on {words(self.deployment)}",
+            metrics=self.metrics,
+            slo=self.case.slo,
+            log=self.log,
+            setup=setup_words(self.case, self.deployment, self.requests),
+            reasons=self.reasons,
+            provenance=self.provenance,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole answer as plain values, with the case it answers; stable and versioned."""
+        from forerun.report.jsonout import to_json
+
+        whole = self.case.model_copy(update={"deployment": self.deployment})
+        return {**to_json(self.report), "case": whole.model_dump(mode="json")}
+
+    def to_polars(self) -> Any:
+        """One row a request.  Raises MissingDependency without polars."""
+        from forerun.errors import MissingDependency
+        from forerun.report.jsonout import request_columns
+
+        try:
+            import polars
+        except ImportError:
+            fix = "pip install 'forerun[tables]'"
+            raise MissingDependency.one("polars", "is not installed", fix) from None
+        columns = request_columns(self.log, self.case.slo)
+        return polars.DataFrame({name: column.tolist() for name, column in columns.items()})
+
+    def __str__(self) -> str:
+        from forerun.report.table import plain
+
+        return plain(self.report)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def simulate(
+    case: Case,
+    *,
+    policies: Mapping[str, Callable[..., Any]] | None = None,
+    log: str = "full",
+    progress: Callable[[int, int], None] | None = None,
+    bootstrap: bool = True,
+    announce: Callable[[str], None] | None = None,
+) -> Result:
+    """What happens to every request of the case on its deployment.
+
+    policies : functions by kind ("route", "order", ...) that replace those of the deployment.
+    log      : "full" keeps steps, "requests" only requests (no energy, no utilisation).
+    progress : called with (requests put in so far, requests in all).
+
+    Raises Infeasible where the model does not fit, SpecError for a case that cannot be run.
+    """
+    from forerun.metrics.reason import explain
+    from forerun.metrics.score import score
+    from forerun.sim import serve
+
+    deployment = case.deployment or default_deployment(case)
+    wanted = requests(case)
+    mean_len = round(float((wanted.isl + wanted.osl).mean())) if len(wanted) else 1
+    pools = served(case, deployment, mean_len)
+    written = serve.run(
+        wanted,
+        pools,
+        route=deployment.route,
+        seed=case.seed,
+        log=log,
+        policies=policies or {},
+        concurrency=wanted.meta.get("concurrency"),
+        think_s=wanted.meta.get("think_s", 0.0),
+        progress=None if progress is None else lambda done: progress(done, len(wanted)),
+        announce=announce,
+    )
+    metrics = score(
+        written,
+        case.slo,
+        price_usd_per_hour=price_usd_per_hour(case, deployment),
+        carbon_gco2e_per_kwh=carbon_gco2e_per_kwh(case, deployment),
+        bootstrap=bootstrap,
+    )
+    reasons = tuple(explain(written, metrics))
+    provenance = provenance_of(case, deployment, written)
+    return Result(case, deployment, wanted, written, metrics, reasons, provenance)
+
+
+def provenance_of(case: Case, deployment: Deployment, written: Log) -> dict[str, Any]:
+    """Where an answer is from, so that it can be had again."""
+    from forerun import __version__
+
+    offers = {pool.device: catalog.price(pool.device) for pool in deployment.pools}
+    whole = case.model_copy(update={"deployment": deployment})
+    assumed = [a for table in written.tables for a in table.assumed]
+    assumed += [*catalog.model(case.model).assumed, *written.meta.get("assumed", ())]
+    return {
+        "forerun_version": __version__,
+        "spec_hash": whole.content_hash(),
+        "policies": written.meta.get("policies"),
+        "seed": case.seed,
+        "host": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "price_date": ", ".join(
+            f"{name} {offer.date} ({offer.provider})" for name, offer in offers.items() if offer
+        )
+        or None,
+        "calibration_ids": [],
+        "assumed": list(dict.fromkeys(assumed)),
+    }
+
+
+def words(deployment: Deployment) -> str:
+    """The deployment in a few words: "4 x h100-sxm, 2 replicas of tp 2"."""
+    return "; ".join(_pool_words(pool) for pool in deployment.pools)
+
+
+def _pool_words(pool: Pool) -> str:
+    sizes = {key: getattr(pool, key) for key in ("tp", "pp", "dp", "ep", "cp")}
+    layout = " ".join(f"{k} {v}" for k, v in sizes.items() if v > 1) or "tp 1"
+    replicas = f"{pool.replicas} replica" + ("s" if pool.replicas > 1 else "")
+    return f"{pool.n_devices} x {pool.device}, {replicas} of {layout}"
+
+
+def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[str, str]:
+    """What was asked and what was deployed, label by label, for a report."""
+    from forerun import units
+
+    traffic = case.traffic
+    span = units.show(wanted.duration_s, "time")
+    how = traffic.trace or f"{traffic.arrivals or 'poisson'} arrivals"
+    if traffic.concurrency:
+        how = f"closed loop of {traffic.concurrency}" + (f", {how}" if traffic.trace else "")
+        span = "as they finish"
+    skipped = sum((wanted.meta.get("skipped") or {}).values())
+    out = {
+        "model": case.model,
+        "deployment": words(deployment),
+        "traffic": f"{len(wanted):,} requests over {span} ({how})",
+        "router": deployment.route.name,
+    }
+    if skipped:
+        out["left out"] = f"{skipped:,} bad rows of {traffic.trace}"
+    for pool in deployment.pools:
+        label = "engine" if len(deployment.pools) == 1 else f"engine of {pool.name}"
+        e = pool.engine
+        out[label] = (
+            f"{e.batch.name} batches, {e.order.name}, max_num_seqs {e.max_num_seqs}, "
+            f"max_num_batched_tokens {e.max_num_batched_tokens}, "
+            f"gpu_memory_utilization {e.gpu_memory_utilization:g}"
+        )
+    return out
