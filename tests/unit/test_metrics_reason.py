@@ -50,10 +50,10 @@ def turned_away(**changes):
 @pytest.mark.parametrize(
     ("change", "capacity", "limit", "words"),
     [
-        ({}, 10, waits.KV, "75 % while 95 % or more of the KV blocks"),  # 10 of 10
-        ({"max_seqs": 2}, 99, waits.SEATS, "75 % while the batch was full (max_num_seqs 2)"),
+        ({}, 10, waits.KV, "75 % is while 95 % or more of the KV blocks"),  # 10 of 10
+        ({"max_seqs": 2}, 99, waits.SEATS, "75 % is while the batch was full (max_num_seqs 2)"),
         ({"max_tokens": 50}, 99, waits.TOKENS, "(max_num_batched_tokens 50)"),
-        ({}, 99, waits.POLICY, "75 % at no limit"),
+        ({}, 99, waits.POLICY, "75 % is below these limits"),
     ],
 )
 def test_the_limit_that_holds_requests_back_is_named(change, capacity, limit, words):

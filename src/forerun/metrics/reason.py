@@ -170,12 +170,13 @@ def _waiting(part: View) -> list[str]:
         waits.KV: f"while {text(waits.KV_FULL, 'share')} or more of the KV blocks were in use",
         waits.SEATS: f"while the batch was full (max_num_seqs {seats})",
         waits.TOKENS: f"while steps used up their tokens (max_num_batched_tokens {tokens})",
-        waits.POLICY: "at no limit, held back by the batch policy or the order",
+        waits.POLICY: "below these limits (the batch policy, the order, or a prompt too long for "
+        "the free blocks)",
         waits.OUTSIDE: "outside steps (API server and tokenizer)",
     }
     parts = sorted(((s / total, name) for name, s in found.items()), reverse=True)
-    told = [f"{text(share, 'share')} {words[name]}" for share, name in parts if share >= 0.01]
-    return [f"Of the time that requests wait to be scheduled, {_listed(told)}."]
+    told = [f"{text(share, 'share')} is {words[name]}" for share, name in parts if share >= 0.01]
+    return [f"Of the time requests wait to be scheduled, {_listed(told)}."]
 
 
 def _listed(parts: list[str]) -> str:

@@ -25,7 +25,8 @@ def waited_s(part: View) -> dict[str, float] | None:
     KV        leaps with KV_FULL of the blocks or more in use
     SEATS     leaps with max_num_seqs requests running
     TOKENS    leaps whose steps used the whole max_num_batched_tokens
-    POLICY    leaps at no limit: the batch policy or the order held them back
+    POLICY    leaps below these limits: the batch policy or the order held them back, or their
+              prompt was too long for the blocks left
     OUTSIDE   no step ran: the API server and tokenizer, or an idle replica
     """
     if part.log.leaps is None:

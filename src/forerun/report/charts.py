@@ -17,6 +17,7 @@ from forerun.report.result import Result
 
 POINTS = 200  # of a curve
 BINS = 120  # of a timeline
+SMALL = 0.01  # operators below this share are added up as "other"
 WIDTH, HEIGHT = 420, 240
 #: stand-ins that `html` replaces by CSS variables, so that one picture serves light and dark
 INK, FAINT, GRID, WARN = "#010101", "#020202", "#030303", "#040404"
@@ -157,7 +158,7 @@ def _timeline(
         "scale": {"domain": labels, "range": list(SERIES[: len(labels)])},
         "legend": None if len(labels) == 1 else {"orient": "top", "offset": 2},
     }  # fmt: skip
-    y_axis = {"format": "%", "tickCount": 5} if percent else {"format": ",~g", "tickCount": 5}
+    y_axis = {"format": "%", "tickCount": 5} if percent else {"format": ",~r", "tickCount": 5}
     spec = {
         "data": {"values": values},
         "mark": {"type": "line", "strokeWidth": 1.8, "interpolate": "monotone"},
@@ -170,12 +171,17 @@ def _timeline(
         },
     }  # fmt: skip
     step = max(1, len(middle) // 12)
-    show = (lambda v: text(float(v), "share")) if percent else (lambda v: f"{v:,.3g}")
+    # bins come from differences of sums, whose last digits are noise
+    show = (lambda v: text(round(float(v), 6), "share")) if percent else _count
     rows = tuple(
         (text(float(middle[i]), "s"), *(show(y[i]) for y in series.values()))
         for i in range(0, len(middle), step)
     )
     return Chart(title, note, spec, ("time", *(f"{k} ({unit})" for k in labels)), rows)
+
+
+def _count(value: float) -> str:
+    return text(round(float(value), 6), "factor")
 
 
 def _utilisation(result: Result) -> list[Chart]:
@@ -204,7 +210,10 @@ def _operators(result: Result) -> list[Chart]:
             shares[name] = shares.get(name, 0.0) + float(weight) * share
     if not shares:
         return []
-    ordered = dict(sorted(shares.items(), key=lambda item: -item[1]))
+    ordered = {k: v for k, v in sorted(shares.items(), key=lambda item: -item[1]) if v >= SMALL}
+    other = sum(shares.values()) - sum(ordered.values())
+    if other > 1e-9:
+        ordered["other"] = other
     note = "shares of a typical step's time, from the cost table"
     return [_bars("Step time by operator", "share of step time", ordered, note)]
 
