@@ -18,14 +18,14 @@ from forerun.errors import TraceError, nearest
 from forerun.spec.requests import Requests
 from forerun.spec.traces._source import Head, head_of
 
-__all__ = ["Head", "convert", "detect", "formats", "read", "writable"]
+__all__ = ["Head", "convert", "detect", "draws", "formats", "read", "writable"]
 
 
 @cache
 def _modules() -> dict[str, ModuleType]:
     names = [m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
-    return {module.NAME: module for module in modules if hasattr(module, "detect")}
+    return {module.NAME: module for module in modules if hasattr(module, "NAME")}
 
 
 def formats() -> tuple[str, ...]:
@@ -63,6 +63,11 @@ def _unknown(head: Head) -> str:
     if head.columns:
         return f"no known trace format has the columns {', '.join(head.columns[:8])}"
     return "begins like JSON, but its first record cannot be read"
+
+
+def draws(format: str) -> bool:
+    """Does reading this format draw requests at random (and so take a seed)?"""
+    return "seed" in inspect.signature(_module(format).read).parameters
 
 
 def read(

@@ -18,10 +18,11 @@ from pydantic import Field
 from forerun.spec.base import Spec
 from forerun.spec.requests import Requests
 
-LEVEL_S = (1.0, 5.0)
-_WINDOWS_S = (0.25, 1.0, 5.0)  # one for the gaps, one for each level
+LEVEL_S = (1.0, 5.0, 10.0)
+_WINDOWS_S = (1.0, 5.0, 10.0)  # one for each level
 _BIN_S = 20.0  # narrowest; a multiple of every level
 _MAX_BINS = 180
+_GROUP = 3  # bins whose mean is known better than each
 _CELLS = 1_000_000  # seconds of rate held at once
 _FIT_REQUESTS = 100_000  # burstiness is fitted on no more than about this many
 _TINY = 1e-4  # a variance below this is none
@@ -142,16 +143,28 @@ def _profile(count: np.ndarray, noise: float) -> tuple[float, ...]:
     """Counts by bin over their mean, without the part of their spread that is chance.
 
     Renewal counts of mean m spread by noise * m (noise: gap_cv**2) even when the rate is flat, and
-    the draw adds that again; deviations shrink by sqrt(1 - noise/dispersion).  Idle bins stay idle
-    where idleness is more than chance.
+    the draw adds that again.  Deviations shrink by sqrt(1 - noise/dispersion): those of groups of
+    bins and those of bins within their group each by its own factor, since chance is the same at
+    every scale and real change is slow.  Idle bins stay idle where that is more than chance.
     """
-    share = count / count.mean()
-    dispersion = count.var() / count.mean()
-    keep = np.sqrt(max(0.0, 1 - noise / dispersion)) if dispersion > 0 else 0.0
-    shrunk = np.maximum(1 + (share - 1) * keep, 0.0)
-    if keep > 0.5:
-        shrunk[count == 0] = 0.0
-    return tuple(round(float(p), 3) for p in shrunk / shrunk.mean())
+    mean = count.mean()
+    group = np.arange(len(count)) // _GROUP
+    size = np.bincount(group)
+    slow = (np.bincount(group, count) / size)[group]
+    fast = count - slow
+    n_free = len(count) - len(size)  # degrees of freedom of bins within groups
+    fast_dispersion = (fast**2).sum() / max(n_free, 1) / mean
+    slow_dispersion = (np.bincount(group, count) - size * mean).var() / (size * mean).mean()
+    share = 1 + ((slow - mean) * _keep(slow_dispersion, noise)) / mean
+    share += fast * _keep(fast_dispersion, noise) / mean
+    share = np.maximum(share, 0.0)
+    if _keep(fast_dispersion, noise) > 0.5:
+        share[count == 0] = 0.0
+    return tuple(round(float(p), 3) for p in share / share.mean())
+
+
+def _keep(dispersion: float, noise: float) -> float:
+    return float(np.sqrt(max(0.0, 1 - noise / dispersion))) if dispersion > 0 else 0.0
 
 
 def _tick_s(t: np.ndarray) -> float | None:
@@ -184,7 +197,7 @@ def _fit_bursts(base: Arrivals, t: np.ndarray, count: np.ndarray) -> Arrivals:
         ]
         return np.mean([_within(base, draw, windows, n_bins) for draw in draws], axis=0)
 
-    theta = np.log(np.array([1.0, *[0.2] * len(base.level_s)]))
+    theta = np.log(_first_guess(base, target))
     best, least = theta, np.inf
     step = 0.4
     for _ in range(12):
@@ -210,25 +223,49 @@ def _fit_bursts(base: Arrivals, t: np.ndarray, count: np.ndarray) -> Arrivals:
     )
 
 
+def _first_guess(a: Arrivals, target: np.ndarray) -> np.ndarray:
+    """gap_cv**2 and level variances: what each window's dispersion has over the one before.
+
+    Levels of variance v and length s add about rate * s * v to the dispersion of windows of s.
+    """
+    n = len(a.level_s)
+    dispersion = np.maximum.accumulate(np.exp(target))
+    more = np.diff(dispersion, append=[dispersion[-1]] * n)[:n]
+    level = more / (a.rate_per_s * np.array(a.level_s))
+    return np.array([np.clip(dispersion[0], 0.2, 2.0), *np.clip(level, 0.01, 5.0)])
+
+
 def _windows(a: Arrivals) -> list[float]:
     if not a.tick_s:
         return list(_WINDOWS_S)
     ticks = dict.fromkeys(int(np.ceil(w / a.tick_s)) for w in _WINDOWS_S)
-    return [n * a.tick_s for n in ticks]
+    return [n * a.tick_s for n in ticks if 2 * n * a.tick_s <= a.bin_s]
 
 
 def _within(a: Arrivals, t: np.ndarray, windows: list[float], n_bins: int) -> np.ndarray:
-    """log of the index of dispersion of counts around their own bin's mean, by window."""
+    """What the fit matches, as logarithms: spread of gaps, then of counts by window.
+
+    Gaps: their squared coefficient of variation, each gap measured by its bin's mean rate (left
+    out where times are cut to ticks).  Counts: var/mean around their own bin's mean.
+    """
     if a.tick_s:  # to the middle of its step, clear of rounding at window edges
         t = (np.round(t / a.tick_s) + 0.5) * a.tick_s
-    out = []
+    which = (t // a.bin_s).astype(np.int64)
+    out = [] if a.tick_s else [_gap_spread(t, which, n_bins)]
     for w in windows:
         k = int(a.bin_s // w)
-        which = (t // a.bin_s).astype(np.int64)
         place = ((t - which * a.bin_s) / w).astype(np.int64)
         inside = (which < n_bins) & (place < k)
         flat = np.bincount(which[inside] * k + place[inside], minlength=n_bins * k)
         count = flat.reshape(n_bins, k)
         spread = (count - count.mean(axis=1, keepdims=True)).var(axis=1).sum() * k / (k - 1)
-        out.append(np.log(max(spread / max(count.mean(axis=1).sum(), 1e-9), 1e-3)))
-    return np.array(out)
+        out.append(spread / max(count.mean(axis=1).sum(), 1e-9))
+    return np.log(np.maximum(out, 1e-3))
+
+
+def _gap_spread(t: np.ndarray, which: np.ndarray, n_bins: int) -> float:
+    rate = np.bincount(which, minlength=n_bins)  # arrivals a bin
+    # bins with few arrivals say little about gaps, and a gap across bins has no one rate
+    same = (which[1:] == which[:-1]) & (which[1:] < n_bins) & (rate[which[1:]] >= 5)
+    gaps = np.diff(t)[same] * rate[which[1:][same]]
+    return float(gaps.var() / gaps.mean() ** 2) if len(gaps) > 10 else 1.0

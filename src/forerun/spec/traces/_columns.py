@@ -130,7 +130,8 @@ def _nothing_left(faults: Faults, n_rows: int) -> TraceError:
 def take_blocks(requests: Requests, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """block_hashes and block_starts of the chosen requests."""
     starts, hashes = requests.block_starts, requests.block_hashes
-    assert starts is not None and hashes is not None
+    assert starts is not None
+    assert hashes is not None
     count = (starts[1:] - starts[:-1])[index]
     new = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
     within = np.arange(new[-1]) - np.repeat(new[:-1], count)

@@ -37,10 +37,9 @@ class Faults:
     ) -> None:
         """Every row where bool array `bad` holds; `say(i)` is the sentence for row i."""
         rows = np.flatnonzero(bad)
-        self.counts[reason] += len(rows)
         if not len(rows):
-            del self.counts[reason]
             return
+        self.counts[reason] += len(rows)
         # rows come in file order, so the earliest LISTED of them are enough
         self._first += [(int(lines[i]), say(int(i))) for i in rows[:LISTED]]
         self._trim()

@@ -66,8 +66,8 @@ def number_column(
         return _floats(values), np.ones(len(values), dtype=bool)
     good = np.array([type(value) in (int, float) for value in values], dtype=bool)
     for i in np.flatnonzero(~good):
-        value = values[i]
-        here = name in records[i]
+        value = values[int(i)]
+        here = name in records[int(i)]
         what = f"{name}: {json.dumps(value)[:40]} is not a number" if here else f"no {name!r}"
         faults.add("malformed" if here else "truncated", int(lines[i]), what)
     return _floats([value if ok else 0 for value, ok in zip(values, good, strict=True)]), good

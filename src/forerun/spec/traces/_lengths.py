@@ -11,26 +11,10 @@ _P_ISL = (
     0.92, 0.94, 0.96, 0.975, 0.985, 0.99, 0.995, 0.998, 1,
 )  # fmt: skip
 _P_OSL = (
-    0,
-    0.01,
-    0.05,
-    0.1,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.85,
-    0.9,
-    0.95,
-    0.98,
-    0.99,
-    0.995,
-    1,
-)
-N_CLASSES = 8
+    0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.965, 0.98, 0.99,
+    0.995, 1,
+)  # fmt: skip
+N_CLASSES = 12
 
 
 class LengthTable(Spec):
@@ -65,7 +49,7 @@ def _knots(sample: np.ndarray, p: tuple[float, ...]) -> tuple[int, ...]:
     tail = sample[sample >= values[-2]]
     top = 2 * tail.mean() - values[-2]
     values[-1] = max(values[-2], min(values[-1], top))
-    return tuple(int(round(v)) for v in values)
+    return tuple(round(float(v)) for v in values)
 
 
 def draw_lengths(

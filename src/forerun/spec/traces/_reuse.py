@@ -88,7 +88,8 @@ def _quantiles(sample: np.ndarray, digits: int) -> tuple[float, ...]:
 def _system_blocks(requests: Requests, n_blocks: np.ndarray) -> int:
     """Leading blocks that more than half of all requests have in common."""
     hashes, starts = requests.block_hashes, requests.block_starts
-    assert hashes is not None and starts is not None
+    assert hashes is not None
+    assert starts is not None
     k = 0
     while True:
         column = hashes[starts[:-1][n_blocks > k] + k]
@@ -103,7 +104,8 @@ def _system_blocks(requests: Requests, n_blocks: np.ndarray) -> int:
 def _gaps(requests: Requests, hits: np.ndarray, deep: np.ndarray) -> np.ndarray:
     """Seconds since the last shared block of each deep request was last touched."""
     hashes, starts, t = requests.block_hashes, requests.block_starts, requests.arrival_s
-    assert hashes is not None and starts is not None
+    assert hashes is not None
+    assert starts is not None
     owner = np.repeat(np.arange(len(t)), np.diff(starts))
     order = np.lexsort((owner, hashes))
     before = np.full(len(hashes), -1)

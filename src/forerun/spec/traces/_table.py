@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from forerun.errors import Problem, TraceError, nearest
+from forerun.errors import ForerunError, Problem, TraceError, nearest
 from forerun.spec.traces._faults import Faults
 from forerun.spec.traces._source import Head, blocks
 
@@ -187,7 +188,7 @@ def _careful(
             good.append(i)
             for name, value in row.items():
                 values[name].append(value)
-    types = {"number": "f8", "clock": "i8", "text": object}
+    types: dict[str, Any] = {"number": "f8", "clock": "i8", "text": object}
     columns = {name: np.array(values[name], dtype=types[kinds[name]]) for name in place}
     return columns, number[good]
 
@@ -211,5 +212,5 @@ def whole_labels(codes: np.ndarray, labels: list[str]) -> np.ndarray:
         return codes
 
 
-def header_error(path: Path, what: str, fix: str = "") -> TraceError:
+def header_error(path: Path, what: str, fix: str = "") -> ForerunError:
     return TraceError.one(f"{path}:1", what, fix)

@@ -7,6 +7,7 @@ Source: github.com/Azure/AzurePublicDataset (CC-BY-4.0); Patel et al., Splitwise
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +34,9 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         "osl": Column(("generatedtokens",)),
     }
     table = read_csv(head_of(path), wanted, faults)
+    columns: dict[str, Any] = dict(table.columns)
     return build(
-        faults, format=NAME, n_rows=table.n_rows, lines=table.lines, **table.columns,
+        faults, format=NAME, n_rows=table.n_rows, lines=table.lines, **columns,
         skip_bad=skip_bad, sort=sort,
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ Source: github.com/HPMLL/BurstGPT; Wang et al., BurstGPT, KDD 2025.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from forerun.spec.requests import Requests
 from forerun.spec.traces._columns import build
@@ -33,7 +34,9 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         "session": Column(("session id",), "text", required=False),
     }
     table = read_csv(head_of(path), wanted, faults)
-    columns, meta, extra = dict(table.columns), {}, {}
+    columns: dict[str, Any] = dict(table.columns)
+    meta: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     if "model" in columns:
         model = columns.pop("model")
         names = table.labels["model"]

@@ -128,7 +128,8 @@ def interarrival_cv(arrival_s: np.ndarray) -> float:
 def leading_hits(requests: Requests) -> np.ndarray:
     """Leading blocks of each prompt that earlier prompts held: int64 [N]."""
     hashes, starts = requests.block_hashes, requests.block_starts
-    assert hashes is not None and starts is not None
+    assert hashes is not None
+    assert starts is not None
     count = np.diff(starts)
     owner = np.repeat(np.arange(len(count)), count)
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)

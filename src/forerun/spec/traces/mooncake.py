@@ -70,7 +70,7 @@ def _check_hashes(
         elif len(ids) * BLOCK_TOKENS >= isl[i] + BLOCK_TOKENS and isl[i] >= 1:
             what = f"{len(ids)} hash_ids for {isl[i]:g} input tokens (a block is {BLOCK_TOKENS})"
             faults.add("too_many_hashes", int(lines[i]), what)
-        elif ids and not (-(2**63) <= min(ids) and max(ids) < 2**63):
+        elif ids and not (min(ids) >= -(2**63) and max(ids) < 2**63):
             faults.add("too_large", int(lines[i]), "a hash id does not fit 64 bits")
         else:
             continue

@@ -17,7 +17,7 @@ from forerun.errors import MissingDependency, TraceError
 from forerun.spec.requests import Requests
 from forerun.spec.traces._columns import build, lost
 from forerun.spec.traces._faults import Faults
-from forerun.spec.traces._source import Head, blocks, head_of, write_text
+from forerun.spec.traces._source import Head, head_of, write_text
 from forerun.spec.traces._table import (
     Column,
     Table,
@@ -131,7 +131,7 @@ def _seconds(values: np.ndarray, column: str, path: Path) -> tuple[np.ndarray, d
         what = f"{column}: {first:.15g} s is too far away to be seconds since 1970"
         raise header_error(path, what, f"name the column {column}_ms, {column}_us or {column}_ns")
     if first >= _EPOCH_S:
-        start = str(np.datetime64(int(round(first * 1e6)), "us"))
+        start = str(np.datetime64(round(first * 1e6), "us"))
         return values - first, {"start": start}
     return values, {}
 

@@ -36,9 +36,10 @@ Pmf = tuple[np.ndarray, np.ndarray]  # lengths int64, cumulative probability flo
 def detect(head: Head) -> bool:
     if head.kind in ("folder", "prefix"):
         return bool(_prefixes(head.path))
-    record = head.record or {}
-    return head.has("client", "t_start_s", "rate_req_s") or {"client", "input_tokens"} <= set(
-        record
+    # a table of lengths is often longer than the head, so there may be no whole record to look at
+    tables = head.text.lstrip().startswith("{") and '"client"' in head.text
+    return head.has("client", "t_start_s", "rate_req_s") or (
+        tables and '"input_tokens"' in head.text and '"t_start_s"' in head.text
     )
 
 
@@ -133,10 +134,10 @@ def _rates(path: Path, faults: Faults, skip_bad: bool) -> Table:
     table = read_csv(head_of(path), wanted, faults)
     c = table.columns
     for name in ("client", "start", "rate"):
-        bad = ~(np.isfinite(c[name]) & (c[name] >= 0))
-        faults.add_where(
-            "malformed", bad, table.lines, lambda i, name=name, c=c: f"{name} is {c[name][i]:g}"
-        )
+        values = c[name]
+        bad = ~(np.isfinite(values) & (values >= 0))
+        for k in np.flatnonzero(bad):
+            faults.add("malformed", int(table.lines[k]), f"{name} is {values[k]:g}")
         c = {n: v[~bad] for n, v in c.items()}
         table.lines = table.lines[~bad]
     families = np.array([_family(label) is not None for label in table.labels["dist"]], dtype=bool)

@@ -8,6 +8,7 @@ and is refused.  Source: github.com/Mutinifni/splitwise-sim (MIT).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,8 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         "tenant": Column(("application_id",), "text", required=False),
     }
     table = read_csv(head_of(path), wanted, faults)
-    columns, extra = dict(table.columns), {}
+    columns: dict[str, Any] = dict(table.columns)
+    extra: dict[str, Any] = {}
     lines = table.lines
     if "tenant" in columns:
         codes = columns.pop("tenant")

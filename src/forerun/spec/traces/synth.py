@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from forerun.errors import Problem, SpecError, TraceError
@@ -67,8 +68,6 @@ class Synth(Spec):
             "drawn": {"workload": self.name, "seed": seed, "rate_scale": rate_scale},
         }  # fmt: skip
         if self.arrivals is None:
-            import numpy as np
-
             arrival = np.zeros(n or 0)
             meta["arrivals"] = "absent"
         else:
@@ -79,11 +78,24 @@ class Synth(Spec):
         if not len(arrival):
             what = f"no request arrives within {duration_s:g} s"
             raise SpecError.one("duration_s", what, "a longer duration_s or a higher rate")
-        isl, osl, which = draw_lengths(self.lengths, stream(seed, "lengths"), len(arrival))
+        return self._fill(arrival, seed, meta)
+
+    def draw_at(self, arrival_s: np.ndarray, *, seed: int = 0) -> Requests:
+        """Requests that arrive at given times; all at one moment is as good (a closed loop)."""
+        meta = {"source": self.source, "format": "synth", "drawn": {"workload": self.name}}
+        return self._fill(arrival_s, seed, meta)
+
+    def _fill(self, arrival_s: np.ndarray, seed: int, meta: dict[str, Any]) -> Requests:
+        n = len(arrival_s)
+        isl, osl, which = draw_lengths(self.lengths, stream(seed, "lengths"), n)
         extra: dict[str, Any] = {}
         if self.reuse:
-            extra = draw_reuse(self.reuse, stream(seed, "reuse"), arrival, isl, which)
-        return Requests(arrival_s=arrival, isl=isl, osl=osl, meta=meta, **extra)
+            clock = arrival_s
+            if n > 1 and arrival_s[0] == arrival_s[-1]:
+                # no time passes, yet later requests build on earlier ones: take the usual rate
+                clock = np.arange(n) / (self.arrivals.rate_per_s if self.arrivals else 1.0)
+            extra = draw_reuse(self.reuse, stream(seed, "reuse"), clock, isl, which)
+        return Requests(arrival_s=arrival_s, isl=isl, osl=osl, meta=meta, **extra)
 
     def _check_draw(self, n: int | None, duration_s: float | None, rate_scale: float) -> None:
         problems = []
@@ -130,8 +142,8 @@ def fit(
 
 def compare(requests: Requests, synth: Synth, *, seed: int = 0) -> dict[str, float]:
     """Relative deviations of a draw of the trace's length from the trace, by figure."""
-    stop = {"duration_s": requests.duration_s} if synth.arrivals else {"n": len(requests)}
-    own, drawn = describe(requests), describe(synth.draw(**stop, seed=seed))  # type: ignore[arg-type]
+    n, duration_s = (None, requests.duration_s) if synth.arrivals else (len(requests), None)
+    own, drawn = describe(requests), describe(synth.draw(n, duration_s=duration_s, seed=seed))
     errors = {}
     for key in _CHECKED:
         a, b = getattr(own, key), getattr(drawn, key)

@@ -7,6 +7,7 @@ Source: github.com/microsoft/vidur (MIT).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from forerun.spec.requests import Requests
 from forerun.spec.traces._columns import build, lost
@@ -30,7 +31,7 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         "osl": Column(("num_decode_tokens",)),
     }
     table = read_csv(head_of(path), wanted, faults)
-    columns = {"arrival": None, **table.columns}
+    columns: dict[str, Any] = {"arrival": None, **table.columns}
     return build(
         faults, format=NAME, n_rows=table.n_rows, lines=table.lines, **columns,
         skip_bad=skip_bad, sort=sort,

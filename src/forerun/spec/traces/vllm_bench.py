@@ -25,8 +25,9 @@ from forerun.spec.traces._table import Column, read_csv
 NAME = "vllm_bench"
 
 _ISL = ("input_toks", "prompt_len", "input_len", "prompt_tokens", "input_tokens", "isl")
-_OSL = ("output_toks", "output_len", "output_tokens", "completion_tokens", "expected_output_len")
-_OSL += ("osl",)
+_OSL = (
+    "output_toks", "output_len", "output_tokens", "completion_tokens", "expected_output_len", "osl",
+)  # fmt: skip
 _TIME = {"arrival_time_ns": 1e-9, "arrival_s": 1.0, "arrival_time": 1.0, "arrived_at": 1.0}
 _TIME |= {"arrival_ms": 1e-3}
 
