@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from forerun.cost.table import CostTable
-from forerun.errors import ForerunError, PolicyError, SpecError
+from forerun.errors import ForerunError, PolicyError, Problem, SpecError
 from forerun.sim import policy as policy_room
 from forerun.sim import tables as table_arrays
 from forerun.sim.core import compile as compiler
@@ -93,6 +93,19 @@ class Server:
     def _check(self) -> None:
         if not self.pools:
             raise SpecError.one("deployment.pools", "there is no pool", "give one with a device")
+        narrow = [s.pool for s in self.pools if _seats(s) > _budget(s)]
+        if narrow:
+            raise SpecError(
+                *(
+                    Problem(
+                        f"deployment.pools.{pool.name}.engine.max_num_batched_tokens",
+                        f"{pool.engine.max_num_batched_tokens} tokens a step cannot give each of "
+                        f"{pool.engine.max_num_seqs} sequences one",
+                        f"max_num_seqs: {pool.engine.max_num_batched_tokens}, or more tokens",
+                    )
+                    for pool in narrow
+                )
+            )
         self._found = {
             kind: [self._policy(kind, served.pool.engine) for served in self.pools]
             for kind in ("order", "admit", "batch", "preempt")
@@ -162,8 +175,7 @@ class Server:
 
     def _fill_engine(self, row: Any, served: Served, every_step: bool) -> None:
         engine, table, lanes = served.pool.engine, served.table, served.pool.pp
-        row.max_seqs = min(engine.max_num_seqs, table.max_seqs)
-        row.max_tokens = min(engine.max_num_batched_tokens, table.max_tokens)
+        row.max_seqs, row.max_tokens = _seats(served), _budget(served)
         row.max_len = served.max_len
         row.n_blocks = served.n_blocks // lanes
         row.block_tokens = engine.block_tokens
@@ -339,8 +351,8 @@ class Server:
         if kind == BAD_BATCH:
             return PolicyError.one(
                 where,
-                f"asked for {value} prompt tokens in a step",
-                "stay within engine.max_tokens (max_num_batched_tokens)",
+                f"asked for {value} prompt tokens in a step, which is too many beside its decodes",
+                "return at most engine.max_tokens - replica.n_decode where decodes run too",
             )
         assert kind == STUCK
         return PolicyError.one(
@@ -399,6 +411,16 @@ class Server:
                 "KV blocks; bubbles from batches of unequal length are left out",
             )
         return ()
+
+
+def _seats(served: Served) -> int:
+    """The most sequences in a step."""
+    return min(served.pool.engine.max_num_seqs, served.table.max_seqs)
+
+
+def _budget(served: Served) -> int:
+    """The most tokens in a step."""
+    return min(served.pool.engine.max_num_batched_tokens, served.table.max_tokens)
 
 
 def run(

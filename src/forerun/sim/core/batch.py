@@ -164,7 +164,7 @@ def form(state, i, t, admit, batch, preempt):
     if replica.n_running == 0 and replica.n_waiting == 0:
         return NEVER
     decode, left, whole, n_max = batch(replica, engine, state.batch_params)
-    if left > engine.max_tokens:
+    if left + (replica.n_decode if decode == YES else 0) > engine.max_tokens:
         clock.wrong_kind, clock.wrong_replica, clock.wrong_value = BAD_BATCH, i, left
         return NEVER
     if left < 0:

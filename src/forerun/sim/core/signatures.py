@@ -3,7 +3,8 @@
 A policy is a plain function.  It gets records and arrays and returns a choice; ties are broken by
 the lowest index.  `params` are its knobs (float64, in the order its module lists them).
 
-    order(request, now_ps, params) -> int                 smaller is served first
+    order(request, now_ps, params) -> int                 smaller is served first; asked once, when
+                                                          the request reaches its replica
     admit(request, replica, engine, params) -> int        1: may start now if memory allows
     batch(replica, engine, params) -> (decode, tokens, whole, admissions)
     preempt(request, params) -> int                       the largest loses its blocks first

@@ -60,7 +60,7 @@ LEAP = np.dtype(
 #: began, so that their gap is longer than the step.  With resumed = 1 the token came out of the
 #: recomputation after a preemption, so these requests are not among the leap's n_decode.
 GAP = np.dtype(
-    [("end_ps", "i8"), ("gap_ps", "i8"), ("replica", "i4"), ("count", "i4"), ("resumed", "i4")],
+    [("end_ps", "i8"), ("gap_ps", "i8"), ("replica", "i8"), ("count", "i4"), ("resumed", "i4")],
     align=True,
 )
 

@@ -7,4 +7,4 @@ from forerun.sim.core.signatures import YES
 
 
 def whole(replica, engine, params):
-    return YES, engine.max_tokens, 1, engine.max_seqs
+    return YES, engine.max_tokens - replica.n_decode, 1, engine.max_seqs
