@@ -143,6 +143,15 @@ def test_plain_optional_columns_are_read(tmp_path):
     assert requests.deadline_s.tolist() == [math.inf, 3.5, 1.0]
 
 
+def test_a_request_without_a_session_says_none(tmp_path):
+    for name in ("abc", "7"):
+        rows = [f"0,5,6,{name}", "1,5,6,", f"2,5,6,{name}"]
+        path = csv(tmp_path / "p.csv", *rows, header="arrival_s,isl,osl,session")
+        session = traces.read(path).session
+        assert session[1] == -1
+        assert session[0] == session[2] >= 0
+
+
 def test_clocks_are_counted_from_the_first_row_whatever_their_form(tmp_path):
     for a, b in [
         ("1700000000.25", "1700000001.75"),
@@ -441,6 +450,53 @@ def test_long_files_are_read_in_blocks_with_true_line_numbers(tmp_path, monkeypa
     assert len(traces.read(path, skip_bad=True)) == 1999
 
 
+DAMAGE = [
+    b"nan",
+    b"inf",
+    b"-",
+    b"\n\n",
+    b",",
+    b'"',
+    b"1e999",
+    b"null",
+    b"\r",
+    b"\x00",
+    b"\xff",
+    b"9" * 30,
+]
+
+
+@pytest.mark.parametrize("format", traces.writable())
+def test_damaged_files_give_reasons_or_sound_requests_and_lose_no_row(tmp_path, format):
+    """Random damage: either a TraceError, or requests that meet every promise of `Requests`."""
+    rng = np.random.default_rng(0)
+    traces.convert(some(15), tmp_path / "whole", format)
+    whole = (tmp_path / "whole").read_bytes()
+    path = tmp_path / "damaged"
+    for _ in range(120):
+        data = bytearray(whole)
+        for _ in range(rng.integers(1, 4)):
+            i, kind = rng.integers(len(data)), rng.integers(3)
+            if kind == 0:
+                data[i:i] = DAMAGE[rng.integers(len(DAMAGE))]
+            elif kind == 1:
+                del data[i : i + rng.integers(1, 40)]
+            else:
+                data[i : i + 1] = bytes([rng.integers(32, 127)])
+        path.write_bytes(data)
+        for options in ({}, {"skip_bad": True}):
+            try:
+                r = traces.read(path, **options)
+            except TraceError:
+                continue
+            assert len(r) + sum(r.meta["skipped"].values()) == r.meta["n_rows"]
+            assert options or not r.meta["skipped"]
+            assert r.isl.min() >= 1
+            assert r.osl.min() >= 1
+            assert np.isfinite(r.arrival_s).all()
+            assert (np.diff(r.arrival_s, prepend=0) >= 0).all()
+
+
 def test_a_quarter_million_rows_read_in_a_second_or_two(tmp_path):
     traces.convert(some(250_000), tmp_path / "t.csv", "plain")
     start = time.process_time()
@@ -491,6 +547,12 @@ def test_servegen_lengths_follow_each_clients_table(tmp_path):
     # 5000 draws of probability 1/4: standard error 0.006
     assert (requests.isl[mine] == 7).mean() == pytest.approx(0.25, abs=0.03)
     assert "nobody sends" in refused(tmp_path, start_s=100.0)
+    assert "shorter duration_s" in refused(
+        put(tmp_path / "w_client_rates.csv", "\n".join(rates).replace("0,0,50", "0,0,5e9")).parent
+    )
+    put(tmp_path / "w_client_rates.csv", "\n".join(rates).replace("Weibull,0.7", "Pareto,0.7"))
+    assert "w_client_rates.csv:3: dist 'Pareto'" in refused(tmp_path)
+    assert traces.read(tmp_path, skip_bad=True, duration_s=9.0).meta["skipped"] == {"malformed": 1}
     (tmp_path / "w_length_pmfs.jsonl").unlink()
     assert "needs both files" in refused(tmp_path / "w_client_rates.csv")
 

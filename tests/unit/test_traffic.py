@@ -396,6 +396,48 @@ def test_contradictions_are_named_all_at_once(settings_, where):
     assert problems(**settings_) == where
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "trace": st.sampled_from(["chat", "long_context"]),
+            "arrivals": st.sampled_from(["trace", *KINDS, "at_once"]),
+            "rate_per_s": st.sampled_from([0.01, 3.0, 500.0]),
+            "n_requests": st.integers(1, 300),
+            "duration_s": st.sampled_from([0.5, 20.0]),
+            "concurrency": st.integers(1, 9),
+            "cv": st.sampled_from([0.3, 4.0]),
+            "isl": st.sampled_from([5, {"kind": "lognormal", "mean": 50, "cv": 1.0}]),
+            "osl": st.sampled_from([7, {"kind": "geometric", "mean": 9}]),
+        },
+    )
+)
+def test_any_settings_give_what_was_asked_or_a_reason(settings_):
+    traffic = Traffic(**settings_)
+    try:
+        requests = requests_of(traffic, seed=0)
+    except SpecError as error:
+        unnamed = [p for p in error.problems if not (p.where.startswith("traffic.") and p.what)]
+        if unnamed:
+            pytest.fail(f"problems without a place or a reason: {unnamed}")
+        return
+    n, duration_s = traffic.n_requests, traffic.duration_s
+    assert len(requests) >= 1
+    assert n is None or len(requests) <= n
+    assert duration_s is not None or len(requests) == (n or len(requests))
+    assert duration_s is None or requests.arrival_s[-1] < duration_s
+    assert (np.diff(requests.arrival_s, prepend=0) >= 0).all()
+    assert min(requests.isl.min(), requests.osl.min()) >= 1
+    if (
+        traffic.trace
+        and traffic.rate_per_s
+        and traffic.arrivals in (None, "trace")
+        and len(requests) > 1
+    ):
+        assert describe(requests).rate_per_s == pytest.approx(traffic.rate_per_s)
+
+
 def test_a_traffic_too_short_for_one_request_is_said():
     assert problems(**LENGTHS, rate_per_s=0.001, duration_s=0.001) == {"duration_s"}
 

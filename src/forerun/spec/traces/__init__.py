@@ -94,8 +94,9 @@ def read(
         raise TraceError.one(str(path), f"{name} traces take no {', '.join(foreign)}")
     if format:
         head = head_of(path)  # says what is wrong with a missing or empty file
-        if head.kind == "folder" and name != "servegen":
-            raise TraceError.one(str(path), f"is a folder, not a {name} file")
+        if head.kind in ("folder", "prefix") and name != "servegen":
+            what = "is a folder" if head.kind == "folder" else "there is no such file"
+            raise TraceError.one(str(path), f"{what}, so no {name} trace")
     return module.read(path, skip_bad=skip_bad, sort=sort, **options)
 
 

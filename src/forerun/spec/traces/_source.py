@@ -21,7 +21,7 @@ HEAD_BYTES = 65_536
 class Head:
     """The beginning of a file, enough to tell its format.
 
-    kind    : "text", "parquet", "folder", or "prefix" (no such file, but files that begin so).
+    kind    : "text", "parquet", "folder", or "prefix" (no such file, but a ServeGen pair named so).
     text    : the first 64 KiB, decoded leniently.
     columns : names of a CSV header, lower case; () when the file begins like JSON.
     record  : the first line as a JSON object, or the first object of a JSON list.
@@ -85,7 +85,7 @@ def head_of(path: str | Path) -> Head:
 def _missing(path: Path) -> Head:
     if path.name and path.parent.is_dir():
         near = [p.name for p in path.parent.iterdir()]
-        if any(name.startswith(path.name + "_") for name in near):
+        if any(name.startswith(path.name + "_client_rates.csv") for name in near):
             return Head(path, "prefix")
         raise TraceError.one(
             str(path), "there is no such file", nearest(path.name, near) if near else ""

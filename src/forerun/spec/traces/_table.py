@@ -161,8 +161,12 @@ def _careful(
     values: dict[str, list] = {name: [] for name in place}
     width = len(head.columns)
     for i, line in enumerate(lines):
-        fields = next(csv.reader([line], delimiter=head.delimiter))
         at = int(number[i])
+        try:
+            fields = next(csv.reader([line], delimiter=head.delimiter))
+        except csv.Error as error:
+            faults.add("malformed", at, f"not a CSV row: {error}")
+            continue
         if len(fields) < width:
             faults.add("truncated", at, f"{len(fields)} of {width} fields: the row is cut short")
             continue
@@ -205,11 +209,16 @@ def _coded(column: np.ndarray, known: dict[str, int]) -> np.ndarray:
 
 
 def whole_labels(codes: np.ndarray, labels: list[str]) -> np.ndarray:
-    """Codes as the whole numbers their labels spell, or the codes themselves if one does not."""
+    """Codes as the whole numbers their labels spell, or the codes themselves if one does not.
+
+    An empty label is -1, "none", either way.
+    """
     try:
-        return np.array([int(label) for label in labels], dtype=np.int64)[codes]
+        numbers = [int(label) if label else -1 for label in labels]
+        return np.array(numbers, dtype=np.int64)[codes]
     except (ValueError, OverflowError):
-        return codes
+        numbers = [k if label else -1 for k, label in enumerate(labels)]
+        return np.array(numbers, dtype=np.int64)[codes]
 
 
 def header_error(path: Path, what: str, fix: str = "") -> ForerunError:

@@ -161,11 +161,16 @@ def _polars():
     return polars
 
 
+def _broken(polars) -> tuple[type[BaseException], ...]:
+    """What polars raises on a damaged file; its Rust part panics on some."""
+    return OSError, polars.exceptions.PolarsError, polars.exceptions.PanicException
+
+
 def _parquet_columns(path: Path) -> tuple[str, ...]:
     polars = _polars()
     try:
         return tuple(name.lower() for name in polars.read_parquet_schema(path))
-    except (OSError, polars.exceptions.PolarsError) as error:
+    except _broken(polars) as error:
         raise TraceError.one(str(path), f"the Parquet file cannot be read: {error}") from None
 
 
@@ -180,7 +185,7 @@ def _read_parquet(path: Path, wanted: dict[str, Column], known: tuple[str, ...])
         raise header_error(path, what, f"name it {' or '.join(missing)}")
     try:
         frame = polars.read_parquet(path)
-    except (OSError, polars.exceptions.PolarsError) as error:
+    except _broken(polars) as error:
         raise TraceError.one(str(path), f"the Parquet file cannot be read: {error}") from None
     if not len(frame):
         raise TraceError.one(str(path), "the table has no rows", "at least one request")

@@ -30,6 +30,10 @@ NAME = "servegen"
 
 _RATES = "_client_rates.csv"
 _PMFS = "_length_pmfs.jsonl"
+#: families of gaps and the least p0 that can be drawn; "" is Poisson and has none
+_LOWEST_SHAPE = {"": -np.inf, "gamma": 1e-3, "weibull": 0.02}
+_HIGHEST_SHAPE = 1e5
+_MAX_DRAWN = 50_000_000
 Pmf = tuple[np.ndarray, np.ndarray]  # lengths int64, cumulative probability float64
 
 
@@ -135,13 +139,15 @@ def _rates(path: Path, faults: Faults, skip_bad: bool) -> Table:
     c = table.columns
     for name in ("client", "start", "rate"):
         values = c[name]
-        bad = ~(np.isfinite(values) & (values >= 0))
+        bad = ~((values >= 0) & (values < 1e12))
         for k in np.flatnonzero(bad):
             faults.add("malformed", int(table.lines[k]), f"{name} is {values[k]:g}")
         c = {n: v[~bad] for n, v in c.items()}
         table.lines = table.lines[~bad]
-    families = np.array([_family(label) is not None for label in table.labels["dist"]], dtype=bool)
-    shaped = families[c["dist"]] & ((c["shape"] > 0) | (c["rate"] == 0) | _poisson(table, c))
+    lowest = np.array([_LOWEST_SHAPE.get(name.lower(), np.nan) for name in table.labels["dist"]])
+    lowest = lowest[c["dist"]]  # NaN for a family that is not known
+    ranged = (c["shape"] >= lowest) & (c["shape"] <= _HIGHEST_SHAPE)
+    shaped = ranged | (lowest == -np.inf) | ((c["rate"] == 0) & ~np.isnan(lowest))
     faults.add_where(
         "malformed", ~shaped, table.lines,
         lambda i: f"dist {table.labels['dist'][c['dist'][i]]!r} with p0 {c['shape'][i]:g}",
@@ -151,16 +157,6 @@ def _rates(path: Path, faults: Faults, skip_bad: bool) -> Table:
     if len(faults) and not skip_bad:
         raise faults.error(table.n_rows)
     return table
-
-
-def _poisson(table: Table, columns: dict[str, np.ndarray]) -> np.ndarray:
-    none = [k for k, label in enumerate(table.labels["dist"]) if _family(label) == ""]
-    return np.isin(columns["dist"], none)
-
-
-def _family(label: str) -> str | None:
-    name = label.lower()
-    return name if name in ("", "gamma", "weibull") else None
 
 
 def _window_s(starts: np.ndarray, path: Path) -> float:
@@ -176,10 +172,14 @@ def _arrivals(
     """(client, arrival times on the windows' clock) of each client and window that sends."""
     c = table.columns
     rows = np.flatnonzero((c["rate"] > 0) & (c["start"] < end) & (c["start"] + width > begin))
+    expected = float((c["rate"][rows] * width).sum())
+    if expected > _MAX_DRAWN:
+        what = f"about {expected:,.0f} requests would be drawn, more than {_MAX_DRAWN:,}"
+        raise TraceError.one("duration_s", what, "a shorter duration_s")
     parts = []
     for k in rows[np.lexsort((c["start"][rows], c["client"][rows]))]:
         n = int(c["rate"][k] * width + rng.random())
-        family = _family(table.labels["dist"][c["dist"][k]])
+        family = table.labels["dist"][c["dist"][k]].lower()
         if family == "gamma":
             gaps = rng.standard_gamma(c["shape"][k], n + 1)
         elif family == "weibull":
@@ -187,9 +187,11 @@ def _arrivals(
         else:
             gaps = rng.standard_exponential(n + 1)
         total = gaps.sum()
-        if n == 0 or total == 0:
+        if n == 0:
             continue
-        times = c["start"][k] + np.cumsum(gaps)[:-1] / total * width
+        # gaps of a tiny shape may all vanish: one burst, at any moment
+        place = np.cumsum(gaps)[:-1] / total if total > 0 else np.full(n, rng.random())
+        times = c["start"][k] + place * width
         times = times[(times >= begin) & (times < end)]
         if len(times):
             parts.append((int(c["client"][k]), times))
