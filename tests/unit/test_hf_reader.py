@@ -279,6 +279,11 @@ def test_a_missing_field_is_named(field, word):
     assert any(word in p for p in problems(without(field)))
 
 
+def test_a_missing_field_is_named_once_and_makes_no_others():
+    assert len(problems(without("hidden_size"))) == 1
+    assert len(problems(without("num_attention_heads"))) == 1
+
+
 def test_all_problems_come_at_once():
     found = problems(without("hidden_size", "intermediate_size", num_attention_heads="32"))
     assert any("hidden_size is missing" in p for p in found)
@@ -313,11 +318,24 @@ def test_content_that_is_no_object_is_an_error(content):
         read(content)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_hidden_layers": 10**30},
+        {"quantization_config": {"quant_method": "fp8", "modules_to_not_convert": 1}},
+        {"quantization_config": {"quant_algo": "FP8", "config_groups": "x"}},
+        {"layer_types": 3},
+    ],
+)  # fmt: skip
+def test_damage_inside_is_an_error_of_the_file_and_not_of_the_program(change):
+    assert problems(LLAMA | change)
+
+
 def test_a_pattern_of_unknown_letters_is_an_error():
     config = {
         "model_type": "nemotron_h", "hidden_size": 64, "vocab_size": 100, "num_hidden_layers": 2,
-        "hybrid_override_pattern": "MX", "num_attention_heads": 4, "mamba_num_heads": 4,
-        "mamba_head_dim": 16, "n_groups": 1, "ssm_state_size": 16, "conv_kernel": 4,
+        "intermediate_size": 64, "hybrid_override_pattern": "MX", "num_attention_heads": 4,
+        "mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 1, "ssm_state_size": 16, "conv_kernel": 4,
     }  # fmt: skip
     assert any("'X'" in p for p in problems(config))
 

@@ -8,8 +8,8 @@ that nobody knows and that could change the cost becomes a sentence in `Model.as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -22,6 +22,7 @@ from forerun.spec.hf_quant import quantization
 from forerun.spec.hf_vision import vision
 from forerun.spec.model import Model
 
+T = TypeVar("T")
 _DTYPES = {
     "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "fp16": "fp16", "half": "fp16",
     "float32": "fp32", "fp32": "fp32", "float": "fp32",
@@ -48,13 +49,17 @@ def read_config(config: Mapping[str, Any], *, name: str, source: str) -> Model:
         )
     text, outer = _decoder_fields(config, source)
     kind = str(text.data.get("model_type") or config.get("model_type") or "")
-    body = _body(kind, text)
+    body = _nested("the layers", source, lambda: _body(kind, text))
     if text.problems:
         raise SpecError(*text.problems)
-    encoder = vision(config, hidden=text.number("hidden"), say=text.say)
-    quant = quantization(config, text, body)
+    encoder = _nested(
+        "vision_config", source, lambda: vision(config, hidden=text.number("hidden"), say=text.say)
+    )
+    quant = _nested("quantization_config", source, lambda: quantization(config, text, body))
     _say_format_of_name(name, quant, text)
-    published = config.get("forerun") or {}
+    published = config.get("forerun")
+    if not isinstance(published, Mapping):
+        published = {}
     tied = config.get("tie_word_embeddings")
     if text.data.get("tie_word_embeddings") is not None:
         tied = text.data["tie_word_embeddings"]
@@ -92,6 +97,16 @@ def read_config(config: Mapping[str, Any], *, name: str, source: str) -> Model:
     if text.problems:
         raise SpecError(*text.problems)
     return model
+
+
+def _nested(what: str, source: str, read: Callable[[], T]) -> T:
+    """What `read` gives; a free-form object that holds a wrong type inside becomes a SpecError."""
+    try:
+        return read()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SpecError.one(
+            source, f"{what} cannot be read: {error}", "compare with the maker's own config.json"
+        ) from error
 
 
 def _decoder_fields(config: Mapping[str, Any], source: str) -> tuple[Fields, list[str]]:

@@ -139,13 +139,13 @@ def attention(f: Fields, style: Style = Style(), **over) -> Gqa:
     width = over.pop("head_dim", None) or f.optional("head_dim")
     if width is None:
         width, rest = divmod(f.number("hidden"), heads)
-        if rest or not width:
+        if (rest or not width) and not f.problems:  # a missing field reads as 1
             f.wrong(
                 "hidden_size", f"{f.number('hidden')} is not a multiple of {heads} attention heads",
                 "correct one of them, or add head_dim",
             )  # fmt: skip
-            width = max(width, 1)
-    if heads % kv_heads:
+        width = max(width, 1)
+    if heads % kv_heads and not f.problems:
         f.wrong(
             "num_attention_heads", f"{heads} is not a multiple of {kv_heads} key-value heads",
             "correct one of them",

@@ -301,6 +301,8 @@ FAMILIES: dict[str, Callable[[Fields], Body]] = {
     "deepseek_v4": deepseek_v4,
     "deepseek_ref": deepseek_v4,
     "glm4_moe": glm4_moe,
+    "glm4v_moe": glm4_moe,
+    "glm4_moe_lite": deepseek,
     "minimax_m2": minimax_m2,
     "minimax_m3": minimax_m3,
     "minimax_m3_vl": minimax_m3,

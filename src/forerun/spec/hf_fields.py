@@ -82,6 +82,10 @@ HARMLESS = (
 )  # fmt: skip
 
 
+MOST_LAYERS = 10_000
+MOST = 2**40
+
+
 class Fields:
     """One config; remembers which names were asked for, and what was wrong."""
 
@@ -106,7 +110,7 @@ class Fields:
         spelled = NAMES.get(names[0], names)[0]
         if value is None:
             if default is None:
-                self._wrong(
+                self.wrong(
                     spelled,
                     "is missing",
                     f"add it to the file, e.g. {_EXAMPLE.get(names[0], spelled)}",
@@ -115,8 +119,13 @@ class Fields:
             return default
         if isinstance(value, float) and value.is_integer():
             value = int(value)
+        # a reading makes one entry a layer: an absurd count must not fill the memory
+        high = MOST_LAYERS if names[0] == "n_layers" else MOST
+        if not isinstance(value, bool) and isinstance(value, int) and value > high:
+            self.wrong(spelled, f"is {value}, more than {high}", "correct the file")
+            return max(low, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            self._wrong(
+            self.wrong(
                 spelled, f"is {value!r}, not a whole number of at least {low}", "correct the file"
             )
             return max(low, 1)
@@ -136,10 +145,10 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, (list, tuple)):
-            self._wrong(names[0], f"is {value!r}, not a list", "correct the file")
+            self.wrong(names[0], f"is {value!r}, not a list", "correct the file")
             return None
         if length is not None and len(value) < length:
-            self._wrong(
+            self.wrong(
                 names[0], f"has {len(value)} entries for {length} layers", "one entry a layer"
             )
             return None
@@ -151,17 +160,17 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, Mapping):
-            self._wrong(names[0], f"is {value!r}, not an object", "correct the file")
+            self.wrong(names[0], f"is {value!r}, not an object", "correct the file")
             return None
         nested = Fields(value, f"{self.where} {names[0]}")
         nested.problems, nested.assumed = self.problems, self.assumed
         return nested
 
-    def _wrong(self, field: str, what: str, fix: str) -> None:
-        self.problems.append(Problem(self.where, f"{field} {what}", fix))
-
     def wrong(self, field: str, what: str, fix: str) -> None:
-        self._wrong(field, what, fix)
+        """Keeps one problem; a field read for every layer is named once."""
+        problem = Problem(self.where, f"{field} {what}", fix)
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def say(self, sentence: str) -> None:
         if sentence not in self.assumed:

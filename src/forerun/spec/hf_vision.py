@@ -56,6 +56,9 @@ def _merge(f: Fields, family: str) -> int:
     kernel = f.raw("merge_kernel_size")
     if isinstance(kernel, (list, tuple)) and kernel:
         return int(kernel[0])
+    joining = f.sub("img_token_compression_config")
+    if joining is not None:
+        return joining.number("spatial_merge_size", default=1)
     if family == "llama4":
         return round(1 / float(f.raw("pixel_shuffle_ratio") or 0.5))
     return f.number("spatial_merge_size", "pooling_kernel_size", default=1)
@@ -138,6 +141,17 @@ def _llama4(f: Fields, h: int, depth: int, inter: int, out: int) -> int:
     return vit + joined * a + a * b + f.number("vision_output_dim") * out
 
 
+def _minimax(f: Fields, h: int, depth: int, inter: int, out: int) -> int:
+    """MiniMax M3: CLIP layers, a biased projector a patch, and another over each joined square."""
+    joining = f.sub("img_token_compression_config")
+    side = joining.number("spatial_merge_size") if joining else 2
+    frames = joining.number("temporal_patch_size") if joining else 2
+    block = 4 * h + 4 * (h * h + h) + 2 * h * inter + inter + h
+    project = h * out + out + out * out + out
+    join = side * side * out * out + out + out * out + out
+    return 3 * frames * f.number("patch_size") ** 2 * h + 2 * h + depth * block + project + join
+
+
 _DESIGNS: dict[str, Callable[[Fields, int, int, int, int], int]] = {
     "qwen2_vl": _qwen2,
     "qwen2_5_vl": _qwen25,
@@ -150,4 +164,5 @@ _DESIGNS: dict[str, Callable[[Fields, int, int, int, int], int]] = {
     "gemma3": _siglip,
     "gemma4": _gemma4,
     "llama4": _llama4,
+    "minimax_m3_vl": _minimax,
 }
