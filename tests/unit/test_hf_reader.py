@@ -335,7 +335,8 @@ def test_a_pattern_of_unknown_letters_is_an_error():
     config = {
         "model_type": "nemotron_h", "hidden_size": 64, "vocab_size": 100, "num_hidden_layers": 2,
         "intermediate_size": 64, "hybrid_override_pattern": "MX", "num_attention_heads": 4,
-        "mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 1, "ssm_state_size": 16, "conv_kernel": 4,
+        "mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 1, "ssm_state_size": 16,
+        "conv_kernel": 4,
     }  # fmt: skip
     assert any("'X'" in p for p in problems(config))
 
