@@ -43,6 +43,7 @@ class Prediction:
     slo_met: bool | None = None
     low: float | None = None
     high: float | None = None
+    is_overloaded: bool = False  # the queue grows as long as the load lasts
     why: str = ""
     problems: tuple[str, ...] = ()
 
@@ -94,7 +95,18 @@ def _loaded(case: Case, deployment: Deployment, name: str) -> Prediction:
     load = f"{t.rate_per_s:g} req/s" if t.rate_per_s else t.trace or "given"
     if t.concurrency:
         load = f"{t.concurrency} in flight"
-    return Prediction(name, words(deployment), load, **_latency(result), **_throughput(result))
+    figures = _latency(result) | _throughput(result)
+    grows = _is_overloaded(result)
+    return Prediction(name, words(deployment), load, **figures, is_overloaded=grows)
+
+
+def _is_overloaded(result: Any) -> bool:
+    """Requests come faster than they finish although the replicas are never idle."""
+    wanted, m = result.requests, result.metrics
+    if m.busy.value is None or m.requests_per_s.value is None or not wanted.duration_s:
+        return False
+    offered = (len(wanted) - 1) / wanted.duration_s
+    return m.busy.value >= 0.95 and m.requests_per_s.value < 0.95 * offered
 
 
 def _unloaded(case: Case, deployment: Deployment, name: str) -> Prediction:

@@ -65,4 +65,9 @@ def _text(points: Any) -> str:
             row.append({True: "met", False: "missed", None: "-"}[p.slo_met])
         rows.append(row)
         remarks.append(f"{p.device}: {p.deployment}; {p.load}; +/-: {p.why}")
+        if p.is_overloaded:
+            remarks.append(
+                f"  overloaded: it finishes {text(p.requests_per_s, 'req/s')}, so latencies grow "
+                "as long as the load lasts"
+            )
     return Table(head, rows).text() + "\n\n" + "\n".join(remarks)
