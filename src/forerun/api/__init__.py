@@ -20,7 +20,7 @@ from forerun.api._cases import (
     workload,
 )
 from forerun.api._predict import MAY_LACK, Prediction, predict
-from forerun.api._simulate import Result, requests, served, simulate, words
+from forerun.api._simulate import Result, requests, simulate, words
 from forerun.spec.deployment import Pool
 from forerun.spec.device import Device
 from forerun.spec.model import Model
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAY_LACK", "Prediction", "Result", "default_deployment", "fit", "load", "policies", "predict",
-    "price_usd_per_hour", "read", "requests", "resolve", "served", "simulate", "techniques",
+    "price_usd_per_hour", "read", "requests", "resolve", "simulate", "techniques",
     "words", "workload",
 ]  # fmt: skip
 

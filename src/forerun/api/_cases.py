@@ -130,7 +130,8 @@ def default_deployment(case: Case, wishes: Deployment | None = None) -> Deployme
     tensor-parallel degree that fits, as many replicas as there are devices for.
 
     wishes : a deployment whose given fields (`model_fields_set`) are kept.
-    Raises Infeasible, saying what would make it fit.
+    Raises Infeasible, saying what would make it fit, and SpecError for wishes that contradict the
+    model or the fleet.
     """
     from forerun.cost.fit import fit as fit_pool
 
@@ -142,6 +143,8 @@ def default_deployment(case: Case, wishes: Deployment | None = None) -> Deployme
     if "tp" not in given:
         found = fit_pool(model, device, pool=pool)
         most = min(group.count // (pool.pp * pool.dp * pool.cp), _LARGEST_TP)
+        if found.smallest_tp is None and found.memory is None:
+            raise SpecError(*found.problems)  # no size of tp makes this layout possible
         if found.smallest_tp is None or found.smallest_tp > most:
             raise Infeasible(*_does_not_fit(found, group.count))
         pool = pool.model_copy(update={"tp": found.smallest_tp})

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from forerun import catalog
 from forerun.api._cases import default_deployment
-from forerun.api._simulate import served, simulate, words
+from forerun.api._simulate import simulate, words
 from forerun.errors import ForerunError
 from forerun.spec.case import Case, Fleet
 from forerun.spec.deployment import Deployment
@@ -111,12 +112,16 @@ def _is_overloaded(result: Any) -> bool:
 
 def _unloaded(case: Case, deployment: Deployment, name: str) -> Prediction:
     """Latencies of single requests; throughput with as many in flight as batches and KV hold."""
+    from forerun.sim.prepare import prepare
+
     alone = simulate(_with(case, concurrency=1, n_requests=N_ALONE), bootstrap=False)
     assert case.traffic.isl is not None
     assert case.traffic.osl is not None
     tokens = round(case.traffic.isl.mean + case.traffic.osl.mean)
     full = 0
-    for pool, ready in zip(deployment.pools, served(case, deployment, tokens), strict=True):
+    model = catalog.model(case.model)
+    for ready in prepare(model, deployment, mean_len=tokens):
+        pool = ready.pool
         held = ready.n_blocks * pool.engine.block_tokens // tokens
         full += max(1, min(pool.engine.max_num_seqs, held)) * pool.replicas
     busy = simulate(_with(case, concurrency=full, n_requests=ROUNDS * full), bootstrap=False)

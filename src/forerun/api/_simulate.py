@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from forerun import catalog
 from forerun.api._cases import carbon_gco2e_per_kwh, default_deployment, price_usd_per_hour
-from forerun.errors import Infeasible, Problem
 from forerun.spec.case import Case
 from forerun.spec.deployment import Deployment, Pool
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from forerun.metrics.score import Metrics
     from forerun.report.result import Result as Report
     from forerun.sim.log import Log
-    from forerun.sim.serve import Served
+    from forerun.sim.serve import Server
     from forerun.spec.requests import Requests
 
 
@@ -28,37 +27,7 @@ def requests(case: Case) -> Requests:
     return requests_of(case.traffic, seed=case.seed)
 
 
-def served(case: Case, deployment: Deployment, mean_len: int) -> list[Served]:
-    """The deployment's pools with their costs and memory, ready to run.
-
-    mean_len : tokens of a usual request, which sets how many a windowed cache holds.
-    Raises Infeasible where the model does not fit.
-    """
-    from forerun.cost.memory import memory
-    from forerun.cost.price import price
-    from forerun.ops.lower import lower
-    from forerun.sim.serve import Served
-
-    model = catalog.model(case.model)
-    out: list[Served] = []
-    problems: list[Problem] = []
-    for pool in deployment.pools:
-        device = catalog.device(pool.device)
-        kept = memory(model, pool, device)
-        problems += kept.problems
-        if kept.problems:
-            continue
-        max_len = min(kept.max_len, kept.max_context)
-        table = price(
-            lower(model, pool), device,
-            max_tokens=pool.engine.max_num_batched_tokens, max_seqs=pool.engine.max_num_seqs,
-            max_len=max_len,
-        )  # fmt: skip
-        blocks = kept.blocks_for(max(min(mean_len, max_len), pool.engine.block_tokens))
-        out.append(Served(pool, table, blocks, max_len))
-    if problems:
-        raise Infeasible(*problems)
-    return out
+SLICE = 1 << 16  # arrivals between two looks at the keyboard
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,18 +103,20 @@ def simulate(
     log      : "full" keeps steps, "requests" only requests (no energy, no utilisation).
     progress : called with (requests put in so far, requests in all).
 
+    An interrupt (Ctrl-C) ends the run early: the result is of what happened until then, and its
+    provenance says so.
     Raises Infeasible where the model does not fit, SpecError for a case that cannot be run.
     """
     from forerun.metrics.reason import explain
     from forerun.metrics.score import score
     from forerun.sim import serve
+    from forerun.sim.prepare import prepare
 
     deployment = case.deployment or default_deployment(case)
     wanted = requests(case)
     mean_len = round(float((wanted.isl + wanted.osl).mean())) if len(wanted) else 1
-    pools = served(case, deployment, mean_len)
-    written = serve.run(
-        wanted,
+    pools = prepare(catalog.model(case.model), deployment, mean_len=mean_len)
+    server = serve.Server(
         pools,
         route=deployment.route,
         seed=case.seed,
@@ -153,9 +124,11 @@ def simulate(
         policies=policies or {},
         concurrency=wanted.meta.get("concurrency"),
         think_s=wanted.meta.get("think_s", 0.0),
-        progress=None if progress is None else lambda done: progress(done, len(wanted)),
         announce=announce,
+        n_requests=len(wanted),
     )
+    interrupted = _advance(server, wanted, progress)
+    written = server.log_so_far()
     metrics = score(
         written,
         case.slo,
@@ -164,8 +137,26 @@ def simulate(
         bootstrap=bootstrap,
     )
     reasons = tuple(explain(written, metrics))
-    provenance = provenance_of(case, deployment, written)
+    provenance = provenance_of(case, deployment, written) | {"interrupted": interrupted}
     return Result(case, deployment, wanted, written, metrics, reasons, provenance)
+
+
+def _advance(server: Server, wanted: Requests, progress: Callable[[int, int], None] | None) -> bool:
+    """Runs to the end, in slices of about SLICE arrivals; True if the user stopped it between."""
+    try:
+        server.inject(wanted)
+        n = len(wanted)
+        if server.concurrency is None:
+            for i in range(SLICE, n, SLICE):
+                server.advance(float(wanted.arrival_s[i]))
+                if progress is not None:
+                    progress(i, n)
+        server.advance()
+        if progress is not None:
+            progress(n, n)
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def provenance_of(case: Case, deployment: Deployment, written: Log) -> dict[str, Any]:

@@ -18,6 +18,7 @@ def exit_code(error: BaseException) -> int:
         error.show()
         return error.exit_code
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        # click ends the line that ^C began before it turns an interrupt into an Abort
         click.echo("interrupted", err=True)
         return INTERRUPTED
     if isinstance(error, ForerunError):

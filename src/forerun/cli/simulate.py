@@ -9,6 +9,7 @@ import click
 from forerun.cli._options import Given, Output, case_options, output_options
 
 MISSED = 3
+INTERRUPTED = 130
 
 
 @click.command()
@@ -43,7 +44,8 @@ def command(
     forerun simulate case.yaml --set fleet.h100-sxm.count=8
     forerun simulate llama-3.1-8b --gpu h100:4 --trace chat --ttft '500 ms' --html report.html
 
-    Exits 3 when the SLO is missed or the model does not fit.
+    Exits 3 when the SLO is missed or the model does not fit; Ctrl-C prints what is known so far
+    and exits 130.
     """
     from forerun.cli._case import case_of
     from forerun.cli._output import check_writable
@@ -53,6 +55,9 @@ def command(
     result = run(case_of(given, out), log, out)
     write_files(result, out, csv=csv, parquet=parquet, html=html, perfetto=perfetto)
     show(result, out)
+    if result.provenance.get("interrupted"):
+        out.note("interrupted: the answer is of what happened until then")
+        return INTERRUPTED
     return MISSED if result.metrics.slo_met is False else 0
 
 
