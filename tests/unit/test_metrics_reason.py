@@ -65,6 +65,14 @@ def test_the_limit_that_holds_requests_back_is_named(change, capacity, limit, wo
     assert words in said(log)
 
 
+def test_a_request_that_comes_as_a_step_begins_was_turned_away_from_it():
+    log = turned_away()
+    log.requests["arrival_ps"][1] = 2 * S
+    found = waits.waited_s(view(log))
+    assert found[waits.STEP] == 0
+    assert found[waits.KV] == pytest.approx(3)
+
+
 def test_waiting_outside_steps_is_kept_apart():
     log = three_requests()
     log.requests["arrival_ps"][0] = -S  # a second before the first step began

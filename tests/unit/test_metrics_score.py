@@ -197,3 +197,7 @@ def test_requests_the_run_left_unlisted_are_said():
     m = score(three_requests(n_unfinished=7))
     assert m.counts.unfinished == 7
     assert any("stopped before 7 requests" in note for note in m.notes)
+
+
+def test_without_a_bound_good_means_finished():
+    assert score(three_requests()).attainment.value == pytest.approx(2 / 3)

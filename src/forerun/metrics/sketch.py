@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from forerun.metrics.goodput import good
 from forerun.metrics.stats import PERCENTILES, Quantiles
 from forerun.sim.core.state import STATUS
 from forerun.sim.log import Log
+
+if TYPE_CHECKING:
+    from forerun.sim.serve import Batches  # imports the core, which a reader of logs need not
 from forerun.spec.slo import Slo
 
 ERROR = 0.005
@@ -68,8 +72,11 @@ class Sketch:
         if x.min() < 0:
             raise ValueError("a latency below zero")
         w = None if weights is None else np.asarray(weights)[known].astype(np.int64)
-        counts = np.zeros(N_CELLS, np.int64)
-        np.add.at(counts, cell_of(x), 1 if w is None else w)
+        if w is None:
+            counts = np.bincount(cell_of(x), minlength=N_CELLS)
+        else:  # not bincount, which would sum the weights as floats
+            counts = np.zeros(N_CELLS, np.int64)
+            np.add.at(counts, cell_of(x), w)
         total = float(x.sum() if w is None else (x * w).sum())
         return self.merge(Sketch(counts, total, float(x.min()), float(x.max())))
 
@@ -150,8 +157,8 @@ class SketchLog:
     e2el_s: Sketch = field(default_factory=Sketch)
     itl_s: Sketch = field(default_factory=Sketch)
 
-    def add(self, log: Log, slo: Slo | None = None) -> SketchLog:
-        """With all rows of a log (or of a part of one)."""
+    def add(self, log: Log | Batches, slo: Slo | None = None) -> SketchLog:
+        """With all rows of a log, or of a batch of rows that leaves the core."""
         rows = log.requests
         done = rows[latency.finished(rows)]
         seen = {name: int(np.sum(rows["status"] == code)) for name, code in STATUS.items()}
@@ -163,7 +170,7 @@ class SketchLog:
             "good": int(good(rows, slo or Slo()).sum()),
         }
         gaps = self.itl_s
-        if log.leaps is not None and log.gaps is not None:
+        if log.leaps is not None and log.gaps is not None and len(log.leaps):
             gaps = gaps.add_gaps(itl(log.leaps, log.gaps))
         return SketchLog(
             {name: self.counters[name] + seen[name] for name in COUNTERS},

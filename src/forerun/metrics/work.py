@@ -61,6 +61,8 @@ def by_replica(leaps: np.ndarray, log: Log, part: str) -> np.ndarray:
 
 def by_leap(leaps: np.ndarray, log: Log, part: str) -> np.ndarray:
     """One part's amount for each leap, priced by the table of its replica: float64 [L]."""
+    if len(log.tables) == 1:
+        return amount(leaps, log.tables[0], getattr(log.tables[0], part))
     out = np.zeros(len(leaps))
     pool = log.pool_of_replica[leaps["replica"]]
     for p, table in enumerate(log.tables):
