@@ -57,12 +57,12 @@ $(VENV)/bin/python:
 
 # Stamps: what pyproject.toml asks for is installed.
 $(VENV)/.base: pyproject.toml | $(VENV)/bin/python
-	@echo "installing forerun and what it needs into $(VENV)"
-	@$(PIP) --editable '.[all]' | { $(SHOW); }
+	@echo "installing forerun and what it needs into $(VENV) (once, about a minute)"
+	@$(PIP) --editable '.[plots]' | { $(SHOW); }
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	@echo "installing forerun with its development tools into $(VENV)"
+	@echo "installing forerun and its development tools into $(VENV) (once, a minute or two)"
 	@$(PIP) --editable '.[dev]' | { $(SHOW); }
 	@touch $@ $(VENV)/.base
 
