@@ -101,8 +101,34 @@ def _level(link: Link | None) -> Level | None:
 
 
 def collective_time(op: Collective, n_units: Array, wires: Wires) -> Array:
-    """Seconds of a collective whose message is op.message(n_units); 0 for an empty one."""
-    return kind_time(op.kind, op.message(np.asarray(n_units, float)), op.n, wires, op.stride)
+    """Seconds of a collective whose message is op.message(n_units); 0 for an empty one.
+
+    A send_recv stands for the mean over the boundaries of a pipeline of op.n stages, op.stride
+    devices each: a boundary uses the network as soon as one of its devices must.
+    """
+    message = op.message(np.asarray(n_units, float))
+    if op.kind != "send_recv" or op.n <= 1:
+        return kind_time(op.kind, message, op.n, wires, op.stride)
+    crossing = sum(_crosses(i, op.stride, wires.domain) for i in range(op.n - 1)) / (op.n - 1)
+    time = 0.0 * message
+    if crossing < 1:
+        near = _need(wires.level(2, 1), wires, 2)
+        time = time + (1 - crossing) * _send(message, near)
+    if crossing > 0:
+        far = _need(wires.outside, wires, op.n * op.stride)
+        time = time + crossing * _send(message, far)
+    return time
+
+
+def _crosses(stage: int, stride: int, domain: int) -> bool:
+    """Whether a device of a stage sits in another domain than its peer of the next stage."""
+    devices = range(stage * stride, (stage + 1) * stride)
+    return any(r // domain != (r + stride) // domain for r in devices)
+
+
+def _send(message: Array, level: Level) -> Array:
+    start = LIBRARY_START_S + level.latency_s
+    return (message > 0) * (start + message / level.bytes_per_s)
 
 
 def kind_time(kind: Kind, message: Array, n: int, wires: Wires, stride: int = 1) -> Array:
@@ -121,9 +147,7 @@ def kind_time(kind: Kind, message: Array, n: int, wires: Wires, stride: int = 1)
         return 0.0 * message
     runs = (message > 0) * 1.0
     if kind == "send_recv":
-        # neighbours inside a domain while a stage and the next share one
-        level = _need(wires.level(2, stride), wires, 2 * stride)
-        return runs * (LIBRARY_START_S + level.latency_s + message / level.bytes_per_s)
+        return _send(message, _need(wires.level(2, stride), wires, 2 * stride))
     near = max(1, min(n, wires.domain // stride if stride <= wires.domain else 1))
     far = math.ceil(n / near)
     if far == 1:

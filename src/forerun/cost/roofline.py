@@ -196,7 +196,7 @@ def decode_time(shape: Shape, n_seqs: Array, ctx: Array, m: Machine) -> Array:
 def prefill_time(shape: Shape, n_new: Array, n_past: Array, m: Machine) -> Array:
     """Attention (or scan) of one chunk: padded flop, then traffic.
 
-        flop = (flop of the causal pairs * q'/q + edges) ;  q' = max(q, rows / group)
+        flop = flop of the pairs * q'/q + edges + the rest ;  q' = max(q, rows / group)
         edges = 2 N (H_qk + H_v) * q' * KEY_TILE/2 * (2 with a window, else 1)
         rate = 16-bit peak * attention efficiency * min(1, H_qk / 128)**0.5
         time = flop / rate + traffic / gather
@@ -218,7 +218,9 @@ def prefill_time(shape: Shape, n_new: Array, n_past: Array, m: Machine) -> Array
     narrow = min(1.0, shape.qk_dim / 128) ** 0.5
     edges = KEY_TILE / 2 * (1 if shape.reach is None else 2) * padded / shape.split
     edges = edges * 2.0 * shape.n_heads * (shape.qk_dim + shape.v_dim)
-    return (counts.flop * ratio + edges) / (peak * m.eff.attention * narrow) + memory
+    padding = shape.pair_flop(n_new, n_past) * (ratio - 1)
+    compute = (counts.flop + padding + edges) / (peak * m.eff.attention * narrow)
+    return compute + memory
 
 
 def launch_time(shape: Shape, m: Machine) -> float:

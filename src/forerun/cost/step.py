@@ -23,8 +23,9 @@ def step_work(
     """One quantity (`table.flop`, `table.energy_j`, ...) of a step, host terms left out.
 
     n_tokens computed, n_seqs sampled; n_decode of them decode with a mean of decode_ctx cached
-    tokens; chunks are (new tokens, tokens before).  Linear between grid points and knots, beyond
-    the last ones by the last slope.
+    tokens; chunks are (new tokens, tokens before).  Linear between grid points and knots (or as the
+    table's `between` says), beyond the last ones by the last slope.  The simulator's core does the
+    same in integer picoseconds.
     """
     value = _at(work.tokens, table.max_tokens, n_tokens) + _at(work.seqs, table.max_seqs, n_seqs)
     if n_decode:
@@ -33,11 +34,13 @@ def step_work(
         row = work.decode[lower].copy()
         if n_decode > lower:
             row = row + (n_decode - lower) * (work.decode[lower] - work.decode[lower - 1])
-        value += _knots(table.knots_ctx, row, decode_ctx)
-    parts = [_chunk(table, work, q, p) for q, p in chunks]
-    if table.mixed_prefill == "root_sum_square":
-        return value + float(np.sqrt(sum(x * x for x in parts)))
-    return value + sum(parts)
+        value += _between(table, table.knots_ctx, row, decode_ctx)
+    chunks = tuple(chunks)
+    if table.mixed_prefill == "root_sum_square" and chunks:
+        whole = round(sum(q * q for q, _ in chunks) ** 0.5)
+        one = _chunk(table, work, whole, sum(p for _, p in chunks))
+        return value + one * (table.mixed_factor if len(chunks) > 1 else 1.0)
+    return value + sum(_chunk(table, work, q, p) for q, p in chunks)
 
 
 def step_time(
@@ -51,8 +54,7 @@ def step_time(
 ) -> Estimate:
     """Seconds of one step, host terms included.
 
-    With decode_ctx and no n_decode, every sampled sequence decodes, less one a chunk that ends a
-    prompt is the caller's business: n_decode = n_tokens - tokens of all chunks.
+    With decode_ctx and no n_decode, every token outside the chunks is of a decoding request.
     """
     chunks = tuple(chunks)
     if n_decode is None:
@@ -81,11 +83,18 @@ def _knots(x: np.ndarray, y: np.ndarray, at: float) -> float:
     return float(y[-1] + slope * (at - x[-1]))
 
 
+def _between(table: CostTable, x: np.ndarray, y: np.ndarray, at: float) -> float:
+    """The value at a context: linear between knots, or that of the knot below."""
+    if table.between == "constant":
+        return float(y[np.searchsorted(x, at, side="right") - 1])
+    return _knots(x, y, at)
+
+
 def _chunk(table: CostTable, work: Work, q: int, p: float) -> float:
     points = grid(table.max_tokens)
     i = int(np.searchsorted(points, q))
     if i < len(points) and points[i] == q:
-        return _knots(table.knots_past, work.prefill[i], p)
+        return _between(table, table.knots_past, work.prefill[i], p)
     i = min(max(i, 1), len(points) - 1)
-    low, high = (_knots(table.knots_past, work.prefill[j], p) for j in (i - 1, i))
+    low, high = (_between(table, table.knots_past, work.prefill[j], p) for j in (i - 1, i))
     return low + (high - low) * (q - points[i - 1]) / (points[i] - points[i - 1])

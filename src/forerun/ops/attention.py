@@ -217,6 +217,14 @@ class Attention:
         """One chunk of one sequence."""
         return _share(self._prefill(n_new, n_past), self.split)
 
+    def pair_flop(self, n_new: Array, n_past: Array) -> Array:
+        """Flop of a chunk on query-key pairs alone, which kernels pad to whole rows of queries."""
+        pairs = causal_pairs(n_new, n_past, window=self.reach)
+        if self.compress:
+            most = None if self.sparse_topk is None else self.sparse_topk * self.compress
+            pairs = pairs + causal_pairs(n_new, n_past, window=most) / self.compress
+        return 2.0 * self.n_heads * (self.qk_dim + self.v_dim) * pairs / self.split
+
     def _prefill(self, n_new: Array, n_past: Array) -> Counts:
         runs = (np.asarray(n_new) > 0) * 1.0
         total = attention_prefill(

@@ -129,8 +129,9 @@ def _names(names: list[str]) -> str:
 
 #: what a format is multiplied in when the device has no units for it, in order of preference
 _WIDER = {
-    "fp4": ("fp8", "bf16", "fp16"), "fp6": ("fp8", "bf16", "fp16"), "fp8": ("bf16", "fp16", "fp32"),
-    "int4": ("int8", "bf16", "fp16"), "int8": ("bf16", "fp16", "fp32"),
+    "fp4": ("bf16", "fp16", "fp32"), "fp6": ("bf16", "fp16", "fp32"),
+    "fp8": ("bf16", "fp16", "fp32"), "int8": ("bf16", "fp16", "fp32"),
+    "int4": ("int8", "bf16", "fp16", "fp32"),
     "bf16": ("fp16", "fp32"), "fp16": ("bf16", "fp32"), "tf32": ("fp32",), "fp32": (),
     "fp64": (),
 }  # fmt: skip
@@ -146,10 +147,7 @@ def math_format(device: Device, dtype: str) -> str | None:
     peaks = device.peak_flop_per_s
     if wanted in peaks:
         return wanted
-    wider = _WIDER[wanted]
-    if wanted in ("fp4", "fp6"):
-        wider = wider[1:]
-    return next((w for w in wider if w in peaks), None)
+    return next((w for w in _WIDER[wanted] if w in peaks), None)
 
 
 def notes_parallel(model: Model, pool: Pool, device: Device) -> list[str]:

@@ -69,6 +69,8 @@ def _assumed(model: Model, pool: Pool) -> list[str]:
         out.append("chunked attention is priced as a sliding window: an upper bound, at most twice")
     if model.vision is not None:
         out.append("the image encoder takes memory; its compute is not priced")
+        if model.vision.params is None:
+            out.append("the image encoder's size is not known: estimated from its shape")
     if model.mtp_layers:
         out.append("multi-token-prediction layers are neither run nor kept in memory")
     return out

@@ -1,0 +1,433 @@
+"""Prices of steps: their parts, their totals, and how near uncalibrated defaults come."""
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from forerun.catalog import device, model
+from forerun.cost.collectives import collective_time, kind_time, wires
+from forerun.cost.price import knots, merged, price
+from forerun.cost.roofline import (
+    decode_time,
+    experts_time,
+    gemm_time,
+    launch_time,
+    machine,
+    prefill_time,
+)
+from forerun.cost.step import step_time, step_work
+from forerun.cost.table import grid
+from forerun.errors import SpecError
+from forerun.ops.attention import Attention
+from forerun.ops.collectives import Collective
+from forerun.ops.lower import lower
+from forerun.ops.matmul import Matmul
+from forerun.ops.moe import Experts
+from forerun.spec.deployment import Pool
+from forerun.spec.device import Device, Link
+from forerun.spec.params import count
+
+
+def table(name="llama-3.1-8b", on="h100-sxm", *, max_tokens=4096, max_seqs=64, **pool):
+    graph = lower(model(name), Pool(device=on, **pool))
+    return price(graph, device(on), max_tokens=max_tokens, max_seqs=max_seqs, max_len=16384)
+
+
+#: round numbers: 100 Tflop/s, 1 TB/s, no waves, no cache, no idle draw
+PLAIN = Device(
+    name="plain", vendor="none", kind="tpu", year=2026, peak_flop_per_s={"bf16": 1e14},
+    hbm_bytes=1e11, hbm_bytes_per_s=1e12, tdp_w=100, idle_w=20, scale_up="wire",
+    topology="torus2d", devices_per_node=4, sources={"": "made for tests"},
+)  # fmt: skip
+WIRE = Link(name="wire", kind="scale-up", bandwidth_bytes_per_s=1e11, latency_s=1e-6, source="made")
+
+
+def test_a_product_takes_the_longer_of_compute_and_traffic():
+    m = machine(PLAIN)
+    shape = Matmul(1024, 1024)
+    # one row: 2 MiB of weights at 0.85 TB/s, and 2 * 1024 values of 2 bytes at 0.7 TB/s
+    assert gemm_time(1, shape, m) == pytest.approx(2 * 2**20 / 0.85e12 + 4096 / 0.7e12)
+    # 8192 rows: 2 * 8192 * 2**20 flop at 80 Tflop/s
+    assert gemm_time(8192, shape, m) == pytest.approx(2 * 8192 * 2**20 / 0.8e14)
+
+
+def test_a_partial_wave_costs_a_whole_one():
+    # 132 SMs, tiles of 128 x 128: 66 x 2 tiles are one wave, one row more needs a second
+    m = machine(device("h100-sxm"))
+    shape = Matmul(128 * 66, 8192)
+    one, two = gemm_time(256, shape, m), gemm_time(257, shape, m)
+    assert two > one * 1.2
+
+
+def test_weights_that_fit_the_cache_are_read_from_it():
+    h100 = device("h100-sxm")
+    shape = Matmul(2048, 2048)
+    far, near = machine(h100), machine(h100, weights_bytes=2**23)
+    assert near.cached
+    assert not far.cached
+    assert gemm_time(1, shape, near) < gemm_time(1, shape, far)
+
+
+def test_decode_attention_reads_its_cache_at_the_gather_rate():
+    m = machine(PLAIN)
+    shape = Attention(8, 8, 128, 128)
+    # 10 requests of 1000 tokens: 2 * 8 * 128 * 2 bytes each; q and o besides
+    expected = (10 * 1000 * 4096 + 10 * 8 * 256 * 2) / 0.7e12
+    assert decode_time(shape, 10.0, 1000.0, m) == pytest.approx(expected)
+
+
+def test_a_ring_over_four_devices_by_hand():
+    # start 10 us, 6 steps of 1 us, 2 * 3/4 * (80 + 8) MB at 80 GB/s
+    w = wires(PLAIN, {"wire": WIRE})
+    got = kind_time("all_reduce", 80e6, 4, w)
+    assert got == pytest.approx(10e-6 + 6e-6 + 1.5 * 88e6 / 80e9)
+    assert kind_time("all_reduce", 0, 4, w) == 0
+    assert kind_time("all_reduce", 80e6, 1, w) == 0
+
+
+def test_a_collective_beyond_the_node_uses_the_network():
+    h100 = device("h100-sxm")
+    w = wires(h100)
+    assert kind_time("all_reduce", 1e8, 16, w) > 1.5 * kind_time("all_reduce", 1e8, 8, w)
+
+
+def test_bridged_pairs_are_faster_than_four_over_the_host():
+    w = wires(device("rtx-a6000"))
+    assert kind_time("all_reduce", 1e8, 4, w) > 2 * kind_time("all_reduce", 1e8, 2, w)
+
+
+def test_two_of_a_full_mesh_have_one_link_of_seven():
+    w = wires(device("mi300x"))
+    assert w.level(2).bytes_per_s == pytest.approx(w.level(8).bytes_per_s / 7)
+
+
+def test_a_missing_link_is_an_error_with_a_repair():
+    alone = PLAIN.model_copy(update={"scale_up": None})
+    graph = lower(model("llama-3.2-1b"), Pool(device="plain", tp=2))
+    with pytest.raises(SpecError, match="name scale_up or network"):
+        price(graph, alone, max_tokens=16, max_seqs=4, max_len=64)
+
+
+def test_a_device_without_arithmetic_for_a_format_is_an_error():
+    graph = lower(model("llama-3.2-1b"), Pool(device="plain"))
+    integer = PLAIN.model_copy(update={"peak_flop_per_s": {"int4": 1e14}})
+    with pytest.raises(SpecError, match="no arithmetic for bf16"):
+        price(graph, integer, max_tokens=16, max_seqs=4, max_len=64, links={"wire": WIRE})
+
+
+def test_products_of_a_token_are_twice_the_active_parameters():
+    # all but the embedding table, norms (8192 * 33 of 8e9) and the LM head, which runs a sequence
+    for name in ("llama-3.1-8b", "qwen2.5-7b", "mixtral-8x7b", "gpt-oss-20b", "deepseek-v2-lite"):
+        graph = lower(model(name), Pool(device="h100-sxm"))
+        flop = sum(
+            op.count * float(op.shape.counts(1.0).flop)
+            for op in graph.ops
+            if isinstance(op.shape, Matmul | Experts)
+        )
+        params = count(model(name))
+        assert flop == pytest.approx(2 * (params.active - params.embedding), rel=1e-3), name
+
+
+def test_a_step_of_nothing_is_free_and_any_token_reads_the_weights():
+    t = table()
+    for work in (t.time_s, t.flop, t.hbm_bytes, t.link_bytes, t.energy_j):
+        assert work.tokens[0] == work.seqs[0] == 0
+        assert not work.decode[0].any()
+        assert not work.prefill[0].any()
+    m = model("llama-3.1-8b")
+    params = count(m)
+    weights = 2 * (params.total - 2 * params.embedding)
+    assert t.hbm_bytes.tokens[1] == pytest.approx(weights, rel=0.01)
+    assert t.hbm_bytes.seqs[1] == pytest.approx(2 * params.embedding, rel=0.01)
+
+
+def test_a_pipeline_takes_the_sum_of_its_stages_and_the_sends():
+    one, two = table(), table(pp=2)
+    assert two.stages == 2
+    assert two.n_devices == 2
+    same = np.allclose(two.flop.tokens, one.flop.tokens)
+    assert same
+    sends = two.time_s.tokens - one.time_s.tokens
+    assert np.all(sends[1:] > 0)
+    assert np.all(sends < 0.2e-3 + 1e-9 * one.time_s.tokens + grid(4096) * 16384 / 100e9)
+
+
+@pytest.mark.parametrize("layout", [{"tp": 8}, {"tp": 2, "dp": 2}, {"tp": 2, "pp": 2}, {"cp": 2}])
+def test_splitting_conserves_the_flop_of_products_and_attention(layout):
+    whole = lower(model("llama-3.1-8b"), Pool(device="h100-sxm"))
+    split = lower(model("llama-3.1-8b"), Pool(device="h100-sxm", **layout))
+
+    def total(graph):
+        out = 0.0
+        for op in graph.ops:
+            if isinstance(op.shape, Matmul):
+                out += op.count * op.devices * float(op.shape.counts(96.0 / op.split).flop)
+            elif isinstance(op.shape, Attention):
+                out += op.count * op.devices * float(op.shape.decode(96.0 / op.split, 100.0).flop)
+        return out
+
+    # the LM head is repeated over context-parallel devices: half a percent of the whole
+    assert total(split) == pytest.approx(total(whole), rel=0.1 if "cp" in layout else 1e-9)
+
+
+def test_experts_spread_or_cut_do_the_same_flop():
+    def total(**layout):
+        graph = lower(model("mixtral-8x7b"), Pool(device="h100-sxm", **layout))
+        return sum(
+            op.count * op.devices * float(op.shape.counts(64.0 / op.split).flop)
+            for op in graph.ops
+            if isinstance(op.shape, Experts)
+        )
+
+    assert total(tp=8) == pytest.approx(total())
+    assert total(tp=8, ep=8) == pytest.approx(total())
+    assert total(tp=2, dp=4, ep=4) == pytest.approx(total())
+
+
+def test_knots_hold_zero_the_end_and_every_kink():
+    got = knots(10_000, (1000, 3000))
+    assert got[0] == 0
+    assert got[-1] == 10_000
+    assert {1000, 3000} <= set(got.tolist())
+    assert knots(1).tolist() == [0, 1]
+
+
+def test_windows_are_knots_of_the_table():
+    graph = lower(model("gpt-oss-20b"), Pool(device="h100-sxm"))
+    t = price(graph, device("h100-sxm"), max_tokens=64, max_seqs=8, max_len=8192)
+    assert 128 in t.knots_ctx
+
+
+def test_equal_layers_are_priced_once():
+    graph = lower(model("gemma-3-27b"), Pool(device="h100-sxm"))
+    assert len(merged(graph)) < len(graph.ops) / 4
+
+
+def test_a_step_is_the_sum_of_its_parts_and_host_terms():
+    t = table()
+    got = step_time(t, n_tokens=132, n_seqs=5, n_decode=4, decode_ctx=1000, chunks=[(128, 256)])
+    decode = np.interp(1000, t.knots_ctx, t.time_s.decode[4])
+    chunk = t.time_s.prefill[128][t.knots_past.tolist().index(256)]
+    expected = t.time_s.tokens[132] + t.time_s.seqs[5] + decode + chunk
+    assert got.value == pytest.approx(expected)
+    assert got.low < got.value < got.high
+    assert got.source == "roofline"
+
+
+def test_beyond_the_last_knot_costs_go_on_by_their_slope():
+    t = table()
+    a, b, c = (
+        step_time(t, n_tokens=1, n_seqs=1, decode_ctx=x).value for x in (16384, 20384, 24384)
+    )
+    assert b - a == pytest.approx(c - b)
+    assert b > a
+
+
+def test_host_terms_of_the_engine_are_added_unhidden():
+    from forerun.spec.deployment import Engine
+
+    plain = step_time(table(), n_tokens=4, n_seqs=4, decode_ctx=100)
+    slow = table(engine=Engine(host_step_s=1e-3, host_seq_s=1e-4))
+    assert step_time(slow, n_tokens=4, n_seqs=4, decode_ctx=100).value == pytest.approx(
+        plain.value + 1e-3 + 4e-4
+    )
+
+
+def test_several_chunks_can_count_as_one_of_root_sum_square_length():
+    # 3 and 4 new tokens after 64 and 64: one chunk of 5 after 128, 10 % dearer
+    t = replace(table(), mixed_prefill="root_sum_square", mixed_factor=1.1)
+    past = t.knots_past.tolist().index(128)
+    both = step_work(t, t.time_s, n_tokens=7, n_seqs=2, chunks=[(3, 64), (4, 64)])
+    rest = t.time_s.tokens[7] + t.time_s.seqs[2]
+    assert both - rest == pytest.approx(1.1 * t.time_s.prefill[5, past])
+    alone = step_work(t, t.time_s, n_tokens=5, n_seqs=1, chunks=[(5, 128)])
+    assert alone - t.time_s.tokens[5] - t.time_s.seqs[1] == pytest.approx(t.time_s.prefill[5, past])
+
+
+def test_a_table_can_keep_a_knots_value_up_to_the_next():
+    t = replace(table(), between="constant")
+
+    def at(ctx):
+        return step_time(t, n_tokens=1, n_seqs=1, decode_ctx=ctx).value
+
+    assert at(512) == at(1023) < at(1024)
+
+
+def test_pipeline_sends_cross_the_network_only_where_nodes_end():
+    w = wires(device("h100-sxm"))
+
+    def send(n, stride):
+        op = Collective("send_recv", n, 1e6, stride=stride)
+        return float(collective_time(op, 1.0, w))
+
+    inside, outside = send(2, 4), send(2, 8)
+    assert outside > inside
+    # four stages of four on nodes of eight: one boundary of three crosses
+    assert send(4, 4) == pytest.approx((2 * inside + outside) / 3)
+
+
+def test_power_never_exceeds_the_data_sheet():
+    t = table()
+    for step in (
+        {"n_tokens": 1, "n_seqs": 1, "n_decode": 1, "decode_ctx": 1024},
+        {"n_tokens": 64, "n_seqs": 64, "n_decode": 64, "decode_ctx": 8192},
+        {"n_tokens": 4096, "n_seqs": 1, "chunks": [(4096, 0)]},
+    ):
+        seconds = step_work(t, t.time_s, **step)
+        watts = step_work(t, t.energy_j, **step) / seconds
+        assert 0.2 * 628 < watts <= 628 * 1.001  # tdp 700, idle 72
+
+
+def test_shares_of_the_typical_step_sum_to_one():
+    t = table("mixtral-8x7b", tp=2)
+    assert sum(t.by_operator.values()) == pytest.approx(1)
+    assert sum(t.sources.values()) == 1
+    assert 0 < t.low < 1 < t.high
+    assert t.peak_flop_per_s == pytest.approx(2 * 989.4e12)
+
+
+def test_what_is_assumed_is_said():
+    assumed = " ".join(table("mixtral-8x7b", "a100-sxm-80gb", tp=2, dtype="fp8").assumed)
+    for word in ("uncalibrated", "uniformly", "no fp8 arithmetic", "graphs", "energy"):
+        assert word in assumed
+
+
+def test_decode_of_an_8b_model_on_an_h100_takes_the_milliseconds_people_see():
+    # weights alone: 15 GB at 3.35 TB/s = 4.5 ms; public vLLM figures are 6 to 8 ms with the host
+    one = step_time(table(), n_tokens=1, n_seqs=1, decode_ctx=1024)
+    assert 5.5e-3 < one.value < 8e-3
+    # 70B over eight: 17.6 GB each, 160 all-reduces; public figures are 9 to 14 ms
+    eight = step_time(table("llama-3.1-70b", tp=8), n_tokens=1, n_seqs=1, decode_ctx=1024)
+    assert 7e-3 < eight.value < 14e-3
+
+
+def test_a_narrower_format_is_faster_where_the_device_has_it():
+    def decode(**kw):
+        return step_time(table(**kw), n_tokens=1, n_seqs=1, decode_ctx=1024).value
+
+    assert decode(dtype="fp8") < 0.75 * decode()
+    assert decode(dtype="int4_wo") < decode(dtype="fp8")
+
+
+def test_pricing_is_quick():
+    for name, layout in (("llama-3.1-70b", {"tp": 8}), ("deepseek-v4-pro", {"tp": 8})):
+        m, h100 = model(name), device("h100-sxm")
+        best = np.inf
+        for _ in range(3):
+            start = time.perf_counter()
+            graph = lower(m, Pool(device="h100-sxm", **layout))
+            price(graph, h100, max_tokens=8192, max_seqs=256)
+            best = min(best, time.perf_counter() - start)
+        assert best < (0.15 if layout == {"tp": 8} and "llama" in name else 0.5)
+
+
+def test_costs_load_without_compilers_or_tables():
+    code = (
+        "import sys, forerun.cost.price, forerun.cost.fit; "
+        "sys.exit(bool({'numba', 'polars', 'pandas'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# ---- against measurements of others, with nothing fitted ----
+
+
+def _median_ape(predicted, measured):
+    return float(np.median(np.abs(np.asarray(predicted) / np.asarray(measured) - 1)))
+
+
+@pytest.fixture(scope="module")
+def h100_tables(shared_data):
+    pl = pytest.importorskip("polars")
+    folder = shared_data / "aiconfigurator_ops" / "h100_sxm"
+
+    def read(name, **equal):
+        rows = pl.read_parquet(folder / name).filter(pl.col("latency") > 0)
+        for key, value in equal.items():
+            rows = rows.filter(pl.col(key) == value)
+        return rows
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def h100():
+    d = device("h100-sxm")
+    return machine(d, wires(d))
+
+
+@pytest.mark.parametrize("engine", ["vllm-0.24.0", "trtllm-1.3.0rc20"])
+def test_uncalibrated_products_are_near_measured_ones(h100_tables, h100, engine):
+    # seen: 8 % and 9 % median over 35,000 shapes each
+    rows = h100_tables(f"{engine}/gemm_perf.parquet", gemm_dtype="bfloat16")
+    m, n, k = (rows[c].to_numpy() for c in "mnk")
+    predicted = np.zeros(len(rows))
+    for nk in set(zip(n.tolist(), k.tolist(), strict=True)):
+        at = (n == nk[0]) & (k == nk[1])
+        shape = Matmul(*nk)
+        predicted[at] = gemm_time(m[at].astype(float), shape, h100) + launch_time(shape, h100)
+    assert _median_ape(predicted, rows["latency"].to_numpy() * 1e-3) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("phase", "bar"),
+    [("generation", 0.30), ("context", 0.40)],  # seen: 20 % and 33 %
+)
+def test_uncalibrated_attention_is_near_measured(h100_tables, h100, phase, bar):
+    rows = h100_tables(
+        f"vllm-0.24.0/{phase}_attention_perf.parquet", kv_cache_dtype="bfloat16"
+    ).sample(3000, seed=0)
+    predicted = []
+    for r in rows.iter_rows(named=True):
+        heads, width = r["num_heads"], r["head_dim"]
+        shape = Attention(
+            heads, r["num_key_value_heads"] or heads, width, width, window=r["window_size"] or None
+        )
+        n = float(r["batch_size"])
+        if phase == "generation":
+            t = decode_time(shape, n, r["step"] + 1.0, h100)
+        else:
+            t = n * prefill_time(shape, float(r["isl"]), float(r["step"]), h100)
+        predicted.append(float(t) + launch_time(shape, h100))
+    assert _median_ape(predicted, rows["latency"].to_numpy() * 1e-3) < bar
+
+
+def test_uncalibrated_experts_are_near_measured(h100_tables, h100):
+    # seen: 29 %, too low: routing kernels and small experts' bandwidth are not modelled
+    rows = h100_tables(
+        "vllm-0.24.0/moe_perf.parquet", moe_dtype="bfloat16", distribution="balanced"
+    ).sample(2000, seed=0)
+    predicted = []
+    for r in rows.iter_rows(named=True):
+        shape = Experts(
+            r["hidden_size"], r["inter_size"] // r["moe_tp_size"], r["num_experts"], r["topk"],
+            r["num_experts"] // r["moe_ep_size"],
+        )  # fmt: skip
+        t = experts_time(float(r["num_tokens"]), shape, h100) + launch_time(shape, h100)
+        predicted.append(float(t))
+    assert _median_ape(predicted, rows["latency"].to_numpy() * 1e-3) < 0.40
+
+
+def test_uncalibrated_collectives_are_near_measured(h100_tables, h100):
+    # seen: 6 % for shared-memory all-reduce, about 10 to 14 % for NCCL above 8 MB
+    rows = h100_tables("vllm-0.24.0/custom_allreduce_perf.parquet", backend="vllm_graph")
+    predicted = [
+        float(kind_time("all_reduce", 2.0 * r["message_size"], r["num_gpus"], h100.wires))
+        for r in rows.iter_rows(named=True)
+    ]
+    assert _median_ape(predicted, rows["latency"].to_numpy() * 1e-3) < 0.20
+    names = {"all_gather": "all_gather", "all_reduce": "all_reduce", "alltoall": "all_to_all"}
+    rows = h100_tables("nccl-2.29.2/nccl_perf.parquet", nccl_dtype="half")
+    rows = [
+        r for r in rows.iter_rows(named=True)
+        if r["op_name"] in names and r["message_size"] > 4e6
+    ]  # fmt: skip
+    predicted = [
+        float(kind_time(names[r["op_name"]], 2.0 * r["message_size"], r["num_gpus"], h100.wires))
+        for r in rows
+    ]
+    assert _median_ape(predicted, [r["latency"] * 1e-3 for r in rows]) < 0.25
