@@ -10,6 +10,7 @@ import pytest
 
 from forerun.catalog import device, model
 from forerun.cost.collectives import collective_time, kind_time, wires
+from forerun.cost.energy import power
 from forerun.cost.price import knots, merged, price
 from forerun.cost.roofline import (
     decode_time,
@@ -55,12 +56,15 @@ def test_a_product_takes_the_longer_of_compute_and_traffic():
     assert gemm_time(8192, shape, m) == pytest.approx(2 * 8192 * 2**20 / 0.8e14)
 
 
-def test_a_partial_wave_costs_a_whole_one():
-    # 132 SMs, tiles of 128 x 128: 66 x 2 tiles are one wave, one row more needs a second
+def test_a_partial_wave_costs_more_than_its_work():
+    # 4096 rows and 33 columns of tiles of 128: 1056 tiles, 8 full waves of 132 SMs
     m = machine(device("h100-sxm"))
-    shape = Matmul(128 * 66, 8192)
-    one, two = gemm_time(256, shape, m), gemm_time(257, shape, m)
-    assert two > one * 1.2
+    rate = 989.4e12 * 0.76
+    full = gemm_time(4096, Matmul(128 * 33, 8192), m)
+    assert full == pytest.approx(2 * 4096 * 128 * 33 * 8192 / rate)
+    # 34 columns are 3 % more work: 9 waves of that size, or split tiles that are added up after
+    ragged = gemm_time(4096, Matmul(128 * 34, 8192), m)
+    assert full * 34 / 33 * 1.004 < ragged <= full * 9 / 8
 
 
 def test_weights_that_fit_the_cache_are_read_from_it():
@@ -280,6 +284,15 @@ def test_power_never_exceeds_the_data_sheet():
         seconds = step_work(t, t.time_s, **step)
         watts = step_work(t, t.energy_j, **step) / seconds
         assert 0.2 * 628 < watts <= 628 * 1.001  # tdp 700, idle 72
+
+
+def test_a_kernel_that_would_draw_too_much_is_held_to_the_limit():
+    # 0.8 of the span for full flop and 0.6 for full memory are 1.4 spans: cut to one (80 W)
+    p = power(PLAIN)
+    flop, traffic = 0.8e14, 1e12  # one second of each at the sustained and the peak rate
+    assert p.dynamic_j(flop, 0.0, 0.0, 1.0, "bf16") == pytest.approx(64)
+    assert p.dynamic_j(0.0, traffic, 0.0, 1.0, "bf16") == pytest.approx(48)
+    assert p.dynamic_j(flop, traffic, 0.0, 1.0, "bf16") == pytest.approx(80)
 
 
 def test_shares_of_the_typical_step_sum_to_one():

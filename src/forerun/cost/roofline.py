@@ -115,6 +115,8 @@ def gemm_time(rows: Array, shape: Matmul, m: Machine) -> Array:
         waves     = ceil(ceil(m/tm) * ceil(n/tn) * batch * s / n_SM)
         compute   = min over tiles and splits s of  waves * tile time (+ the adding up when s > 1)
 
+    Splits stand for stream-K schedules too, which smooth a last partial wave: allowing them only
+    where tiles are few came out worse against measured H100 products (9.2 % for 8.3 %).
     Each term is non-decreasing in m, hence their minimum is.  Devices that are not GPUs have no
     waves: whole matrix-unit rows at the sustained rate.
     """
