@@ -51,6 +51,12 @@ def _pieces(
     return value, slope
 
 
+def _counts(table: CostTable, name: str) -> np.ndarray:
+    """Times by a count in ps; never falling, unless the table keeps measured values as they are."""
+    time_ps = picoseconds(getattr(table.time_s, name))
+    return time_ps if table.between == "constant" else np.maximum.accumulate(time_ps)
+
+
 def arrays(tables: Sequence[CostTable]) -> dict[str, np.ndarray]:
     """The table fields of a `State`, by name."""
     decode, prefill = [], []
@@ -62,10 +68,7 @@ def arrays(tables: Sequence[CostTable]) -> dict[str, np.ndarray]:
         if table.between == "constant":
             decode[-1][1][:] = 0
             prefill[-1][1][:] = 0
-    grids = {
-        name: _pad([np.maximum.accumulate(picoseconds(getattr(t.time_s, name))) for t in tables])
-        for name in ("tokens", "seqs")
-    }
+    grids = {name: _pad([_counts(t, name) for t in tables]) for name in ("tokens", "seqs")}
     return {
         "tokens_ps": grids["tokens"],
         "seqs_ps": grids["seqs"],
