@@ -1,4 +1,4 @@
-"""What ships with Forerun about hardware, prices, grids and models; every number with its source."""
+"""What ships about hardware, prices, grids and models; every number with its source."""
 
 from forerun.catalog.hardware import device, devices, grid, link, links, price
 from forerun.catalog.zoo import model, models

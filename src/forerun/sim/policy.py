@@ -152,12 +152,12 @@ def by_pool(found: Sequence[Found]) -> tuple[Any, np.ndarray]:
     if all(f.function is first.function and (f.params == first.params).all() for f in found):
         return first.compiled(), first.params
     ends = np.cumsum([len(f.params) for f in found])
-    dispatch = _DISPATCH[first.kind]
-    function: Any = None
+    chosen: Any = None
     for p in range(len(found) - 1, -1, -1):
         own, start = found[p].compiled(), int(ends[p]) - len(found[p].params)
-        function = compiler.jit(dispatch(p, own, start, own if function is None else function))
-    return compiler.policy(first.kind, function), np.concatenate([f.params for f in found])
+        function = _DISPATCH[first.kind](p, own, start, own if chosen is None else chosen)
+        chosen = compiler.policy(first.kind, function)
+    return chosen, np.concatenate([f.params for f in found])
 
 
 def _dispatch_order(p: int, own: Any, start: int, other: Any) -> Any:

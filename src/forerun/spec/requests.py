@@ -41,7 +41,8 @@ class Requests:
     def __getitem__(self, part: slice) -> Requests:
         """Consecutive requests (a slice of step 1) with everything that belongs to them."""
         columns = ("arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s")
-        taken = {c: None if (a := getattr(self, c)) is None else a[part] for c in columns}
+        present = {c: getattr(self, c) for c in columns if getattr(self, c) is not None}
+        taken: dict[str, Any] = {c: values[part] for c, values in present.items()}
         if self.block_hashes is not None and self.block_starts is not None:
             start, stop, _ = part.indices(len(self))
             starts = self.block_starts[start : max(start, stop) + 1]

@@ -30,7 +30,9 @@ class Traffic(Spec):
     trace: str | None = None
     format: str | None = None  # of the trace file; detected when absent
     skip_bad: bool = False  # count malformed rows instead of refusing the file
-    arrivals: Literal["trace", "poisson", "gamma", "on_off", "diurnal", "uniform", "at_once"] | None = None
+    arrivals: (
+        Literal["trace", "poisson", "gamma", "on_off", "diurnal", "uniform", "at_once"] | None
+    ) = None
     rate_per_s: float | None = Field(default=None, gt=0)
     cv: float = Field(default=1.0, gt=0)  # of inter-arrival times, gamma only
     on_s: float = Field(default=10.0, gt=0)  # mean length of a burst, on_off only

@@ -8,11 +8,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-
 from forerun.sim.core import live, serve
 from forerun.sim.core.jit import JIT, cache_dir, jit
 from forerun.sim.core.signatures import KINDS, numba_signatures
-
 
 #: the order in which `advance` takes its policies
 POLICIES = ("order", "admit", "batch", "preempt", "route")
@@ -42,15 +40,15 @@ def core() -> Core:
     """The core, compiled (from the cache folder when it can be) or as it is."""
     if not JIT:
         return Core(serve.advance, live.abort, serve.cut_leap)
-    import numba
     from numba import types
+    from numba.core import config
 
     from forerun.sim.core import native
 
     _set_cache_dir()
-    usual = numba.config.OPT
+    usual = getattr(config, "OPT")  # noqa: B009  (numba fills `config` at run time)
     # level 1 compiles in two thirds of the time of level 3 and runs as fast (benchmarks/)
-    numba.config.OPT = type(usual)(1)
+    setattr(config, "OPT", type(usual)(1))  # noqa: B010
     i8 = types.int64
     kinds = numba_signatures()
     policies = [types.FunctionType(kinds[kind]) for kind in POLICIES]
@@ -66,7 +64,7 @@ def core() -> Core:
             entry(serve.cut_leap, i8, i8),
         )
     finally:
-        numba.config.OPT = usual
+        setattr(config, "OPT", usual)  # noqa: B010
 
 
 def policy(kind: str, function: Any, *, cache: bool = False) -> Any:

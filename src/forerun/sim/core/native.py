@@ -57,7 +57,7 @@ def array_type(name: str) -> types.Array:
 class _Fields(AttributeTemplate):
     key = StateType
 
-    def generic_resolve(self, typ, attr):
+    def generic_resolve(self, typ, attr):  # type: ignore[override]
         return array_type(attr) if attr in LAYOUT else None
 
 

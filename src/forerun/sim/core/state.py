@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-
 #: how a request ended
 STATUS = {"finished": 0, "rejected": 1, "aborted": 2, "unfinished": 3}
 
@@ -106,8 +105,8 @@ LIVE = np.dtype(
         ("session", "i8"),
         ("isl", "i8"),
         ("osl", "i8"),  # its true length: a policy that reads it is an oracle
-        ("priority", "i4"),
-        ("tenant", "i4"),
+        ("priority", "i8"),
+        ("tenant", "i8"),
         ("n_preempt", "i8"),
         ("n_out", "i8"),  # tokens produced, up to date when it joins or leaves the decoders
         ("n_known", "i8"),  # prompt and produced tokens; what is computed chases this

@@ -1,0 +1,52 @@
+"""Run a fixed set of cases and print a digest of each log; the test runs it with and without the
+compiler and compares the lines."""
+
+import hashlib
+import os
+
+from serving import served, simulate, table, workload
+
+from forerun.sim.core.jit import JIT
+from forerun.spec.deployment import Policy
+
+CASES = [
+    {"batch": "chunked"},
+    {"batch": "decode_first", "order": "shortest_prompt", "watermark": 0.05},
+    {
+        "batch": "prefill_first",
+        "reserve": "prompt",
+        "order": "priority",
+        "preempt": "lowest_priority",
+    },
+    {"batch": "whole", "reserve": "full"},
+    {"batch": "static", "order": "earliest_deadline"},
+]
+ROUTES = ["round_robin", "random", "least_outstanding", "power_of_two", "session_sticky"]
+
+
+def digest(log) -> str:
+    digest = hashlib.sha256()
+    for rows in (log.requests, log.leaps, log.gaps, log.replicas):
+        digest.update(rows.tobytes())
+    return digest.hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    assert (os.environ.get("FORERUN_JIT") != "0") == JIT
+    for engine, route in zip(CASES, ROUTES, strict=True):
+        for seed, concurrency in ((1, None), (2, 3)):
+            pool = served(table(), replicas=2, n_blocks=24, max_num_batched_tokens=64, **engine)
+            log = simulate(
+                workload(seed, 25),
+                pool,
+                route=Policy(name=route),
+                seed=seed,
+                concurrency=concurrency,
+            )
+            print(engine["batch"], route, concurrency, digest(log))
+    chunked = {"name": "decode_first", "params": {"chunk_tokens": 32}}
+    pools = [
+        served(table(), n_blocks=24, batch="prefill_first"),
+        served(table(), n_blocks=24, batch=chunked),
+    ]
+    print("two pools", digest(simulate(workload(3, 25), pools)))
