@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ForerunError(Exception):
         super().__init__("\n".join(str(p) for p in problems))
 
     @classmethod
-    def one(cls, where: str, what: str, fix: str = "") -> ForerunError:
+    def one(cls, where: str, what: str, fix: str = "") -> Self:
         return cls(Problem(where, what, fix))
 
 

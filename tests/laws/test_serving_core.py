@@ -199,6 +199,24 @@ def test_an_aborted_request_leaves_and_frees_what_it_held():
     assert log.n_unfinished == 0
 
 
+def test_a_run_that_is_cut_lists_what_is_under_way():
+    # at 9.5 s: A has tokens at 4, 6, 8.25; B waits; C has not come
+    log = simulate(
+        requests([0.0, 1.0, 20.0], [4, 4, 4], [9, 9, 9]),
+        served(hand_table(), max_num_seqs=1),
+        until_s=9.5,
+    )
+    assert list(log.requests["status"]) == [3, 3]
+    assert list(log.requests["first_token_ps"]) == [4 * PS, -1]
+    assert log.n_unfinished == 2
+    assert log.end_ps == 9.5 * PS
+
+
+def test_a_trace_longer_than_the_clock_is_refused():
+    with pytest.raises(SpecError, match="121 days"):
+        simulate(requests([0.0, 121 * 86400.0], [1, 1], [1, 1]), served(hand_table()))
+
+
 def test_arrivals_cannot_be_put_into_the_past():
     live = Server([served(hand_table())])
     live.advance(5.0)

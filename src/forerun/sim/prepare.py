@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from forerun import catalog
 from forerun.cost.memory import memory
 from forerun.cost.price import price
+from forerun.cost.table import CostTable
 from forerun.errors import Infeasible, Problem
+from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
 from forerun.sim.serve import Served
-from forerun.spec.deployment import Deployment
+from forerun.spec.deployment import Deployment, Pool
 from forerun.spec.model import Model
 
 USUAL_LEN = 2048
 
 
-def prepare(model: Model, deployment: Deployment, *, mean_len: int = USUAL_LEN) -> list[Served]:
+def prepare(
+    model: Model,
+    deployment: Deployment,
+    *,
+    mean_len: int = USUAL_LEN,
+    rewrite: Callable[[Graph, Pool], Graph] | None = None,
+    reprice: Callable[[CostTable, Graph, Pool], CostTable] | None = None,
+) -> list[Served]:
     """Every pool of the deployment, lowered, priced and fitted into memory.
 
     mean_len : tokens of a usual request, which sets how many a windowed cache holds.
+    rewrite, reprice : what is done to each pool's graph before it is priced, and to its table after
+    (techniques, fitted costs); neither changes what memory holds.
     Raises ShapeError where a layout is impossible, Infeasible where the model does not fit, with
     the problems of all pools and what would mend them.
     """
@@ -30,13 +43,18 @@ def prepare(model: Model, deployment: Deployment, *, mean_len: int = USUAL_LEN) 
         if held.problems:
             continue
         max_len = min(held.max_len, held.max_context)
+        graph = lower(model, pool)
+        if rewrite is not None:
+            graph = rewrite(graph, pool)
         table = price(
-            lower(model, pool),
+            graph,
             device,
             max_tokens=pool.engine.max_num_batched_tokens,
             max_seqs=pool.engine.max_num_seqs,
             max_len=max_len,
         )
+        if reprice is not None:
+            table = reprice(table, graph, pool)
         n_blocks = held.blocks_for(max(min(mean_len, max_len), pool.engine.block_tokens))
         ready.append(Served(pool=pool, table=table, n_blocks=n_blocks, max_len=max_len))
     if problems:

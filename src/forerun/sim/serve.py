@@ -12,34 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from forerun.cost.table import CostTable
-from forerun.errors import ForerunError, PolicyError, Problem, SpecError
+from forerun.errors import Problem, SpecError
 from forerun.sim import policy as policy_room
 from forerun.sim import tables as table_arrays
+from forerun.sim.collect import live_slots, unfinished, wrong_choice
 from forerun.sim.core import compile as compiler
 from forerun.sim.core import serve as core_serve
-from forerun.sim.core import signatures, state
-from forerun.sim.core.batch import BAD_BATCH, BAD_ROUTE, STUCK
+from forerun.sim.core import state
 from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.log import Log
-from forerun.spec.deployment import Engine, Policy, Pool
+from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
+from forerun.spec.deployment import Engine, Policy
 from forerun.spec.requests import Requests
-from forerun.spec.streams import stream
 
-CHUNK = 1 << 16  # arrivals put into the core at a time
-PS = table_arrays.PS
+LONGEST_S = 9.2e6  # int64 picoseconds
 LEAST_OUTSTANDING = Policy(name="least_outstanding")
-
-
-@dataclass(frozen=True)
-class Served:
-    """A pool ready to run: its settings, its costs, its memory."""
-
-    pool: Pool
-    table: CostTable
-    n_blocks: int  # KV blocks of one replica
-    max_len: int  # longest request in tokens, prompt and answer
 
 
 @dataclass(frozen=True)
@@ -76,7 +64,20 @@ class Server:
     def __post_init__(self) -> None:
         self._check()
         self._kept: list[Batches] = []
-        self._state = self._new_state()
+        self.pool_of_replica = pool_of_replica(self.pools)
+        self._state = new_state(
+            self.pools,
+            Options(
+                seed=self.seed,
+                keep_leaps=self.log == "full",
+                leap=self.leap,
+                concurrency=self.concurrency,
+                think_s=self.think_s,
+                n_requests=self.n_requests,
+                every_step=[batch.every_step for batch in self._found["batch"]],
+                fresh=self._found["route"][0].fresh,
+            ),
+        )
         if JIT and not compiler.is_cached():
             say = self.announce or (lambda text: print(text, file=sys.stderr, flush=True))
             say("compiling the simulator for this machine (once, about 15 s) ...")
@@ -93,7 +94,7 @@ class Server:
     def _check(self) -> None:
         if not self.pools:
             raise SpecError.one("deployment.pools", "there is no pool", "give one with a device")
-        narrow = [s.pool for s in self.pools if _seats(s) > _budget(s)]
+        narrow = [s.pool for s in self.pools if s.seats > s.budget]
         if narrow:
             raise SpecError(
                 *(
@@ -114,90 +115,6 @@ class Server:
 
     def _policy(self, kind: str, engine: Engine) -> policy_room.Found:
         return policy_room.find(kind, self.policies.get(kind, getattr(engine, kind)))
-
-    def _new_state(self) -> state.State:
-        self.pool_of_replica = np.concatenate(
-            [
-                np.full(s.pool.replicas * s.pool.pp, p, dtype=np.int64)
-                for p, s in enumerate(self.pools)
-            ]
-        )
-        replicas = state.new_replicas(self.pool_of_replica)
-        n = len(replicas)
-        engines = state.rows(len(self.pools), state.ENGINE)
-        for p, served in enumerate(self.pools):
-            self._fill_engine(engines[p], served, self._found["batch"][p].every_step)
-        most = int(engines.max_seqs.max())
-        n_done = 4 * most + 4096
-        load = np.zeros((signatures.LOAD_FIELDS, n), dtype=np.int64)
-        load[signatures.POOL] = self.pool_of_replica
-        load[signatures.KV_CAPACITY] = engines.n_blocks[self.pool_of_replica]
-        load[signatures.SPEED] = self._speeds()[self.pool_of_replica]
-        live = state.rows(1024, state.LIVE)
-        state.free_slots(live, 0)
-        clock = state.rows(1, state.CLOCK)
-        clock[0].keep_leaps = int(self.log == "full")
-        clock[0].refresh_load = int(self._found["route"][0].fresh)
-        clock[0].by_request = int(self.n_requests is not None)
-        clock[0].closed = int(self.concurrency is not None)
-        clock[0].think_ps = round(self.think_s * PS)
-        host = self.pools[0].pool.engine
-        clock[0].host_request_ps = round(host.host_request_s * PS)
-        clock[0].host_prompt_token_ps = round(host.host_prompt_token_s * PS)
-        rng = stream(self.seed, "routing").integers(0, 2**63, 1, dtype=np.uint64)
-        n_leaps = max(n_done, CHUNK) if self.log == "full" else 1
-        nothing = np.zeros(0)
-        return state.State(
-            clock=clock,
-            arrivals=state.rows(0, state.ARRIVAL),
-            pending=state.rows((self.concurrency or 0) + 2, state.ARRIVAL),
-            live=live,
-            replicas=replicas,
-            totals=state.rows(n, state.TOTALS),
-            engines=engines,
-            load=load,
-            agenda=np.arange(n, dtype=np.int32),
-            agenda_ps=np.full(n, NEVER),
-            residue=np.zeros((n, int(engines.block_tokens.max())), dtype=np.int32),
-            last_step=np.zeros((n, most), dtype=np.int64),
-            last_member=np.zeros((n, most), dtype=np.int32),
-            fresh=np.zeros((n, most), dtype=np.int32),
-            gap_step=np.zeros((n, 64), dtype=np.int64),
-            gap_ps=np.zeros((n, 64), dtype=np.int64),
-            done=state.rows(self.n_requests or max(n_done, CHUNK), state.DONE),
-            leaps=state.rows(n_leaps, state.LEAP),
-            gaps=state.rows(n_leaps, state.GAP),
-            **table_arrays.arrays([served.table for served in self.pools]),
-            **{f"{kind}_params": nothing for kind in signatures.KINDS},
-            route_memory=np.zeros(signatures.MEMORY, dtype=np.int64),
-            route_rng=rng,
-        )
-
-    def _fill_engine(self, row: Any, served: Served, every_step: bool) -> None:
-        engine, table, lanes = served.pool.engine, served.table, served.pool.pp
-        row.max_seqs, row.max_tokens = _seats(served), _budget(served)
-        row.max_len = served.max_len
-        row.n_blocks = served.n_blocks // lanes
-        row.block_tokens = engine.block_tokens
-        row.watermark = int(engine.watermark * row.n_blocks)
-        row.reserve = state.RESERVE[engine.reserve]
-        row.host_step_ps = round(table.host_step_s * PS)
-        row.host_seq_ps = round(table.host_seq_s * PS)
-        row.every_step = int(every_step)
-        row.max_leap = (1 << 40) if self.leap else 1
-        if table.mixed_prefill == "root_sum_square":
-            row.mixed_num, row.mixed_den = round(1000 * table.mixed_factor), 1000
-        row.n_ctx, row.n_past = len(table.knots_ctx), len(table.knots_past)
-
-    def _speeds(self) -> np.ndarray:
-        """Decode speed of each pool at 16 sequences, in thousandths of the fastest."""
-        times = []
-        for served in self.pools:
-            n = min(16, served.table.max_seqs)
-            work = served.table.time_s
-            times.append(work.tokens[n] + work.seqs[n] + work.decode[n, len(work.decode[n]) // 2])
-        step = np.maximum(np.array(times), 1e-12)
-        return np.rint(1000 * step.min() / step).astype(np.int64)
 
     def _put(self, **arrays: np.ndarray) -> None:
         self._state = self._state._replace(**arrays)
@@ -239,6 +156,13 @@ class Server:
         engine = self.pools[0].pool.engine
         rows.request = np.arange(self.n_injected, self.n_injected + n)
         self.n_injected += n
+        if n and requests.arrival_s[-1] > LONGEST_S:
+            raise SpecError.one(
+                "requests",
+                f"they go on for {requests.arrival_s[-1] / 86400:.0f} days; the clock counts "
+                f"picoseconds and runs for {LONGEST_S / 86400:.0f}",
+                "simulate a part of the trace (n_requests or duration_s)",
+            )
         rows.arrival_ps = table_arrays.picoseconds(requests.arrival_s)
         delay = round(engine.host_request_s * PS)
         per_token = round(engine.host_prompt_token_s * PS)
@@ -292,7 +216,7 @@ class Server:
             ]
             self._put(gap_step=wider[0], gap_ps=wider[1])
         elif reason == core_serve.WRONG:
-            raise self._wrong()
+            raise wrong_choice(self._clock, self._found, len(self.pool_of_replica))
         return reason
 
     def _release_first(self) -> None:
@@ -306,21 +230,14 @@ class Server:
     def abort(self, request: int) -> bool:
         """The client of a request goes away now.  False if the request is not in the system."""
         live: Any = self._state.live
-        slots = np.flatnonzero((live.request == request) & (live.aborted == 0))
-        present = [int(r) for r in slots if self._is_live(int(r))]
-        if not present:
+        present = live_slots(self._state)
+        found = present[(live.request[present] == request) & (live.aborted[present] == 0)]
+        if not len(found):
             return False
-        r, now = present[0], int(self._clock.now_ps)
+        r, now = int(found[0]), int(self._clock.now_ps)
         if self._core.abort(self._state, r, now):
             self._core.cut_leap(self._state, int(live[r].replica), now)
         return True
-
-    def _is_live(self, r: int) -> bool:
-        free, at = set(), int(self._clock.free)
-        while at >= 0:
-            free.add(at)
-            at = int(self._state.live[at].next)
-        return r not in free
 
     def _drain(self) -> None:
         """Move the core's log rows out."""
@@ -336,48 +253,21 @@ class Server:
         else:
             self._kept.append(rows)
 
-    def _wrong(self) -> ForerunError:
-        clock = self._clock
-        kind, value, at = int(clock.wrong_kind), int(clock.wrong_value), int(clock.now_ps) / PS
-        batch = self._found["batch"][0].name
-        if kind == BAD_ROUTE:
-            return PolicyError.one(
-                f"policy {self._found['route'][0].name}",
-                f"sent request {int(clock.wrong_request)} to replica {value} at {at:.6f} s; "
-                f"there are replicas 0 to {len(self.pool_of_replica) - 1}",
-                "return the index of a replica",
-            )
-        where = f"policy {batch}, replica {int(clock.wrong_replica)} at {at:.6f} s"
-        if kind == BAD_BATCH:
-            return PolicyError.one(
-                where,
-                f"asked for {value} prompt tokens in a step, which is too many beside its decodes",
-                "return at most engine.max_tokens - replica.n_decode where decodes run too",
-            )
-        assert kind == STUCK
-        return PolicyError.one(
-            where,
-            f"{value} requests wait, and the step it formed computes nothing",
-            "let a step decode or start a request; whole-prompt batching needs "
-            "max_num_batched_tokens at least as large as the longest prompt",
-        )
-
     # -- the answer ------------------------------------------------------------------------------
 
     def log_so_far(self) -> Log:
-        """Everything up to now; requests still in the system are counted, not listed."""
+        """Everything up to now; requests in the system are listed as unfinished."""
         self._drain()
         kept = self._kept
         full = self.log == "full"
-        clock = self._clock
-        waiting = int(clock.n_arrivals - clock.next_arrival)
+        under_way = unfinished(self._state)
         return Log(
-            requests=self._requests_so_far(),
+            requests=self._rows(under_way),
             leaps=np.concatenate([rows.leaps for rows in kept]) if full and kept else None,
             gaps=np.concatenate([rows.gaps for rows in kept]) if full and kept else None,
             start_ps=0,
-            end_ps=int(clock.now_ps),
-            n_unfinished=int(clock.n_live + clock.n_pending) + waiting,
+            end_ps=int(self._clock.now_ps),
+            n_unfinished=len(under_way),
             replicas=np.array(self._state.totals),
             pool_of_replica=self.pool_of_replica,
             tables=tuple(served.table for served in self.pools),
@@ -393,16 +283,18 @@ class Server:
             },
         )
 
-    def _requests_so_far(self) -> np.ndarray:
-        """The rows of all requests that have ended, by request number."""
-        clock, done = self._clock, np.asarray(self._state.done)
-        if self.n_requests is None:
-            rows = np.concatenate([done[:0], *(rows.requests for rows in self._kept)])
-            return rows[np.argsort(rows["request"], kind="stable")]
-        if clock.n_done == self.n_requests:
-            return done
-        # rows not written yet are all zero; no request is done at 0 unless it was rejected
-        return done[(done["done_ps"] > 0) | (done["scheduled_ps"] < 0)]
+    def _rows(self, under_way: np.ndarray) -> np.ndarray:
+        """All requests that have ended or are under way, by request number."""
+        done = np.asarray(self._state.done)
+        if self.n_requests is not None and self._clock.n_done == self.n_requests:
+            return done  # every row is in its place
+        if self.n_requests is not None:
+            # rows not written yet are all zero; no request is done at 0 unless it was rejected
+            parts = [done[(done["done_ps"] > 0) | (done["scheduled_ps"] < 0)]]
+        else:
+            parts = [done[:0], *(rows.requests for rows in self._kept)]
+        rows = np.concatenate([*parts, under_way])
+        return rows[np.argsort(rows["request"], kind="stable")]
 
     def _assumed(self) -> tuple[str, ...]:
         if any(served.pool.pp > 1 for served in self.pools):
@@ -411,16 +303,6 @@ class Server:
                 "KV blocks; bubbles from batches of unequal length are left out",
             )
         return ()
-
-
-def _seats(served: Served) -> int:
-    """The most sequences in a step."""
-    return min(served.pool.engine.max_num_seqs, served.table.max_seqs)
-
-
-def _budget(served: Served) -> int:
-    """The most tokens in a step."""
-    return min(served.pool.engine.max_num_batched_tokens, served.table.max_tokens)
 
 
 def run(

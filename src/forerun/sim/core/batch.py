@@ -275,6 +275,7 @@ def leap(state, i, t, decoding, unsettled):
     replica.first_ps = first
     replica.slope_ps = slope
     replica.n_steps = steps
+    replica.left_waiting = replica.n_waiting
     replica.in_step = n_decode
     replica.n_seqs = n_seqs
     replica.chunk = chunk

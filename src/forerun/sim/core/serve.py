@@ -59,7 +59,7 @@ def write_leap(state, i, k):
     row.n_chunks = n_chunks
     row.ctx = replica.ctx if replica.in_step > 0 else 0
     row.chunk, row.past = replica.chunk, replica.past
-    row.n_waiting, row.n_running = replica.n_waiting, replica.n_running
+    row.n_waiting, row.n_running = replica.left_waiting, replica.n_running
     grown = replica.chunk if state.engines[replica.pool].reserve == 0 and k > 1 else 0
     row.n_blocks = replica.n_blocks
     if replica.in_step == replica.n_decode:  # else decoders sit this step out and take nothing

@@ -164,6 +164,7 @@ REPLICA = np.dtype(
         ("ctx", "i8"),  # cached tokens of the decoders at the start
         ("past", "i8"),  # tokens before the chunks at the start
         ("chunk", "i8"),  # tokens of all chunks in each step
+        ("left_waiting", "i8"),  # n_waiting when the batch was formed
         ("in_step", "i8"),  # decoders that the leap advances (0 or n_decode)
         ("n_seqs", "i8"),  # sampled in each step
     ],

@@ -1,0 +1,71 @@
+"""What a `State` says at a moment: rows of requests that are under way, a policy's mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from forerun.errors import PolicyError
+from forerun.sim.core import state
+from forerun.sim.core.batch import BAD_BATCH, BAD_ROUTE, STUCK
+from forerun.sim.policy import Found
+
+PS = 1e12
+
+
+def live_slots(now: state.State) -> np.ndarray:
+    """Slots of the requests that have been routed and have not ended."""
+    free = np.zeros(len(now.live), dtype=bool)
+    at = int(now.clock["free"][0])
+    while at >= 0:
+        free[at] = True
+        at = int(now.live["next"][at])
+    return np.flatnonzero(
+        ~free & ((now.live["aborted"] == 0) | (now.live["phase"] != state.WAITING))
+    )
+
+
+def unfinished(now: state.State) -> np.ndarray:
+    """Rows of dtype DONE for the requests in the system, as of each replica's last event."""
+    live = np.asarray(now.live)[live_slots(now)]
+    rows = np.zeros(len(live), dtype=state.DONE)
+    same = ("request", "arrival_ps", "scheduled_ps", "first_token_ps", "isl", "osl", "n_out")
+    for name in (*same, "replica", "n_preempt", "recomputed", "max_itl_ps"):
+        rows[name] = live[name]
+    decoding = live["phase"] == state.DECODING
+    rows["n_out"] += np.where(
+        decoding, now.replicas["decoded"][live["replica"]] - live["joined"], 0
+    )
+    rows["done_ps"] = -1
+    rows["status"] = state.STATUS["unfinished"]
+    rows["tag"] = live["tenant"]
+    return rows
+
+
+def wrong_choice(clock: Any, found: Mapping[str, Sequence[Found]], n_replicas: int) -> PolicyError:
+    """The error for what a policy did, as the core noted it."""
+    kind, value, at = int(clock.wrong_kind), int(clock.wrong_value), int(clock.now_ps) / PS
+    batch = found["batch"][0].name
+    if kind == BAD_ROUTE:
+        return PolicyError.one(
+            f"policy {found['route'][0].name}",
+            f"sent request {int(clock.wrong_request)} to replica {value} at {at:.6f} s; "
+            f"there are replicas 0 to {n_replicas - 1}",
+            "return the index of a replica",
+        )
+    where = f"policy {batch}, replica {int(clock.wrong_replica)} at {at:.6f} s"
+    if kind == BAD_BATCH:
+        return PolicyError.one(
+            where,
+            f"asked for {value} prompt tokens in a step, which is too many beside its decodes",
+            "return at most engine.max_tokens - replica.n_decode where decodes run too",
+        )
+    assert kind == STUCK
+    return PolicyError.one(
+        where,
+        f"{value} requests wait, and the step it formed computes nothing",
+        "let a step decode or start a request; whole-prompt batching needs "
+        "max_num_batched_tokens at least as large as the longest prompt",
+    )

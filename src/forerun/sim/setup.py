@@ -1,0 +1,142 @@
+"""The core's arrays for a fleet: settings, costs and empty queues, before anything happens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from forerun.cost.table import CostTable
+from forerun.sim import tables as table_arrays
+from forerun.sim.core import signatures, state
+from forerun.sim.core.order import NEVER
+from forerun.spec.deployment import Pool
+from forerun.spec.streams import stream
+
+CHUNK = 1 << 16  # rows that a buffer of arrivals or of the log has at first
+PS = table_arrays.PS
+
+
+@dataclass(frozen=True)
+class Served:
+    """A pool ready to run: its settings, its costs, its memory."""
+
+    pool: Pool
+    table: CostTable
+    n_blocks: int  # KV blocks of one replica
+    max_len: int  # longest request in tokens, prompt and answer
+
+    @property
+    def seats(self) -> int:
+        """The most sequences in a step."""
+        return min(self.pool.engine.max_num_seqs, self.table.max_seqs)
+
+    @property
+    def budget(self) -> int:
+        """The most tokens in a step."""
+        return min(self.pool.engine.max_num_batched_tokens, self.table.max_tokens)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What of a run is not in its pools."""
+
+    seed: int
+    keep_leaps: bool
+    leap: bool  # False takes every step by itself
+    concurrency: int | None
+    think_s: float
+    n_requests: int | None  # how many will come, when known: their rows need no sorting
+    every_step: Sequence[bool]  # by pool: its batch policy reads what changes inside a leap
+    fresh: bool  # the router wants the KV use of the moment
+
+
+def pool_of_replica(pools: Sequence[Served]) -> np.ndarray:
+    """The pool of each replica; a replica with pipeline stages counts once a stage."""
+    counts = [served.pool.replicas * served.pool.pp for served in pools]
+    return np.repeat(np.arange(len(pools), dtype=np.int64), counts)
+
+
+def new_state(pools: Sequence[Served], options: Options) -> state.State:
+    """An idle fleet at time 0."""
+    pool_of = pool_of_replica(pools)
+    replicas = state.new_replicas(pool_of)
+    n = len(replicas)
+    engines = state.rows(len(pools), state.ENGINE)
+    for p, served in enumerate(pools):
+        _fill_engine(engines[p], served, options.every_step[p], options.leap)
+    most = int(engines.max_seqs.max())
+    n_done = 4 * most + 4096
+    load = np.zeros((signatures.LOAD_FIELDS, n), dtype=np.int64)
+    load[signatures.POOL] = pool_of
+    load[signatures.KV_CAPACITY] = engines.n_blocks[pool_of]
+    load[signatures.SPEED] = _speeds(pools)[pool_of]
+    live = state.rows(1024, state.LIVE)
+    state.free_slots(live, 0)
+    clock = state.rows(1, state.CLOCK)
+    clock[0].keep_leaps = int(options.keep_leaps)
+    clock[0].refresh_load = int(options.fresh)
+    clock[0].by_request = int(options.n_requests is not None)
+    clock[0].closed = int(options.concurrency is not None)
+    clock[0].think_ps = round(options.think_s * PS)
+    host = pools[0].pool.engine
+    clock[0].host_request_ps = round(host.host_request_s * PS)
+    clock[0].host_prompt_token_ps = round(host.host_prompt_token_s * PS)
+    rng = stream(options.seed, "routing").integers(0, 2**63, 1, dtype=np.uint64)
+    n_leaps = max(n_done, CHUNK) if options.keep_leaps else 1
+    nothing = np.zeros(0)
+    return state.State(
+        clock=clock,
+        arrivals=state.rows(0, state.ARRIVAL),
+        pending=state.rows((options.concurrency or 0) + 2, state.ARRIVAL),
+        live=live,
+        replicas=replicas,
+        totals=state.rows(n, state.TOTALS),
+        engines=engines,
+        load=load,
+        agenda=np.arange(n, dtype=np.int32),
+        agenda_ps=np.full(n, NEVER),
+        residue=np.zeros((n, int(engines.block_tokens.max())), dtype=np.int32),
+        last_step=np.zeros((n, most), dtype=np.int64),
+        last_member=np.zeros((n, most), dtype=np.int32),
+        fresh=np.zeros((n, most), dtype=np.int32),
+        gap_step=np.zeros((n, 64), dtype=np.int64),
+        gap_ps=np.zeros((n, 64), dtype=np.int64),
+        done=state.rows(options.n_requests or max(n_done, CHUNK), state.DONE),
+        leaps=state.rows(n_leaps, state.LEAP),
+        gaps=state.rows(n_leaps, state.GAP),
+        **table_arrays.arrays([served.table for served in pools]),
+        **{f"{kind}_params": nothing for kind in signatures.KINDS},
+        route_memory=np.zeros(signatures.MEMORY, dtype=np.int64),
+        route_rng=rng,
+    )
+
+
+def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None:
+    engine, table, lanes = served.pool.engine, served.table, served.pool.pp
+    row.max_seqs, row.max_tokens = served.seats, served.budget
+    row.max_len = served.max_len
+    row.n_blocks = served.n_blocks // lanes
+    row.block_tokens = engine.block_tokens
+    row.watermark = int(engine.watermark * row.n_blocks)
+    row.reserve = state.RESERVE[engine.reserve]
+    row.host_step_ps = round(table.host_step_s * PS)
+    row.host_seq_ps = round(table.host_seq_s * PS)
+    row.every_step = int(every_step)
+    row.max_leap = (1 << 40) if leap else 1
+    if table.mixed_prefill == "root_sum_square":
+        row.mixed_num, row.mixed_den = round(1000 * table.mixed_factor), 1000
+    row.n_ctx, row.n_past = len(table.knots_ctx), len(table.knots_past)
+
+
+def _speeds(pools: Sequence[Served]) -> np.ndarray:
+    """Decode speed of each pool at 16 sequences, in thousandths of the fastest."""
+    times = []
+    for served in pools:
+        n = min(16, served.table.max_seqs)
+        work = served.table.time_s
+        times.append(work.tokens[n] + work.seqs[n] + work.decode[n, len(work.decode[n]) // 2])
+    step = np.maximum(np.array(times), 1e-12)
+    return np.rint(1000 * step.min() / step).astype(np.int64)
