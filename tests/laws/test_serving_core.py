@@ -129,6 +129,12 @@ def test_ties_are_taken_in_the_order_of_arrivals_then_boundaries():
     assert log.requests["scheduled_ps"][1] == 4 * PS
 
 
+def test_a_request_that_comes_as_a_step_ends_joins_the_next_one():
+    # A decodes from 4 to 6, to 8.25, to 10.75 s and so on, leapt over in one; B comes at 6 s sharp
+    log = simulate(requests([0.0, 6.0], [4, 3], [9, 2]), served(hand_table()))
+    assert log.requests["scheduled_ps"][1] == 6 * PS
+
+
 def test_a_closed_loop_keeps_its_number_of_requests_in_flight():
     log = simulate(
         requests([0.0] * 6, [2] * 6, [1] * 6), served(hand_table(), max_num_seqs=8), concurrency=2,

@@ -161,7 +161,7 @@ def _advance(server: Server, wanted: Requests, progress: Callable[[int, int], No
 
 def provenance_of(case: Case, deployment: Deployment, written: Log) -> dict[str, Any]:
     """Where an answer is from, so that it can be had again."""
-    from forerun import __version__
+    from forerun.version import __version__
 
     offers = {pool.device: catalog.price(pool.device) for pool in deployment.pools}
     whole = case.model_copy(update={"deployment": deployment})

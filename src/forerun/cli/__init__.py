@@ -56,7 +56,7 @@ def first_line(name: str) -> str:
 
 def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value:
-        from forerun import __version__
+        from forerun.version import __version__
 
         click.echo(f"forerun {__version__}")
         ctx.exit()

@@ -44,7 +44,7 @@ def command(out: Output) -> None:
 
 
 def _machine() -> Iterator[tuple[str, str, str]]:
-    from forerun import __version__
+    from forerun.version import __version__
 
     yield "forerun", __version__, f"Python {platform.python_version()} on {platform.system()}"
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
