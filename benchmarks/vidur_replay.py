@@ -30,10 +30,18 @@ class Batch:
     chunks: tuple[tuple[int, int], ...]  # (tokens, tokens before them)
 
 
+def dict_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header.  Raises TraceError if it cannot be read."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise TraceError.one(str(path), f"cannot be read: {error}") from error
+
+
 def read(path: Path) -> np.ndarray:
     """The rows of a batches file in order: float64 [N, 5], columns as in COLUMNS."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = dict_rows(path)
     try:
         return np.array([[float(row[c]) for c in COLUMNS] for row in rows])
     except (KeyError, TypeError, ValueError) as error:

@@ -11,17 +11,13 @@ Source: microsoft/vidur, `sklearn_execution_time_predictor.py` (MIT), read for i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from forerun.cost.table import CostTable, Work, grid
-from forerun.cost.vidur_files import Replica, Samples
+from forerun.cost.table import DENSE, STRIDE, CostTable, Work, grid
+from forerun.cost.vidur_files import LINEAR, Replica, Samples
 
-LINEAR = (
-    "attn_pre_proj", "attn_post_proj", "attn_rope", "mlp_up_proj", "mlp_act", "mlp_down_proj",
-    "input_layernorm", "post_attention_layernorm", "add",
-)  # fmt: skip
 MS = 1e-3
 ROUND_TOKENS = 8
 
@@ -64,7 +60,7 @@ def surface(
     """Measurements at scattered (row, column) as a table [at_rows, at_columns].
 
     Linear along the columns, then between rows; medians of repeated points.  Outside the measured
-    rows the nearest one is taken.  Where a row ends early it goes on as the row before it does.
+    rows, and where a row ends early, the nearest measured row is taken.
     """
     known = np.unique(rows)
     filled = np.zeros((len(known), len(at_columns)))
@@ -73,8 +69,7 @@ def surface(
         filled[k] = np.interp(at_columns, c, v)
         beyond = at_columns > c[-1]
         if k > 0 and beyond.any():
-            at_end = np.interp(c[-1], at_columns, filled[k - 1])
-            filled[k, beyond] = v[-1] + np.maximum(0.0, filled[k - 1, beyond] - at_end)
+            filled[k, beyond] = filled[k - 1, beyond]
     low = np.clip(np.searchsorted(known, at_rows, side="right") - 1, 0, len(known) - 1)
     high = np.minimum(low + 1, len(known) - 1)
     gap = np.maximum(known[high] - known[low], 1)
@@ -140,31 +135,58 @@ def _knots(replica: Replica) -> tuple[np.ndarray, np.ndarray]:
     return steps, np.concatenate([[0], steps[:-1] + 1])
 
 
+def _rounded(tokens: np.ndarray) -> np.ndarray:
+    """Tokens as linear operators see them."""
+    return -(-tokens // ROUND_TOKENS) * ROUND_TOKENS
+
+
+def _on_grid(ms: Callable[[np.ndarray], np.ndarray], tokens: np.ndarray) -> np.ndarray:
+    """A staircase over tokens, [G]: exact where each count has a grid point.
+
+    Where grid points are STRIDE apart, the mean over a stride around each: between points the
+    table is linear, and so it is right on average over the steps of the staircase.
+    """
+    sparse = tokens > DENSE
+    values = np.zeros(len(tokens))
+    values[~sparse] = ms(np.maximum(tokens[~sparse], 1))
+    if sparse.any():
+        around = np.arange(-STRIDE // 2 + ROUND_TOKENS, STRIDE // 2 + 1, ROUND_TOKENS)
+        near = tokens[sparse][:, None] + around[None, :]
+        values[sparse] = ms(near.reshape(-1)).reshape(near.shape).mean(axis=1)
+    values[tokens == 0] = 0.0
+    return values
+
+
 def _linear_ms(samples: Samples, replica: Replica, tokens: np.ndarray) -> np.ndarray:
     """All operators of a layer that see tokens only, but for the all-reduce; [G]."""
-    rounded = -(-tokens // ROUND_TOKENS) * ROUND_TOKENS
-    total = np.zeros(len(tokens))
-    for name in LINEAR:
-        if name == "post_attention_layernorm" and not replica.post_attn_norm:
-            continue
-        x, y = samples.linear[name]
-        total += bagged_nearest(x, y, np.maximum(rounded, 1))
-    x, y = samples.kv_save
-    if len(x):
-        total += bagged_nearest(x, y, np.maximum(tokens, 1))
-    total[tokens == 0] = 0.0
-    return total
+    names = [n for n in LINEAR if n != "post_attention_layernorm" or replica.post_attn_norm]
+
+    def ms(n: np.ndarray) -> np.ndarray:
+        total = np.zeros(len(n))
+        for name in names:
+            x, y = samples.linear[name]
+            total += bagged_nearest(x, y, _rounded(n))
+        x, y = samples.kv_save
+        if len(x):
+            total += bagged_nearest(x, y, n)
+        return total
+
+    return _on_grid(ms, tokens)
 
 
 def _all_reduce_ms(samples: Samples, replica: Replica, tokens: np.ndarray) -> np.ndarray:
     """Both all-reduces of a layer, with their launches; [G]."""
     if replica.tp == 1:
         return np.zeros(len(tokens))
-    rounded = -(-tokens // ROUND_TOKENS) * ROUND_TOKENS
-    x, y = samples.all_reduce
-    once = bagged_nearest(x / (2 * replica.embedding_dim), y, np.maximum(rounded, 1))
-    once += replica.nccl_launch_ms + replica.nccl_skew_ms * replica.tp**1.25
-    return np.where(tokens == 0, 0.0, 2 * once)
+    size, once_ms = samples.all_reduce
+    launch = replica.nccl_launch_ms + replica.nccl_skew_ms * replica.tp**1.25
+
+    def ms(n: np.ndarray) -> np.ndarray:
+        return 2 * (
+            bagged_nearest(size / (2 * replica.embedding_dim), once_ms, _rounded(n)) + launch
+        )
+
+    return _on_grid(ms, tokens)
 
 
 def _decode_ms(

@@ -22,6 +22,12 @@ from forerun.errors import SpecError, TraceError
 Columns = tuple[np.ndarray, ...]
 GIB = 2**30
 
+# operators of a layer that see the step's tokens only
+LINEAR = (
+    "attn_pre_proj", "attn_post_proj", "attn_rope", "mlp_up_proj", "mlp_act", "mlp_down_proj",
+    "input_layernorm", "post_attention_layernorm", "add",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Replica:
@@ -271,8 +277,6 @@ def _only(table: Table, **wanted: int) -> Table:
 
 
 def _linear(table: Table) -> dict[str, Columns]:
-    from forerun.cost.vidur import LINEAR
-
     tokens, everything = table.numbers("num_tokens"), np.ones(table.n_rows, dtype=bool)
     optional = {"post_attention_layernorm", "add", "input_layernorm"}  # 0 where not measured
     return {
