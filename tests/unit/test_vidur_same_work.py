@@ -255,3 +255,26 @@ def test_fewest_waiting_ignores_those_that_run():
     load[0] = (1, 9, 9)  # outstanding
     load[vidur_same_work.WAITING_REQUESTS] = (1, 0, 0)
     assert vidur_same_work.fewest_waiting(None, load, None, None, None) == 1
+
+
+def test_contexts_are_rounded_up_with_the_token_being_computed(vidur_run):
+    table = vidur_same_work.prepare(vidur_run, "cl34-500").served.table
+    # 128 decodes at 0 to 63 cached tokens are charged as at 64: 0.030 ms, times 48 layers and 1.1
+    assert table.knots_ctx[:3].tolist() == [0, 64, 128]
+    assert table.time_s.decode[128, 0] == pytest.approx(0.030e-3 * 48 * 1.1)
+    # a chunk of 512 after nothing, after 1 to 64 and after 65 to 128 tokens: the first two measured
+    assert table.knots_past[:3].tolist() == [0, 1, 65]
+    assert table.time_s.prefill[512, :2] == pytest.approx([0.072e-3 * 48, 0.080e-3 * 48])
+
+
+def test_several_chunks_cost_more_than_one_for_grouped_queries(vidur_run):
+    one = vidur_same_work.prepare(vidur_run, "cl34-500")
+    assert one.served.table.mixed_factor == pytest.approx(1.1)
+    several = vidur_replay.Batch(0.0, 0, 0, ((300, 0), (400, 0)))
+    lone = vidur_replay.Batch(0.0, 0, 0, ((500, 0),))  # 300^2 + 400^2 = 500^2
+    attention = [
+        vidur_replay.price_s(one.served.table, batch)
+        - one.served.table.time_s.tokens[sum(q for q, _ in batch.chunks)]
+        for batch in (several, lone)
+    ]
+    assert attention[0] == pytest.approx(1.1 * attention[1])
