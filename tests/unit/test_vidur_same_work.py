@@ -270,8 +270,8 @@ def test_contexts_are_rounded_up_with_the_token_being_computed(vidur_run):
 def test_several_chunks_cost_more_than_one_for_grouped_queries(vidur_run):
     one = vidur_same_work.prepare(vidur_run, "cl34-500")
     assert one.served.table.mixed_factor == pytest.approx(1.1)
-    several = vidur_replay.Batch(0.0, 0, 0, ((300, 0), (400, 0)))
-    lone = vidur_replay.Batch(0.0, 0, 0, ((500, 0),))  # 300^2 + 400^2 = 500^2
+    several = vidur_replay.Batch(0.0, 0, 0, ((150, 0), (200, 0)))
+    lone = vidur_replay.Batch(0.0, 0, 0, ((250, 0),))  # 150^2 + 200^2 = 250^2
     attention = [
         vidur_replay.price_s(one.served.table, batch)
         - one.served.table.time_s.tokens[sum(q for q, _ in batch.chunks)]
