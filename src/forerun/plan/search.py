@@ -1,0 +1,349 @@
+"""`plan`: from a case to ranked deployments that meet its SLO.
+
+For every candidate that screening leaves, the least number of replicas whose simulation meets the
+SLO, at the estimate and at the pessimistic end of the costs; then the objective ranks them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from forerun import catalog
+from forerun.errors import SpecError
+from forerun.metrics import money
+from forerun.metrics.figure import text
+from forerun.metrics.goodput import bounds as slo_bounds
+from forerun.plan import explain
+from forerun.plan.evaluate import Bench, Point, Tails
+from forerun.plan.lower import Lower, least_of, lower_bound
+from forerun.plan.provenance import price_of, provenance
+from forerun.plan.result import OBJECTIVES, Choice, Left, Objective, Plan
+from forerun.plan.screen import Pruned, Ready, screen
+from forerun.plan.space import Candidate, candidates
+from forerun.plan.store import Store
+from forerun.spec.case import Case
+from forerun.spec.deployment import Deployment
+from forerun.spec.dtype import Dtype
+from forerun.spec.requests import Requests
+from forerun.spec.traces.draw import requests_of
+
+LINEAR = 64  # so many replica counts are tried one by one, and the least is exact
+LONG = 200_000  # requests above which they are not
+PAYS_S = 20.0  # of simulation left, from which worker processes pay for their start
+RATE_STEP = 1.02  # capacity is known to 2 %
+MOST_RATE = 64.0  # times the case's rate at which the search for capacity ends
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the search knows of one candidate."""
+
+    met_at: int | None  # least replicas that meet the SLO at the estimate
+    safe_at: int | None  # and at the pessimistic end too
+    point: Point  # at met_at, or at the most the fleet holds
+    pessimistic: Tails | None = None
+    optimistic: Tails | None = None
+
+
+def plan(
+    case: Case,
+    *,
+    wishes: Deployment | None = None,
+    objective: Objective = "cost",
+    dtypes: Sequence[Dtype] = (),
+    keep: Collection[str] = (),
+    top: int = 10,
+    store: Store | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """Ranked deployments of one device type each that meet the case's SLO.
+
+    wishes, keep : sizes and engine settings to keep, see `candidates`.
+    dtypes  : weight formats to try beside each other; the deployment's own when empty.
+    top     : for how many the capacity is searched.
+    store   : where finished points are kept; a new one in memory when None.
+    workers : processes; None decides by the time the first candidate took, 1 stays here.  The
+        answer does not depend on it.
+
+    A plan without choices says what binds.  Raises SpecError for a case that cannot be planned;
+    an interrupt (KeyboardInterrupt) passes through, and what is in the store is kept.
+    """
+    if objective not in OBJECTIVES:
+        raise SpecError.one("objective", f"no objective {objective!r}", ", ".join(OBJECTIVES))
+    if not slo_bounds(case.slo):
+        raise SpecError.one("slo", "bounds nothing: every deployment would do", "ttft_s: 500 ms")
+    if objective == "carbon" and all(g.region is None for g in case.fleet.devices.values()):
+        name = next(iter(case.fleet.devices))
+        fix = f"--set fleet.{name}.region=de"
+        raise SpecError.one("fleet", "no device has a region, so carbon is not known", fix)
+    model = catalog.model(case.model)
+    requests = requests_of(case.traffic, seed=case.seed)
+    store = store or Store()
+    usd = {name: price_of(case, name) for name in case.fleet.devices}
+    screened = [
+        screen(c, model, requests, case.slo, case.budget, usd[c.device])
+        for c in candidates(case, wishes, dtypes, keep)
+    ]
+    ready = [one for one in screened if isinstance(one, Ready)]
+    pruned = [one for one in screened if isinstance(one, Pruned)]
+    benches = [Bench(one, requests, case.slo, case.seed, store) for one in ready]
+    found = _search(benches, workers, progress)
+    choices, left = [], [Left(p.candidate.name, p.reason, p.sentence) for p in pruned]
+    for bench, one in zip(benches, found, strict=True):
+        sentence = _misses(bench, one, case)
+        if sentence:
+            left.append(Left(bench.ready.candidate.name, *sentence))
+        else:
+            choices.append((bench, _choice(bench, one, case, objective, usd)))
+    choices.sort(key=lambda pair: _rank(pair[1], objective))
+    choices = [
+        (bench, _with_capacity(bench, choice) if i < top else choice)
+        for i, (bench, choice) in enumerate(choices)
+    ]
+    lower = _lower(case, benches, pruned, requests, usd)
+    if choices:
+        said, remedies = explain.chosen(choices, case, objective), ()
+    else:
+        said, remedies = explain.infeasible(
+            case, screened, dict(zip(ready, found, strict=True)), requests, store, usd
+        )
+    return Plan(
+        case=case, objective=objective, choices=tuple(c for _, c in choices),
+        left_out=tuple(left), lower=lower, lower_bound=least_of(lower), explanation=said,
+        remedies=remedies, provenance=provenance(case, requests, benches),
+    )  # fmt: skip
+
+
+def least_replicas(
+    meets: Callable[[int], bool], first: int, most: int, *, linear: bool = True
+) -> int | None:
+    """The least n in first..most that meets; None when none does.
+
+    linear : every n is tried in order (at most LINEAR of them).  Else n grows by doubling steps and
+    the last step is bisected; which n are tried does not depend on `most`, but for those above it,
+    which are not tried.  Exact where meeting is monotone in n.
+    """
+    if linear and most - first <= LINEAR:
+        return next((n for n in range(first, most + 1) if meets(n)), None)
+    low, step = first - 1, 1
+    while True:  # low misses (or is not asked), high meets or is beyond the fleet
+        high = first - 1 + step
+        if high > most or meets(high):
+            break
+        low, step = high, 2 * step
+    while high - low > 1:
+        middle = (low + high) // 2
+        if middle > most or meets(middle):
+            high = middle
+        else:
+            low = middle
+    return high if high <= most else None
+
+
+def search_one(bench: Bench) -> Found:
+    """The least replicas of a candidate, with the figures there."""
+    ready, linear = bench.ready, len(bench.requests) <= LONG
+    most = ready.candidate.most
+    met = least_replicas(lambda n: bench.judge(n).met, ready.least, most, linear=linear)
+    if met is None:
+        return Found(None, None, bench.measure(most))
+
+    def holds(n: int) -> bool:
+        return bench.judge(n, time_factor=bench.high).met and bench.judge(n).met
+
+    safe = least_replicas(holds, met, most, linear=linear)
+    ends = [bench.tails(met, time_factor=factor) for factor in (bench.high, bench.low)]
+    return Found(met, safe, bench.measure(met), *ends)
+
+
+def _search(
+    benches: Sequence[Bench], workers: int | None, progress: Callable[[int, int], None] | None
+) -> list[Found]:
+    """Every candidate searched, here or in worker processes; in the order of the candidates."""
+    out: list[Found] = []
+    start, n = time.perf_counter(), len(benches)
+    for i, bench in enumerate(benches):
+        if workers is None and i == 1:
+            rest = (time.perf_counter() - start) * (n - 1)
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+            workers = min(cores, n - 1) if rest > PAYS_S else 1
+        if workers is not None and workers > 1:
+            for one in _in_workers(benches[i:], workers):
+                out.append(one)
+                if progress is not None:
+                    progress(len(out), n)
+            break
+        out.append(search_one(bench))
+        if progress is not None:
+            progress(i + 1, n)
+    return out
+
+
+def _in_workers(benches: Sequence[Bench], workers: int) -> Iterable[Found]:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(benches)), mp_context=spawn)
+    try:
+        tasks = [
+            pool.submit(_task, b.ready, b.requests, b.slo, b.seed, b.store.path) for b in benches
+        ]
+        for task in tasks:
+            yield task.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _task(ready: Ready, requests: Requests, slo, seed: int, path) -> Found:
+    """One candidate in a worker, which opens the store by itself."""
+    store = Store(path)
+    try:
+        return search_one(Bench(ready, requests, slo, seed, store))
+    finally:
+        store.close()
+
+
+def _misses(bench: Bench, found: Found, case: Case) -> tuple[str, str] | None:
+    """(reason, sentence) when a simulated candidate does not do."""
+    candidate, point = bench.ready.candidate, found.point
+    n = f"{point.replicas} replica" + ("s" if point.replicas != 1 else "")
+    if found.met_at is None:
+        worst = max(point.missed, key=lambda t: point.missed[t], default=None)
+        why = f", {text(point.missed[worst], 'share')} miss {worst}" if worst else ""
+        return "slo", (
+            f"all {n} of the fleet keep {text(point.attainment, 'share')} of requests good{why}"
+        )
+    over = _over(case, candidate, point)
+    return ("budget", f"{n} meet the SLO, over the budget: {over}") if over else None
+
+
+def _over(case: Case, candidate: Candidate, point: Point) -> str:
+    """By what a deployment is over the budget; "" when it is not."""
+    budget, out = case.budget, []
+    usd = price_of(case, candidate.device)
+    each = [
+        ("USD/h", usd and usd * candidate.n_devices(point.replicas), budget.usd_per_hour),
+        ("W", point.power_w, budget.power_w),
+        ("gCO2e", _gco2e_per_hour(case, candidate.device, point), budget.gco2e_per_hour),
+    ]
+    for unit, value, limit in each:
+        if value is not None and limit is not None and value > limit:
+            per = "/h" if unit == "gCO2e" else ""
+            out.append(f"{text(value, unit)}{per} (budget {text(limit, unit)}{per})")
+    return ", ".join(out)
+
+
+def _gco2e_per_hour(case: Case, device: str, point: Point) -> float | None:
+    region = case.fleet.devices[device].region
+    if region is None or point.power_w is None:
+        return None
+    return point.power_w / 1000 * catalog.grid(region).gco2e_per_kwh
+
+
+def _choice(
+    bench: Bench, found: Found, case: Case, objective: Objective, usd: dict[str, float | None]
+) -> Choice:
+    candidate, point = bench.ready.candidate, found.point
+    assert found.pessimistic is not None
+    assert found.optimistic is not None
+    slow, quick, each = found.pessimistic, found.optimistic, usd[candidate.device]
+    if objective == "latency":
+        most = _affordable(bench, case, each)
+        full = bench.measure(max(most, point.replicas))
+        if full.met and not _over(case, candidate, full):
+            point = full
+            slow, quick = (
+                bench.tails(point.replicas, time_factor=f) for f in (bench.high, bench.low)
+            )
+    price = None if each is None else each * candidate.n_devices(point.replicas)
+    safe_at = found.safe_at
+    return Choice(
+        candidate=candidate, point=point, safe=slow.met, safe_replicas=safe_at,
+        attainment_pessimistic=slow.attainment,
+        ttft_p99_band_s=(quick.ttft_p99_s, slow.ttft_p99_s),
+        tpot_p99_band_s=(quick.tpot_p99_s, slow.tpot_p99_s),
+        usd_per_hour=price,
+        safe_usd_per_hour=None
+        if each is None or safe_at is None
+        else each * candidate.n_devices(safe_at),
+        usd_per_million_output_tokens=money.usd_per_million(
+            price, point.output_tokens, point.duration_s
+        ),
+        gco2e_per_hour=_gco2e_per_hour(case, candidate.device, point),
+    )  # fmt: skip
+
+
+def _affordable(bench: Bench, case: Case, each: float | None) -> int:
+    """The most replicas that the fleet and the budget for dollars allow."""
+    candidate, limit = bench.ready.candidate, case.budget.usd_per_hour
+    if limit is None or not each:
+        return candidate.most
+    return min(candidate.most, int(limit / (each * candidate.n_devices(1)) + 1e-9))
+
+
+def _rank(choice: Choice, objective: Objective) -> tuple:
+    """What is sorted by; what is not known comes last, ties go to fewer devices, then names."""
+    point = choice.point
+    value = {
+        "cost": choice.usd_per_hour,
+        "energy": point.energy_j_per_output_token,
+        "carbon": choice.gco2e_per_hour,
+        "latency": point.e2el_p99_s,
+    }[objective]
+    inf = float("inf")
+    return (
+        inf if value is None else value, choice.usd_per_hour or inf, choice.n_devices,
+        point.e2el_p99_s or inf, choice.candidate.name,
+    )  # fmt: skip
+
+
+def _with_capacity(bench: Bench, choice: Choice) -> Choice:
+    found = capacity(bench, choice.replicas)
+    if found is None:
+        return choice
+    return replace(choice, capacity_per_s=found[0], capacity_is_least=found[1])
+
+
+def capacity(bench: Bench, replicas: int) -> tuple[float, bool] | None:
+    """The highest rate at which the SLO is still met, and whether the search ended before it broke.
+
+    The same requests on a faster clock, to RATE_STEP; from the case's own rate, which is met.
+    None for a closed loop, or requests that all come at once.
+    """
+    r = bench.requests
+    if r.meta.get("concurrency") or not r.duration_s:
+        return None
+    rate = (len(r) - 1) / r.duration_s
+    low, high = 1.0, 2.0
+    while bench.judge(replicas, rate=high).met:
+        low, high = high, 2 * high
+        if low >= MOST_RATE:
+            return low * rate, True
+    while high / low > RATE_STEP:
+        middle = (low * high) ** 0.5
+        if bench.judge(replicas, rate=middle).met:
+            low = middle
+        else:
+            high = middle
+    return low * rate, False
+
+
+def _lower(
+    case: Case, benches: Sequence[Bench], pruned: Sequence[Pruned], requests: Requests,
+    usd: dict[str, float | None],
+) -> tuple[Lower, ...]:  # fmt: skip
+    """One lower bound for each device type and format among the candidates."""
+    model = catalog.model(case.model)
+    pools = {}
+    for candidate in [b.ready.candidate for b in benches] + [p.candidate for p in pruned]:
+        pools.setdefault((candidate.device, candidate.pool.dtype), candidate.pool)
+    out = [
+        lower_bound(model, pool, requests, case.slo, usd[device])
+        for (device, _), pool in pools.items()
+    ]
+    return tuple(one for one in out if one is not None)
