@@ -67,7 +67,7 @@ class MissingDependency(ForerunError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """"did you mean ...?" for a name that is not known, or the known names when few."""
+    """The hint for a name that is not known: "did you mean ...?", or all names when few."""
     known = sorted(known)
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     if close:

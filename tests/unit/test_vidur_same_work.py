@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks import vidur_replay, vidur_same_work
 
+from benchmarks import vidur_replay, vidur_same_work
 from forerun.cost.table import CostTable, Work, grid
 from forerun.cost.vidur import bagged_nearest, surface
 from forerun.cost.vidur_files import read_config

@@ -20,9 +20,7 @@ _PACKAGES = (  # distribution, extra that brings it ("" for the base), what it i
     ("numba", "", "the compiled core"),
     ("pydantic", "", "descriptions"),
     ("polars", "tables", "Parquet and large traces"),
-    ("altair", "plots", "charts"),
     ("vl-convert-python", "plots", "charts as PNG, SVG and offline HTML"),
-    ("highspy", "plan", "mixes of devices in plans"),
 )
 
 
