@@ -114,7 +114,7 @@ def _answers() -> Iterator[tuple[str, str, str]]:
 
     yield "catalog", f"{len(catalog.devices())} devices", f"{len(catalog.models())} models"
     folder = Path(catalog.__file__).parents[1] / "cost" / "calibrations"
-    fits = sorted(p.stem for p in folder.iterdir() if p.suffix in (".yaml", ".json", ".npz"))
+    fits = sorted(p.stem for p in folder.glob("*.*") if p.suffix in (".yaml", ".json", ".npz"))
     yield "measured here", "nothing", "forerun measures nothing on this machine yet"
     yield "calibrated", ", ".join(fits) or "nothing", "times fitted to other people's measurements"
     yield "modelled", "everything else", "from data sheets: an interval stands beside each answer"
