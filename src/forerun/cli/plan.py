@@ -204,7 +204,7 @@ def _band(value: float | None, ends: tuple[float | None, float | None]) -> str:
 
 
 def _bound(plan: Any) -> list[str]:
-    from forerun.metrics.figure import plural, text
+    from forerun.metrics.figure import text
 
     one = plan.lower_bound
     if one is None:
@@ -213,7 +213,7 @@ def _bound(plan: Any) -> list[str]:
     words = {"flop": "flop at peak", "bytes": "bytes at peak", "weights": "room for the weights",
              "kv": "room for the KV cache"}  # fmt: skip
     line = (
-        f"Lower bound: a perfect system needs {plural(one.devices, one.device)}{cost} "
+        f"Lower bound: a perfect system needs {one.devices} x {one.device}{cost} "
         f"({words[one.binding]}: {one.by_limit[one.binding]:.2g} devices)"
     )
     if plan.gap is not None:

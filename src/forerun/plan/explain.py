@@ -1,31 +1,22 @@
-"""Why the first choice is the first, and why nothing does when nothing does."""
+"""Why the first choice is the first: what binds it, what comes next, what more would buy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from forerun import catalog
 from forerun.metrics.figure import plural, text
 from forerun.metrics.goodput import bounds as slo_bounds
 from forerun.metrics.reason import LOW
 from forerun.plan.evaluate import Bench, Point
-from forerun.plan.screen import Pruned, Ready, screen
-from forerun.plan.space import candidates
-from forerun.plan.store import Store
+from forerun.plan.seek import capacity
 from forerun.spec.case import Case
-from forerun.spec.dtype import WEIGHT_BYTES, Dtype
-from forerun.spec.requests import Requests
-from forerun.spec.slo import Budget, Slo
+from forerun.spec.slo import Slo
 
 if TYPE_CHECKING:
     from forerun.plan.result import Choice, Objective
-    from forerun.plan.search import Found
 
 KV_FULL = 0.95
-BEYOND = 16  # times the fleet that is looked at when the fleet is too small
-TRIED = 4  # candidates whose way out is searched
-SMALLER: tuple[Dtype, ...] = ("fp8", "int4_wo")
 
 
 def chosen(
@@ -35,11 +26,9 @@ def chosen(
 
     ranked : benches and choices, best first; at least one.
     """
-    from forerun.plan.search import capacity
-
     bench, best = ranked[0]
     n, name = best.replicas, best.candidate.name
-    out = [*_fewer(bench, best, case.slo), *_resource(best.point)]
+    out = [*_fewer(bench, best, case.slo), *resource_words(best.point)]
     if best.safe:
         out.append(
             f"It is safe: with every step {bench.high:.3g} times as long (the pessimistic end of "
@@ -65,7 +54,7 @@ def chosen(
         out.append(_runner_up(best, ranked[1][1], objective))
     more = bench.measure(n + 1)
     now, then_ = best.capacity_per_s, capacity(bench, n + 1)
-    words = f"One replica more ({plural(best.n_devices // n, best.candidate.device)})"
+    words = f"One replica more ({best.n_devices // n} x {best.candidate.device})"
     words += f" takes TTFT p99 from {text(best.point.ttft_p99_s, 's')} to "
     words += f"{text(more.ttft_p99_s, 's')} and TPOT p99 from {text(best.point.tpot_p99_s, 's')} "
     words += f"to {text(more.tpot_p99_s, 's')}"
@@ -107,10 +96,10 @@ def _fewer(bench: Bench, best: Choice, slo: Slo) -> list[str]:
         r = bench.requests
         point = bench.measure(1, rate=1.03 * best.capacity_per_s * r.duration_s / (len(r) - 1))
         how = f"One replica is the least there can be; beyond {text(best.capacity_per_s, 'req/s')}"
-    return [f"{how}, {_share(point, slo)}."]
+    return [f"{how}, {share_words(point, slo)}."]
 
 
-def _share(point: Point, slo: Slo) -> str:
+def share_words(point: Point, slo: Slo) -> str:
     """ "only 97.9 % of requests are good (99 % asked): 1.8 % miss ttft_s <= 500 ms"."""
     terms = slo_bounds(slo)
     misses = [
@@ -121,13 +110,14 @@ def _share(point: Point, slo: Slo) -> str:
     if point.rejected:
         misses.append(f"{point.rejected:,} are longer than a replica can hold")
     why = f": {', '.join(misses)}" if misses else ""
+    only = "" if point.met else "only "
     return (
-        f"only {text(point.attainment, 'share')} of requests are good "
+        f"{only}{text(point.attainment, 'share')} of requests are good "
         f"({text(slo.attainment, 'share')} asked){why}"
     )
 
 
-def _resource(point: Point) -> list[str]:
+def resource_words(point: Point) -> list[str]:
     """What the steps spend their time on."""
     if point.compute is None or point.memory is None:
         return []
@@ -155,8 +145,6 @@ def _runner_up(best: Choice, second: Choice, objective: Objective) -> str:
     apart = "whose figure for this objective is not known"
     if a is not None and b is not None:
         apart = f"{text(b, unit)}{per}, {text((b - a) / a if a else 0.0, 'share')} more"
-    else:
-        a = None
     better = []
     for label, x, y in (
         ("TTFT p99", best.point.ttft_p99_s, second.point.ttft_p99_s),
@@ -166,187 +154,3 @@ def _runner_up(best: Choice, second: Choice, objective: Objective) -> str:
             better.append(f"{label} {text(y, 's')} against {text(x, 's')}")
     safe = "safe" if second.safe else "not safe"
     return f"Next is {how}: {apart}; {', '.join([*better, safe])}."
-
-
-# -- nothing meets the goals ---------------------------------------------------------------------
-
-
-def infeasible(
-    case: Case,
-    screened: Sequence[Ready | Pruned],
-    found: Mapping[Ready, Found],
-    requests: Requests,
-    store: Store,
-    usd: Mapping[str, float | None],
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(what binds, the smallest change of each kind that helps), in sentences."""
-    runnable = [one if isinstance(one, Ready) else one.ready for one in screened]
-    able = [r for r in runnable if r is not None]
-    benches = [Bench(r, requests, case.slo, case.seed, store) for r in able]
-    met = [(b, found[b.ready]) for b in benches if b.ready in found and found[b.ready].met_at]
-    if met or _only(screened, "budget"):
-        return _over(case, benches, met, usd)
-    if not able:
-        return _nothing_fits(screened), _smaller(case, requests, store, usd)
-    points = [(b, b.measure(max(1, b.ready.candidate.most))) for b in benches
-              if b.ready.candidate.most >= 1]  # fmt: skip
-    points.sort(key=lambda pair: (-pair[1].attainment, pair[0].ready.candidate.name))
-    said = []
-    if points:
-        bench, point = points[0]
-        said.append(
-            f"Closest: all {plural(point.replicas, 'replica')} of {bench.ready.candidate.name} "
-            f"that the fleet holds, {_share(point, case.slo)}."
-        )
-        said += _resource(point)
-    limits = {one.sentence: None for one in screened if isinstance(one, Pruned)
-              and one.reason in ("latency", "context", "throughput", "fleet")}  # fmt: skip
-    said += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in list(limits)[:2]]
-    remedies = [*_looser(points, case.slo), *_more(case, benches, points, usd),
-                *_smaller(case, requests, store, usd)]  # fmt: skip
-    return tuple(said), tuple(remedies) or ("No single change that was tried helps.",)
-
-
-def _only(screened: Sequence[Ready | Pruned], reason: str) -> bool:
-    """All that could run was turned away for this reason."""
-    able = [one for one in screened if isinstance(one, Ready) or one.ready is not None]
-    return bool(able) and all(isinstance(o, Pruned) and o.reason == reason for o in able)
-
-
-def _over(case: Case, benches: Sequence[Bench], met, usd) -> tuple[tuple[str, ...], tuple]:
-    """The SLO can be met, the budget cannot."""
-    from forerun.plan.search import least_replicas
-
-    rows = [(b, f.met_at, f.point) for b, f in met]
-    for bench in benches if not rows else ():
-        ready = bench.ready
-        n = least_replicas(lambda n, b=bench: b.judge(n).met, ready.least, ready.candidate.most)
-        if n is not None:
-            rows.append((bench, n, bench.measure(n)))
-    budget = case.budget
-    said = ["The budget binds: " + ", ".join(
-        f"{k} <= {v:g}" for k, v in budget.model_dump().items() if v is not None
-    ) + "."]  # fmt: skip
-    remedies = []
-    for limit, key, unit in ((budget.usd_per_hour, "usd_per_hour", "USD/h"),
-                             (budget.power_w, "power_w", "W")):  # fmt: skip
-        values = [
-            (v, b, n) for b, n, p in rows
-            if (v := _spent(key, b, n, p, usd)) is not None
-        ]  # fmt: skip
-        if limit is None or not values:
-            continue
-        value, bench, n = min(values, key=lambda row: (row[0], row[1].ready.candidate.name))
-        if value > limit:
-            remedies.append(
-                f"budget.{key} of {text(value, unit)} ({text(value - limit, unit)} more): "
-                f"{plural(n, 'replica')} of {bench.ready.candidate.name} meet the SLO"
-            )
-    return tuple(said), tuple(remedies)
-
-
-def _spent(key: str, bench: Bench, n: int, point: Point, usd) -> float | None:
-    if key == "power_w":
-        return point.power_w
-    each = usd[bench.ready.candidate.device]
-    return None if each is None else each * bench.ready.candidate.n_devices(n)
-
-
-def _nothing_fits(screened: Sequence[Ready | Pruned]) -> tuple[str, ...]:
-    """The reasons that no layout can run, one a device type: the roomiest layout's."""
-    last: dict[str, Pruned] = {}
-    for one in screened:
-        if isinstance(one, Pruned) and one.reason in ("memory", "layout"):
-            before = last.get(one.candidate.device)
-            if before is None or one.reason == "memory":
-                last[one.candidate.device] = one
-    return tuple(f"{p.candidate.name}: {p.sentence}." for p in last.values())
-
-
-def _looser(points: Sequence[tuple[Bench, Point]], slo: Slo) -> list[str]:
-    """The bound that has to give least, over all candidates at full fleet."""
-    terms = slo_bounds(slo)
-    ways = [
-        (p.enough[t] / terms[t], t, p.enough[t], b, p) for b, p in points for t in p.enough
-    ]  # fmt: skip
-    if ways:
-        factor, term, bound, bench, point = min(
-            ways, key=lambda w: (w[0], w[3].ready.candidate.name)
-        )
-        return [
-            f"loosen {term} from {text(terms[term], 's')} to {text(bound, 's')} "
-            f"({factor:.3g} times): {plural(point.replicas, 'replica')} of "
-            f"{bench.ready.candidate.name} then meet the SLO"
-        ]
-    whole = [(p.enough_factor, b, p) for b, p in points if p.enough_factor is not None]
-    if whole:
-        factor, bench, point = min(whole, key=lambda w: (w[0], w[1].ready.candidate.name))
-        return [
-            f"loosen all bounds {factor:.3g} times: {plural(point.replicas, 'replica')} of "
-            f"{bench.ready.candidate.name} then meet the SLO"
-        ]
-    return []
-
-
-def _more(case: Case, benches, points, usd: Mapping[str, float | None]) -> list[str]:
-    """The smallest addition to the fleet that does: by dollars where prices are known."""
-    from forerun.plan.search import least_replicas
-
-    near = [b for b, _ in points[:TRIED]]
-    near += [b for b in sorted(benches, key=lambda b: b.ready.least) if b not in near][:TRIED]
-    best = None
-    for bench in near:
-        c, ready = bench.ready.candidate, bench.ready
-        most = max(BEYOND * max(1, c.most), 2 * ready.least)
-        if not bench.judge(most).met:
-            continue  # more of it does not help
-        n = least_replicas(lambda n, b=bench: b.judge(n).met, max(ready.least, c.most + 1), most,
-                           linear=False)  # fmt: skip
-        if n is None:
-            continue
-        have = case.fleet.devices[c.device].count
-        extra = c.n_devices(n) - have
-        each = usd[c.device]
-        key = (float("inf") if each is None else each * extra, extra, c.name)
-        if best is None or key < best[0]:
-            best = (key, c, n, extra)
-    if best is None:
-        return []
-    _, c, n, extra = best
-    return [
-        f"add {extra} x {c.device} to the fleet: {plural(n, 'replica')} of {c.name} "
-        f"({c.n_devices(n)} devices) meet the SLO"
-    ]
-
-
-def _smaller(
-    case: Case, requests: Requests, store: Store, usd: Mapping[str, float | None]
-) -> list[str]:
-    """The first smaller weight format with which some layout does."""
-    from forerun.plan.search import least_replicas
-
-    model = catalog.model(case.model)
-    asked = case.deployment.pools[0].dtype if case.deployment else None
-    stored = asked or (model.quantization.weights if model.quantization else model.dtype)
-    plain = case.model_copy(update={"budget": Budget()})
-    for dtype in SMALLER:
-        if WEIGHT_BYTES[dtype] >= WEIGHT_BYTES[stored]:
-            continue
-        ways = []
-        for c in candidates(plain, None, (dtype,)):
-            ready = screen(c, model, requests, case.slo, plain.budget, usd[c.device])
-            if isinstance(ready, Pruned):
-                continue
-            bench = Bench(ready, requests, case.slo, case.seed, store)
-            n = least_replicas(lambda n, b=bench: b.judge(n).met, ready.least, c.most)
-            if n is not None:
-                each = usd[c.device]
-                ways.append((float("inf") if each is None else each * c.n_devices(n),
-                             c.n_devices(n), c.name, n))  # fmt: skip
-        if ways:
-            _, devices, name, n = min(ways)
-            return [
-                f"dtype {dtype}: {plural(n, 'replica')} of {name} ({devices} devices) meet the "
-                "SLO (what it does to quality is not simulated)"
-            ]
-    return []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from forerun import catalog
 from forerun.errors import SpecError
@@ -17,35 +17,23 @@ from forerun.metrics import money
 from forerun.metrics.figure import text
 from forerun.metrics.goodput import bounds as slo_bounds
 from forerun.plan import explain
-from forerun.plan.evaluate import Bench, Point, Tails
+from forerun.plan.budget import excesses, gco2e_per_hour
+from forerun.plan.evaluate import Bench
 from forerun.plan.lower import Lower, least_of, lower_bound
 from forerun.plan.provenance import price_of, provenance
+from forerun.plan.remedy import infeasible
 from forerun.plan.result import OBJECTIVES, Choice, Left, Objective, Plan
 from forerun.plan.screen import Pruned, Ready, screen
-from forerun.plan.space import Candidate, candidates
+from forerun.plan.seek import Found, capacity, search_one
+from forerun.plan.space import candidates
 from forerun.plan.store import Store
 from forerun.spec.case import Case
-from forerun.spec.deployment import Deployment
+from forerun.spec.deployment import Deployment, Pool
 from forerun.spec.dtype import Dtype
 from forerun.spec.requests import Requests
 from forerun.spec.traces.draw import requests_of
 
-LINEAR = 64  # so many replica counts are tried one by one, and the least is exact
-LONG = 200_000  # requests above which they are not
 PAYS_S = 20.0  # of simulation left, from which worker processes pay for their start
-RATE_STEP = 1.02  # capacity is known to 2 %
-MOST_RATE = 64.0  # times the case's rate at which the search for capacity ends
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the search knows of one candidate."""
-
-    met_at: int | None  # least replicas that meet the SLO at the estimate
-    safe_at: int | None  # and at the pessimistic end too
-    point: Point  # at met_at, or at the most the fleet holds
-    pessimistic: Tails | None = None
-    optimistic: Tails | None = None
 
 
 def plan(
@@ -106,9 +94,10 @@ def plan(
     ]
     lower = _lower(case, benches, pruned, requests, usd)
     if choices:
-        said, remedies = explain.chosen(choices, case, objective), ()
+        said = explain.chosen(choices, case, objective)
+        remedies: tuple[str, ...] = ()
     else:
-        said, remedies = explain.infeasible(
+        said, remedies = infeasible(
             case, screened, dict(zip(ready, found, strict=True)), requests, store, usd
         )
     return Plan(
@@ -116,48 +105,6 @@ def plan(
         left_out=tuple(left), lower=lower, lower_bound=least_of(lower), explanation=said,
         remedies=remedies, provenance=provenance(case, requests, benches),
     )  # fmt: skip
-
-
-def least_replicas(
-    meets: Callable[[int], bool], first: int, most: int, *, linear: bool = True
-) -> int | None:
-    """The least n in first..most that meets; None when none does.
-
-    linear : every n is tried in order (at most LINEAR of them).  Else n grows by doubling steps and
-    the last step is bisected; which n are tried does not depend on `most`, but for those above it,
-    which are not tried.  Exact where meeting is monotone in n.
-    """
-    if linear and most - first <= LINEAR:
-        return next((n for n in range(first, most + 1) if meets(n)), None)
-    low, step = first - 1, 1
-    while True:  # low misses (or is not asked), high meets or is beyond the fleet
-        high = first - 1 + step
-        if high > most or meets(high):
-            break
-        low, step = high, 2 * step
-    while high - low > 1:
-        middle = (low + high) // 2
-        if middle > most or meets(middle):
-            high = middle
-        else:
-            low = middle
-    return high if high <= most else None
-
-
-def search_one(bench: Bench) -> Found:
-    """The least replicas of a candidate, with the figures there."""
-    ready, linear = bench.ready, len(bench.requests) <= LONG
-    most = ready.candidate.most
-    met = least_replicas(lambda n: bench.judge(n).met, ready.least, most, linear=linear)
-    if met is None:
-        return Found(None, None, bench.measure(most))
-
-    def holds(n: int) -> bool:
-        return bench.judge(n, time_factor=bench.high).met and bench.judge(n).met
-
-    safe = least_replicas(holds, met, most, linear=linear)
-    ends = [bench.tails(met, time_factor=factor) for factor in (bench.high, bench.low)]
-    return Found(met, safe, bench.measure(met), *ends)
 
 
 def _search(
@@ -216,33 +163,11 @@ def _misses(bench: Bench, found: Found, case: Case) -> tuple[str, str] | None:
         worst = max(point.missed, key=lambda t: point.missed[t], default=None)
         why = f", {text(point.missed[worst], 'share')} miss {worst}" if worst else ""
         return "slo", (
-            f"all {n} of the fleet keep {text(point.attainment, 'share')} of requests good{why}"
+            f"with all {n} that the fleet holds, {text(point.attainment, 'share')} of requests "
+            f"are good{why}"
         )
-    over = _over(case, candidate, point)
-    return ("budget", f"{n} meet the SLO, over the budget: {over}") if over else None
-
-
-def _over(case: Case, candidate: Candidate, point: Point) -> str:
-    """By what a deployment is over the budget; "" when it is not."""
-    budget, out = case.budget, []
-    usd = price_of(case, candidate.device)
-    each = [
-        ("USD/h", usd and usd * candidate.n_devices(point.replicas), budget.usd_per_hour),
-        ("W", point.power_w, budget.power_w),
-        ("gCO2e", _gco2e_per_hour(case, candidate.device, point), budget.gco2e_per_hour),
-    ]
-    for unit, value, limit in each:
-        if value is not None and limit is not None and value > limit:
-            per = "/h" if unit == "gCO2e" else ""
-            out.append(f"{text(value, unit)}{per} (budget {text(limit, unit)}{per})")
-    return ", ".join(out)
-
-
-def _gco2e_per_hour(case: Case, device: str, point: Point) -> float | None:
-    region = case.fleet.devices[device].region
-    if region is None or point.power_w is None:
-        return None
-    return point.power_w / 1000 * catalog.grid(region).gco2e_per_kwh
+    over = ", ".join(excess.words for excess in excesses(case, candidate, point))
+    return ("budget", f"enough with {n}, but over the budget: {over}") if over else None
 
 
 def _choice(
@@ -255,7 +180,7 @@ def _choice(
     if objective == "latency":
         most = _affordable(bench, case, each)
         full = bench.measure(max(most, point.replicas))
-        if full.met and not _over(case, candidate, full):
+        if full.met and not excesses(case, candidate, full):
             point = full
             slow, quick = (
                 bench.tails(point.replicas, time_factor=f) for f in (bench.high, bench.low)
@@ -274,7 +199,7 @@ def _choice(
         usd_per_million_output_tokens=money.usd_per_million(
             price, point.output_tokens, point.duration_s
         ),
-        gco2e_per_hour=_gco2e_per_hour(case, candidate.device, point),
+        gco2e_per_hour=gco2e_per_hour(case, candidate.device, point),
     )  # fmt: skip
 
 
@@ -309,37 +234,13 @@ def _with_capacity(bench: Bench, choice: Choice) -> Choice:
     return replace(choice, capacity_per_s=found[0], capacity_is_least=found[1])
 
 
-def capacity(bench: Bench, replicas: int) -> tuple[float, bool] | None:
-    """The highest rate at which the SLO is still met, and whether the search ended before it broke.
-
-    The same requests on a faster clock, to RATE_STEP; from the case's own rate, which is met.
-    None for a closed loop, or requests that all come at once.
-    """
-    r = bench.requests
-    if r.meta.get("concurrency") or not r.duration_s:
-        return None
-    rate = (len(r) - 1) / r.duration_s
-    low, high = 1.0, 2.0
-    while bench.judge(replicas, rate=high).met:
-        low, high = high, 2 * high
-        if low >= MOST_RATE:
-            return low * rate, True
-    while high / low > RATE_STEP:
-        middle = (low * high) ** 0.5
-        if bench.judge(replicas, rate=middle).met:
-            low = middle
-        else:
-            high = middle
-    return low * rate, False
-
-
 def _lower(
     case: Case, benches: Sequence[Bench], pruned: Sequence[Pruned], requests: Requests,
     usd: dict[str, float | None],
 ) -> tuple[Lower, ...]:  # fmt: skip
     """One lower bound for each device type and format among the candidates."""
     model = catalog.model(case.model)
-    pools = {}
+    pools: dict[tuple[str, str | None], Pool] = {}
     for candidate in [b.ready.candidate for b in benches] + [p.candidate for p in pruned]:
         pools.setdefault((candidate.device, candidate.pool.dtype), candidate.pool)
     out = [
