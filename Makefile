@@ -35,9 +35,9 @@ bench: $(VENV)/.dev ## measure speed, compare with peers, write build/bench.json
 	@mkdir -p build
 	$(BIN)/python -m benchmarks
 
-docs: $(VENV)/.docs ## build the documentation, offline, into build/site
-	$(BIN)/python -m mkdocs build --strict --quiet --site-dir build/site
-	@echo "docs: $(CURDIR)/build/site/index.html"
+docs: $(VENV)/.docs ## build the documentation, offline, into build/docs
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "docs: $(CURDIR)/build/docs/index.html"
 
 clean: ## remove what these targets made
 	rm -rf $(VENV) build
