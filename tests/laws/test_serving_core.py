@@ -288,6 +288,15 @@ def test_each_pool_follows_its_own_policies():
     assert list(log.leaps["n_tokens"][log.leaps["replica"] == 1]) == [3, 3]
 
 
+def test_pipeline_stages_share_the_sequences_and_blocks_of_a_replica():
+    pool = served(hand_table(), pp=2, max_num_seqs=5, n_blocks=21)
+    log = simulate(requests([0.0] * 12, [4] * 12, [2] * 12), pool)
+    assert len(log.replicas) == 2  # one a stage
+    assert set(log.replicas["peak_running"]) == {3}
+    assert list(log.kv_blocks) == [10]
+    assert "bubbles" in log.meta["assumed"][0]
+
+
 def kv_use(request, load, params, memory, rng):
     return load[4].argmin()  # KV_BLOCKS
 

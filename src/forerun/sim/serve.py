@@ -300,7 +300,7 @@ class Server:
         if any(served.pool.pp > 1 for served in self.pools):
             return (
                 "pipeline stages: each replica runs pp batches in turn, each with its share of the "
-                "KV blocks; bubbles from batches of unequal length are left out",
+                "sequences and KV blocks; bubbles from batches of unequal length are left out",
             )
         return ()
 

@@ -116,7 +116,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
 
 def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None:
     engine, table, lanes = served.pool.engine, served.table, served.pool.pp
-    row.max_seqs, row.max_tokens = served.seats, served.budget
+    row.max_seqs, row.max_tokens = -(-served.seats // lanes), served.budget
     row.max_len = served.max_len
     row.n_blocks = served.n_blocks // lanes
     row.block_tokens = engine.block_tokens
