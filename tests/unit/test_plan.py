@@ -1,17 +1,19 @@
 """Plans of small cases: what wins, what is said of the rest, and how a search stops and goes on."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from forerun import api
+from forerun import api, catalog
 from forerun.cli.plan import command
 from forerun.cost.table import CostTable, Work, grid
 from forerun.errors import SpecError
-from forerun.plan import evaluate
+from forerun.plan import bounds, evaluate
 from forerun.plan.evaluate import Bench, loosened
+from forerun.plan.lower import lower_bound
 from forerun.plan.screen import Ready, least_replicas
 from forerun.plan.search import plan
 from forerun.plan.seek import capacity, search_one
@@ -95,6 +97,65 @@ def test_capacity_is_the_rate_at_which_the_queue_starts_to_grow():
 def test_the_step_times_at_the_pessimistic_end_are_simulated():
     bench = one_at_a_time(0.010, device="slow")
     assert bench.tails(4, time_factor=1.5).ttft_p99_s == pytest.approx(0.015, abs=0.002)
+
+
+def test_the_least_work_takes_every_part_at_its_best_batch():
+    # tokens: 4 at once cost 1 each; samples: 2 at once 0.5 each; decode: best per request is
+    # 3 without context and 5 at 10 tokens, so 0.2 more a token, both below half a token's 12
+    time = Work(
+        tokens=12 * np.array([0.0, 2.0, 3.0, 4.0, 4.0]),
+        seqs=np.array([0.0, 1.0, 1.0]),
+        decode=np.array([[0.0, 0.0], [4.0, 5.0], [6.0, 14.0]]),
+        prefill=np.zeros((5, 2)),
+    )
+    costs = replace(
+        one_at_a_time(1.0, device="hand").ready.served.table,
+        max_tokens=4, max_seqs=2, knots_ctx=np.array([0, 10]), time_s=time,
+    )  # fmt: skip
+    found = bounds.least(costs, time)
+    assert (found.token, found.sample, found.decode, found.context) == (12.0, 0.5, 3.0, 0.2)
+    r = Requests(np.zeros(1), np.array([3]), np.array([3]))
+    assert found.prompts(r)[0] == 3 * 12 + 0.5
+    # five tokens, three samples, two decodes after 3 and 4 tokens
+    assert found.whole(r)[0] == pytest.approx(5 * 12 + 3 * 0.5 + 2 * 3 + 7 * 0.2)
+
+
+def test_a_prompt_alone_takes_one_step_or_two():
+    # four tokens in one step take 100; in two steps 2 * 24 at least; the optimistic end is 0.9
+    time = Work(
+        tokens=np.array([0.0, 24.0, 24.0, 24.0, 100.0]), seqs=np.array([0.0, 2.0]),
+        decode=np.array([[0.0], [1.0]]), prefill=np.zeros((5, 1)),
+    )  # fmt: skip
+    costs = replace(
+        one_at_a_time(1.0, device="hand").ready.served.table, max_tokens=4, time_s=time,
+        host_step_s=3.0, host_seq_s=0.5,
+    )  # fmt: skip
+    r = Requests(np.zeros(2), np.array([4, 2]), np.array([3, 1]))
+    found = bounds.alone(costs, r)
+    assert found.ttft_s == pytest.approx([0.9 * (48 + 2) + 3.5, 0.9 * (24 + 2) + 3.5])
+    assert found.step_s == pytest.approx(0.9 * (24 + 2 + 1) + 3.5)
+    assert np.isnan(found.latencies(r)["tpot_s"][1])
+
+
+def test_a_perfect_system_by_hand():
+    """1000 tokens in, 101 out, 10 requests a second for 100 s, all done 10 s after the last.
+
+    llama-3.1-8b multiplies 8.03e9 - 0.53e9 weights (embedding read, not multiplied) a token, of
+    which 0.53e9 once a sample; attention adds 4 * 32 layers * 4096 * context / 2 a prompt token.
+    """
+    slo = Slo(ttft_s=1.0, tpot_s=0.09, attainment=1.0)
+    n, rate = 1001, 10.0
+    r = Requests(np.arange(n) / rate, np.full(n, 1000), np.full(n, 101))
+    found = lower_bound(catalog.model("llama-3.1-8b"), Pool(device="l40s"), r, slo, 2.0)
+    per_s = n / (100 + 1 + 0.09 * 100)
+    flop = 1100 * 2 * 6.98e9 + 101 * 2 * 0.525e9
+    attention = 4 * 32 * 4096 * (100 * 1000 + 4950)  # of decoded tokens
+    assert found.by_limit["flop"] == pytest.approx(per_s * (flop + attention) / 362.05e12, rel=0.02)
+    # cache of 131,072 B a token, held for the time that reading 15 GB of weights takes
+    kv = (100 * 1000 + 4950) * 131072 * (15.0e9 / 864e9)
+    assert found.by_limit["kv"] == pytest.approx((per_s * kv / (46068 * 2**20)) ** 0.5, rel=0.02)
+    assert found.by_limit["weights"] == pytest.approx(16.06e9 / (46068 * 2**20), rel=0.01)
+    assert found.usd_per_hour == 2.0 * found.devices
 
 
 def test_doubling_and_bisection_find_the_least():

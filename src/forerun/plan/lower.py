@@ -86,7 +86,7 @@ def lower_bound(
             a_token = held.kv_bytes(float(limit)) / limit  # windows stop growing: the least
             n = (requests.osl - 1).astype(float)
             tokens = n * requests.isl + n * (n - 1) / 2
-            read_s = table.hbm_bytes.tokens[1] / device.hbm_bytes_per_s
+            read_s = (table.hbm_bytes.tokens[1] + table.hbm_bytes.seqs[1]) / device.hbm_bytes_per_s
             lanes = bounds.busy_lanes(tokens * a_token * read_s, whole, requests, slo)
             limits["kv"] = math.sqrt(max(0.0, lanes) / device.hbm_bytes)
     binding = max(limits, key=lambda k: limits[k])
