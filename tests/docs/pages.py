@@ -5,7 +5,8 @@ holds a copy of `examples/`:
 
     console   each line "$ command" is a shell command, what follows is its whole output
     python    run in one namespace a page; a `text` block right after it is its output
-    yaml      with a first line "# name.yaml" it is written to that file (so is any language)
+    any       with a first line "# name.yaml" it is written to that file (without that line where
+              the format, csv, has no comments)
 
 A command must succeed, unless the next one is `echo $?`.  Nothing else of a page is run.  What is
 not run, and what may differ between machines, is declared in this file and nowhere else.
@@ -32,8 +33,6 @@ NOT_RUN = {
     "pip": "installs",
     "source": "changes the reader's shell",
     "git": "works on a clone",
-    "forerun plan": "the page of `forerun plan` is tested with the command",
-    "forerun reproduce": "the claims are run by tests of their own",
     "python -m benchmarks": "measures this machine",
     "python -m benchmarks.vidur_same_work": "needs traces that do not ship",
 }
@@ -47,6 +46,8 @@ MASKS = (
     (r"(?m)^(part) +found .*$", r"\1 found means"),
     # the first run compiles the core and says so
     (r"(?m)^.*compil(ing|ed).*(once|cached|cache).*\n?", ""),
+    # changes with every entry of the catalog
+    (r"catalog [0-9a-f]{16}", "catalog <hash>"),
     (r"forerun \d+\.\d+\.\d+", "forerun <version>"),
 )  # fmt: skip
 
@@ -144,7 +145,8 @@ def run(path: Path, folder: Path) -> Iterator[Ran]:
     for i, block in enumerate(found):
         where = f"{name}:{block.line}"
         if own := _FILE.match(block.text):
-            (folder / own[1]).write_text(block.text, encoding="utf-8")
+            text = block.text[own.end() :] if own[1].endswith(".csv") else block.text
+            (folder / own[1]).write_text(text, encoding="utf-8")
         elif block.language == "console":
             yield from _console(block, folder, where)
         elif block.language == "python":
@@ -161,7 +163,7 @@ def _console(block: Block, folder: Path, where: str) -> Iterator[Ran]:
             yield Ran(where, command, expected, expected, block)
             continue
         done = subprocess.run(
-            ["bash", "-c", f"(exit {code})\n{command}"],
+            ["bash", "-c", f"set -o pipefail; (exit {code})\n{command}"],
             cwd=folder, env=environment(folder), text=True, timeout=120, check=False,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
