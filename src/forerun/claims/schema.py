@@ -82,10 +82,12 @@ class Paper(Spec):
     url: str
     read_in: str  # where the numbers were read
     technique: str
-    claims: tuple[Annotated[Claim, WrapValidator(_by_measure)], ...] = Field(min_length=1)
+    claims: tuple[Annotated[Claim, WrapValidator(_by_measure)], ...]
 
     @model_validator(mode="after")
     def _names_differ(self) -> Paper:
+        if not self.claims:
+            raise ValueError("there is no claim (try: claims: [...])")
         seen = [claim.name for claim in self.claims]
         for name in seen:
             if seen.count(name) > 1:

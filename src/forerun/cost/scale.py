@@ -3,7 +3,7 @@
 A step's time is a sum of parts (see `table`).  Measured steps give each part a factor, so that an
 engine nobody has profiled operator by operator still gets its own costs from a dozen batch times:
 
-    time = host_step + host_seq*S + f(T)*(tokens(T) + seqs(S))
+    time = host_step + host_seq*S + f(T)*tokens(T) + f(S)*seqs(S)
            + d*decode(B, c) + e*sum prefill(q, p)
 
 f is linear in log T between the counts `at_tokens` and constant outside them, so with one count it
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -82,13 +83,16 @@ def fit_scale(
         what = f"{len(rows)} measured steps cannot fix {hats + len(others)} coefficients"
         raise SpecError.one("rows", what, "fewer free terms, or more rows")
     parts = [_parts(table, row) for row in rows]
-    columns = [
-        [hat * part["tokens"] for hat, part in zip(weights, parts, strict=True)]
-        for weights in (_hats(at_tokens, [row.n_tokens for row in rows]) if hats else [])
-    ]
+    columns: list[Any] = []
+    if hats:
+        tokens, seqs = (np.array([part[name] for part in parts]) for name in ("tokens", "seqs"))
+        by_tokens = _hats(at_tokens, [row.n_tokens for row in rows])
+        by_seqs = _hats(at_tokens, [row.n_seqs for row in rows])
+        columns += list(by_tokens * tokens + by_seqs * seqs)
     columns += [[part[name] for part in parts] for name in others]
     fixed = [
         sum(part[name] for name in ("tokens", "decode", "prefill") if name not in free)
+        + (part["seqs"] if not hats else 0.0)
         for part in parts
     ]
     time = np.array([row.time_s for row in rows])
@@ -137,17 +141,17 @@ def scaled(table: CostTable, scale: Scale, *, source: str = "fitted") -> CostTab
 
 
 def _parts(table: CostTable, row: Measured) -> dict[str, float]:
-    """Seconds of each term of one step at coefficient 1; `tokens` holds `seqs` too."""
+    """Seconds of each term of one step at coefficient 1; `seqs` goes with `tokens`."""
     time = table.time_s
-    none = step_work(table, time, n_tokens=row.n_tokens, n_seqs=row.n_seqs)
+    only_tokens = step_work(table, time, n_tokens=row.n_tokens, n_seqs=0)
+    only_seqs = step_work(table, time, n_tokens=0, n_seqs=row.n_seqs)
     only_decode = step_work(
         table, time, n_tokens=0, n_seqs=0, n_decode=row.n_decode, decode_ctx=row.decode_ctx
     )
     only_chunks = step_work(table, time, n_tokens=0, n_seqs=0, chunks=row.chunks)
-    seqs = float(row.n_seqs)
     return {
-        "tokens": none, "decode": only_decode, "prefill": only_chunks, "host_step": 1.0,
-        "host_seq": seqs,
+        "tokens": only_tokens, "seqs": only_seqs, "decode": only_decode, "prefill": only_chunks,
+        "host_step": 1.0, "host_seq": float(row.n_seqs),
     }  # fmt: skip
 
 

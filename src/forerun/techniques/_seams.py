@@ -60,6 +60,8 @@ class Knob:
             )
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return Problem(where, f"{value!r} is not a number", f"{where}: {self.default:g}")
+        if not np.isfinite(value):
+            return Problem(where, f"{value:g} is not a finite number", f"{where}: {self.default:g}")
         if self.whole and value != round(value):
             return Problem(where, f"{value:g} is not a whole number", f"{where}: {round(value)}")
         if not self.low <= value <= self.high:

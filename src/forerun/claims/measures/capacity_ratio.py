@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from forerun import catalog
 from forerun.claims import schema
@@ -89,7 +89,7 @@ class Claim(schema.Claim):
     at_least : no ratio of any case or band point may be below this.
     """
 
-    cases: tuple[Setup, ...] = Field(min_length=1)
+    cases: tuple[Setup, ...]
     take: Literal["best", "worst", "mean"] = "best"
     n_requests: int = 2048
     baseline: dict[str, Any] | None = None
@@ -97,6 +97,12 @@ class Claim(schema.Claim):
     at_least: float | None = None
     band: Band = Band()
     ablation: Ablation | None = None
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> Claim:
+        if not any(case.counted for case in self.cases):
+            raise ValueError("no case counts (try: a case without `counted: false`)")
+        return self
 
 
 @dataclass(frozen=True)
@@ -188,17 +194,19 @@ def model_of(case: Setup) -> Model:
     return model.model_copy(update={"max_len": case.max_len}) if case.max_len else model
 
 
-def case_of(case: Setup) -> Case:
-    """The question as a `Case`, as techniques see it.  The bound on gaps is that of the goals."""
+def case_of(claim: Claim, case: Setup) -> Case:
+    """The question as a `Case`, as techniques see it: on the baseline's deployment, the bound on
+    gaps that of the goals."""
+    base: Deployment = sides(claim, case)["baseline"]
     gaps = [goal.at_most_s for goal in case.goals if goal.of == "itl"]
-    pools = case.deployment.pools
+    pools = base.pools
     fleet = {p.device: sum(q.n_devices for q in pools if q.device == p.device) for p in pools}
     return Case(
         model=case.model,
         fleet=Fleet.model_validate(fleet),
         traffic=Traffic(trace=case.lengths.instead),
         slo=Slo(itl_s=gaps[0] if gaps else None),
-        deployment=case.deployment,
+        deployment=base,
     )
 
 
