@@ -44,6 +44,8 @@ MASKS = (
      r"\1 <of this machine>"),
     (r"(?m)^(numpy|numba|pydantic|polars|altair|vl-convert-python|highspy) .*$", r"\1 <version>"),
     (r"(?m)^(part) +found .*$", r"\1 found means"),
+    # and so the width of its columns
+    (r"(?m)^(catalog|measured here|calibrated|modelled)  +(.*?)  +(.*)$", r"\1  \2  \3"),
     # the first run compiles the core and says so
     (r"(?m)^.*compil(ing|ed).*(once|cached|cache).*\n?", ""),
     # changes with every entry of the catalog
@@ -164,7 +166,7 @@ def _console(block: Block, folder: Path, where: str) -> Iterator[Ran]:
             continue
         done = subprocess.run(
             ["bash", "-c", f"set -o pipefail; (exit {code})\n{command}"],
-            cwd=folder, env=environment(folder), text=True, timeout=120, check=False,
+            cwd=folder, env=environment(), text=True, timeout=120, check=False,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         code = done.returncode
@@ -188,7 +190,7 @@ def _python(block: Block, shown: Block | None, page: Page, where: str) -> Ran:
     return Ran(where, first, expected, said.getvalue().strip("\n"), shown or block, problem)
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The variables of a page's commands: none of the reader's own settings."""
     kept = ("FORERUN_CACHE_DIR", "FORERUN_JIT")
     env = {k: v for k, v in os.environ.items() if not k.startswith("FORERUN_") or k in kept}
@@ -196,8 +198,8 @@ def environment(folder: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "100",
         "NO_COLOR": "1",
-        "XDG_CONFIG_HOME": str(folder / ".config"),
-        "XDG_DATA_HOME": str(folder / ".data"),
+        "XDG_CONFIG_HOME": ".config",  # in the page's folder, where there is none
+        "XDG_DATA_HOME": ".data",
     }
 
 
