@@ -112,8 +112,7 @@ def _stopped(store: Any) -> str:
     import shlex
     import sys
 
-    n = store.n_written
-    kept = f"{n} simulations are kept" if store.path else "nothing was kept"
+    kept = f"{store.n_new} simulations are kept" if store.path else "nothing was kept"
     return f"interrupted: {kept}; go on with\n  {shlex.join(['forerun', *sys.argv[1:]])}"
 
 

@@ -29,6 +29,12 @@ def chosen(
     bench, best = ranked[0]
     n, name = best.replicas, best.candidate.name
     out = [*_fewer(bench, best, case.slo), *resource_words(best.point)]
+    low = best.point.attainment_low
+    if low is not None and low < case.slo.attainment:
+        out.append(
+            f"Its margin is within sampling: another draw of such traffic may keep as few as "
+            f"{text(low, 'share')} of requests good."
+        )
     if best.safe:
         out.append(
             f"It is safe: with every step {bench.high:.3g} times as long (the pessimistic end of "

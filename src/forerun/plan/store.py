@@ -26,6 +26,15 @@ class Store:
         self.path = None if path is None else Path(path)
         self.n_read = self.n_written = 0
         self._rows = self._open()
+        self._n_before = self._count()
+
+    def _count(self) -> int:
+        return self._rows.execute("SELECT COUNT(*) FROM points").fetchone()[0]
+
+    @property
+    def n_new(self) -> int:
+        """Points that came since it was opened, those of worker processes among them."""
+        return self._count() - self._n_before
 
     def _open(self) -> sqlite3.Connection:
         if self.path is not None:
