@@ -256,9 +256,9 @@ def techniques() -> str:
     for name in found:
         module = importlib.import_module(f"forerun.techniques.{name}")
         out += ["", f"## {name}", "", doc(module)]
-        knobs = getattr(module, "PARAMS", None) or getattr(module, "KNOBS", None)
-        if isinstance(knobs, dict):
-            out += ["", table(("knob", "value"), ((code(k), v) for k, v in knobs.items()))]
+        knobs = getattr(module, "KNOBS", {})
+        rows = ((code(k), v.default, v.neutral, v.unit, v.meaning) for k, v in knobs.items())
+        out += ["", table(("knob", "default", "neutral", "unit", "meaning"), rows)]
     return "\n".join(out)
 
 
