@@ -447,6 +447,8 @@ def api() -> str:
         if inspect.isfunction(thing):
             out += [pre(f"forerun.{name}{signature(thing)}", "python"), ""]
         out.append(doc(thing))
+        if hasattr(thing, "model_fields"):
+            out += ["", f"[Its fields](schema.md#{name.lower()})"]
         if inspect.isclass(thing):
             out += _fields(thing)
             for member, what in vars(thing).items():
