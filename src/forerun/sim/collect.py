@@ -18,10 +18,11 @@ PS = 1e12
 def live_slots(now: state.State) -> np.ndarray:
     """Slots of the requests that have been routed and have not ended."""
     free = np.zeros(len(now.live), dtype=bool)
+    following = np.asarray(now.live["next"]).tolist()
     at = int(now.clock["free"][0])
     while at >= 0:
         free[at] = True
-        at = int(now.live["next"][at])
+        at = following[at]
     return np.flatnonzero(
         ~free & ((now.live["aborted"] == 0) | (now.live["phase"] != state.WAITING))
     )
