@@ -445,3 +445,14 @@ def test_a_traffic_too_short_for_one_request_is_said():
 def test_a_piece_of_no_requests_is_refused():
     with pytest.raises(SpecError, match="chunk"):
         next(iter_requests(Traffic(**LENGTHS, rate_per_s=1.0, n_requests=5), seed=0, chunk=0))
+
+
+def test_a_file_that_synth_wrote_is_a_workload_too(tmp_path):
+    from forerun.spec.traces import bundled, synth
+
+    path = tmp_path / "like-mine.yaml"
+    synth.save(bundled.load("chat"), path)
+    by_file = requests_of(Traffic(trace=str(path), n_requests=50), seed=3)
+    by_name = requests_of(Traffic(trace="chat", n_requests=50), seed=3)
+    np.testing.assert_array_equal(by_file.isl, by_name.isl)
+    np.testing.assert_array_equal(by_file.arrival_s, by_name.arrival_s)

@@ -1,4 +1,4 @@
-"""The Python API: `load`, `fit`, `predict`, `simulate`.  The command line is a thin layer on it.
+"""The Python API: `load`, `fit`, `predict`, `simulate`, `plan`.  The command line is a thin layer on it.
 
 Each is a chain of the rooms below: descriptions from files and the catalog, costs, the simulator,
 metrics.  What a case leaves open is chosen by rules that each answer names.
@@ -6,7 +6,7 @@ metrics.  What a case leaves open is chosen by rules that each answer names.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forerun import catalog
 from forerun.api._cases import (
@@ -27,9 +27,12 @@ from forerun.spec.model import Model
 
 if TYPE_CHECKING:
     from forerun.cost.fit import Fit
+    from forerun.plan.result import Plan
+    from forerun.spec.case import Case
 
 __all__ = [
-    "MAY_LACK", "Prediction", "Result", "default_deployment", "fit", "load", "policies", "predict",
+    "MAY_LACK", "Prediction", "Result", "default_deployment", "fit", "load", "plan", "policies",
+    "predict",
     "price_usd_per_hour", "read", "requests", "resolve", "simulate", "techniques",
     "words", "workload",
 ]  # fmt: skip
@@ -45,3 +48,14 @@ def fit(model: str | Model, device: str | Device, *, pool: Pool | None = None) -
     model = catalog.model(model) if isinstance(model, str) else model
     device = catalog.device(device) if isinstance(device, str) else device
     return fit_pool(model, device, pool=pool)
+
+
+def plan(case: Case, **settings: Any) -> Plan:
+    """The cheapest, fastest or greenest deployments of the case that meet its SLO, with evidence.
+
+    settings : those of `forerun.plan.search.plan` (objective, dtypes, top, workers, ...).
+    Raises Infeasible when nothing meets the SLO, with what binds and what would help.
+    """
+    from forerun.plan.search import plan as search
+
+    return search(case, **settings)

@@ -116,8 +116,8 @@ def price(name: str) -> Price | None:
 @functools.cache
 def offers(name: str) -> tuple[Price, ...]:
     """All on-demand offers known for the device, cheapest first."""
-    table = _table("prices")
-    rows = table["offers"].get(_resolve(name), ())
+    table = _prices(name)
+    rows = table.get("offers", ())
     found = [
         Price(
             usd_per_hour=units.parse(row["price"], "usd_per_hour"),
@@ -133,7 +133,7 @@ def offers(name: str) -> tuple[Price, ...]:
 @functools.cache
 def purchase(name: str) -> Purchase | None:
     """The maker's launch price of the device, or None when none was public."""
-    row = _table("prices")["purchase"].get(_resolve(name))
+    row = _prices(name).get("purchase")
     if row is None:
         return None
     return Purchase(units.parse(row["price"], "usd"), str(row["date"]), row["source"])
@@ -205,6 +205,12 @@ def _aliases() -> dict[str, str]:
 @functools.cache
 def _table(name: str) -> dict[str, Any]:
     return _load(_HERE / f"{name}.yaml")
+
+
+def _prices(name: str) -> dict[str, Any]:
+    """What is known of a device's prices; see prices/README.md."""
+    path = _HERE / "prices" / f"{_resolve(name)}.yaml"
+    return _load(path) if path.exists() else {}
 
 
 def _described(kind: type[_Spec], path: Path) -> _Spec:

@@ -19,7 +19,7 @@ from forerun.spec.traces import bundled, detect, draws, read
 from forerun.spec.traces._checks import check_traffic
 from forerun.spec.traces._columns import take
 from forerun.spec.traces._processes import arrival_chunks, length_chunks
-from forerun.spec.traces.synth import Synth
+from forerun.spec.traces.synth import Synth, load
 from forerun.spec.workload import Traffic
 
 CHUNK = 1_000_000
@@ -42,8 +42,8 @@ def requests_of(traffic: Traffic, *, seed: int) -> Requests:
             requests = _at_zero(traffic, seed)
         else:
             requests = _joined(list(_drawn(traffic, seed, CHUNK)), traffic, seed)
-    elif is_bundled(traffic.trace):
-        requests = _from_synth(traffic, bundled.load(traffic.trace), seed)
+    elif (workload := fitted(traffic.trace)) is not None:
+        requests = _from_synth(traffic, workload, seed)
     else:
         requests = _from_trace(traffic, _read(traffic, seed), seed)
     if traffic.concurrency:
@@ -67,6 +67,13 @@ def iter_requests(traffic: Traffic, *, seed: int, chunk: int = CHUNK) -> Iterato
     whole = requests_of(traffic, seed=seed)
     for i in range(0, len(whole), chunk):
         yield take(whole, np.arange(i, min(i + chunk, len(whole))))
+
+
+def fitted(trace: str) -> Synth | None:
+    """The fitted workload that `trace` names: a bundled one, or a file that `trace synth` wrote."""
+    if is_bundled(trace):
+        return bundled.load(trace)
+    return load(trace) if Path(trace).suffix in (".yaml", ".yml") else None
 
 
 def is_bundled(trace: str) -> bool:
