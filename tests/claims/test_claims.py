@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from forerun import claims, techniques
-from forerun.claims.capacity import Goal, capacity, draw, missed
+from forerun.claims.capacity import Capacity, Goal, capacity, draw, missed
 from forerun.claims.found import Found, How, Point
+from forerun.claims.measures import capacity_ratio
 from forerun.claims.measures.chunk_overhead import prefill_s
 from forerun.claims.run import check, judge
 from forerun.claims.schema import FOLDER, Claim, load, measures
@@ -239,3 +242,25 @@ def test_the_same_seed_gives_the_same_report():
     for report in (a, b):
         report["claims"][0].pop("seconds")
     assert a == b
+
+
+def test_a_request_that_is_refused_fails_every_goal():
+    long = draw(np.array([8, 2000]), np.array([1, 1]), 50, seed=0)
+    assert "did not finish" in missed(run(long.at(0.01), server()), [])
+
+
+def test_the_band_moves_lengths_and_goals_but_not_a_fixed_goal(monkeypatch):
+    seen = []
+
+    def spy(pools, load, goals, **how):
+        seen.append((float(load.isl.sum()), [goal.at_most_s for goal in goals]))
+        return Capacity(1.0, "")
+
+    monkeypatch.setattr(capacity_ratio, "capacity", spy)
+    claim = next(c for c in load("sarathi-serve").claims if c.name == "mistral-7b-strict")
+    case, at, how = claim.cases[0], capacity_ratio.Shift(), How(quick=True)
+    sizes = np.array([1000]), np.array([10])
+    for shift in (at, replace(at, lengths=1.1), replace(at, goals=0.5)):
+        capacity_ratio.capacity_of(claim, case, case.deployment, sizes, shift, how)
+    n = capacity_ratio.QUICK_REQUESTS
+    assert seen == [(1000.0 * n, [0.1, 2.0]), (1100.0 * n, [0.1, 2.0]), (1000.0 * n, [0.05, 2.0])]
