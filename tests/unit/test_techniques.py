@@ -165,3 +165,33 @@ def test_chunked_prefill_says_where_it_has_nothing_to_give():
 def test_names_are_the_files_of_the_folder():
     assert "chunked_prefill" in techniques.names()
     assert not [name for name in techniques.names() if name.startswith("_")]
+
+
+CASE = {
+    "model": "llama-3.1-8b",
+    "fleet": {"a100-sxm-80gb": 1},
+    "traffic": {"trace": "chat", "duration_s": "60 s"},
+    "slo": {"ttft_s": "2 s", "tpot_s": "200 ms"},
+    "deployment": {
+        "device": "a100-sxm-80gb",
+        "engine": {"batch": "prefill_first", "max_num_batched_tokens": 8192},
+        "techniques": ["chunked_prefill"],
+    },
+}
+
+
+def test_a_case_that_names_a_technique_is_simulated_with_it():
+    import forerun
+
+    plain = {**CASE, "deployment": {**CASE["deployment"], "techniques": []}}
+    with_it, without = (forerun.simulate(forerun.load(case)) for case in (CASE, plain))
+    assert with_it.log.leaps["n_tokens"].max() <= 512 < without.log.leaps["n_tokens"].max()
+    assert with_it.report.setup["techniques"] == "chunked_prefill"
+
+
+def test_a_plan_refuses_what_it_would_leave_out():
+    import forerun
+    from forerun import api
+
+    with pytest.raises(SpecError, match="without techniques"):
+        api.plan(forerun.load(CASE))

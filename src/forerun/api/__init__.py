@@ -1,4 +1,4 @@
-"""The Python API: `load`, `fit`, `predict`, `simulate`, `plan`.  The command line is a thin layer on it.
+"""The Python API: `load`, `fit`, `predict`, `simulate`, `plan`; the command line is a layer on it.
 
 Each is a chain of the rooms below: descriptions from files and the catalog, costs, the simulator,
 metrics.  What a case leaves open is chosen by rules that each answer names.

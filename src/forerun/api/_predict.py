@@ -112,7 +112,7 @@ def _is_overloaded(result: Any) -> bool:
 
 def _unloaded(case: Case, deployment: Deployment, name: str) -> Prediction:
     """Latencies of single requests; throughput with as many in flight as batches and KV hold."""
-    from forerun.sim.prepare import prepare
+    from forerun.techniques import prepare
 
     alone = simulate(_with(case, concurrency=1, n_requests=N_ALONE), bootstrap=False)
     assert case.traffic.isl is not None

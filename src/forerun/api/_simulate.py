@@ -110,15 +110,16 @@ def simulate(
     from forerun.metrics.reason import explain
     from forerun.metrics.score import score
     from forerun.sim import serve
-    from forerun.sim.prepare import prepare
+    from forerun.techniques import compose, prepare
 
     deployment = case.deployment or default_deployment(case)
     wanted = requests(case)
     mean_len = round(float((wanted.isl + wanted.osl).mean())) if len(wanted) else 1
-    pools = prepare(catalog.model(case.model), deployment, mean_len=mean_len)
+    edited = compose(deployment)
+    pools = prepare(catalog.model(case.model), edited, mean_len=mean_len)
     server = serve.Server(
         pools,
-        route=deployment.route,
+        route=edited.deployment.route,
         seed=case.seed,
         log=log,
         policies=policies or {},
@@ -211,6 +212,8 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         "traffic": f"{len(wanted):,} requests over {span} ({how})",
         "router": deployment.route.name,
     }
+    if deployment.techniques:
+        out["techniques"] = ", ".join(use.name for use in deployment.techniques)
     if skipped:
         out["left out"] = f"{skipped:,} bad rows of {traffic.trace}"
     for pool in deployment.pools:

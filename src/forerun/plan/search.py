@@ -68,6 +68,9 @@ def plan(
         name = next(iter(case.fleet.devices))
         fix = f"--set fleet.{name}.region=de"
         raise SpecError.one("fleet", "no device has a region, so carbon is not known", fix)
+    if case.deployment and case.deployment.techniques:
+        what = "plans are made without techniques so far, and these would be left out silently"
+        raise SpecError.one("deployment.techniques", what, "techniques: []")
     model = catalog.model(case.model)
     requests = requests_of(case.traffic, seed=case.seed)
     store = store or Store()
