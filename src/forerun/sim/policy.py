@@ -64,7 +64,7 @@ class Found:
 
 @cache
 def _compiled_shipped(kind: str, function: Callable[..., Any]) -> Any:
-    return compiler.policy(kind, function, cache=True)
+    return compiler.policy(kind, function, keep=True)
 
 
 def names(kind: str) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ class Server:
         if JIT and not compiler.is_cached():
             say = self.announce or (lambda text: print(text, file=sys.stderr, flush=True))
             say("compiling the simulator for this machine (once, about 15 s) ...")
-        self._core = compiler.core()
+        self._advance_core = compiler.entry("advance")
         chosen = {kind: policy_room.by_pool(self._found[kind]) for kind in compiler.POLICIES}
         self._functions = [function for function, _ in chosen.values()]
         self._put(**{f"{kind}_params": params for kind, (_, params) in chosen.items()})
@@ -199,7 +199,7 @@ class Server:
 
     def _step(self, until_ps: int) -> int:
         """Run until the core asks for something; give it that."""
-        reason = int(self._core.advance(self._state, until_ps, *self._functions))
+        reason = int(self._advance_core(self._state, until_ps, *self._functions))
         if reason == core_serve.WANT_SLOTS:
             old = self._state.live
             live = state.rows(2 * len(old), state.LIVE)
@@ -235,8 +235,8 @@ class Server:
         if not len(found):
             return False
         r, now = int(found[0]), int(self._clock.now_ps)
-        if self._core.abort(self._state, r, now):
-            self._core.cut_leap(self._state, int(live[r].replica), now)
+        if compiler.entry("abort")(self._state, r, now):
+            compiler.entry("cut_leap")(self._state, int(live[r].replica), now)
         return True
 
     def _drain(self) -> None:

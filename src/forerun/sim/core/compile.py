@@ -5,8 +5,8 @@ Signatures are explicit, so that a policy is a pointer and a new one does not re
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any
 
 from forerun.sim.core import live, serve
 from forerun.sim.core.jit import JIT, cache_dir, jit
@@ -14,14 +14,6 @@ from forerun.sim.core.signatures import KINDS, numba_signatures
 
 #: the order in which `advance` takes its policies
 POLICIES = ("order", "admit", "batch", "preempt", "route")
-
-
-class Core(NamedTuple):
-    """What a driver calls, with a State first."""
-
-    advance: Any  # (state, until_ps, *policies) -> reason
-    abort: Any  # (state, r, t) -> 1 when the replica must be cut at its next boundary
-    cut_leap: Any  # (state, i, t)
 
 
 def is_cached() -> bool:
@@ -35,11 +27,13 @@ def _set_cache_dir() -> None:
     setattr(config, "CACHE_DIR", str(cache_dir()))  # noqa: B010  (numba fills `config` at run time)
 
 
-@lru_cache(maxsize=1)
-def core() -> Core:
-    """The core, compiled (from the cache folder when it can be) or as it is."""
+@cache
+def entry(name: str) -> Any:
+    """One of `advance`, `abort`, `cut_leap`, taking a State first: compiled when first asked for
+    (from the cache folder when it can be), or as it is."""
+    function = {"advance": serve.advance, "abort": live.abort, "cut_leap": serve.cut_leap}[name]
     if not JIT:
-        return Core(serve.advance, live.abort, serve.cut_leap)
+        return function
     from numba import types
     from numba.core import config
 
@@ -52,26 +46,19 @@ def core() -> Core:
     i8 = types.int64
     kinds = numba_signatures()
     policies = [types.FunctionType(kinds[kind]) for kind in POLICIES]
-
-    def entry(function: Any, *arguments: Any) -> Any:
-        compiled = jit(signature=i8(native.STATE, *arguments), cache=True)(function.py_func)
-        return lambda state, *rest: compiled(native.Pointer(state), *rest)
-
+    arguments = [i8, *policies] if name == "advance" else [i8, i8]
     try:
-        return Core(
-            entry(serve.advance, i8, *policies),
-            entry(live.abort, i8, i8),
-            entry(serve.cut_leap, i8, i8),
-        )
+        compiled = jit(signature=i8(native.STATE, *arguments), cache=True)(function.py_func)
     finally:
         setattr(config, "OPT", usual)  # noqa: B010
+    return lambda state, *rest: compiled(native.Pointer(state), *rest)
 
 
-def policy(kind: str, function: Any, *, cache: bool = False) -> Any:
-    """A policy function compiled for its kind; itself without the compiler."""
+def policy(kind: str, function: Any, *, keep: bool = False) -> Any:
+    """A policy function compiled for its kind; itself without the compiler.  keep : on disk."""
     assert kind in KINDS
     if not JIT:
         return function
-    if cache:
+    if keep:
         _set_cache_dir()
-    return jit(signature=numba_signatures()[kind], cache=cache)(function)
+    return jit(signature=numba_signatures()[kind], cache=keep)(function)

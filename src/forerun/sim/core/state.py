@@ -1,6 +1,8 @@
 """What the core keeps: row types of its arrays, and the arrays of one run.
 
-Legend: r slot of a live request, i replica, p pool; `*_ps` int64 picoseconds.
+Legend: r slot of a live request, i replica, p pool; `*_ps` int64 picoseconds.  Everything that a
+function of the core takes is int64: with two widths of integers the compiler would make each
+function twice.
 """
 
 from __future__ import annotations
@@ -120,17 +122,17 @@ LIVE = np.dtype(
         ("last_token_ps", "i8"),  # when it joined the decoders or left them
         ("max_itl_ps", "i8"),
         ("joined", "i8"),  # its replica's decode step count when it joined the decoders
-        ("replica", "i4"),
-        ("pool", "i4"),
-        ("place", "i4"),  # in the heap of last steps
-        ("child", "i4"),  # queue links
-        ("sibling", "i4"),
-        ("prev", "i4"),  # running list, in order of admission
-        ("next", "i4"),
-        ("chunk_next", "i4"),  # list of requests that compute more than one token
+        ("replica", "i8"),
+        ("pool", "i8"),
+        ("place", "i8"),  # in the heap of last steps
+        ("child", "i8"),  # queue links
+        ("sibling", "i8"),
+        ("prev", "i8"),  # running list, in order of admission
+        ("next", "i8"),
+        ("chunk_next", "i8"),  # list of requests that compute more than one token
         ("chunk", "i8"),  # tokens of its chunk in each step of the present leap
-        ("phase", "i4"),  # WAITING, COMPUTING, DECODING
-        ("aborted", "i4"),
+        ("phase", "i8"),  # WAITING, COMPUTING, DECODING
+        ("aborted", "i8"),
     ],
     align=True,
 )
@@ -139,17 +141,17 @@ LIVE = np.dtype(
 #: change at events, those from `n_steps` on describe the leap in progress.
 REPLICA = np.dtype(
     [
-        ("place", "i4"),  # in the agenda
+        ("place", "i8"),  # in the agenda
         ("pool", "i8"),
         ("n_running", "i8"),
         ("n_decode", "i8"),
         ("n_chunks", "i8"),
         ("n_waiting", "i8"),
-        ("queue", "i4"),  # root of the waiting queue
-        ("run_head", "i4"),
-        ("run_tail", "i4"),
-        ("chunk_head", "i4"),
-        ("chunk_tail", "i4"),
+        ("queue", "i8"),  # root of the waiting queue
+        ("run_head", "i8"),
+        ("run_tail", "i8"),
+        ("chunk_head", "i8"),
+        ("chunk_tail", "i8"),
         ("n_fresh", "i8"),  # joined the decoders since the last decode step
         ("n_gaps", "i8"),  # entries in the stack of longest gaps
         ("n_aborted", "i8"),  # running requests to be dropped at the next boundary
@@ -235,14 +237,14 @@ class State(NamedTuple):
     totals: np.ndarray  # TOTALS [R]
     engines: np.ndarray  # ENGINE [P]
     load: np.ndarray  # int64 [fields, R], what routers read; rows in signatures.py
-    agenda: np.ndarray  # int32 [R], heap of replicas by next event ...
+    agenda: np.ndarray  # int64 [R], heap of replicas by next event ...
     agenda_ps: np.ndarray  # int64 [R], ... and when that is
     residue: (
         np.ndarray
     )  # int32 [R, block_tokens], decoders by (n_computed - decoded) % block_tokens
     last_step: np.ndarray  # int64 [R, M], heap: decode step count after which a request is done
-    last_member: np.ndarray  # int32 [R, M]
-    fresh: np.ndarray  # int32 [R, M], joined the decoders since the last decode step
+    last_member: np.ndarray  # int64 [R, M]
+    fresh: np.ndarray  # int64 [R, M], joined the decoders since the last decode step
     gap_step: np.ndarray  # int64 [R, Z], stack of longest gaps: decode step count, rising ...
     gap_ps: np.ndarray  # int64 [R, Z], ... and the gap, falling
     done: np.ndarray  # DONE [..]
@@ -277,12 +279,12 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "totals": (TOTALS, 1),
     "engines": (ENGINE, 1),
     "load": (_I8, 2),
-    "agenda": (_I4, 1),
+    "agenda": (_I8, 1),
     "agenda_ps": (_I8, 1),
     "residue": (_I4, 2),
     "last_step": (_I8, 2),
-    "last_member": (_I4, 2),
-    "fresh": (_I4, 2),
+    "last_member": (_I8, 2),
+    "fresh": (_I8, 2),
     "gap_step": (_I8, 2),
     "gap_ps": (_I8, 2),
     "done": (DONE, 1),
