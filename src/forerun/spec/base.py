@@ -23,7 +23,11 @@ class Spec(BaseModel):
     """Frozen, keyword-only, unknown keys refused, hashable."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="strings"
+        defer_build=True,  # a command pays for the descriptions it uses
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=True,
+        ser_json_inf_nan="strings",
     )
 
     def content_hash(self) -> str:
