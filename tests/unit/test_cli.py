@@ -426,15 +426,22 @@ def test_a_reader_that_stops_early_is_no_error(run, tmp_path):
 
 
 def test_an_interrupt_while_waiting_exits_130(tmp_path):
+    code = (
+        "import sys; from forerun.cli import main; print('up', file=sys.stderr, flush=True); main()"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", "from forerun.cli import main; main()", "simulate", "-"],
+        [sys.executable, "-c", code, "simulate", "-"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=tmp_path,
         text=True,
+        # a test run started in the background of a shell has the signal ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    time.sleep(2)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "up\n"
+    time.sleep(0.5)  # into reading its input, most likely; anywhere in `main` will do
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
