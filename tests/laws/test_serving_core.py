@@ -109,6 +109,16 @@ def test_a_preempted_request_keeps_its_place_and_recomputes_what_it_knew():
     assert c["scheduled_ps"] == b["done_ps"]
 
 
+def test_a_preempted_request_that_has_outgrown_a_step_is_cut_and_returns():
+    # whole prompts of at most 8 tokens a step; B knows 4 + 5 = 9 when it gives up its blocks to A
+    pool = served(
+        hand_table(max_tokens=8), n_blocks=5, batch="prefill_first", max_num_batched_tokens=8
+    )
+    log = simulate(requests([0.0, 0.0], [4, 4], [12, 12]), pool)
+    assert log.requests["n_preempt"][1] >= 1
+    assert list(log.requests["n_out"]) == [12, 12]
+
+
 def test_blocks_that_no_request_may_touch_keep_late_ones_out():
     # 10 blocks, a tenth kept free: 9 can be used, so a request of 37 tokens (10 blocks) is refused
     pool = served(hand_table(), n_blocks=10, watermark=0.1)

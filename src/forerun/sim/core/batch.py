@@ -95,7 +95,7 @@ def grow_chunks(state, i, left, whole, decoding, preempt):
         if q > left and whole == 0:
             q = left
         elif q > left:
-            q = 0
+            q = left if request.n_preempt > 0 else 0
         request.chunk = q
         extra = blocks_for(request.n_computed + q, b) - request.n_blocks
         if q > 0 and extra > 0:
@@ -129,7 +129,8 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit):
         request = state.live[r]
         q = request.n_known
         if q > left:
-            if whole == 1:
+            # what a preempted request knew can outgrow a step: then it is cut, or it never returned
+            if whole == 1 and (request.n_preempt == 0 or q <= engine.max_tokens):
                 break
             q = left
         blocks = blocks_for(q, b)
