@@ -1,0 +1,138 @@
+"""`Sheet`: the data sheets of rows' devices as columns, and the runtimes they ran on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from forerun import catalog
+from forerun.cost.efficiency import efficiency
+from forerun.cost.rows import Rows
+from forerun.errors import ForerunError
+from forerun.ops.check import math_format
+from forerun.spec.device import Device, Link
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """Numbers of each row's device, float64 [N]; NaN where a data sheet does not say."""
+
+    flop_per_s: np.ndarray  # peak of the row's number format, dense
+    wide_flop_per_s: np.ndarray  # peak of the 16-bit matrix format (attention runs in it)
+    vector_flop_per_s: np.ndarray  # fp32 outside matrix units
+    expands: np.ndarray  # 1 where weights are expanded to a wider format before multiplying
+    hbm_bytes_per_s: np.ndarray
+    n_sm: np.ndarray  # 1 where it is not known
+    l2_bytes: np.ndarray
+    clock_hz: np.ndarray
+    link_bytes_per_s: np.ndarray  # to its neighbours in a node, one direction
+    link_latency_s: np.ndarray
+    switched: np.ndarray  # 1 where every pair of a node has the whole rate at once
+    year: np.ndarray
+    is_gpu: np.ndarray
+    # shares of the sheet that kernels reach before any measurement (cost.efficiency)
+    gemm: np.ndarray
+    attention: np.ndarray
+    stream: np.ndarray
+    gather: np.ndarray
+    launch_s: np.ndarray
+    tile_rows: np.ndarray  # rows the matrix unit computes at least
+    architecture: np.ndarray  # str: "hopper", "ada", ...
+    engine: np.ndarray  # str: "vllm", "trtllm", "torch", ... or ""
+    problems: dict[int, str]  # rows that no data sheet answers for, with the reason
+
+
+def sheet(x: Rows) -> Sheet:
+    """The data sheets of the rows' devices, each looked up once."""
+    devices, dtypes = x.words("device"), x.words("dtype", "bf16")
+    keys = np.array([f"{d}\t{t}" for d, t in zip(devices, dtypes, strict=True)], dtype=object)
+    distinct, inverse = np.unique(keys.astype(str), return_inverse=True)
+    found = [_numbers(*key.split("\t")) for key in distinct]
+    columns = {
+        name: np.array([row[name] for row in found], dtype=float)[inverse] for name in _NUMBERS
+    }
+    problems = {
+        int(i): str(found[j]["problem"])
+        for j in range(len(found)) if found[j]["problem"]
+        for i in np.flatnonzero(inverse == j)
+    }  # fmt: skip
+    architecture = np.array([row["architecture"] for row in found], dtype=object)[inverse]
+    engines = {r: split_runtime(str(r))[0] for r in set(x.words("runtime"))}
+    engine = np.array([engines[r] for r in x.words("runtime")], dtype=object)
+    return Sheet(**columns, architecture=architecture, engine=engine, problems=problems)
+
+
+_NUMBERS = tuple(
+    name
+    for name in Sheet.__dataclass_fields__
+    if name not in ("architecture", "engine", "problems")
+)
+
+
+def _numbers(device_name: str, dtype: str) -> dict[str, object]:
+    row: dict[str, object] = dict.fromkeys(_NUMBERS, np.nan)
+    row |= {"problem": "", "architecture": ""}
+    if not device_name:
+        return row | {"problem": "no device is given; name one of the catalog"}
+    try:
+        device = catalog.device(device_name)
+    except ForerunError as error:
+        return row | {"problem": str(error.problems[0]).replace("\n  try: ", "; try ")}
+    eff = efficiency(device)
+    used = math_format(device, dtype)
+    if used is None:
+        return row | {"problem": f"{device.name} has no arithmetic for {dtype} nor a wider format"}
+    link = _link(device)
+    peaks = device.peak_flop_per_s
+    wide = next((peaks[f] for f in ("bf16", "fp16", "tf32", "fp32") if f in peaks), np.nan)
+    row |= {
+        "flop_per_s": peaks[used],  # type: ignore[index]
+        "wide_flop_per_s": wide,
+        "vector_flop_per_s": peaks.get("fp32", np.nan),
+        "expands": float(dtype.endswith("_wo") or expands(dtype, used)),
+        "hbm_bytes_per_s": device.hbm_bytes_per_s,
+        "n_sm": device.n_sm or 1.0,
+        "l2_bytes": device.l2_bytes or np.nan,
+        "clock_hz": device.clock_hz or np.nan,
+        "link_bytes_per_s": link.bandwidth_bytes_per_s if link else np.nan,
+        "link_latency_s": link.latency_s if link else np.nan,
+        "switched": float(device.topology == "switch"),
+        "year": device.year,
+        "is_gpu": float(device.kind == "gpu"),
+        "gemm": eff.gemm, "attention": eff.attention, "stream": eff.stream, "gather": eff.gather,
+        "launch_s": eff.launch_s, "tile_rows": eff.rows,
+        "architecture": device.architecture.lower().replace(" ", "").replace("-", ""),
+    }  # fmt: skip
+    return row
+
+
+def expands(dtype: str, used: str) -> bool:
+    """Whether weights in `dtype` are widened on the way because the device multiplies in `used`."""
+    from forerun.spec.dtype import MATH
+
+    return used != MATH.get(dtype, dtype) and dtype not in ("bf16", "fp16", "fp32", "tf32")
+
+
+def _link(device: Device) -> Link | None:
+    name = device.scale_up or device.host_link
+    return catalog.link(name) if name else None
+
+
+_RUNTIME = re.compile(r"^\s*([A-Za-z][A-Za-z_\-]*?)[\s_\-:=@]*v?(\d[\w.+\-]*)?\s*$")
+_ENGINES = {
+    "tensorrtllm": "trtllm",
+    "tensorrt-llm": "trtllm",
+    "pytorch": "torch",
+    "ort": "onnxruntime",
+}
+
+
+def split_runtime(runtime: str) -> tuple[str, str]:
+    """(engine, version) of "vLLM 0.24.0", "trtllm-1.3.0rc20", "TensorRT-LLM", "torch"."""
+    match = _RUNTIME.match(runtime)
+    if not match:
+        return runtime.strip().lower(), ""
+    engine = match[1].lower()
+    return _ENGINES.get(engine, engine), match[2] or ""
