@@ -181,6 +181,8 @@ def _resolve(name: str) -> str:
     aliases = _aliases()
     if key in aliases:
         return aliases[key]
+    if _squeezed(key) in _squeezed_names():
+        return _squeezed_names()[_squeezed(key)]
     where = f"device {name!r}"
     # "a100" and "gaudi" open longer names, "a1" and "jets" break a word or number of them
     opening = re.compile(re.escape(key) + (r"(?!\d)" if key[-1:].isdigit() else r"(?![a-z])"))
@@ -189,6 +191,27 @@ def _resolve(name: str) -> str:
         raise SpecError.one(where, f"fits {len(family)} devices", "one of: " + ", ".join(family))
     fix = f"did you mean {family[0]}?" if family else nearest(key, {*devices(), *aliases})
     raise SpecError.one(where, "is not in the catalog", fix)
+
+
+#: words that drivers and tables put around a device's name and that tell nothing
+_NOISE = re.compile(
+    r"\((r|tm)\)|\b(nvidia|amd|intel|tesla|instinct|geforce|radeon|graphics|corporation|gpu)\b"
+)
+
+
+def _squeezed(key: str) -> str:
+    """A name as drivers write it without maker, marks and hyphens: "NVIDIA A100-SXM4-80GB" and
+    "a100_sxm_80gb" both give "a100sxm80gb"."""
+    return re.sub(r"sxm[456]", "sxm", re.sub(r"[^a-z0-9]", "", _NOISE.sub("", key)))
+
+
+@functools.cache
+def _squeezed_names() -> dict[str, str]:
+    """Squeezed name -> file name, of names and aliases; what two devices share is left out."""
+    found: dict[str, set[str]] = {}
+    for name, target in (*_aliases().items(), *((name, name) for name in devices())):
+        found.setdefault(_squeezed(name), set()).add(target)
+    return {name: targets.pop() for name, targets in found.items() if len(targets) == 1}
 
 
 @functools.cache

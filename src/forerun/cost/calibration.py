@@ -1,0 +1,218 @@
+"""`Calibration`: fitted coefficients of one family of operators, with where they come from.
+
+One file a (family, device, runtime), and one a family for devices that nobody measured (its device
+is "").  A file is an .npz archive: arrays, and `meta` as JSON.  It is read whole or refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forerun.cost.trees import Trees, trees_from
+from forerun.errors import SpecError
+from forerun.paths import data_dir
+from forerun.version import __version__
+
+SCHEMA = 1  # of the file; another one is refused
+SHIPPED = Path(__file__).parent / "calibrations"
+
+#: what bounds a row, in this order: a launch (under SHORT_S), traffic, arithmetic
+REGIMES = ("under_20us", "bandwidth", "compute")
+SHORT_S = 20e-6
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A table that rows were taken from."""
+
+    name: str
+    origin: str
+    licence: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Absolute percentage errors on rows that were not used for fitting, as fractions."""
+
+    n: int
+    median: float
+    p90: float
+    split: str  # "20 % of the shapes held out", "each device left out in turn"
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Coefficients, residual and interval of a family on one device and runtime.
+
+    seconds = physics(rows, sheet, coefs) * exp(trees(features))
+    interval = seconds * exp(spread): the 10 % and 90 % quantiles of log(measured / predicted) on
+    rows held out, by regime.
+    """
+
+    family: str
+    device: str  # catalog name; "" for devices never measured
+    engine: str
+    version: str  # of the engine
+    keys: tuple[str, ...]  # values of the family's KEYS joined by "|", one a row of `coefs`
+    names: tuple[str, ...]  # of the coefficients, one a column
+    coefs: np.ndarray  # float64 [keys, names]; of a general one: factors on the starting values
+    ranges: Mapping[str, tuple[float, float]]  # of each shape column, in the rows used
+    spread: Mapping[str, tuple[float, float]]  # by regime
+    errors: Errors
+    origins: tuple[Origin, ...]
+    date: str  # ISO day of the fit
+    trees: Trees | None = None  # None: too few rows, the general residual is used
+    written_by: str = __version__
+    schema: int = SCHEMA
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def rows(self) -> int:
+        return sum(origin.rows for origin in self.origins)
+
+    @property
+    def label(self) -> str:
+        """What a prediction gives as its source: "fitted: h100-sxm vllm 0.24.0, 85,750 rows"."""
+        if not self.device:
+            return f"across devices: {self.rows:,} rows of other devices"
+        runtime = f" {self.engine} {self.version}".rstrip()
+        return f"fitted: {self.device}{runtime}, {self.rows:,} rows"
+
+    def coefs_of(self, key: str) -> np.ndarray | None:
+        """The coefficients of a value of KEYS, float64 [names], or None when it was not measured."""
+        return self.coefs[self.keys.index(key)] if key in self.keys else None
+
+    @property
+    def file_name(self) -> str:
+        if not self.device:
+            return "general.npz"
+        return "--".join(part for part in (self.device, self.engine, self.version) if part) + ".npz"
+
+
+def save(calibration: Calibration, folder: Path) -> Path:
+    """Write `<folder>/<family>/<file name>`, in one step; returns the path."""
+    meta = {
+        f.name: getattr(calibration, f.name)
+        for f in fields(Calibration) if f.name not in ("coefs", "trees", "errors", "origins")
+    }  # fmt: skip
+    meta["errors"] = asdict(calibration.errors)
+    meta["origins"] = [asdict(origin) for origin in calibration.origins]
+    meta["features"] = calibration.trees.names if calibration.trees else None
+    arrays = {"coefs": calibration.coefs.astype(np.float32)}
+    if calibration.trees:
+        arrays |= calibration.trees.arrays()
+    path = folder / calibration.family / calibration.file_name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    with draft.open("wb") as file:
+        np.savez_compressed(file, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
+    draft.replace(path)
+    return path
+
+
+def load(path: Path) -> Calibration:
+    """The calibration in a file.
+
+    Raises SpecError for a file that is damaged, not a calibration, or of another schema.
+    """
+    again = "fit it anew with `forerun calibrate`, or delete it to go without"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        meta: dict[str, Any] = json.loads(bytes(arrays.pop("meta")).decode())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        what = "there is no such file" if not path.exists() else f"is damaged ({error})"
+        raise SpecError.one(str(path), what, again) from None
+    schema = meta.get("schema")
+    if schema != SCHEMA:
+        by = f"forerun {meta.get('written_by', '?')}"
+        what = f"was written by {by} in format {schema}; this is {__version__}, format {SCHEMA}"
+        raise SpecError.one(str(path), what, again)
+    try:
+        features = meta.pop("features")
+        trees = trees_from(tuple(features), arrays) if features else None
+        coefs = arrays["coefs"].astype(float)
+        if coefs.shape != (len(meta["keys"]), len(meta["names"])) or not (coefs > 0).all():
+            raise ValueError("coefficients do not belong to their names")
+        return Calibration(
+            **meta
+            | {
+                "coefs": coefs,
+                "trees": trees,
+                "keys": tuple(meta["keys"]),
+                "names": tuple(meta["names"]),
+                "notes": tuple(meta["notes"]),
+                "errors": Errors(**meta["errors"]),
+                "origins": tuple(Origin(**origin) for origin in meta["origins"]),
+                "ranges": {k: (v[0], v[1]) for k, v in meta["ranges"].items()},
+                "spread": {k: (v[0], v[1]) for k, v in meta["spread"].items()},
+            }
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpecError.one(str(path), f"is damaged ({error})", again) from None
+
+
+class Store:
+    """Calibrations by family, from folders; the first folder that has a file wins.
+
+    Files are found when a family is first asked for and read when they are first used.
+    """
+
+    def __init__(self, *folders: Path) -> None:
+        self.folders = folders
+        self._read: dict[Path, Calibration] = {}
+        self._found: dict[str, dict[str, Path]] = {}
+
+    def files(self, family: str) -> dict[str, Path]:
+        """File name -> path."""
+        if family not in self._found:
+            found: dict[str, Path] = {}
+            for folder in reversed(self.folders):
+                found |= {path.name: path for path in sorted((folder / family).glob("*.npz"))}
+            self._found[family] = found
+        return self._found[family]
+
+    def get(self, path: Path) -> Calibration:
+        if path not in self._read:
+            self._read[path] = load(path)
+        return self._read[path]
+
+    def general(self, family: str) -> Calibration | None:
+        """For devices never measured."""
+        path = self.files(family).get("general.npz")
+        return self.get(path) if path else None
+
+    def measured(self, family: str, device: str, engine: str, version: str) -> Calibration | None:
+        """The one measured closest to what is asked: this engine and version, else the newest
+        version of this engine, else any engine of this device when none is asked for."""
+        mine = [
+            parts for name in self.files(family)
+            if (parts := name.removesuffix(".npz").split("--"))[0] == device
+        ]  # fmt: skip
+        if engine:
+            mine = [parts for parts in mine if parts[1:2] == [engine]]
+        exact = [parts for parts in mine if parts[2:3] == [version]]
+        chosen = max(exact or mine, key=_newest, default=None)
+        return self.get(self.files(family)["--".join(chosen) + ".npz"]) if chosen else None
+
+
+def _newest(parts: list[str]) -> tuple[Any, ...]:
+    version = parts[2] if len(parts) > 2 else ""
+    numbers = tuple(int(x) for x in version.replace("rc", ".").split(".") if x.isdigit())
+    return numbers, parts
+
+
+@functools.cache
+def store() -> Store:
+    """The user's own calibrations, then those that ship."""
+    return Store(data_dir() / "calibrations", SHIPPED)

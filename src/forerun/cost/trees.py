@@ -1,0 +1,142 @@
+"""Boosted trees as arrays: what was learned with LightGBM, answered with numpy and numba alone.
+
+Features are put into bins first (at most 255 a feature), so that a node is four bytes: the feature,
+the bin, and how far to jump when the value lies beyond.  A leaf holds its value in the last two.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forerun.paths import cache_dir
+
+LEAF = 255  # in `feature`: this node is a leaf
+STEP = 2.0**-12  # leaf values are multiples of this: 0.02 % of a time
+
+
+@dataclass(frozen=True, eq=False)
+class Trees:
+    """The sum of all trees' leaves, a function of named features."""
+
+    names: tuple[str, ...]
+    edges: tuple[np.ndarray, ...]  # float32, ascending: bin j holds edge[j-1] < x <= edge[j]
+    feature: np.ndarray  # uint8 [nodes], trees one after the other, each in preorder
+    cut: np.ndarray  # uint8 [nodes], left when bin <= cut
+    jump: np.ndarray  # uint16 [nodes], distance to the right child; of a leaf its value
+    roots: np.ndarray  # int32 [trees]
+
+    def __call__(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The sum, float64 [N].  Every named feature must be given, [N] and finite."""
+        bins = np.stack([
+            np.searchsorted(edge, np.asarray(features[name], dtype=np.float32)).astype(np.uint8)
+            for name, edge in zip(self.names, self.edges, strict=True)
+        ], axis=1)  # fmt: skip
+        total = np.zeros(len(bins), dtype=np.int64)
+        _walk()(bins, self.feature, self.cut, self.jump, self.roots, total)
+        return total * STEP
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `trees_from` needs, by name."""
+        return {
+            "edges": np.concatenate([*self.edges, np.zeros(0, np.float32)]),
+            "n_edges": np.array([len(e) for e in self.edges], dtype=np.uint8),
+            "feature": self.feature, "cut": self.cut, "jump": self.jump, "roots": self.roots,
+        }  # fmt: skip
+
+
+def trees_from(names: tuple[str, ...], arrays: Mapping[str, np.ndarray]) -> Trees:
+    """Trees out of `Trees.arrays`.  Raises ValueError where the arrays contradict each other."""
+    n_edges = arrays["n_edges"].astype(int)
+    feature, cut, jump, roots = (arrays[k] for k in ("feature", "cut", "jump", "roots"))
+    inner = feature != LEAF
+    at = np.arange(len(feature))
+    if len(n_edges) != len(names) or n_edges.sum() != len(arrays["edges"]):
+        raise ValueError("edges do not belong to the features")
+    if not len(feature) == len(cut) == len(jump) or (feature[inner] >= len(names)).any():
+        raise ValueError("nodes do not belong together")
+    if (at[inner] + jump[inner] >= len(feature)).any() or (jump[inner] < 2).any():
+        raise ValueError("a node points outside its tree")
+    if len(feature) and (inner[-1] or (len(roots) and not 0 <= roots.max() < len(feature))):
+        raise ValueError("a tree has no end")
+    edges = np.split(arrays["edges"].astype(np.float32), np.cumsum(n_edges)[:-1])
+    return Trees(names, tuple(edges), feature, cut, jump, roots)
+
+
+def trees_of_booster(booster: Any) -> Trees:
+    """The trees of a LightGBM booster whose features are finite (no missing values)."""
+    dump = booster.dump_model()
+    names = tuple(dump["feature_names"])
+    cuts: list[set[float]] = [set() for _ in names]
+    stack = [tree["tree_structure"] for tree in dump["tree_info"]]
+    while stack:
+        node = stack.pop()
+        if "split_feature" in node:
+            cuts[node["split_feature"]].add(np.float32(node["threshold"]))
+            stack += [node["left_child"], node["right_child"]]
+    edges = tuple(np.array(sorted(found), dtype=np.float32) for found in cuts)
+    if any(len(e) > 254 for e in edges):
+        raise ValueError("more than 254 cuts in one feature: fit with max_bin <= 255")
+    nodes: list[list[int]] = []
+
+    def write(node: Mapping[str, Any]) -> None:
+        if "split_feature" not in node:
+            value = int(np.clip(round(node["leaf_value"] / STEP), -32768, 32767))
+            nodes.append([LEAF, 0, value & 0xFFFF])
+            return
+        f = node["split_feature"]
+        here = len(nodes)
+        nodes.append([f, int(np.searchsorted(edges[f], np.float32(node["threshold"]))), 0])
+        write(node["left_child"])
+        nodes[here][2] = len(nodes) - here
+        write(node["right_child"])
+
+    roots = []
+    for tree in dump["tree_info"]:
+        roots.append(len(nodes))
+        write(tree["tree_structure"])
+    table = np.array(nodes, dtype=np.int64).reshape(-1, 3)
+    return Trees(
+        names, edges, table[:, 0].astype(np.uint8), table[:, 1].astype(np.uint8),
+        table[:, 2].astype(np.uint16), np.array(roots, dtype=np.int32),
+    )  # fmt: skip
+
+
+def _walk_all(bins, feature, cut, jump, roots, total):  # type: ignore[no-untyped-def]
+    """Adds every tree's leaf of each row to `total`, in steps.  r row, t tree, i node."""
+    for r in range(bins.shape[0]):
+        whole = 0
+        for t in range(roots.shape[0]):
+            i = int(roots[t])
+            while feature[i] != LEAF:
+                if bins[r, feature[i]] <= cut[i]:
+                    i += 1
+                else:
+                    i += int(jump[i])
+            leaf = int(jump[i])
+            whole += leaf - 65536 if leaf >= 32768 else leaf
+        total[r] = whole
+
+
+@functools.cache
+def _walk() -> Callable[..., None]:
+    """The walk, compiled unless FORERUN_JIT=0; integers, so both give the same."""
+    if os.environ.get("FORERUN_JIT", "1") == "0":
+        return _walk_all
+    import numba
+    from numba.core import config
+
+    usual = getattr(config, "CACHE_DIR")  # noqa: B009  (numba fills `config` at run time)
+    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    setattr(config, "CACHE_DIR", str(cache_dir() / "compiled" / digest))  # noqa: B010
+    try:
+        return numba.njit(cache=True, nogil=True)(_walk_all)
+    finally:
+        setattr(config, "CACHE_DIR", usual)  # noqa: B010
