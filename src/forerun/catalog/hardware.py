@@ -184,13 +184,23 @@ def _resolve(name: str) -> str:
     if _squeezed(key) in _squeezed_names():
         return _squeezed_names()[_squeezed(key)]
     where = f"device {name!r}"
-    # "a100" and "gaudi" open longer names, "a1" and "jets" break a word or number of them
-    opening = re.compile(re.escape(key) + (r"(?!\d)" if key[-1:].isdigit() else r"(?![a-z])"))
-    family = [known for known in devices() if key and opening.match(known)]
+    family = fitting(name)
     if len(family) > 1:
         raise SpecError.one(where, f"fits {len(family)} devices", "one of: " + ", ".join(family))
     fix = f"did you mean {family[0]}?" if family else nearest(key, {*devices(), *aliases})
     raise SpecError.one(where, "is not in the catalog", fix)
+
+
+def fitting(name: str) -> list[str]:
+    """The devices whose names open with this one: four for "A100", one or none where it is clear.
+
+    "a100" and "gaudi" open longer names; "a1" and "jets" break a word or number of them.
+    """
+    key = _key(_NOISE.sub("", _key(name)).strip("-"))
+    if not key or key in devices() or _squeezed(key) in _squeezed_names():
+        return []
+    opening = re.compile(re.escape(key) + (r"(?!\d)" if key[-1:].isdigit() else r"(?![a-z])"))
+    return [known for known in devices() if opening.match(known)]
 
 
 #: words that drivers and tables put around a device's name and that tell nothing

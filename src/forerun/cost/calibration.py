@@ -63,7 +63,8 @@ class Calibration:
     device: str  # catalog name; "" for devices never measured
     engine: str
     version: str  # of the engine
-    keys: tuple[str, ...]  # values of the family's KEYS joined by "|", one a row of `coefs`
+    keys: tuple[str, ...]  # values of the family's KEYS joined by "|", one a row of `coefs`, the
+    #                        most measured first; of a general one a single "" for all
     names: tuple[str, ...]  # of the coefficients, one a column
     coefs: np.ndarray  # float64 [keys, names]; of a general one: factors on the starting values
     ranges: Mapping[str, tuple[float, float]]  # of each shape column, in the rows used
@@ -88,9 +89,13 @@ class Calibration:
         runtime = f" {self.engine} {self.version}".rstrip()
         return f"fitted: {self.device}{runtime}, {self.rows:,} rows"
 
-    def coefs_of(self, key: str) -> np.ndarray | None:
-        """The coefficients of a value of KEYS, float64 [names], or None when it was not measured."""
-        return self.coefs[self.keys.index(key)] if key in self.keys else None
+    def closest_key(self, key: str) -> str | None:
+        """The measured key that agrees with every part that is given; the one of most rows."""
+        asked = key.split("|")
+        for known in self.keys:
+            if all(not a or a == b for a, b in zip(asked, known.split("|"), strict=True)):
+                return known
+        return None
 
     @property
     def file_name(self) -> str:
@@ -108,14 +113,15 @@ def save(calibration: Calibration, folder: Path) -> Path:
     meta["errors"] = asdict(calibration.errors)
     meta["origins"] = [asdict(origin) for origin in calibration.origins]
     meta["features"] = calibration.trees.names if calibration.trees else None
-    arrays = {"coefs": calibration.coefs.astype(np.float32)}
+    arrays: dict[str, np.ndarray] = {"coefs": calibration.coefs.astype(np.float32)}
     if calibration.trees:
         arrays |= calibration.trees.arrays()
     path = folder / calibration.family / calibration.file_name
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
     with draft.open("wb") as file:
-        np.savez_compressed(file, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
+        arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     draft.replace(path)
     return path
 

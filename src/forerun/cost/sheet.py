@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from forerun.cost.rows import Rows
 from forerun.errors import ForerunError
 from forerun.ops.check import math_format
 from forerun.spec.device import Device, Link
+from forerun.spec.dtype import DTYPES, MATH
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,46 +41,59 @@ class Sheet:
     launch_s: np.ndarray
     tile_rows: np.ndarray  # rows the matrix unit computes at least
     architecture: np.ndarray  # str: "hopper", "ada", ...
+    device: np.ndarray  # str: its name in the catalog
     engine: np.ndarray  # str: "vllm", "trtllm", "torch", ... or ""
-    problems: dict[int, str]  # rows that no data sheet answers for, with the reason
+    problems: dict[int, str] = field(default_factory=dict)  # rows without an answer, and why
+    notes: dict[int, str] = field(default_factory=dict)  # what was assumed about a row's device
+
+    def take(self, which: np.ndarray) -> Sheet:
+        """The rows an index or a mask picks, without problems and notes."""
+        return Sheet(**{name: getattr(self, name)[which] for name in (*_NUMBERS, *_WORDS)})
+
+
+_WORDS = ("architecture", "device", "engine")
+_NUMBERS = tuple(
+    name for name in Sheet.__dataclass_fields__ if name not in (*_WORDS, "problems", "notes")
+)
 
 
 def sheet(x: Rows) -> Sheet:
     """The data sheets of the rows' devices, each looked up once."""
     devices, dtypes = x.words("device"), x.words("dtype", "bf16")
-    keys = np.array([f"{d}\t{t}" for d, t in zip(devices, dtypes, strict=True)], dtype=object)
-    distinct, inverse = np.unique(keys.astype(str), return_inverse=True)
+    keys = np.array([f"{d}\t{t}" for d, t in zip(devices, dtypes, strict=True)], dtype=str)
+    distinct, inverse = np.unique(keys, return_inverse=True)
     found = [_numbers(*key.split("\t")) for key in distinct]
     columns = {
         name: np.array([row[name] for row in found], dtype=float)[inverse] for name in _NUMBERS
     }
-    problems = {
-        int(i): str(found[j]["problem"])
-        for j in range(len(found)) if found[j]["problem"]
-        for i in np.flatnonzero(inverse == j)
+    words = {
+        name: np.array([row[name] for row in found], dtype=object)[inverse]
+        for name in ("architecture", "device")
+    }
+    said = {
+        kind: {
+            int(i): str(row[kind])
+            for j, row in enumerate(found) if row[kind]
+            for i in np.flatnonzero(inverse == j)
+        }
+        for kind in ("problem", "note")
     }  # fmt: skip
-    architecture = np.array([row["architecture"] for row in found], dtype=object)[inverse]
     engines = {r: split_runtime(str(r))[0] for r in set(x.words("runtime"))}
-    engine = np.array([engines[r] for r in x.words("runtime")], dtype=object)
-    return Sheet(**columns, architecture=architecture, engine=engine, problems=problems)
-
-
-_NUMBERS = tuple(
-    name
-    for name in Sheet.__dataclass_fields__
-    if name not in ("architecture", "engine", "problems")
-)
+    words["engine"] = np.array([engines[r] for r in x.words("runtime")], dtype=object)
+    return Sheet(**columns, **words, problems=said["problem"], notes=said["note"])
 
 
 def _numbers(device_name: str, dtype: str) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(_NUMBERS, np.nan)
-    row |= {"problem": "", "architecture": ""}
+    row |= {"problem": "", "note": "", "architecture": "", "device": ""}
     if not device_name:
         return row | {"problem": "no device is given; name one of the catalog"}
     try:
-        device = catalog.device(device_name)
+        device, row["note"] = _device(device_name)
     except ForerunError as error:
         return row | {"problem": str(error.problems[0]).replace("\n  try: ", "; try ")}
+    if dtype not in DTYPES:
+        return row | {"problem": f"dtype {dtype!r} is none of {', '.join(DTYPES)}"}
     eff = efficiency(device)
     used = math_format(device, dtype)
     if used is None:
@@ -104,14 +118,23 @@ def _numbers(device_name: str, dtype: str) -> dict[str, object]:
         "gemm": eff.gemm, "attention": eff.attention, "stream": eff.stream, "gather": eff.gather,
         "launch_s": eff.launch_s, "tile_rows": eff.rows,
         "architecture": device.architecture.lower().replace(" ", "").replace("-", ""),
+        "device": device.name,
     }  # fmt: skip
     return row
 
 
+def _device(name: str) -> tuple[Device, str]:
+    """The device of a table's row.  "a100_sxm" fits two; the one with most memory is meant in
+    nearly every table, so it is taken and said.  Raises SpecError for a name of none."""
+    fits = catalog.fitting(name)
+    if len(fits) < 2:
+        return catalog.device(name), ""
+    device = max((catalog.device(n) for n in fits), key=lambda d: (d.hbm_bytes, d.hbm_bytes_per_s))
+    return device, f"{name} is taken to be {device.name}"
+
+
 def expands(dtype: str, used: str) -> bool:
     """Whether weights in `dtype` are widened on the way because the device multiplies in `used`."""
-    from forerun.spec.dtype import MATH
-
     return used != MATH.get(dtype, dtype) and dtype not in ("bf16", "fp16", "fp32", "tf32")
 
 

@@ -109,7 +109,7 @@ def trees_of_booster(booster: Any) -> Trees:
     )  # fmt: skip
 
 
-def _walk_all(bins, feature, cut, jump, roots, total):  # type: ignore[no-untyped-def]
+def _walk_all(bins, feature, cut, jump, roots, total):
     """Adds every tree's leaf of each row to `total`, in steps.  r row, t tree, i node."""
     for r in range(bins.shape[0]):
         whole = 0

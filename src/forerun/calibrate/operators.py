@@ -1,0 +1,373 @@
+"""Fit a family of operators to measured tables: coefficients first, then what is left of them.
+
+    1. each (device, runtime, key): coefficients of the physics, bounded, in logarithms, robust
+    2. each (device, runtime) with rows enough: trees on log(measured / physics)
+    3. the same over all devices at once, on dimensionless features, for devices nobody measured
+
+Intervals and errors come from rows that a fit did not see: shapes held out for a measured device,
+whole devices left out in turn for the others.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from forerun.calibrate.split import held_out
+from forerun.cost import operators
+from forerun.cost.calibration import REGIMES, Calibration, Errors, Origin
+from forerun.cost.families import family, family_of_op
+from forerun.cost.rows import NUMBERS, Rows, joined
+from forerun.cost.sheet import Sheet, sheet
+from forerun.cost.trees import Trees, trees_of_booster
+from forerun.errors import SpecError
+from forerun.measure.tables import Table
+
+#: rows below which a device keeps the general residual and only fits coefficients
+LEAST_ROWS = 150
+#: rows a (device, runtime) adds to the fit over all devices, so that no table drowns the others
+MOST_ROWS = 12_000
+#: weight of a coefficient's starting value: this many rows that agree with it
+PRIOR_ROWS = 2.0
+
+#: learning on one device: shapes are known, so trees may be fine
+OWN = dict(num_leaves=63, learning_rate=0.08, min_data_in_leaf=8, lambda_l2=1.0, n_trees=400)
+#: learning across devices: coarse, so that a new device is not taken for one of the known
+GENERAL = dict(num_leaves=15, learning_rate=0.05, min_data_in_leaf=200, lambda_l2=10.0, n_trees=150)
+#: settings of LightGBM that are not about accuracy: same rows, same trees
+FIXED = dict(
+    objective="l1", max_bin=254, verbose=-1, num_threads=2, deterministic=True,
+    force_row_wise=True, seed=0, feature_pre_filter=False,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Measured rows of one family, their data sheets, and the table each came from."""
+
+    name: str
+    x: Rows
+    s: Sheet
+    time_s: np.ndarray
+    table: np.ndarray  # int [N], index into `tables`
+    tables: tuple[Table, ...]
+
+    def take(self, which: np.ndarray) -> Data:
+        return replace(
+            self, x=self.x.take(which), s=self.s.take(which), time_s=self.time_s[which],
+            table=self.table[which],
+        )  # fmt: skip
+
+    @property
+    def module(self) -> ModuleType:
+        return family(self.name)
+
+    def origins(self) -> tuple[Origin, ...]:
+        found = []
+        for j in np.unique(self.table):
+            table = self.tables[j]
+            rows = int(np.count_nonzero(self.table == j))
+            found.append(Origin(table.name, table.origin, table.licence, rows))
+        return tuple(found)
+
+
+def gathered(tables: Sequence[Table], *, only: str | None = None) -> list[Data]:
+    """The rows of all tables by family, with defaults filled in, each family's rows at once.
+
+    Rows of ops that no family answers and of devices that no data sheet describes are left out.
+    """
+    parts: dict[str, list[tuple[Rows, np.ndarray, np.ndarray]]] = {}
+    for j, table in enumerate(tables):
+        ops = table.rows.words("op")
+        for op in sorted(set(ops)):
+            name = family_of_op(op)
+            if name is None or only not in (None, name):
+                continue
+            at = np.flatnonzero(ops == op)
+            x = table.rows.take(at).filled(family(name).DEFAULTS)
+            parts.setdefault(name, []).append((x, table.time_s[at], np.full(len(at), j)))
+    found = []
+    for name, pieces in sorted(parts.items()):
+        x = joined([piece[0] for piece in pieces])
+        time_s, table_of = (np.concatenate([piece[k] for piece in pieces]) for k in (1, 2))
+        s = sheet(x)
+        good = (
+            np.array([i not in s.problems for i in range(x.n)])
+            if s.problems
+            else np.ones(x.n, dtype=bool)
+        )
+        found.append(
+            Data(name, x.take(good), s.take(good), time_s[good], table_of[good], tuple(tables))
+        )
+    return found
+
+
+def fit(data: Data, *, date: str | None = None, with_errors: bool = True) -> list[Calibration]:
+    """Calibrations of one family: one a (device, runtime), and the general one first.
+
+    with_errors : also fit on parts, to state errors and intervals on the rest (three times the
+    time).  Without, spreads and errors are those of the rows used and say so.
+    """
+    date = date or datetime.date.today().isoformat()
+    general = fit_general(data, date=date, with_errors=with_errors)
+    found = [general]
+    for group in operators.groups(data.x, data.s):
+        mine = data.take(group.at)
+        found.append(fit_own(mine, group, general, date=date, with_errors=with_errors))
+    return found
+
+
+def fit_own(
+    mine: Data, group: operators.Group, general: Calibration, *, date: str, with_errors: bool = True
+) -> Calibration:
+    """The calibration of one device and runtime from its rows."""
+
+    def fitted(part: Data) -> Calibration:
+        keys, coefs = fit_coefs(part, general)
+        own = Calibration(
+            family=mine.name, device=group.device, engine=group.engine, version=group.version,
+            keys=keys, names=tuple(c.name for c in mine.module.COEFS), coefs=coefs,
+            ranges=ranges(part.x), spread={}, errors=Errors(0, 0.0, 0.0, ""),
+            origins=part.origins(), date=date,
+        )  # fmt: skip
+        if part.x.n < LEAST_ROWS:
+            return own
+        left = np.log(part.time_s / predicted(part, own, general))
+        features = {
+            **part.module.features(part.x, part.s), **part.module.own_features(part.x, part.s)
+        }  # fmt: skip
+        return replace(own, trees=learn(features, left, settings=OWN))
+
+    own = fitted(mine)
+    if with_errors and mine.x.n >= 10:
+        test = held_out(mine.x)
+        seen = fitted(mine.take(~test))
+        rest, split = mine.take(test), "a fifth of the shapes held out"
+    else:
+        seen, rest, split = own, mine, "rows used for fitting"
+    off = np.log(rest.time_s / predicted(rest, seen, general))
+    return replace(own, spread=spread_of(rest, off), errors=errors_of(off, split))
+
+
+def fit_general(data: Data, *, date: str, with_errors: bool = True) -> Calibration:
+    """What the devices have in common, for one that nobody measured."""
+    used = data.take(thinned(data))
+    whole = _general(used, date)
+    if not with_errors:
+        return whole
+    devices = np.unique(used.s.device.astype(str))
+    if len(devices) < 2:
+        return replace(whole, notes=("one device only: its error elsewhere is not known",))
+    off = np.empty(used.x.n)
+    for device in devices:
+        out = used.s.device == device
+        others = _general(used.take(~out), date)
+        rest = used.take(out)
+        across = operators.across_devices(rest.x, rest.s, rest.module, others)
+        off[out] = np.log(rest.time_s / across)
+    spread = spread_of(used, off, weights=balance(used))
+    return replace(
+        whole, spread={**spread, **_other_runtime(used, whole)},
+        errors=errors_of(off, "each device left out in turn"),
+    )  # fmt: skip
+
+
+def _general(used: Data, date: str) -> Calibration:
+    names = tuple(c.name for c in used.module.COEFS)
+    weight = balance(used)
+    factors = _solve(used, {n: 1.0 for n in names}, weights=weight, factors=True)
+    general = Calibration(
+        family=used.name, device="", engine="", version="", keys=("",), names=names,
+        coefs=factors[None, :], ranges={}, spread={}, errors=Errors(0, 0.0, 0.0, ""),
+        origins=used.origins(), date=date,
+    )  # fmt: skip
+    left = np.log(used.time_s / operators.across_devices(used.x, used.s, used.module, general))
+    features = used.module.features(used.x, used.s)
+    settings = {**GENERAL, **getattr(used.module, "GENERAL", {})}
+    return replace(general, trees=learn(features, left, settings=settings, weights=weight))
+
+
+def _other_runtime(used: Data, general: Calibration) -> dict[str, tuple[float, float]]:
+    """How far a device's calibration is off for another runtime of the same device."""
+    found = operators.groups(used.x, used.s)
+    off: list[np.ndarray] = []
+    for a in found:
+        others = [b for b in found if b.device == a.device and b.engine != a.engine]
+        if not others:
+            continue
+        own = fit_own(used.take(a.at), a, general, date="", with_errors=False)
+        for b in others:
+            rest = used.take(b.at)
+            keys = operators.keys_of(rest.x, rest.module)
+            known = np.array([own.closest_key(k) is not None for k in keys])
+            if known.any():
+                rest = rest.take(known)
+                off.append(np.log(rest.time_s / predicted(rest, own, general)))
+    if not off:
+        return {}
+    low, high = np.quantile(np.concatenate(off), [0.1, 0.9])
+    return {f"other runtime: {name}": (float(low), float(high)) for name in REGIMES}
+
+
+def predicted(data: Data, own: Calibration, general: Calibration | None) -> np.ndarray:
+    """Seconds of rows of one device and runtime by a calibration of it; keys it lacks get the
+    general answer."""
+    out = np.empty(data.x.n)
+    keys = operators.keys_of(data.x, data.module)
+    for key in set(keys):
+        at = np.flatnonzero(keys == key)
+        part, known = data.take(at), own.closest_key(key)
+        if known is None:
+            out[at] = operators.across_devices(part.x, part.s, part.module, general)
+        else:
+            x = operators.with_key(part.x, part.module, known)
+            out[at] = operators.on_device(x, part.s, part.module, own, known, general)
+    return out
+
+
+# ---------------------------------------------------------------------------- coefficients
+
+
+def fit_coefs(part: Data, general: Calibration | None) -> tuple[tuple[str, ...], np.ndarray]:
+    """(keys, coefficients float64 [keys, names]) of one device and runtime, most rows first."""
+    keys = operators.keys_of(part.x, part.module)
+    found, counts = np.unique(keys.astype(str), return_counts=True)
+    order = np.lexsort((found, -counts))
+    rows = []
+    for key in found[order]:
+        mine = part.take(np.flatnonzero(keys == key))
+        most = thinned(mine, most=4000)
+        start = operators.starting(mine.x, mine.s, mine.module)
+        prior = {name: float(np.median(value)) for name, value in start.items()}
+        if general is not None:
+            factor = dict(zip(general.names, general.coefs[0], strict=True))
+            prior = {name: value * factor[name] for name, value in prior.items()}
+        rows.append(_solve(mine.take(most), prior))
+    return tuple(found[order]), np.array(rows).reshape(len(found), len(part.module.COEFS))
+
+
+def _solve(
+    part: Data, prior: Mapping[str, float], *, weights: np.ndarray | None = None,
+    factors: bool = False,
+) -> np.ndarray:  # fmt: skip
+    """Coefficients that bring the physics closest, float64 [names].
+
+        min sum soft_l1(log(physics / measured)) + PRIOR_ROWS * sum (log(c / prior))**2
+
+    factors : solve for factors on each row's starting values instead, for many devices at once.
+    """
+    from scipy.optimize import least_squares
+
+    module = part.module
+    names = [c.name for c in module.COEFS]
+    start = operators.starting(part.x, part.s, module) if factors else None
+    first = np.log([prior[n] for n in names])
+    low = np.log([0.2 if factors else c.low for c in module.COEFS])
+    high = np.log([5.0 if factors else c.high for c in module.COEFS])
+    first = np.clip(first, low + 1e-6, high - 1e-6)
+    target = np.log(part.time_s)
+    weight = np.ones(part.x.n) if weights is None else weights / weights.mean()
+    root = np.sqrt(weight)
+    pull = np.sqrt(PRIOR_ROWS * (50 if factors else 1)) * 0.3
+
+    def off(z: np.ndarray) -> np.ndarray:
+        c: dict[str, Any] = dict(zip(names, np.exp(z), strict=True))
+        if start is not None:
+            c = {n: start[n] * c[n] for n in names}
+        left = (np.log(module.physics(part.x, part.s, c)) - target) * root
+        return np.concatenate([left, pull * (z - first)])
+
+    solved = least_squares(off, first, bounds=(low, high), loss="soft_l1", f_scale=0.1, max_nfev=60)
+    return np.exp(solved.x)
+
+
+# ---------------------------------------------------------------------------- residuals
+
+
+def learn(
+    features: Mapping[str, np.ndarray], left: np.ndarray, *, settings: Mapping[str, Any],
+    weights: np.ndarray | None = None,
+) -> Trees | None:  # fmt: skip
+    """Trees on what the physics leaves, log(measured / physics).
+
+    Raises SpecError for a feature that is not finite.
+    """
+    import lightgbm
+
+    columns = {name: np.asarray(value, dtype=np.float32) for name, value in features.items()}
+    bad = [name for name, value in columns.items() if not np.isfinite(value).all()]
+    if bad:
+        raise SpecError.one(bad[0], "is not finite in some rows", "mend the family's features")
+    if not columns:
+        return None
+    matrix = np.stack(list(columns.values()), axis=1)
+    own = {k: v for k, v in settings.items() if k != "n_trees"}
+    data = lightgbm.Dataset(matrix, left, weight=weights, feature_name=list(columns))
+    booster = lightgbm.train({**FIXED, **own}, data, settings["n_trees"])
+    return trees_of_booster(booster)
+
+
+def thinned(data: Data, *, most: int = MOST_ROWS) -> np.ndarray:
+    """Indices of at most `most` rows of each (device, runtime), evenly over its rows."""
+    picked = [
+        group.at[np.unique(np.linspace(0, len(group.at) - 1, most).astype(int))]
+        if len(group.at) > most else group.at
+        for group in operators.groups(data.x, data.s)
+    ]  # fmt: skip
+    return np.sort(np.concatenate(picked))
+
+
+def balance(data: Data) -> np.ndarray:
+    """Weights under which every device counts by the root of its rows."""
+    _, inverse, counts = np.unique(
+        data.s.device.astype(str), return_inverse=True, return_counts=True
+    )
+    return (1.0 / np.sqrt(counts))[inverse]
+
+
+# ---------------------------------------------------------------------------- what is stated
+
+
+def ranges(x: Rows) -> dict[str, tuple[float, float]]:
+    """Least and greatest of every shape column that is given in all rows."""
+    found = {}
+    for name in NUMBERS:
+        value = x.get(name)
+        if name not in ("graphs", "causal", "gated") and not np.isnan(value).any():
+            found[name] = (float(value.min()), float(value.max()))
+    return found
+
+
+def spread_of(
+    data: Data, off: np.ndarray, *, weights: np.ndarray | None = None
+) -> dict[str, tuple[float, float]]:
+    """10 % and 90 % quantiles of log(measured / predicted) by regime; of all rows where a regime
+    has too few."""
+    regime = operators.regimes(data.x, data.s, data.module.counts(data.x), data.time_s)
+    weights = np.ones(len(off)) if weights is None else weights
+    out = {}
+    for j, name in enumerate(REGIMES):
+        mine = regime == j
+        if np.count_nonzero(mine) < 30:
+            mine = np.ones(len(off), dtype=bool)
+        out[name] = (
+            _quantile(off[mine], weights[mine], 0.1), _quantile(off[mine], weights[mine], 0.9)
+        )  # fmt: skip
+    return out
+
+
+def _quantile(values: np.ndarray, weights: np.ndarray, q: float) -> float:
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, q * total[-1])])
+
+
+def errors_of(off: np.ndarray, split: str) -> Errors:
+    """Absolute percentage errors from log(measured / predicted)."""
+    ape = np.abs(np.expm1(-off))
+    return Errors(len(off), float(np.median(ape)), float(np.quantile(ape, 0.9)), split)
