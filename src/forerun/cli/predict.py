@@ -11,7 +11,25 @@ from forerun.cli._options import Given, Output, case_options, output_options
 NOTHING_FITS = 3
 
 
-@click.command()
+class Predict(click.Command):
+    """A command of its own for a model, and one for each kind of table: `predict ops IN`."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ):
+        table = _tables().get(args[0]) if args else None
+        if table is None:
+            return super().make_context(info_name, args, parent, **extra)
+        return table.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+
+
+def _tables() -> dict[str, click.Command]:
+    from forerun.cli._tables import ops, serving, training
+
+    return {"ops": ops, "serving": serving, "training": training}
+
+
+@click.command(cls=Predict)
 @case_options
 @output_options()
 def command(given: Given, out: Output) -> int:
@@ -19,6 +37,7 @@ def command(given: Given, out: Output) -> int:
 
     \b
     forerun predict llama-3.1-8b --gpu l4,l40s,h100 --isl 1000 --osl 200 --rate 4
+    forerun predict ops|serving|training IN -o OUT    # a table: one question a row
 
     Without a rate, latencies are of single requests on an idle deployment, and throughput, money
     and energy of a saturated one.  The +/- is the cost model's 80 % interval.  Exits 3 when the

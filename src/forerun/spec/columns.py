@@ -1,0 +1,171 @@
+"""Tables in and out: CSV (gzip too) or Parquet as named columns of text or numbers."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forerun.errors import MissingDependency, Problem, SpecError
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """A table.  A cell that is empty in the file is "" here; every cell is text."""
+
+    names: tuple[str, ...]
+    cells: Mapping[str, np.ndarray]  # object (str) [N]
+    n: int
+
+    def text(self, name: str) -> np.ndarray:
+        """A column as text, "" where it is not given."""
+        return self.cells[name] if name in self.cells else np.full(self.n, "", dtype=object)
+
+    def number(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """(float64 [N] with NaN for empty cells, bool [N] cells that are not a number)."""
+        if name not in self.cells:
+            return np.full(self.n, np.nan), np.zeros(self.n, dtype=bool)
+        cells = np.where(self.cells[name] == "", "nan", self.cells[name])
+        try:
+            return cells.astype(float), np.zeros(self.n, dtype=bool)
+        except ValueError:
+            values = np.array([_number(cell) for cell in cells])
+            return values, np.isnan(values) & (self.cells[name] != "")
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return float("nan")
+
+
+def read_columns(path: str | Path) -> Columns:
+    """The table in a file; the kind is told by its content.
+
+    Raises SpecError for a file that is missing, empty, damaged, not UTF-8, without a header, with a
+    column that stands twice, or with rows of another length than the header's (all of them named).
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except OSError as error:
+        what = f"cannot be read: {(error.strerror or str(error)).lower()}"
+        raise SpecError.one(str(path), what, "a CSV or Parquet file") from None
+    except (EOFError, zlib.error) as error:
+        raise SpecError.one(str(path), f"is damaged gzip ({error})", "fetch it again") from None
+    if data[:4] == b"PAR1":
+        return _parquet(data, path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8 (byte {error.start})"
+        raise SpecError.one(str(path), what, "save it as CSV in UTF-8, or as Parquet") from None
+    return _csv(text, path)
+
+
+def _csv(text: str, path: Path) -> Columns:
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
+    except csv.Error as error:
+        raise SpecError.one(str(path), f"is not CSV: {error}", "save it as CSV again") from None
+    if not rows:
+        raise SpecError.one(str(path), "is empty", "a header line and a row below it")
+    names = tuple(name.strip() for name in rows[0])
+    _check_names(names, path)
+    bad = [i for i, row in enumerate(rows) if len(row) != len(names)]
+    if bad:
+        raise SpecError(*(
+            Problem(f"{path}:{i + 1}", f"has {len(rows[i])} cells under {len(names)} names",
+                    "quote cells that hold the delimiter") for i in bad[:20]
+        ))  # fmt: skip
+    columns = zip(*rows[1:], strict=True) if len(rows) > 1 else ((),) * len(names)
+    cells = {
+        name: np.array([cell.strip() for cell in column], dtype=object)
+        for name, column in zip(names, columns, strict=True)
+    }
+    return Columns(names, cells, len(rows) - 1)
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        what = f"column {twice[0]!r} stands there twice"
+        raise SpecError.one(f"{path}:1", what, "a name of its own for each column")
+
+
+def _parquet(data: bytes, path: Path) -> Columns:
+    frames = _polars(path)
+    try:
+        frame = frames.read_parquet(io.BytesIO(data))
+    except Exception as error:  # polars' own exceptions have no common base that is public
+        raise SpecError.one(str(path), f"is damaged Parquet ({error})", "write it again") from None
+    cells = {
+        name: np.array(["" if v is None else str(v) for v in frame[name]], dtype=object)
+        for name in frame.columns
+    }
+    return Columns(tuple(frame.columns), cells, frame.height)
+
+
+def write_columns(path: str | Path, columns: Mapping[str, Any]) -> None:
+    """Write a table; the name's ending decides: .parquet, .csv.gz, else CSV.
+
+    columns : arrays or lists of equal length; NaN and None become empty cells.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        if path.suffix == ".parquet":
+            frames = _polars(path)
+            plain = {name: _values(column) for name, column in columns.items()}
+            frames.DataFrame(plain, strict=False).write_parquet(part)
+        else:
+            text = as_csv(columns)
+            body = text.encode()
+            part.write_bytes(gzip.compress(body, mtime=0) if path.suffix == ".gz" else body)
+        part.replace(path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SpecError.one(str(path), f"cannot be written: {reason}", "another path") from None
+
+
+def as_csv(columns: Mapping[str, Any]) -> str:
+    """The table as CSV text; numbers with nine significant digits."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    shown = [[_shown(value) for value in _values(column)] for column in columns.values()]
+    writer.writerows(zip(*shown, strict=True))
+    return out.getvalue()
+
+
+def _values(column: Any) -> list[Any]:
+    values = column.tolist() if isinstance(column, np.ndarray) else list(column)
+    return [None if isinstance(v, float) and v != v else v for v in values]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def _polars(path: Path) -> Any:
+    try:
+        import polars
+    except ImportError:
+        raise MissingDependency.one(
+            str(path), "Parquet needs polars", "pip install 'forerun[tables]'"
+        ) from None
+    return polars
