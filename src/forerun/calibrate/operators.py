@@ -107,25 +107,47 @@ def gathered(tables: Sequence[Table], *, only: str | None = None) -> list[Data]:
     return found
 
 
-def fit(data: Data, *, date: str | None = None, with_errors: bool = True) -> list[Calibration]:
-    """Calibrations of one family: one a (device, runtime), and the general one first.
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Rows that a fit did not see, and what it said about them."""
+
+    data: Data
+    seen: bool  # other shapes of their device and runtime were used
+    predicted_s: np.ndarray
+    low_s: np.ndarray
+    high_s: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """Calibrations of one family, the general one first, and how they did on rows held out."""
+
+    calibrations: tuple[Calibration, ...]
+    scored: tuple[Scored, ...] = ()
+
+
+def fit(data: Data, *, date: str | None = None, with_errors: bool = True) -> Fitted:
+    """Calibrations of one family: one a (device, runtime), and a general one.
 
     with_errors : also fit on parts, to state errors and intervals on the rest (three times the
-    time).  Without, spreads and errors are those of the rows used and say so.
+    time).  Without, spreads and errors are those of the rows used, and say so.
     """
     date = date or datetime.date.today().isoformat()
-    general = fit_general(data, date=date, with_errors=with_errors)
-    found = [general]
+    general, across = fit_general(data, date=date, with_errors=with_errors)
+    found, scored = [general], [across] if across else []
     for group in operators.groups(data.x, data.s):
-        mine = data.take(group.at)
-        found.append(fit_own(mine, group, general, date=date, with_errors=with_errors))
-    return found
+        own, rest = fit_own(data.take(group.at), group, general, date=date, with_errors=with_errors)
+        found.append(own)
+        scored += [rest] if rest else []
+    return Fitted(tuple(found), tuple(scored))
 
 
 def fit_own(
-    mine: Data, group: operators.Group, general: Calibration, *, date: str, with_errors: bool = True
-) -> Calibration:
-    """The calibration of one device and runtime from its rows."""
+    mine: Data, group: operators.Group, general: Calibration, *, date: str,
+    with_errors: bool = True,
+) -> tuple[Calibration, Scored | None]:  # fmt: skip
+    """The calibration of one device and runtime from its rows, and a fifth of them predicted from
+    the other shapes."""
 
     def fitted(part: Data) -> Calibration:
         keys, coefs = fit_coefs(part, general)
@@ -141,40 +163,58 @@ def fit_own(
         features = {
             **part.module.features(part.x, part.s), **part.module.own_features(part.x, part.s)
         }  # fmt: skip
-        return replace(own, trees=learn(features, left, settings=OWN))
+        settings = {**OWN, **getattr(part.module, "OWN", {})}
+        return replace(own, trees=learn(features, left, settings=settings))
 
     own = fitted(mine)
-    if with_errors and mine.x.n >= 10:
-        test = held_out(mine.x)
-        seen = fitted(mine.take(~test))
-        rest, split = mine.take(test), "a fifth of the shapes held out"
-    else:
-        seen, rest, split = own, mine, "rows used for fitting"
-    off = np.log(rest.time_s / predicted(rest, seen, general))
-    return replace(own, spread=spread_of(rest, off), errors=errors_of(off, split))
+    test = held_out(mine.x)
+    if not with_errors or not 3 <= np.count_nonzero(test) < mine.x.n:
+        off = np.log(mine.time_s / predicted(mine, own, general))
+        stated = errors_of(off, "rows used for fitting")
+        return replace(own, spread=spread_of(mine, off), errors=stated), None
+    seen, rest = fitted(mine.take(~test)), mine.take(test)
+    said = predicted(rest, seen, general)
+    off = np.log(rest.time_s / said)
+    # the interval that is scored comes from one half of these rows and is tried on the other
+    half = held_out(rest.x, share=0.5, salt=1)
+    low, high = np.ones(rest.x.n), np.ones(rest.x.n)
+    for a, b in ((half, ~half), (~half, half)):
+        if a.any() and b.any():
+            spread = spread_of(rest.take(a), off[a])
+            low[b], high[b] = bounds(rest.take(b), spread, said[b])
+    own = replace(
+        own, spread=spread_of(rest, off), errors=errors_of(off, "a fifth of the shapes held out")
+    )
+    return own, Scored(rest, True, said, low, high)
 
 
-def fit_general(data: Data, *, date: str, with_errors: bool = True) -> Calibration:
-    """What the devices have in common, for one that nobody measured."""
+def fit_general(
+    data: Data, *, date: str, with_errors: bool = True
+) -> tuple[Calibration, Scored | None]:
+    """What the devices have in common, and each device predicted from the others."""
     used = data.take(thinned(data))
     whole = _general(used, date)
-    if not with_errors:
-        return whole
     devices = np.unique(used.s.device.astype(str))
-    if len(devices) < 2:
-        return replace(whole, notes=("one device only: its error elsewhere is not known",))
-    off = np.empty(used.x.n)
+    if not with_errors or len(devices) < 2:
+        note = "its error on other devices is not known"
+        return replace(whole, notes=(note,)), None
+    said = np.empty(used.x.n)
     for device in devices:
         out = used.s.device == device
-        others = _general(used.take(~out), date)
-        rest = used.take(out)
-        across = operators.across_devices(rest.x, rest.s, rest.module, others)
-        off[out] = np.log(rest.time_s / across)
-    spread = spread_of(used, off, weights=balance(used))
-    return replace(
+        others, rest = _general(used.take(~out), date), used.take(out)
+        said[out] = operators.across_devices(rest.x, rest.s, rest.module, others)
+    off, weight = np.log(used.time_s / said), balance(used)
+    low, high = np.empty(used.x.n), np.empty(used.x.n)
+    for device in devices:
+        out = used.s.device == device
+        spread = spread_of(used.take(~out), off[~out], weights=weight[~out])
+        low[out], high[out] = bounds(used.take(out), spread, said[out])
+    spread = spread_of(used, off, weights=weight)
+    whole = replace(
         whole, spread={**spread, **_other_runtime(used, whole)},
         errors=errors_of(off, "each device left out in turn"),
     )  # fmt: skip
+    return whole, Scored(used, False, said, low, high)
 
 
 def _general(used: Data, date: str) -> Calibration:
@@ -200,7 +240,7 @@ def _other_runtime(used: Data, general: Calibration) -> dict[str, tuple[float, f
         others = [b for b in found if b.device == a.device and b.engine != a.engine]
         if not others:
             continue
-        own = fit_own(used.take(a.at), a, general, date="", with_errors=False)
+        own, _ = fit_own(used.take(a.at), a, general, date="", with_errors=False)
         for b in others:
             rest = used.take(b.at)
             keys = operators.keys_of(rest.x, rest.module)
@@ -359,6 +399,15 @@ def spread_of(
             _quantile(off[mine], weights[mine], 0.1), _quantile(off[mine], weights[mine], 0.9)
         )  # fmt: skip
     return out
+
+
+def bounds(
+    data: Data, spread: Mapping[str, tuple[float, float]], said: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of the 80 % interval of predictions, seconds [N]."""
+    regime = operators.regimes(data.x, data.s, data.module.counts(data.x), said)
+    table = np.array([spread[name] for name in REGIMES])[regime]
+    return said * np.exp(table[:, 0]), said * np.exp(table[:, 1])
 
 
 def _quantile(values: np.ndarray, weights: np.ndarray, q: float) -> float:

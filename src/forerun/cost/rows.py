@@ -75,8 +75,9 @@ class Rows:
         return Rows(self.n, number, text)
 
 
-def rows(n: int | None = None, **columns: object) -> Rows:
-    """Rows from keywords: arrays of N, or single values for all rows.
+def rows(count: int | None = None, /, **columns: object) -> Rows:
+    """Rows from keywords: arrays of N (given as `count` when none is an array), or single
+    values for all rows.
 
     Raises KeyError for a name that is no column, ValueError where lengths differ.
     """
@@ -85,19 +86,19 @@ def rows(n: int | None = None, **columns: object) -> Rows:
         raise KeyError(f"no such column: {', '.join(unknown)}")
     lengths = {len(c) for c in columns.values() if isinstance(c, Sequence | np.ndarray)
                and not isinstance(c, str) and np.ndim(c) == 1}  # fmt: skip
-    if n is None:
-        n = lengths.pop() if lengths else 1
+    if count is None:
+        count = lengths.pop() if lengths else 1
         if lengths:
-            raise ValueError(f"columns of {n} and of {lengths.pop()} rows")
+            raise ValueError(f"columns of {count} and of {lengths.pop()} rows")
     number = {
-        name: np.broadcast_to(np.asarray(value, dtype=float), (n,))
+        name: np.broadcast_to(np.asarray(value, dtype=float), (count,))
         for name, value in columns.items() if name in NUMBERS
     }  # fmt: skip
     text = {
-        name: np.broadcast_to(np.asarray(value, dtype=object), (n,))
+        name: np.broadcast_to(np.asarray(value, dtype=object), (count,))
         for name, value in columns.items() if name in TEXTS
     }  # fmt: skip
-    return Rows(n, number, text)
+    return Rows(count, number, text)
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
