@@ -1,0 +1,200 @@
+"""Matrix products: Y[m, n] = X[m, k] W[k, n], `batch` of them side by side.
+
+    tiles   = ceil(m/tm) * ceil(n/tn) * batch * s            s parts of k (split-K, stream-K)
+    waves   = ceil(tiles / n_SM)
+    compute = waves * 2 tm tn (k/s) / (peak/n_SM * compute * share of the tile)
+    share   = min(1, flop a byte of the tile's operands / FULL_TILE)
+    memory  = bytes / (rate * stream * l2 factor * min(1, 2 tiles/n_SM))
+    time    = launch + (compute**p + memory**p)**(1/p), the best tile and split
+
+Operands that fit in the last-level cache come faster than memory when a product is repeated, as
+benchmarks and small models do.  Devices that are not GPUs have no waves: whole rows of the matrix
+unit at the sustained rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+
+import numpy as np
+
+from forerun.cost.families import Coef
+from forerun.cost.rows import Rows
+from forerun.cost.sheet import Sheet
+from forerun.ops.counts import Counts
+from forerun.spec.dtype import ACTIVATION, WEIGHT_BYTES
+
+OPS = ("gemm",)
+NEEDS = ("m", "n", "k")
+DEFAULTS: dict[str, float | str] = {"dtype": "bf16", "batch": 1.0, "impl": ""}
+KEYS = ("dtype", "impl")
+COEFS = (
+    Coef("compute", 0.75, 0.05, 1.1, "share of the peak that whole waves of large tiles reach"),
+    Coef("stream", 0.9, 0.1, 1.1, "share of the memory rate that long streams reach"),
+    Coef("cached", 2.0, 1.0, 12.0, "rate of operands in the last-level cache over memory's"),
+    Coef("launch_s", 2.5e-6, 0.3e-6, 200e-6, "time of a product of nothing, s"),
+    Coef("split_s", 1.5e-6, 0.05e-6, 30e-6, "adding up the parts of a split product, s"),
+    Coef("step_s", 1e-8, 1e-10, 1e-5, "start of one tile's loop over k, s"),
+    Coef("sharp", 3.0, 1.0, 12.0, "p: how completely arithmetic and traffic overlap"),
+)
+
+#: (rows, columns) of the output tiles that kernels choose from
+TILES = (
+    (256, 128), (128, 256), (128, 128), (64, 256), (128, 64), (64, 128), (64, 64), (32, 128),
+    (32, 64), (16, 128), (16, 64), (32, 32),
+)  # fmt: skip
+SPLITS = (1, 2, 4, 8, 16)
+_TM, _TN, _S = (np.array(c, dtype=float) for c in zip(
+    *((tm, tn, s) for (tm, tn), s in product(TILES, SPLITS)), strict=True
+))  # fmt: skip
+#: flop a byte of operands at which a tile no longer starves the matrix unit; a 128 x 128 tile has
+#: 2*128*128/(128+128) = 128.  Smaller ones lose in proportion: estimate.
+FULL_TILE = 110.0
+_SHARE = np.minimum(1.0, 2 * _TM * _TN / (_TM + _TN) / FULL_TILE)
+#: share of the last-level cache that operands of a repeated product can hold
+HELD = 0.7
+#: floors of a launch by how an engine starts kernels: replayed graphs, or one call after another
+EAGER_S = 12e-6
+EAGER = ("torch", "vidur", "")
+BLOCK = 8192  # rows priced at once, so that [rows, tiles] stays small
+
+
+def counts(x: Rows) -> Counts:
+    """Flop and bytes; with `impl` "bmm" both operands are activations."""
+    m, n, k, batch = (x.get(name) for name in ("m", "n", "k", "batch"))
+    weight, act = _bytes(x)
+    return Counts(
+        flop=2.0 * batch * m * n * k,
+        weight_bytes=batch * n * k * weight,
+        activation_bytes=batch * (m * k * act + m * n * np.maximum(act, _out(x))),
+    )
+
+
+def _bytes(x: Rows) -> tuple[np.ndarray, np.ndarray]:
+    dtypes = x.words("dtype")
+    weight = {d: WEIGHT_BYTES[d] for d in set(dtypes)}
+    act = {d: WEIGHT_BYTES[ACTIVATION.get(d, "bf16")] for d in set(dtypes)}
+    return np.array([weight[d] for d in dtypes]), np.array([act[d] for d in dtypes])
+
+
+def _out(x: Rows) -> np.ndarray:
+    """Bytes of a result: 2, but 4 of wide formats."""
+    wide = {"fp32": 4.0, "tf32": 4.0, "fp64": 8.0}
+    return np.array([wide.get(d, 2.0) for d in x.words("dtype")])
+
+
+def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
+    """Before any measurement: the efficiencies of the device's architecture."""
+    eager = np.isin(s.engine.astype(str), EAGER)
+    return {
+        "compute": s.gemm * np.where(s.expands > 0, 0.85, 1.0),
+        "stream": s.stream,
+        "launch_s": np.where(eager, np.maximum(s.launch_s, EAGER_S), s.launch_s),
+    }
+
+
+def physics(x: Rows, s: Sheet, c: Mapping[str, np.ndarray | float]) -> np.ndarray:
+    """Seconds of each row, float64 [N]."""
+    total = counts(x)
+    coef = {name: np.broadcast_to(np.asarray(v, dtype=float), (x.n,)) for name, v in c.items()}
+    out = np.empty(x.n)
+    for first in range(0, x.n, BLOCK):
+        part = slice(first, first + BLOCK)
+        out[part] = _seconds(
+            x.take(part), s.take(part), {name: v[part] for name, v in coef.items()},
+            total.hbm_bytes[part],
+        )  # fmt: skip
+    return out
+
+
+def _seconds(x: Rows, s: Sheet, c: Mapping[str, np.ndarray], total: np.ndarray) -> np.ndarray:
+    p = c["sharp"][:, None]
+    rate = s.hbm_bytes_per_s * c["stream"] * (1 + (c["cached"] - 1) * held(s, total))
+    tiles, waves, one = _tiled(x, s, c)
+    compute = waves * (one + c["step_s"][:, None])
+    filled = np.minimum(1.0, 2 * tiles / s.n_sm[:, None])
+    memory = (total / rate)[:, None] / np.where(s.is_gpu[:, None] > 0, filled, 1.0)
+    # (a**p + b**p)**(1/p) without overflow
+    high, low = np.maximum(compute, memory), np.minimum(compute, memory)
+    both = high * (1 + (low / high) ** p) ** (1 / p) + c["split_s"][:, None] * (_S > 1)
+    return c["launch_s"] + both.min(axis=1)
+
+
+def held(s: Sheet, total: np.ndarray) -> np.ndarray:
+    """Share of operands found in the last-level cache, 0 to 1, float64 [N]."""
+    cache = np.nan_to_num(s.l2_bytes, nan=1.0) * HELD
+    return 1 / (1 + (total / cache) ** 3)
+
+
+def _tiled(
+    x: Rows, s: Sheet, c: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(tiles, waves of them, seconds of one tile), float64 [N, choices] each."""
+    m, n, k, batch = (x.get(name)[:, None] for name in ("m", "n", "k", "batch"))
+    gpu = s.is_gpu[:, None] > 0
+    rate = (s.flop_per_s * c["compute"])[:, None]
+    units = np.where(gpu, s.n_sm[:, None], 1.0)
+    rows = s.tile_rows[:, None]
+    tiles = np.where(gpu, np.ceil(m / _TM) * np.ceil(n / _TN) * batch * _S, 1.0)
+    waves = np.ceil(tiles / units)
+    tile_flop = np.where(gpu, 2 * _TM * _TN * k / _S, 2 * np.ceil(m / rows) * rows * n * k * batch)
+    # a rate of one unit; on other devices all of them work on the product as a whole
+    one = tile_flop / (rate / units * np.where(gpu, _SHARE, 1.0))
+    return tiles, waves, one
+
+
+def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
+    """Dimensionless: what decides how far a product is from its roofline on any device."""
+    total, c = counts(x), start(x, s)
+    m, n, k, batch = (x.get(name) for name in ("m", "n", "k", "batch"))
+    compute, memory = total.flop / s.flop_per_s, total.hbm_bytes / s.hbm_bytes_per_s
+    tiles = np.ceil(m / 128) * np.ceil(n / 128) * batch
+    small = np.ceil(m / 32) * np.ceil(n / 32) * batch
+    weight, _ = _bytes(x)
+    return {
+        "ridge": np.log2(compute / memory),
+        "launches": np.log2(np.maximum(compute, memory) / c["launch_s"]),
+        "tiles_per_sm": np.log2(tiles / s.n_sm),
+        "small_tiles_per_sm": np.log2(small / s.n_sm),
+        "last_wave": tiles / s.n_sm / np.ceil(tiles / s.n_sm),
+        "depth": np.log2(k),
+        "tall": np.log2(m / n),
+        "rows": np.log2(np.minimum(m, 4096)),
+        "cached": np.log2(total.hbm_bytes / np.nan_to_num(s.l2_bytes, nan=1e6)),
+        "edge_m": np.minimum(m, 128) / (np.ceil(m / 128) * 128) * np.ceil(m / 128),
+        "edge_n": np.minimum(n, 128) / (np.ceil(n / 128) * 128) * np.ceil(n / 128),
+        "even_n": _even(n), "even_k": _even(k), "even_m": _even(m),
+        "weight_bytes": weight,
+        "expands": s.expands,
+        "eager": np.isin(s.engine.astype(str), EAGER).astype(float),
+        "batched": np.log2(batch),
+    }  # fmt: skip
+
+
+def own_features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
+    """Shapes themselves, and the number formats and kernels by number."""
+    m, n, k = (x.get(name) for name in ("m", "n", "k"))
+    return {
+        "log_m": np.log2(m), "log_n": np.log2(n), "log_k": np.log2(k),
+        "log_flop": np.log2(m * n * k),
+        "waves_128": np.ceil(m / 128) * np.ceil(n / 128) / s.n_sm % 1.0,
+        "waves_64": np.ceil(m / 64) * np.ceil(n / 256) / s.n_sm % 1.0,
+        "key": code(x, KEYS),
+    }  # fmt: skip
+
+
+def code(x: Rows, names: tuple[str, ...]) -> np.ndarray:
+    """A number for each combination of texts that is the same in every run and table."""
+    import zlib
+
+    columns = [x.words(name) for name in names]
+    words = ["|".join(map(str, row)) for row in zip(*columns, strict=True)]
+    number = {word: zlib.crc32(word.encode()) % 8191 for word in set(words)}
+    return np.array([number[word] for word in words], dtype=float)
+
+
+def _even(size: np.ndarray) -> np.ndarray:
+    """How often a size can be halved, 7 at most: kernels load vectors of 2, 4, 8 elements."""
+    whole = size.astype(np.int64)
+    return np.log2(np.minimum(whole & -whole, 128)).astype(float)
