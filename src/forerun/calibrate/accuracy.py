@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from forerun.calibrate.baselines import nearest_scaled_s, roofline_s
-from forerun.calibrate.operators import Data, Fitted, Scored, fit, gathered
-from forerun.cost import operators
+from forerun.calibrate.operators import Data, Fitted, Scored, fit, gathered, regimes, thinned
+from forerun.calibrate.split import held_out
 from forerun.cost.calibration import REGIMES
 from forerun.measure.tables import Table
 
@@ -63,15 +63,12 @@ def judge(data: Data, scored: Scored) -> Judged:
         inside=(scored.low_s <= measured) & (measured <= scored.high_s),
         roofline=np.abs(roofline_s(rest.x, rest.s, counts) / measured - 1),
         nearest=np.abs(nearest / measured - 1),
-        regime=operators.regimes(rest.x, rest.s, counts, measured),
+        regime=regimes(rest, measured),
     )
 
 
 def _known(data: Data, rest: Data, mine: np.ndarray, seen: bool) -> np.ndarray:
     """Rows the nearest-row baseline may use: as much as the fit did."""
-    from forerun.calibrate.operators import thinned
-    from forerun.calibrate.split import held_out
-
     if not seen:
         known = np.flatnonzero(data.s.device != rest.s.device[mine[0]])
     else:

@@ -202,7 +202,7 @@ def fit_general(
     for device in devices:
         out = used.s.device == device
         others, rest = _general(used.take(~out), date), used.take(out)
-        said[out] = operators.across_devices(rest.x, rest.s, rest.module, others)
+        said[out] = across_devices(rest, others)
     off, weight = np.log(used.time_s / said), balance(used)
     low, high = np.empty(used.x.n), np.empty(used.x.n)
     for device in devices:
@@ -226,7 +226,7 @@ def _general(used: Data, date: str) -> Calibration:
         coefs=factors[None, :], ranges={}, spread={}, errors=Errors(0, 0.0, 0.0, ""),
         origins=used.origins(), date=date,
     )  # fmt: skip
-    left = np.log(used.time_s / operators.across_devices(used.x, used.s, used.module, general))
+    left = np.log(used.time_s / across_devices(used, general))
     features = used.module.features(used.x, used.s)
     settings = {**GENERAL, **getattr(used.module, "GENERAL", {})}
     return replace(general, trees=learn(features, left, settings=settings, weights=weight))
@@ -262,12 +262,18 @@ def predicted(data: Data, own: Calibration, general: Calibration | None) -> np.n
     for key in set(keys):
         at = np.flatnonzero(keys == key)
         part, known = data.take(at), own.closest_key(key)
-        if known is None:
-            out[at] = operators.across_devices(part.x, part.s, part.module, general)
-        else:
-            x = operators.with_key(part.x, part.module, known)
-            out[at] = operators.on_device(x, part.s, part.module, own, known, general)
+        chosen = operators.Chosen(
+            data.module, own if known is not None else None, known or key, general, False, ""
+        )
+        x = chosen.rows(part.x)
+        out[at] = chosen.physics(x, part.s) * np.exp(chosen.residual(x, part.s))
     return out
+
+
+def across_devices(data: Data, general: Calibration) -> np.ndarray:
+    """Seconds of rows as if their devices were known by their data sheets alone."""
+    chosen = operators.Chosen(data.module, None, "", general, False, "")
+    return chosen.physics(data.x, data.s) * np.exp(chosen.residual(data.x, data.s))
 
 
 # ---------------------------------------------------------------------------- coefficients
@@ -388,7 +394,7 @@ def spread_of(
 ) -> dict[str, tuple[float, float]]:
     """10 % and 90 % quantiles of log(measured / predicted) by regime; of all rows where a regime
     has too few."""
-    regime = operators.regimes(data.x, data.s, data.module.counts(data.x), data.time_s)
+    regime = regimes(data, data.time_s)
     weights = np.ones(len(off)) if weights is None else weights
     out = {}
     for j, name in enumerate(REGIMES):
@@ -401,11 +407,17 @@ def spread_of(
     return out
 
 
+def regimes(data: Data, time_s: np.ndarray) -> np.ndarray:
+    """Index into REGIMES of rows that take `time_s`, int [N]."""
+    busy = operators.is_compute_bound(data.s, data.module.counts(data.x))
+    return operators.regime_of(busy, np.log(time_s))
+
+
 def bounds(
     data: Data, spread: Mapping[str, tuple[float, float]], said: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both ends of the 80 % interval of predictions, seconds [N]."""
-    regime = operators.regimes(data.x, data.s, data.module.counts(data.x), said)
+    regime = regimes(data, said)
     table = np.array([spread[name] for name in REGIMES])[regime]
     return said * np.exp(table[:, 0]), said * np.exp(table[:, 1])
 

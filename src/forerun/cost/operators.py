@@ -116,44 +116,115 @@ def time_rows(
     """Seconds of rows of one family, defaults filled in and every device known."""
     module = family(name)
     counts = module.counts(x) if counts is None else counts
-    general = calibrations.general(name)
     log_time, low, high = np.empty(x.n), np.empty(x.n), np.empty(x.n)
     source = np.full(x.n, "", dtype=object)
     outside = np.zeros(x.n, dtype=bool)
     notes: dict[int, str] = {}
-    regime_of = _Regimes(s, counts)
+    busy = is_compute_bound(s, counts)
     for group in groups(x, s):
-        own = calibrations.measured(name, group.device, group.engine, group.version)
-        other = own is None and bool(group.engine)
-        if other:  # the device under any other runtime
-            own = calibrations.measured(name, group.device, "", "")
         keys = keys_of(x.take(group.at), module)
         for key in sorted(set(keys)):
             at = group.at[keys == key]
-            known = own.closest_key(key) if own else None
-            part, sheet_part = x.take(at), s.take(at)
-            if own is None or known is None:
-                log_time[at] = np.log(across_devices(part, sheet_part, module, general))
-                spread = _spread(general, regime_of(at, log_time[at]))
-                source[at] = general.label if general else "roofline with estimated efficiencies"
-            else:
-                part = with_key(part, module, known)
-                log_time[at] = np.log(on_device(part, sheet_part, module, own, known, general))
-                regime = regime_of(at, log_time[at])
-                beyond = outside_of(part, own)
-                spread = _spread(own, regime)
-                wide = _spread(general, regime, "other runtime" if other else "")
-                spread = np.where(beyond | other, _union(spread, wide), spread)
-                source[at], outside[at] = own.label, beyond
-                told = _told(group, own, other=other)
-                if told:
-                    notes |= dict.fromkeys(at.tolist(), told)
-            low[at], high[at] = spread
+            chosen = choose(name, group.device, group.engine, group.version, key, calibrations)
+            part, sheet_part = chosen.rows(x.take(at)), s.take(at)
+            log_time[at] = np.log(chosen.physics(part, sheet_part))
+            log_time[at] += chosen.residual(part, sheet_part)
+            outside[at] = chosen.outside(part)
+            regime = regime_of(busy[at], log_time[at])
+            low[at], high[at] = chosen.interval(regime, outside[at])
+            source[at] = chosen.label
+            if chosen.told:
+                notes |= dict.fromkeys(at.tolist(), chosen.told)
     time_s = np.exp(log_time)
-    # no row is done before its arithmetic at the full peak
-    least = np.nan_to_num(counts.flop / s.flop_per_s)
-    time_s = np.maximum(time_s, np.where(s.is_gpu > 0, 0.95 * least, 0.0))
+    # no row is done before its arithmetic at the full peak; boost clocks vary by some percent
+    least = 0.95 * np.nan_to_num(counts.flop / s.flop_per_s)
+    time_s = np.maximum(time_s, np.where(s.is_gpu > 0, least, 0.0))
     return Timed(time_s, time_s * np.exp(low), time_s * np.exp(high), source, outside, notes)
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The best calibration for one family, device, runtime and key."""
+
+    module: ModuleType
+    own: Calibration | None  # of the device, where it knows the key
+    key: str  # as it was measured, or as asked
+    general: Calibration | None
+    other: bool  # measured under another runtime
+    told: str  # what to say about that
+
+    @property
+    def label(self) -> str:
+        if self.own:
+            return self.own.label
+        return self.general.label if self.general else "roofline with estimated efficiencies"
+
+    def rows(self, x: Rows) -> Rows:
+        """The rows with the KEYS of what was measured written in."""
+        return with_key(x, self.module, self.key) if self.own else x
+
+    def physics(self, x: Rows, s: Sheet) -> np.ndarray:
+        """Seconds by the closed form, float64 [N]."""
+        if self.own:
+            return self.module.physics(x, s, coefs_of(self.own, self.key))
+        return self.module.physics(x, s, coefs_across(x, s, self.module, self.general))
+
+    def residual(self, x: Rows, s: Sheet) -> np.ndarray:
+        """log(seconds / physics), float64 [N]: the device's own, else what others taught; nothing
+        for kinds of devices that nobody measured."""
+        if self.own and self.own.trees:
+            features = {**self.module.features(x, s), **self.module.own_features(x, s)}
+            return self.own.trees(features)
+        if self.general and self.general.trees:
+            return self.general.trees(self.module.features(x, s)) * (s.is_gpu > 0)
+        return np.zeros(x.n)
+
+    def outside(self, x: Rows) -> np.ndarray:
+        """Rows with a shape beyond what was measured, bool [N]."""
+        out = np.zeros(x.n, dtype=bool)
+        if self.own:
+            for name, (low, high) in self.own.ranges.items():
+                value = x.get(name)
+                out |= (value < low) | (value > high)
+        return out
+
+    def interval(self, regime: np.ndarray, outside: np.ndarray) -> np.ndarray:
+        """Logarithms of low and high over the prediction, float64 [2, N]."""
+        across = _spread(self.general, regime)
+        if self.own is None:
+            return across
+        own = _spread(self.own, regime)
+        if self.other:
+            across = _spread(self.general, regime, "other runtime: ")
+        wide = np.array([np.minimum(own[0], across[0]), np.maximum(own[1], across[1])])
+        return np.where(outside | self.other, wide, own)
+
+
+def choose(
+    name: str, device: str, engine: str, version: str, key: str, calibrations: Store
+) -> Chosen:
+    """Which calibration answers; see the module's list."""
+    general = calibrations.general(name)
+    own = calibrations.measured(name, device, engine, version)
+    other = False
+    if (own is None or own.closest_key(key) is None) and engine:
+        own = calibrations.measured(name, device, "", "")
+        other = own is not None and own.engine != engine
+    known = own.closest_key(key) if own else None
+    if own is None or known is None:
+        return Chosen(family(name), None, key, general, False, "")
+    return Chosen(family(name), own, known, general, other, _told(own, engine, version))
+
+
+def _told(own: Calibration, engine: str, version: str) -> str:
+    known = f"{own.engine} {own.version}".rstrip()
+    if not engine:
+        return f"runtime {known}"
+    if engine != own.engine:
+        return f"{own.device} was measured with {known}, not {engine}"
+    if version and version != own.version:
+        return f"measured with {known}, not version {version}"
+    return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,82 +271,38 @@ def starting(x: Rows, s: Sheet, module: ModuleType) -> dict[str, np.ndarray]:
     }
 
 
-def across_devices(
+def coefs_across(
     x: Rows, s: Sheet, module: ModuleType, general: Calibration | None
-) -> np.ndarray:
-    """Seconds from the data sheet, and what other devices taught where anything did."""
+) -> dict[str, np.ndarray]:
+    """Coefficients from the data sheet, and by what factors other devices moved them."""
     c = starting(x, s, module)
     if general is None:
-        return module.physics(x, s, c)
-    c = {name: c[name] * general.coefs[0, general.names.index(name)] for name in c}
-    time = module.physics(x, s, c)
-    return time * np.exp(general.trees(module.features(x, s))) if general.trees else time
+        return c
+    factor = dict(zip(general.names, general.coefs[0], strict=True))
+    return {name: np.where(s.is_gpu > 0, factor[name], 1.0) * c[name] for name in c}
 
 
-def on_device(
-    x: Rows, s: Sheet, module: ModuleType, own: Calibration, key: str, general: Calibration | None
-) -> np.ndarray:
-    """Seconds from coefficients of this device; its residual, or the general one before it has
-    rows enough for one."""
-    row = own.coefs[own.keys.index(key)]
-    c = {name: np.broadcast_to(row[j], (x.n,)) for j, name in enumerate(own.names)}
-    time = module.physics(x, s, c)
-    if own.trees is not None:
-        return time * np.exp(own.trees({**module.features(x, s), **module.own_features(x, s)}))
-    if general is not None and general.trees is not None:
-        return time * np.exp(general.trees(module.features(x, s)))
-    return time
+def coefs_of(own: Calibration, key: str) -> dict[str, float]:
+    """The coefficients of a key that was measured."""
+    return dict(zip(own.names, own.coefs[own.keys.index(key)].tolist(), strict=True))
 
 
-def outside_of(x: Rows, own: Calibration) -> np.ndarray:
-    """Rows with a shape beyond what was measured, bool [N]."""
-    out = np.zeros(x.n, dtype=bool)
-    for name, (low, high) in own.ranges.items():
-        value = x.get(name)
-        out |= (value < low) | (value > high)
-    return out
+def is_compute_bound(s: Sheet, counts: Counts) -> np.ndarray:
+    """Rows whose arithmetic at the peak takes longer than their traffic, bool [N]."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return counts.flop / s.flop_per_s > counts.hbm_bytes / s.hbm_bytes_per_s
 
 
-class _Regimes:
-    """Which of REGIMES a row is in, given its logarithmic time."""
-
-    def __init__(self, s: Sheet, counts: Counts) -> None:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            self.busy = counts.flop / s.flop_per_s > counts.hbm_bytes / s.hbm_bytes_per_s
-
-    def __call__(self, at: np.ndarray, log_time: np.ndarray) -> np.ndarray:
-        short = log_time < np.log(SHORT_S)
-        return np.where(short, 0, np.where(self.busy[at], 2, 1))
-
-
-def regimes(x: Rows, s: Sheet, counts: Counts, time_s: np.ndarray) -> np.ndarray:
-    """Index into REGIMES of rows that take `time_s`, int [N]."""
-    return _Regimes(s, counts)(np.arange(x.n), np.log(time_s))
+def regime_of(busy: np.ndarray, log_time: np.ndarray) -> np.ndarray:
+    """Index into REGIMES, int [N]."""
+    return np.where(log_time < np.log(SHORT_S), 0, np.where(busy, 2, 1))
 
 
 def _spread(own: Calibration | None, regime: np.ndarray, prefix: str = "") -> np.ndarray:
     """Log quantiles by regime, float64 [2, N]."""
-    if own is None:
-        return np.broadcast_to(np.array(UNCALIBRATED)[:, None], (2, len(regime)))
-    names = [f"{prefix}: {name}" if prefix else name for name in REGIMES]
-    table = np.array([own.spread.get(n, own.spread.get(n.split(": ")[-1], UNCALIBRATED))
-                      for n in names])  # fmt: skip
-    return table[regime].T
-
-
-def _union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.array([np.minimum(a[0], b[0]), np.maximum(a[1], b[1])])
-
-
-def _told(group: Group, own: Calibration, *, other: bool) -> str:
-    known = f"{own.engine} {own.version}".rstrip()
-    if other:
-        return f"{own.device} was measured with {known}, not {group.engine}"
-    if not group.engine:
-        return f"runtime {known}"
-    if group.version and group.version != own.version:
-        return f"measured with {known}, not version {group.version}"
-    return ""
+    known = own.spread if own else {}
+    table = [known.get(prefix + n, known.get(n, UNCALIBRATED)) for n in REGIMES]
+    return np.array(table)[regime].T
 
 
 def _missing(x: Rows, module: ModuleType) -> np.ndarray:
