@@ -32,6 +32,8 @@ from forerun.measure.tables import Table
 LEAST_ROWS = 150
 #: rows a (device, runtime) adds to the fit over all devices, so that no table drowns the others
 MOST_ROWS = 12_000
+#: rows of each that coefficients are solved on: they are few, and the physics is slow
+SOLVED_ROWS = 1_500
 #: weight of a coefficient's starting value: this many rows that agree with it
 PRIOR_ROWS = 2.0
 
@@ -159,7 +161,7 @@ def fit_own(
         )  # fmt: skip
         if part.x.n < LEAST_ROWS:
             return own
-        left = np.log(part.time_s / predicted(part, own, general))
+        left = np.log(part.time_s / predicted(part, own, None))
         features = {
             **part.module.features(part.x, part.s), **part.module.own_features(part.x, part.s)
         }  # fmt: skip
@@ -219,8 +221,8 @@ def fit_general(
 
 def _general(used: Data, date: str) -> Calibration:
     names = tuple(c.name for c in used.module.COEFS)
-    weight = balance(used)
-    factors = _solve(used, {n: 1.0 for n in names}, weights=weight, factors=True)
+    weight, few = balance(used), thinned(used, most=SOLVED_ROWS // 3)
+    factors = _solve(used.take(few), dict.fromkeys(names, 1.0), weights=weight[few], factors=True)
     general = Calibration(
         family=used.name, device="", engine="", version="", keys=("",), names=names,
         coefs=factors[None, :], ranges={}, spread={}, errors=Errors(0, 0.0, 0.0, ""),
@@ -287,7 +289,7 @@ def fit_coefs(part: Data, general: Calibration | None) -> tuple[tuple[str, ...],
     rows = []
     for key in found[order]:
         mine = part.take(np.flatnonzero(keys == key))
-        most = thinned(mine, most=4000)
+        most = thinned(mine, most=SOLVED_ROWS)
         start = operators.starting(mine.x, mine.s, mine.module)
         prior = {name: float(np.median(value)) for name, value in start.items()}
         if general is not None:
@@ -328,7 +330,7 @@ def _solve(
         left = (np.log(module.physics(part.x, part.s, c)) - target) * root
         return np.concatenate([left, pull * (z - first)])
 
-    solved = least_squares(off, first, bounds=(low, high), loss="soft_l1", f_scale=0.1, max_nfev=60)
+    solved = least_squares(off, first, bounds=(low, high), loss="soft_l1", f_scale=0.1, max_nfev=30)
     return np.exp(solved.x)
 
 

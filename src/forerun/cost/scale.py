@@ -128,9 +128,12 @@ def scaled(table: CostTable, scale: Scale, *, source: str = "fitted") -> CostTab
         decode=time.decode * scale.decode,
         prefill=time.prefill * scale.prefill,
     )
+    mixed = table.mixed_decode
     return replace(
         table,
         time_s=work,
+        mixed_decode=None if mixed is None else mixed * scale.decode,
+        mixed_cross_s=table.mixed_cross_s * scale.decode,
         host_step_s=table.host_step_s + scale.host_step_s,
         host_seq_s=table.host_seq_s + scale.host_seq_s,
         low=1 - half,

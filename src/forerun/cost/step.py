@@ -27,15 +27,19 @@ def step_work(
     table's `between` says), beyond the last ones by the last slope.  The simulator's core does the
     same in integer picoseconds.
     """
+    chunks = tuple(chunks)
     value = _at(work.tokens, table.max_tokens, n_tokens) + _at(work.seqs, table.max_seqs, n_seqs)
     if n_decode:
+        decode = work.decode
+        if chunks and table.mixed_decode is not None and work is table.time_s:
+            decode = table.mixed_decode
+            value += table.mixed_cross_s * n_decode * sum(q for q, _ in chunks)
         # beyond max_seqs by the last slope, as everywhere
         lower = min(n_decode, table.max_seqs)
-        row = work.decode[lower].copy()
+        row = decode[lower].copy()
         if n_decode > lower:
-            row = row + (n_decode - lower) * (work.decode[lower] - work.decode[lower - 1])
+            row = row + (n_decode - lower) * (decode[lower] - decode[lower - 1])
         value += _between(table, table.knots_ctx, row, decode_ctx)
-    chunks = tuple(chunks)
     if table.mixed_prefill == "root_sum_square" and chunks:
         whole = round(sum(q * q for q, _ in chunks) ** 0.5)
         one = _chunk(table, work, whole, sum(p for _, p in chunks))

@@ -8,6 +8,9 @@ tokens, and each chunk of q new tokens has p tokens before it.  Its time is
 `tokens` and `seqs` are read on a grid (see `grid`), linear between points; `decode` and `prefill`
 are piecewise linear in c and p between knots, so that a run of equal steps is an arithmetic series;
 beyond the last knot the last slope goes on.
+
+With `mixed_decode`, a step that has both decoding requests and chunks takes mixed_decode(B, c) in
+place of decode(B, c), and mixed_cross * B * sum(q) more.
 """
 
 from __future__ import annotations
@@ -65,4 +68,8 @@ class CostTable:
     stages: int = 1  # pipeline stages: as many batches are in flight, each takes the whole time
     mixed_prefill: str = "sum"  # or "root_sum_square", Vidur's way with several chunks
     mixed_factor: float = 1.0  # with root_sum_square: what several chunks cost more
+    #: seconds of `decode` in a step that also computes chunks (one kernel serves both, and is made
+    #: for the chunk), [max sequences + 1, K_c]; None where it is no other than alone
+    mixed_decode: np.ndarray | None = None
+    mixed_cross_s: float = 0.0  # in such a step, per decoding request and token of its chunks
     between: str = "linear"  # or "constant": decode and prefill keep a knot's value up to the next

@@ -208,11 +208,13 @@ class Bench:
         for quantity in (table.time_s, table.flop, table.hbm_bytes, table.link_bytes,
                          table.energy_j):  # fmt: skip
             arrays += [quantity.tokens, quantity.seqs, quantity.decode, quantity.prefill]
+        if table.mixed_decode is not None:
+            arrays.append(table.mixed_decode)
         plain = [
             getattr(table, k)
             for k in ("max_tokens", "max_seqs", "idle_w", "host_step_s", "host_seq_s", "n_devices",
                       "peak_flop_per_s", "peak_hbm_bytes_per_s", "stages", "mixed_prefill",
-                      "mixed_factor", "between")
+                      "mixed_factor", "mixed_cross_s", "between")
         ]  # fmt: skip
         columns = [r.arrival_s, r.isl, r.osl, r.priority, r.session, r.tenant, r.deadline_s]
         loop = [r.meta.get("concurrency"), r.meta.get("think_s")]

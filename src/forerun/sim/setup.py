@@ -67,6 +67,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     engines = state.rows(len(pools), state.ENGINE)
     for p, served in enumerate(pools):
         _fill_engine(engines[p], served, options.every_step[p], options.leap)
+    engines.mixed_row = table_arrays.mixed_rows([served.table for served in pools])
     most = int(engines.max_seqs.max())
     n_done = 4 * most + 4096
     load = np.zeros((signatures.LOAD_FIELDS, n), dtype=np.int64)
@@ -128,6 +129,7 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.max_leap = (1 << 40) if leap else 1
     if table.mixed_prefill == "root_sum_square":
         row.mixed_num, row.mixed_den = round(1000 * table.mixed_factor), 1000
+    row.mixed_cross_ps = round(table.mixed_cross_s * PS)
     row.n_ctx, row.n_past = len(table.knots_ctx), len(table.knots_past)
 
 

@@ -1,6 +1,7 @@
 """Cost tables as the core reads them: integer picoseconds on padded arrays.
 
-Shapes: P pools, G grid points, M+1 decoders, K knots.
+Shapes: P pools, G grid points, M+1 decoders, K knots; decode tables have rows after the pools (see
+`mixed_rows`).
 """
 
 from __future__ import annotations
@@ -57,6 +58,12 @@ def _counts(table: CostTable, name: str) -> np.ndarray:
     return time_ps if table.between == "constant" else np.maximum.accumulate(time_ps)
 
 
+def mixed_rows(tables: Sequence[CostTable]) -> list[int]:
+    """The row of the decode tables that each pool reads in a step with chunks."""
+    after = iter(range(len(tables), 2 * len(tables)))
+    return [p if t.mixed_decode is None else next(after) for p, t in enumerate(tables)]
+
+
 def arrays(tables: Sequence[CostTable]) -> dict[str, np.ndarray]:
     """The table fields of a `State`, by name."""
     decode, prefill = [], []
@@ -68,6 +75,10 @@ def arrays(tables: Sequence[CostTable]) -> dict[str, np.ndarray]:
         if table.between == "constant":
             decode[-1][1][:] = 0
             prefill[-1][1][:] = 0
+    for table in tables:
+        if table.mixed_decode is not None:
+            n_decoders = np.arange(len(table.mixed_decode))
+            decode.append(_pieces(table.mixed_decode, table.knots_ctx, n_decoders))
     grids = {name: _pad([_counts(t, name) for t in tables]) for name in ("tokens", "seqs")}
     return {
         "tokens_ps": grids["tokens"],

@@ -255,7 +255,11 @@ def leap(state, i, t, decoding, unsettled):
     first += lookup(state.tokens_ps[p], n_tokens)
     first += lookup(state.seqs_ps[p], n_seqs) + engine.host_seq_ps * n_seqs
     if n_decode > 0:
-        more, grow, until = decode_cost(state, p, n_decode, replica.ctx)
+        row = p
+        if n_chunks > 0:
+            row = engine.mixed_row
+            first += engine.mixed_cross_ps * n_decode * chunk
+        more, grow, until = decode_cost(state, p, row, n_decode, replica.ctx)
         first += more
         slope += grow
         steps = min(steps, until)

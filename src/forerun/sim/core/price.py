@@ -25,18 +25,18 @@ def lookup(table, n):
 
 
 @jit
-def decode_cost(state, p, n, ctx):
+def decode_cost(state, p, row, n, ctx):
     """(first_ps, slope_ps a step, steps until the next knot) for n decoders with ctx cached tokens.
 
-    Each step adds n to ctx.
+    Each step adds n to ctx.  row : of the decode tables, p's own or that of its steps with chunks.
     """
     knots = state.knots_ctx[p]
     last = state.engines[p].n_ctx - 1
     k = 0
     while k < last and n * knots[k + 1] <= ctx:
         k += 1
-    slope = state.decode_slope[p, n, k]
-    first = state.decode_ps[p, n, k] + (ctx - n * knots[k]) * slope
+    slope = state.decode_slope[row, n, k]
+    first = state.decode_ps[row, n, k] + (ctx - n * knots[k]) * slope
     steps = NEVER
     if k < last:
         steps = (n * knots[k + 1] - ctx + n - 1) // n

@@ -189,6 +189,8 @@ ENGINE = np.dtype(
         ("max_leap", "i8"),  # 1 steps through everything
         ("mixed_num", "i8"),  # Vidur: several chunks are one chunk of root-sum-square length ...
         ("mixed_den", "i8"),  # ... times num/den; 0 adds the chunks up
+        ("mixed_row", "i8"),  # row of the decode tables for a step that also computes chunks
+        ("mixed_cross_ps", "i8"),  # in such a step, per decoding request and token of its chunks
         ("n_ctx", "i8"),  # knots in use
         ("n_past", "i8"),
     ],
@@ -252,8 +254,9 @@ class State(NamedTuple):
     gaps: np.ndarray  # GAP [..]
     tokens_ps: np.ndarray  # int64 [P, G]
     seqs_ps: np.ndarray  # int64 [P, G]
-    decode_ps: np.ndarray  # int64 [P, M+1, K], at the knot
-    decode_slope: np.ndarray  # int64 [P, M+1, K], per cached token of all decoders together
+    # a row a pool, then one a pool whose steps with chunks differ (`mixed_row`), P' in all
+    decode_ps: np.ndarray  # int64 [P', M+1, K], at the knot
+    decode_slope: np.ndarray  # int64 [P', M+1, K], per cached token of all decoders together
     prefill_ps: np.ndarray  # int64 [P, G, K]
     prefill_slope: np.ndarray  # int64 [P, G, K], per token before the chunk
     knots_ctx: np.ndarray  # int64 [P, K], mean cached tokens a decoder
