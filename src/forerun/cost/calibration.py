@@ -198,18 +198,23 @@ class Store:
         path = self.files(family).get("general.npz")
         return self.get(path) if path else None
 
-    def measured(self, family: str, device: str, engine: str, version: str) -> Calibration | None:
-        """The one measured closest to what is asked: this engine and version, else the newest
-        version of this engine, else any engine of this device when none is asked for."""
+    def measured(
+        self, family: str, device: str, engine: str, version: str, key: str
+    ) -> tuple[Calibration, str] | None:
+        """The calibration of a device that knows a key, and the key as it was measured: of this
+        engine and version, else its newest version, else of any engine.  None where none does."""
         mine = [
             parts for name in self.files(family)
             if (parts := name.removesuffix(".npz").split("--"))[0] == device
         ]  # fmt: skip
-        if engine:
-            mine = [parts for parts in mine if parts[1:2] == [engine]]
-        exact = [parts for parts in mine if parts[2:3] == [version]]
-        chosen = max(exact or mine, key=_newest, default=None)
-        return self.get(self.files(family)["--".join(chosen) + ".npz"]) if chosen else None
+        order = sorted(mine, key=_newest, reverse=True)
+        order.sort(key=lambda p: (p[1:2] != [engine], p[1:3] != [engine, version]))
+        for parts in order:
+            found = self.get(self.files(family)["--".join(parts) + ".npz"])
+            known = found.closest_key(key)
+            if known is not None:
+                return found, known
+        return None
 
 
 def _newest(parts: list[str]) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from types import ModuleType
 
 import numpy as np
 
+from forerun import catalog
 from forerun.cost.calibration import REGIMES, SHORT_S, Calibration, Store, store
 from forerun.cost.families import family, family_of_op
 from forerun.cost.rows import Rows
@@ -170,13 +171,12 @@ class Chosen:
         return self.module.physics(x, s, coefs_across(x, s, self.module, self.general))
 
     def residual(self, x: Rows, s: Sheet) -> np.ndarray:
-        """log(seconds / physics), float64 [N]: the device's own, else what others taught; nothing
-        for kinds of devices that nobody measured."""
+        """log(seconds / physics), float64 [N]: the device's own, else what others taught."""
         if self.own and self.own.trees:
             features = {**self.module.features(x, s), **self.module.own_features(x, s)}
             return self.own.trees(features)
         if self.general and self.general.trees:
-            return self.general.trees(self.module.features(x, s)) * (s.is_gpu > 0)
+            return self.general.trees(self.module.features(x, s))
         return np.zeros(x.n)
 
     def outside(self, x: Rows) -> np.ndarray:
@@ -204,15 +204,14 @@ def choose(
     name: str, device: str, engine: str, version: str, key: str, calibrations: Store
 ) -> Chosen:
     """Which calibration answers; see the module's list."""
-    general = calibrations.general(name)
-    own = calibrations.measured(name, device, engine, version)
-    other = False
-    if (own is None or own.closest_key(key) is None) and engine:
-        own = calibrations.measured(name, device, "", "")
-        other = own is not None and own.engine != engine
-    known = own.closest_key(key) if own else None
-    if own is None or known is None:
+    # nothing but GPUs has been measured, and other kinds do not behave like them
+    known_kind = device == "" or catalog.device(device).kind == "gpu"
+    general = calibrations.general(name) if known_kind else None
+    found = calibrations.measured(name, device, engine, version, key)
+    if found is None:
         return Chosen(family(name), None, key, general, False, "")
+    own, known = found
+    other = bool(engine) and own.engine != engine
     return Chosen(family(name), own, known, general, other, _told(own, engine, version))
 
 
@@ -279,7 +278,7 @@ def coefs_across(
     if general is None:
         return c
     factor = dict(zip(general.names, general.coefs[0], strict=True))
-    return {name: np.where(s.is_gpu > 0, factor[name], 1.0) * c[name] for name in c}
+    return {name: factor[name] * c[name] for name in c}
 
 
 def coefs_of(own: Calibration, key: str) -> dict[str, float]:

@@ -1,0 +1,113 @@
+"""A model's operators written as `Rows`, in the columns that families of costs read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from forerun.cost.rows import Rows, rows
+from forerun.ops.attention import Attention
+from forerun.ops.elementwise import Elementwise
+from forerun.ops.embedding import Embedding
+from forerun.ops.graph import Shape
+from forerun.ops.matmul import Matmul
+from forerun.ops.moe import Experts
+from forerun.ops.sampling import Sampling
+
+#: formats of a cache by the bytes of an element
+_KV = {4.0: "fp32", 2.0: "bf16", 1.0: "fp8", 0.5625: "nvfp4", 0.53125: "mxfp4"}
+
+
+def rows_by_tokens(shape: Shape, n: np.ndarray) -> Rows | None:
+    """An operator at n tokens or sequences, n float64 [N] and positive; None where no family has
+    columns for it."""
+    N = len(n)
+    if isinstance(shape, Matmul):
+        return rows(
+            N, op="gemm", m=n, n=shape.n, k=shape.k, batch=shape.batch, dtype=shape.dtype,
+            impl="bmm" if shape.batch > 1 else "",
+        )  # fmt: skip
+    if isinstance(shape, Experts):
+        return rows(
+            N, op="moe", n_tokens=n, hidden=shape.hidden, inter=shape.inter, topk=shape.topk,
+            n_experts=shape.n_experts, moe_tp=1, moe_ep=shape.n_experts / shape.n_local,
+            dtype=shape.dtype, gated=float(shape.gated), distribution="uniform",
+        )  # fmt: skip
+    if isinstance(shape, Elementwise):
+        return rows(
+            N, op="elementwise", n_tokens=n, width=max(1.0, (shape.read + shape.write) / 4),
+            read_bytes=shape.read, write_bytes=shape.write + shape.kv_bytes, dtype="bf16",
+        )  # fmt: skip
+    if isinstance(shape, Embedding):
+        moved = shape.width * shape.weight_bytes
+        return rows(
+            N, op="embedding", n_tokens=n, width=shape.width, read_bytes=moved,
+            write_bytes=moved, dtype="bf16",
+        )  # fmt: skip
+    if isinstance(shape, Sampling):
+        half = shape.counts(np.float64(1)).hbm_bytes / 2
+        return rows(
+            N, op="sampling", n_tokens=n, width=shape.vocab, read_bytes=half, write_bytes=half,
+            dtype="fp32",
+        )  # fmt: skip
+    return None
+
+
+def rows_of_decode(shape: Any, n_seqs: np.ndarray, ctx: np.ndarray) -> Rows | None:
+    """Attention of one decode step of n_seqs requests with ctx cached tokens each, [N] and [N]."""
+    if not isinstance(shape, Attention) or not _plain(shape):
+        return None
+    common = _common(shape)
+    if shape.latent_dim:
+        return rows(
+            len(n_seqs), op="mla_decode", batch=n_seqs, past=ctx, **common, **_latent(shape)
+        )
+    return rows(
+        len(n_seqs), op="attention_decode", batch=n_seqs, past=ctx,
+        n_kv_heads=shape.n_kv_heads, head_dim=shape.qk_dim, v_head_dim=shape.v_dim, **common,
+    )  # fmt: skip
+
+
+def rows_of_prefill(shape: Any, n_new: np.ndarray, n_past: np.ndarray) -> Rows | None:
+    """Attention of one chunk of n_new tokens after n_past, [N] and [N]."""
+    if not isinstance(shape, Attention) or not _plain(shape):
+        return None
+    common = _common(shape)
+    if shape.latent_dim:
+        return rows(
+            len(n_new), op="mla_prefill", batch=1, isl=n_new, past=n_past, **common,
+            **_latent(shape),
+        )  # fmt: skip
+    return rows(
+        len(n_new), op="attention_prefill", batch=1, isl=n_new, past=n_past,
+        n_kv_heads=shape.n_kv_heads, head_dim=shape.qk_dim, v_head_dim=shape.v_dim, **common,
+    )  # fmt: skip
+
+
+def _plain(shape: Attention) -> bool:
+    """Without compressed entries, indexers or a cache that is key and value at once, for which no
+    family has columns."""
+    return not (shape.compress or shape.index_heads or shape.sparse_topk) and (
+        not shape.one_cache or bool(shape.latent_dim)
+    )
+
+
+def _common(shape: Attention) -> dict[str, Any]:
+    return {
+        "n_heads": shape.n_heads,
+        "window": float(shape.window or 0),
+        "dtype": shape.math,
+        "kv_dtype": _KV.get(shape.kv_bytes, "bf16"),
+        "impl": "",
+    }
+
+
+def _latent(shape: Attention) -> dict[str, Any]:
+    """Widths of latent attention: head_dim is of expanded queries and keys, rope included."""
+    return {
+        "kv_lora_rank": shape.latent_v,
+        "rope_dim": shape.latent_dim - shape.latent_v,
+        "head_dim": shape.qk_dim,
+        "v_head_dim": shape.v_dim,
+    }

@@ -1,0 +1,71 @@
+"""Tables of measured operators, one reader a format; each becomes `Rows` and seconds.
+
+A reader is a file here with
+
+    recognises(path) -> bool       cheap: names and headers, not whole files
+    read(path) -> list[Table]      rows checked by `_checks.checked`
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from forerun.errors import SpecError, nearest
+from forerun.measure.tables._table import Table
+
+__all__ = ["Table", "formats", "read_tables", "reader"]
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Names of the formats that are read, sorted; `plain` is a user's own table."""
+    found = (info.name for info in pkgutil.iter_modules(__path__))
+    return tuple(sorted(name for name in found if not name.startswith("_")))
+
+
+def reader(name: str) -> ModuleType:
+    """The reader of a format.  Raises SpecError with the nearest names."""
+    if name not in formats():
+        raise SpecError.one(f"format {name!r}", "is not known", nearest(name, formats()))
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def read_tables(path: str | Path, form: str | None = None) -> list[Table]:
+    """All tables of a file or folder; a folder of several sets is searched two levels down.
+
+    Raises SpecError for a path that is missing or that no format recognises, and what the readers
+    raise for rows that cannot be.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SpecError.one(str(path), "there is no such file or folder", "a table or a folder")
+    if form is not None:
+        return list(reader(form).read(path))
+    found = [table for place in _places(path) for table in _read(place)]
+    if not found:
+        known = ", ".join(formats())
+        raise SpecError.one(str(path), "holds no table of a known format", f"one of {known}")
+    return found
+
+
+def _read(place: Path) -> Iterable[Table]:
+    for name in formats():
+        if reader(name).recognises(place):
+            return reader(name).read(place)
+    return []
+
+
+def _places(path: Path) -> list[Path]:
+    """The path itself where a format knows it, else the folders and files in it that one knows."""
+    if any(reader(name).recognises(path) for name in formats()):
+        return [path]
+    if not path.is_dir():
+        return []
+    inside = sorted(p for p in path.iterdir() if p.is_dir() or p.suffix in (".csv", ".parquet"))
+    known = [p for p in inside if any(reader(name).recognises(p) for name in formats())]
+    return known or [q for p in inside if p.is_dir() for q in _places(p)]
