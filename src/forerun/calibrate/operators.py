@@ -31,9 +31,11 @@ from forerun.measure.tables import Table
 #: rows below which a device keeps the general residual and only fits coefficients
 LEAST_ROWS = 150
 #: rows a (device, runtime) adds to the fit over all devices, so that no table drowns the others
-MOST_ROWS = 12_000
+MOST_ROWS = 6_000
 #: rows of each that coefficients are solved on: they are few, and the physics is slow
 SOLVED_ROWS = 1_500
+#: how many devices' worth of doubt stand against moving a starting value for all
+SHRINK = 2.0
 #: weight of a coefficient's starting value: this many rows that agree with it
 PRIOR_ROWS = 2.0
 
@@ -129,30 +131,30 @@ class Fitted:
 
 
 def fit(data: Data, *, date: str | None = None, with_errors: bool = True) -> Fitted:
-    """Calibrations of one family: one a (device, runtime), and a general one.
+    """Calibrations of one family: a general one, and one a (device, runtime).
 
     with_errors : also fit on parts, to state errors and intervals on the rest (three times the
     time).  Without, spreads and errors are those of the rows used, and say so.
     """
     date = date or datetime.date.today().isoformat()
-    general, across = fit_general(data, date=date, with_errors=with_errors)
-    found, scored = [general], [across] if across else []
+    found: list[Calibration] = []
+    scored: list[Scored] = []
     for group in operators.groups(data.x, data.s):
-        own, rest = fit_own(data.take(group.at), group, general, date=date, with_errors=with_errors)
+        own, rest = fit_own(data.take(group.at), group, date=date, with_errors=with_errors)
         found.append(own)
         scored += [rest] if rest else []
-    return Fitted(tuple(found), tuple(scored))
+    general, across = fit_general(data, found, date=date, with_errors=with_errors)
+    return Fitted((general, *found), (*([across] if across else []), *scored))
 
 
 def fit_own(
-    mine: Data, group: operators.Group, general: Calibration, *, date: str,
-    with_errors: bool = True,
-) -> tuple[Calibration, Scored | None]:  # fmt: skip
+    mine: Data, group: operators.Group, *, date: str, with_errors: bool = True
+) -> tuple[Calibration, Scored | None]:
     """The calibration of one device and runtime from its rows, and a fifth of them predicted from
     the other shapes."""
 
     def fitted(part: Data) -> Calibration:
-        keys, coefs = fit_coefs(part, general)
+        keys, coefs = fit_coefs(part)
         own = Calibration(
             family=mine.name, device=group.device, engine=group.engine, version=group.version,
             keys=keys, names=tuple(c.name for c in mine.module.COEFS), coefs=coefs,
@@ -171,11 +173,11 @@ def fit_own(
     own = fitted(mine)
     test = held_out(mine.x)
     if not with_errors or not 3 <= np.count_nonzero(test) < mine.x.n:
-        off = np.log(mine.time_s / predicted(mine, own, general))
+        off = np.log(mine.time_s / predicted(mine, own, None))
         stated = errors_of(off, "rows used for fitting")
         return replace(own, spread=spread_of(mine, off), errors=stated), None
     seen, rest = fitted(mine.take(~test)), mine.take(test)
-    said = predicted(rest, seen, general)
+    said = predicted(rest, seen, None)
     off = np.log(rest.time_s / said)
     # the interval that is scored comes from one half of these rows and is tried on the other
     half = held_out(rest.x, share=0.5, salt=1)
@@ -191,65 +193,130 @@ def fit_own(
 
 
 def fit_general(
-    data: Data, *, date: str, with_errors: bool = True
+    data: Data, owns: Sequence[Calibration], *, date: str, with_errors: bool = True
 ) -> tuple[Calibration, Scored | None]:
-    """What the devices have in common, and each device predicted from the others."""
+    """What the devices have in common, and each device predicted from the others.
+
+    A residual over all devices is kept only if devices left out in turn are predicted better with
+    it: with few devices it may learn who they are instead of what they do.
+    """
     used = data.take(thinned(data))
-    whole = _general(used, date)
+    whole = _general(used, owns, date)
     devices = np.unique(used.s.device.astype(str))
     if not with_errors or len(devices) < 2:
-        note = "its error on other devices is not known"
-        return replace(whole, notes=(note,)), None
-    said = np.empty(used.x.n)
+        return replace(whole, notes=("its error on other devices is not known",)), None
+    weight = balance(used)
+    plain, learnt = np.empty(used.x.n), np.empty(used.x.n)
+    scaled = np.zeros(used.x.n, dtype=bool)  # from another device of the same architecture
     for device in devices:
         out = used.s.device == device
-        others, rest = _general(used.take(~out), date), used.take(out)
-        said[out] = across_devices(rest, others)
-    off, weight = np.log(used.time_s / said), balance(used)
+        others = [own for own in owns if own.device != device]
+        general, rest = _general(used.take(~out), others, date), used.take(out)
+        learnt[out] = across_devices(rest, general)
+        plain[out] = across_devices(rest, replace(general, trees=None))
+        sibling, known = from_siblings(rest, others)
+        learnt[out] = np.where(known, sibling, learnt[out])
+        plain[out] = np.where(known, sibling, plain[out])
+        scaled[out] = known
+    apart = [_median(np.abs(np.log(used.time_s / said)), weight) for said in (learnt, plain)]
+    said = learnt if apart[0] < apart[1] else plain
+    if apart[0] >= apart[1]:
+        whole = replace(whole, trees=None)
+    off = np.log(used.time_s / said)
     low, high = np.empty(used.x.n), np.empty(used.x.n)
     for device in devices:
         out = used.s.device == device
         spread = spread_of(used.take(~out), off[~out], weights=weight[~out])
         low[out], high[out] = bounds(used.take(out), spread, said[out])
     spread = spread_of(used, off, weights=weight)
+    if scaled.any():
+        near = spread_of(used.take(scaled), off[scaled], weights=weight[scaled])
+        spread |= {f"sibling: {name}": pair for name, pair in near.items()}
     whole = replace(
-        whole, spread={**spread, **_other_runtime(used, whole)},
+        whole, spread={**spread, **_other_runtime(used, owns)},
         errors=errors_of(off, "each device left out in turn"),
     )  # fmt: skip
     return whole, Scored(used, False, said, low, high)
 
 
-def _general(used: Data, date: str) -> Calibration:
+def from_siblings(rest: Data, others: Sequence[Calibration]) -> tuple[np.ndarray, np.ndarray]:
+    """(seconds, bool [N] known) of rows by calibrations of other devices of their architecture."""
+    said, known = np.full(rest.x.n, np.nan), np.zeros(rest.x.n, dtype=bool)
+    keys = operators.keys_of(rest.x, rest.module)
+    for group in operators.groups(rest.x, rest.s):
+        for key in set(keys[group.at]):
+            at = group.at[keys[group.at] == key]
+            found = operators.sibling_of(others, group.device, group.engine, key)
+            if found is None:
+                continue
+            own, measured = found
+            part = rest.take(at)
+            chosen = operators.Chosen(rest.module, own, measured, None, False, "")
+            x = chosen.rows(part.x)
+            said[at] = chosen.physics(x, part.s) * np.exp(chosen.residual(x, part.s))
+            known[at] = True
+    return said, known
+
+
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    return _quantile(values, weights, 0.5)
+
+
+def _general(used: Data, owns: Sequence[Calibration], date: str) -> Calibration:
     names = tuple(c.name for c in used.module.COEFS)
-    weight, few = balance(used), thinned(used, most=SOLVED_ROWS // 3)
-    factors = _solve(used.take(few), dict.fromkeys(names, 1.0), weights=weight[few], factors=True)
     general = Calibration(
         family=used.name, device="", engine="", version="", keys=("",), names=names,
-        coefs=factors[None, :], ranges={}, spread={}, errors=Errors(0, 0.0, 0.0, ""),
-        origins=used.origins(), date=date,
+        coefs=_common_factors(used, owns)[None, :], ranges={}, spread={},
+        errors=Errors(0, 0.0, 0.0, ""), origins=used.origins(), date=date,
     )  # fmt: skip
     left = np.log(used.time_s / across_devices(used, general))
     features = used.module.features(used.x, used.s)
     settings = {**GENERAL, **getattr(used.module, "GENERAL", {})}
-    return replace(general, trees=learn(features, left, settings=settings, weights=weight))
+    return replace(general, trees=learn(features, left, settings=settings, weights=balance(used)))
 
 
-def _other_runtime(used: Data, general: Calibration) -> dict[str, tuple[float, float]]:
-    """How far a device's calibration is off for another runtime of the same device."""
-    found = operators.groups(used.x, used.s)
-    off: list[np.ndarray] = []
-    for a in found:
-        others = [b for b in found if b.device == a.device and b.engine != a.engine]
-        if not others:
+def _common_factors(used: Data, owns: Sequence[Calibration]) -> np.ndarray:
+    """By what devices' coefficients differ from their starting values, float64 [names].
+
+        log factor = sum over devices of log(own / start) / (devices + SHRINK)
+
+    Every device counts once, by the mean of its runtimes and keys.
+    """
+    by_device: dict[str, list[np.ndarray]] = {}
+    names = [c.name for c in used.module.COEFS]
+    for group in operators.groups(used.x, used.s):
+        own = next(
+            (o for o in owns if (o.device, o.engine, o.version)
+             == (group.device, group.engine, group.version)), None,
+        )  # fmt: skip
+        if own is None:
             continue
-        own, _ = fit_own(used.take(a.at), a, general, date="", with_errors=False)
-        for b in others:
-            rest = used.take(b.at)
-            keys = operators.keys_of(rest.x, rest.module)
+        part = used.take(group.at)
+        start = operators.starting(part.x, part.s, part.module)
+        keys = operators.keys_of(part.x, part.module)
+        for key in set(keys) & set(own.keys):
+            first = [np.median(start[n][keys == key]) for n in names]
+            ratio = np.log(own.coefs[own.keys.index(key)] / first)
+            by_device.setdefault(group.device, []).append(ratio)
+    if not by_device:
+        return np.ones(len(names))
+    means = np.array([np.mean(ratios, axis=0) for ratios in by_device.values()])
+    return np.exp(means.sum(axis=0) / (len(means) + SHRINK))
+
+
+def _other_runtime(used: Data, owns: Sequence[Calibration]) -> dict[str, tuple[float, float]]:
+    """How far a device's calibration is off for another runtime of the same device."""
+    off: list[np.ndarray] = []
+    for group in operators.groups(used.x, used.s):
+        rest = used.take(group.at)
+        keys = operators.keys_of(rest.x, rest.module)
+        for own in owns:
+            if own.device != group.device or own.engine == group.engine:
+                continue
             known = np.array([own.closest_key(k) is not None for k in keys])
             if known.any():
-                rest = rest.take(known)
-                off.append(np.log(rest.time_s / predicted(rest, own, general)))
+                part = rest.take(known)
+                off.append(np.log(part.time_s / predicted(part, own, None)))
     if not off:
         return {}
     low, high = np.quantile(np.concatenate(off), [0.1, 0.9])
@@ -281,7 +348,7 @@ def across_devices(data: Data, general: Calibration) -> np.ndarray:
 # ---------------------------------------------------------------------------- coefficients
 
 
-def fit_coefs(part: Data, general: Calibration | None) -> tuple[tuple[str, ...], np.ndarray]:
+def fit_coefs(part: Data) -> tuple[tuple[str, ...], np.ndarray]:
     """(keys, coefficients float64 [keys, names]) of one device and runtime, most rows first."""
     keys = operators.keys_of(part.x, part.module)
     found, counts = np.unique(keys.astype(str), return_counts=True)
@@ -289,45 +356,29 @@ def fit_coefs(part: Data, general: Calibration | None) -> tuple[tuple[str, ...],
     rows = []
     for key in found[order]:
         mine = part.take(np.flatnonzero(keys == key))
-        most = thinned(mine, most=SOLVED_ROWS)
         start = operators.starting(mine.x, mine.s, mine.module)
         prior = {name: float(np.median(value)) for name, value in start.items()}
-        if general is not None:
-            factor = dict(zip(general.names, general.coefs[0], strict=True))
-            prior = {name: value * factor[name] for name, value in prior.items()}
-        rows.append(_solve(mine.take(most), prior))
+        rows.append(_solve(mine.take(thinned(mine, most=SOLVED_ROWS)), prior))
     return tuple(found[order]), np.array(rows).reshape(len(found), len(part.module.COEFS))
 
 
-def _solve(
-    part: Data, prior: Mapping[str, float], *, weights: np.ndarray | None = None,
-    factors: bool = False,
-) -> np.ndarray:  # fmt: skip
+def _solve(part: Data, prior: Mapping[str, float]) -> np.ndarray:
     """Coefficients that bring the physics closest, float64 [names].
 
-        min sum soft_l1(log(physics / measured)) + PRIOR_ROWS * sum (log(c / prior))**2
-
-    factors : solve for factors on each row's starting values instead, for many devices at once.
+    min sum soft_l1(log(physics / measured)) + PRIOR_ROWS * sum (0.3 log(c / prior))**2
     """
     from scipy.optimize import least_squares
 
     module = part.module
     names = [c.name for c in module.COEFS]
-    start = operators.starting(part.x, part.s, module) if factors else None
-    first = np.log([prior[n] for n in names])
-    low = np.log([0.2 if factors else c.low for c in module.COEFS])
-    high = np.log([5.0 if factors else c.high for c in module.COEFS])
-    first = np.clip(first, low + 1e-6, high - 1e-6)
+    low, high = (np.log([getattr(c, end) for c in module.COEFS]) for end in ("low", "high"))
+    first = np.clip(np.log([prior[n] for n in names]), low + 1e-6, high - 1e-6)
     target = np.log(part.time_s)
-    weight = np.ones(part.x.n) if weights is None else weights / weights.mean()
-    root = np.sqrt(weight)
-    pull = np.sqrt(PRIOR_ROWS * (50 if factors else 1)) * 0.3
+    pull = np.sqrt(PRIOR_ROWS) * 0.3
 
     def off(z: np.ndarray) -> np.ndarray:
         c: dict[str, Any] = dict(zip(names, np.exp(z), strict=True))
-        if start is not None:
-            c = {n: start[n] * c[n] for n in names}
-        left = (np.log(module.physics(part.x, part.s, c)) - target) * root
+        left = np.log(module.physics(part.x, part.s, c)) - target
         return np.concatenate([left, pull * (z - first)])
 
     solved = least_squares(off, first, bounds=(low, high), loss="soft_l1", f_scale=0.1, max_nfev=30)

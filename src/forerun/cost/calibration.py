@@ -198,6 +198,11 @@ class Store:
         path = self.files(family).get("general.npz")
         return self.get(path) if path else None
 
+    def all(self, family: str) -> list[Calibration]:
+        """Every calibration of a device."""
+        files = self.files(family)
+        return [self.get(path) for name, path in files.items() if name != "general.npz"]
+
     def measured(
         self, family: str, device: str, engine: str, version: str, key: str
     ) -> tuple[Calibration, str] | None:

@@ -10,6 +10,7 @@ Everything here is vectorised over rows; a row that cannot be answered is refuse
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -21,7 +22,11 @@ from forerun.cost.families import family, family_of_op
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet, sheet, split_runtime
 from forerun.ops.counts import Counts
+from forerun.spec.device import Device
 
+#: devices of one architecture stand for each other when their arithmetic for a byte of memory differs
+#: by no more than this, as a logarithm; further apart, other parts of a kernel bind
+ALIKE = 0.5
 #: interval of a roofline with estimated efficiencies, as logarithms: a factor 2 either way
 UNCALIBRATED = (-0.7, 0.7)
 
@@ -148,16 +153,17 @@ class Chosen:
     """The best calibration for one family, device, runtime and key."""
 
     module: ModuleType
-    own: Calibration | None  # of the device, where it knows the key
+    own: Calibration | None  # of the device, or of one of its architecture; it knows the key
     key: str  # as it was measured, or as asked
     general: Calibration | None
     other: bool  # measured under another runtime
     told: str  # what to say about that
+    scaled: bool = False  # measured on another device of the architecture
 
     @property
     def label(self) -> str:
         if self.own:
-            return self.own.label
+            return self.own.label.replace("fitted", "scaled") if self.scaled else self.own.label
         return self.general.label if self.general else "roofline with estimated efficiencies"
 
     def rows(self, x: Rows) -> Rows:
@@ -194,10 +200,12 @@ class Chosen:
         if self.own is None:
             return across
         own = _spread(self.own, regime)
-        if self.other:
-            across = _spread(self.general, regime, "other runtime: ")
+        if self.scaled or self.other:
+            across = _spread(
+                self.general, regime, "sibling: " if self.scaled else "other runtime: "
+            )
         wide = np.array([np.minimum(own[0], across[0]), np.maximum(own[1], across[1])])
-        return np.where(outside | self.other, wide, own)
+        return np.where(outside | self.other | self.scaled, wide, own)
 
 
 def choose(
@@ -209,10 +217,45 @@ def choose(
     general = calibrations.general(name) if known_kind else None
     found = calibrations.measured(name, device, engine, version, key)
     if found is None:
-        return Chosen(family(name), None, key, general, False, "")
+        near = sibling_of(calibrations.all(name), device, engine, key) if known_kind else None
+        if near is None:
+            return Chosen(family(name), None, key, general, False, "")
+        return Chosen(family(name), *near, general, False, _told(near[0], engine, ""), True)
     own, known = found
     other = bool(engine) and own.engine != engine
     return Chosen(family(name), own, known, general, other, _told(own, engine, version))
+
+
+def sibling_of(
+    others: Sequence[Calibration], device: str, engine: str, key: str
+) -> tuple[Calibration, str] | None:
+    """A calibration of another device of the same architecture and engine that knows the key, the
+    closest in arithmetic for a byte; None where there is none.
+
+    Coefficients are shares and times that an architecture's kernels have in common; rates are the
+    asked device's own.
+    """
+    mine = catalog.device(device)
+    found = []
+    for own in others:
+        if not own.device or own.device == device or own.engine != engine:
+            continue
+        other = catalog.device(own.device)
+        known = own.closest_key(key)
+        apart = abs(np.log(_balance(other) / _balance(mine)))
+        if known is not None and _line(other) == _line(mine) and apart < ALIKE:
+            found.append((apart, own.device, own.version, own, known))
+    if not found:
+        return None
+    return min(found, key=lambda f: f[:3])[3:]
+
+
+def _line(device: Device) -> str:
+    return device.architecture.lower().replace(" ", "").replace("-", "")
+
+
+def _balance(device: Device) -> float:
+    return max(device.peak_flop_per_s.values()) / device.hbm_bytes_per_s
 
 
 def _told(own: Calibration, engine: str, version: str) -> str:

@@ -1,0 +1,90 @@
+"""`solve`: least squares with priors and bounds for a few coefficients of a costly function.
+
+Each coefficient z has the prior N(0, 1), so what the residuals do not tell stays at 0.  Derivatives
+are central differences with a step well above the noise of a discrete simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+Residuals = Callable[[np.ndarray], np.ndarray]
+
+STEP = 0.1  # of a prior's deviation
+MOST_ROUNDS = 12
+GAIN = 1e-3  # relative, below which the search ends
+UNTOLD = 0.7  # deviation after over before, from which a coefficient counts as not told
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """The most likely coefficients, float64 [K], and their deviations after the fit."""
+
+    z: np.ndarray
+    sd: np.ndarray  # 1 is the prior's: nothing was learned
+    cost: float
+    n_evaluated: int
+
+
+def solve(residuals: Residuals, low: np.ndarray, high: np.ndarray, free: np.ndarray) -> Solved:
+    """argmin of |residuals(z)|^2 + |z|^2 over low <= z <= high; entries that are not free stay 0.
+
+    residuals(z) : float64 [M], in units of their own deviations.  low <= 0 <= high, [K].
+    Levenberg and Marquardt's damping; coefficients at a bound that the gradient holds there are
+    left out of a step.
+    """
+    count = 0
+
+    def at(z: np.ndarray) -> np.ndarray:
+        nonlocal count
+        count += 1
+        return residuals(z)
+
+    z = np.zeros(len(low))
+    r = at(z)
+    cost, damping = float(r @ r + z @ z), 1e-2
+    J = _jacobian(at, z, low, high, free, len(r))
+    for _ in range(MOST_ROUNDS):
+        gradient = J.T @ r + z
+        held = ~free | ((z <= low) & (gradient > 0)) | ((z >= high) & (gradient < 0))
+        active = np.flatnonzero(~held)
+        if not len(active):
+            break
+        H = J[:, active].T @ J[:, active] + np.eye(len(active))
+        better = False
+        while damping < 1e6 and not better:
+            step = np.linalg.solve(H + damping * np.diag(np.diag(H)), gradient[active])
+            new = z.copy()
+            new[active] = np.clip(z[active] - step, low[active], high[active])
+            r_new = at(new)
+            cost_new = float(r_new @ r_new + new @ new)
+            better = cost_new < cost
+            damping = damping / 5 if better else damping * 5
+        if not better:
+            break
+        gained, z, r, cost = cost - cost_new, new, r_new, cost_new
+        if gained < GAIN * cost:
+            break
+        J = _jacobian(at, z, low, high, free, len(r))
+    H = J.T @ J + np.eye(len(z))
+    sd = np.sqrt(np.diag(np.linalg.inv(H)))
+    sd[~free] = 1.0
+    return Solved(z, sd, cost, count)
+
+
+def _jacobian(
+    at: Residuals, z: np.ndarray, low: np.ndarray, high: np.ndarray, free: np.ndarray, m: int
+) -> np.ndarray:
+    J = np.zeros((m, len(z)))
+    for k in np.flatnonzero(free):
+        ends = []
+        for sign in (-1.0, 1.0):
+            end = z.copy()
+            end[k] = np.clip(z[k] + sign * STEP, low[k], high[k])
+            ends.append((end[k], at(end)))
+        (a, ra), (b, rb) = ends
+        J[:, k] = (rb - ra) / (b - a) if b > a else 0.0
+    return J

@@ -1,0 +1,50 @@
+"""Attention of one new token a request over its cache: multi-head or grouped, windowed, paged.
+
+time = launch + parts as in `_attention`
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from forerun.cost.families._attention import DECODE_COEFS, Coefs, decode_features, decode_of
+from forerun.cost.families._codes import code
+from forerun.cost.rows import Rows
+from forerun.cost.sheet import Sheet
+from forerun.ops.counts import Counts
+
+OPS = ("attention_decode",)
+NEEDS = ("batch", "past", "n_heads", "head_dim")
+DEFAULTS: dict[str, float | str] = {"window": 0.0, "dtype": "bf16", "kv_dtype": "", "impl": ""}
+KEYS = ("dtype", "kv_dtype", "impl")
+COEFS = DECODE_COEFS
+
+
+def counts(x: Rows) -> Counts:
+    d = decode_of(x)
+    return Counts(flop=d.flop, activation_bytes=d.activation_bytes, kv_bytes=d.cache_bytes)
+
+
+def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
+    """Before any measurement: the efficiencies of the device's architecture."""
+    return {"launch_s": 3.5 * s.launch_s}
+
+
+def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
+    """Seconds of each row, float64 [N]."""
+    return c["launch_s"] + decode_of(x).seconds(s, c)
+
+
+def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
+    return decode_features(decode_of(x), s)
+
+
+def own_features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
+    """Shapes themselves, and the number formats and kernels by number."""
+    d = decode_of(x)
+    return {
+        "batch": np.log2(d.batch), "heads": np.log2(d.heads), "kv_heads": np.log2(d.kv_heads),
+        "bytes": np.log2(d.cache_bytes), "last_wave": d.batch * d.kv_heads / s.n_sm % 1.0,
+        "window": np.log2(x.get("window") + 1), "past": np.log2(x.get("past")),
+        "key": code(x, KEYS),
+    }  # fmt: skip
