@@ -162,6 +162,7 @@ def _advance(server: Server, wanted: Requests, progress: Callable[[int, int], No
 
 def provenance_of(case: Case, deployment: Deployment, written: Log) -> dict[str, Any]:
     """Where an answer is from, so that it can be had again."""
+    from forerun.cost import engine_fit
     from forerun.version import __version__
 
     offers = {pool.device: catalog.price(pool.device) for pool in deployment.pools}
@@ -178,7 +179,7 @@ def provenance_of(case: Case, deployment: Deployment, written: Log) -> dict[str,
             f"{name} {offer.date} ({offer.provider})" for name, offer in offers.items() if offer
         )
         or None,
-        "calibration_ids": [],
+        "calibration_ids": engine_fit.ids(deployment.pools),
         "assumed": list(dict.fromkeys(assumed)),
     }
 

@@ -43,7 +43,9 @@ MOST_REQUESTS = 20_000  # of a run that is simulated a hundred times
 #: deviation of a figure's logarithm: what a good model may be off, and noise
 SD = {"ttft_s": 0.05, "tpot_s": 0.01, "e2el_s": 0.01, "output_tokens_per_s": 0.01}
 TAIL = 3.0  # p90 and beyond may be off by so much more
+DRAWN = 4.0  # the same where lengths had to be drawn
 CLOCK_S = 1e-3  # of a client's clock
+BLIND = 0.1  # least relative error that an interval allows for when nothing could be held out
 SHOWN = ("ttft_s_mean", "ttft_s_p50", "ttft_s_p99", "tpot_s_mean", "tpot_s_p99", "e2el_s_mean")
 
 
@@ -138,7 +140,8 @@ def fit_runs(
     fit = _engine_fit(runs, held, found, [NAMES[k] for k in np.flatnonzero(untold)], model)
     before = _errors(judged, np.zeros(len(NAMES)))
     after = _errors(judged, found.z)
-    rms = float(np.sqrt(np.mean([after.get(k, 0.0) ** 2 for k in ("tpot_s_mean", "e2el_s_mean")])))
+    known = [after[k] for k in ("tpot_s_mean", "e2el_s_mean") if k in after] or [BLIND]
+    rms = max(float(np.sqrt(np.mean(np.square(known)))), 0.0 if held else BLIND)
     return Calibrated(
         fit=fit.model_copy(update={"error": after, "rms": rms}), before=before, after=after,
         held_out=words if held else "", seconds=time.perf_counter() - start, n_simulations=n,
@@ -186,7 +189,8 @@ def _residuals(run: Run, rows: np.ndarray) -> np.ndarray:
     if bench.ttft_s is None:
         mine = _figures(rows, np.ones(len(rows), dtype=bool))
         pairs = [(n, mine[n], v) for n, v in bench.figures.items() if n in mine and v > 0]
-        return np.array([np.log(s / m) / _sd(n, m) for n, s, m in pairs])
+        loose = DRAWN if run.requests.meta.get("lengths") == "drawn" else 1.0
+        return np.array([np.log(s / m) / (loose * _sd(n, m)) for n, s, m in pairs])
     assert bench.tpot_s is not None and bench.e2el_s is not None  # noqa: PT018
     out = []
     for name, theirs, ours in (

@@ -14,8 +14,8 @@ import numpy as np
 Residuals = Callable[[np.ndarray], np.ndarray]
 
 STEP = 0.1  # of a prior's deviation
-MOST_ROUNDS = 12
-GAIN = 1e-3  # relative, below which the search ends
+MOST_ROUNDS = 20
+GAIN = 1e-4  # relative, below which the search ends
 UNTOLD = 0.7  # deviation after over before, from which a coefficient counts as not told
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from forerun import catalog
+from forerun.cost import engine_fit
 from forerun.plan.evaluate import Bench
 from forerun.plan.store import digest
 from forerun.spec.case import Case
@@ -66,6 +67,6 @@ def provenance(case: Case, requests: Requests, benches: Sequence[Bench]) -> dict
         "n_requests": len(requests),
         "prices": prices,
         "grids": grids,
-        "calibration_ids": [],
+        "calibration_ids": engine_fit.ids(bench.ready.served.pool for bench in benches),
         "assumed": list(dict.fromkeys([*catalog.model(case.model).assumed, *assumed])),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from forerun import catalog
+from forerun.cost import engine_fit
 from forerun.cost.memory import memory
 from forerun.cost.price import price
 from forerun.cost.table import CostTable
@@ -43,6 +44,9 @@ def prepare(
         if held.problems:
             continue
         max_len = min(held.max_len, held.max_context)
+        fit = engine_fit.load(pool.engine.calibration) if pool.engine.calibration else None
+        if fit is not None:
+            pool = engine_fit.on_pool(fit, model.name, pool)
         graph = lower(model, pool)
         if rewrite is not None:
             graph = rewrite(graph, pool)
@@ -53,6 +57,8 @@ def prepare(
             max_seqs=pool.engine.max_num_seqs,
             max_len=max_len,
         )
+        if fit is not None:
+            table = engine_fit.on_table(fit, table, pool)
         if reprice is not None:
             table = reprice(table, graph, pool)
         n_blocks = held.blocks_for(max(min(mean_len, max_len), pool.engine.block_tokens))

@@ -46,6 +46,7 @@ class Engine(Spec):
     host_seq_s: float = Field(default=0.0, ge=0)  # per sequence in a step (sampling, detokenising)
     host_request_s: float = Field(default=0.0, ge=0)  # API server and tokenising, before queueing
     host_prompt_token_s: float = Field(default=0.0, ge=0)  # the same, per prompt token
+    calibration: str | None = None  # a file of `forerun calibrate`: host terms and factors
     source: str = "default"
 
 

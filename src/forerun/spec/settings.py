@@ -67,6 +67,10 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("batch", _ENGINE + "batch", "Batch policy.", (), "", "chunked|prefill_first|..."),
     Setting("order", _ENGINE + "order", "Queue order.", ("scheduling-policy",), "", "fcfs|..."),
+    Setting(
+        "calibration", _ENGINE + "calibration", "Host terms and factors of `forerun calibrate`.",
+        (), "", "FILE",
+    ),
     Setting("route", "deployment.route", "Router.", (), "", "least_outstanding|..."),
     Setting("seed", "seed", "Seed of every random draw.", (), "", "N"),
 )  # fmt: skip

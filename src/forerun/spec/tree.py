@@ -218,7 +218,8 @@ def resolve_names(root: Node, resolve: Callable[[str, str], str], skip: str) -> 
 
 def anchor_paths(root: Node, folder: str) -> None:
     """Makes relative paths in a file relative to that file, where such a file exists."""
-    for keys in (("model",), ("traffic", "trace")):
+    files = (("model",), ("traffic", "trace"), ("deployment", "engine", "calibration"))
+    for keys in files:
         node: Node | None = root
         for key in keys:
             node = node.value.get(key) if node and isinstance(node.value, dict) else None

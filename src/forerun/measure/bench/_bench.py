@@ -15,6 +15,7 @@ from forerun.spec.requests import Requests
 from forerun.spec.streams import stream
 
 PERCENTILES = (50, 90, 95, 99)
+SPREAD = 0.7  # deviation over mean of lengths that a file does not hold; chats have 0.6 to 1.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +130,15 @@ def of_requests(
     )  # fmt: skip
 
 
+def _lengths(mean: float, n: int, spread: float, rng: np.random.Generator) -> np.ndarray:
+    """n lengths of a log-normal with this mean and deviation over mean, in a drawn order."""
+    if not spread:
+        return np.full(n, max(1, round(mean)), dtype=np.int64)
+    width = np.sqrt(np.log1p(spread**2))
+    values = np.exp(width * rng.standard_normal(n))
+    return np.maximum(np.rint(values * mean / values.mean()), 1).astype(np.int64)
+
+
 def rebuild(bench: Bench, *, seed: int = 0) -> tuple[Requests, tuple[str, ...]]:
     """The requests that the run sent, and what had to be assumed about them.
 
@@ -139,13 +149,19 @@ def rebuild(bench: Bench, *, seed: int = 0) -> tuple[Requests, tuple[str, ...]]:
     said = []
     n = bench.n
     isl, osl = bench.isl, bench.osl
-    if isl is None or osl is None:
-        said.append("every request is taken to have the mean lengths: the file has no others")
-        isl, osl = (
-            np.full(n, max(1, round(mean)), dtype=np.int64)
-            for mean in (bench.mean_isl, bench.mean_osl)
-        )
     meta: dict[str, Any] = {"source": str(bench.file)}
+    if isl is None or osl is None:
+        equal = all(abs(mean - round(mean)) < 1e-6 for mean in (bench.mean_isl, bench.mean_osl))
+        if equal:
+            said.append("requests are taken to be of one length: the sums are whole multiples")
+        else:
+            meta["lengths"] = "drawn"
+            said.append(f"lengths are drawn around their means with a spread of {SPREAD:g}: the "
+                        "file has only sums")  # fmt: skip
+        isl, osl = (
+            _lengths(mean, n, 0.0 if equal else SPREAD, stream(seed, name))
+            for mean, name in ((bench.mean_isl, "prompts"), (bench.mean_osl, "lengths"))
+        )
     closed = bench.concurrency is not None and not bench.rate_per_s
     if closed:
         meta["concurrency"] = min(int(bench.concurrency or 1), n)
