@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +32,9 @@ class Sheet:
     link_bytes_per_s: np.ndarray  # to its neighbours in a node, one direction
     link_latency_s: np.ndarray
     switched: np.ndarray  # 1 where every pair of a node has the whole rate at once
+    network_bytes_per_s: np.ndarray  # between nodes, one device's port
+    network_latency_s: np.ndarray
+    per_node: np.ndarray  # devices that talk without the network
     year: np.ndarray
     is_gpu: np.ndarray
     # shares of the sheet that kernels reach before any measurement (cost.efficiency)
@@ -57,12 +61,12 @@ _NUMBERS = tuple(
 )
 
 
-def sheet(x: Rows) -> Sheet:
-    """The data sheets of the rows' devices, each looked up once."""
+def sheet(x: Rows, known: Mapping[str, Device] | None = None) -> Sheet:
+    """The data sheets of the rows' devices, each looked up once; `known` before the catalog."""
     devices, dtypes = x.words("device"), x.words("dtype", "bf16")
     keys = np.array([f"{d}\t{t}" for d, t in zip(devices, dtypes, strict=True)], dtype=str)
     distinct, inverse = np.unique(keys, return_inverse=True)
-    found = [_numbers(*key.split("\t")) for key in distinct]
+    found = [_numbers(*key.split("\t"), known or {}) for key in distinct]
     columns = {
         name: np.array([row[name] for row in found], dtype=float)[inverse] for name in _NUMBERS
     }
@@ -83,13 +87,15 @@ def sheet(x: Rows) -> Sheet:
     return Sheet(**columns, **words, problems=said["problem"], notes=said["note"])
 
 
-def _numbers(device_name: str, dtype: str) -> dict[str, object]:
+def _numbers(device_name: str, dtype: str, known: Mapping[str, Device]) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(_NUMBERS, np.nan)
     row |= {"problem": "", "note": "", "architecture": "", "device": ""}
     if not device_name:
         return row | {"problem": "no device is given; name one of the catalog"}
     try:
-        device, row["note"] = _device(device_name)
+        device, row["note"] = (
+            (known[device_name], "") if device_name in known else _device(device_name)
+        )
     except ForerunError as error:
         return row | {"problem": str(error.problems[0]).replace("\n  try: ", "; try ")}
     if dtype not in DTYPES:
@@ -99,6 +105,7 @@ def _numbers(device_name: str, dtype: str) -> dict[str, object]:
     if used is None:
         return row | {"problem": f"{device.name} has no arithmetic for {dtype} nor a wider format"}
     link = _link(device)
+    network = catalog.link(device.network) if device.network else None
     peaks = device.peak_flop_per_s
     wide = next((peaks[f] for f in ("bf16", "fp16", "tf32", "fp32") if f in peaks), np.nan)
     row |= {
@@ -113,6 +120,9 @@ def _numbers(device_name: str, dtype: str) -> dict[str, object]:
         "link_bytes_per_s": link.bandwidth_bytes_per_s if link else np.nan,
         "link_latency_s": link.latency_s if link else np.nan,
         "switched": float(device.topology == "switch"),
+        "network_bytes_per_s": network.bandwidth_bytes_per_s if network else np.nan,
+        "network_latency_s": network.latency_s if network else np.nan,
+        "per_node": float(device.scale_up_domain or device.devices_per_node),
         "year": device.year,
         "is_gpu": float(device.kind == "gpu"),
         "gemm": eff.gemm, "attention": eff.attention, "stream": eff.stream, "gather": eff.gather,
