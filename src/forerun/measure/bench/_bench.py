@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from forerun.errors import SpecError
 from forerun.spec.requests import Requests
@@ -84,11 +85,11 @@ def of_requests(
     path: Path,
     tool: str,
     *,
-    isl: Sequence[Any],
-    osl: Sequence[Any],
-    ttft_s: Sequence[Any],
-    e2el_s: Sequence[Any],
-    start_s: Sequence[Any] | None,
+    isl: ArrayLike,
+    osl: ArrayLike,
+    ttft_s: ArrayLike,
+    e2el_s: ArrayLike,
+    start_s: ArrayLike | None,
     figures: Mapping[str, float] | None = None,
     notes: Sequence[str] = (),
     **about: Any,
