@@ -29,7 +29,7 @@ from forerun.errors import SpecError
 from forerun.measure.tables import Table
 
 #: rows below which a device keeps the general residual and only fits coefficients
-LEAST_ROWS = 150
+LEAST_ROWS = 60
 #: rows a (device, runtime) adds to the fit over all devices, so that no table drowns the others
 MOST_ROWS = 6_000
 #: rows of each that coefficients are solved on: they are few, and the physics is slow
@@ -59,7 +59,7 @@ class Data:
     s: Sheet
     time_s: np.ndarray
     table: np.ndarray  # int [N], index into `tables`
-    tables: tuple[Table, ...]
+    tables: tuple[Origin, ...]
 
     def take(self, which: np.ndarray) -> Data:
         return replace(
@@ -74,9 +74,8 @@ class Data:
     def origins(self) -> tuple[Origin, ...]:
         found = []
         for j in np.unique(self.table):
-            table = self.tables[j]
             rows = int(np.count_nonzero(self.table == j))
-            found.append(Origin(table.name, table.origin, table.licence, rows))
+            found.append(replace(self.tables[j], rows=rows))
         return tuple(found)
 
 
@@ -95,6 +94,7 @@ def gathered(tables: Sequence[Table], *, only: str | None = None) -> list[Data]:
             at = np.flatnonzero(ops == op)
             x = table.rows.take(at).filled(family(name).DEFAULTS)
             parts.setdefault(name, []).append((x, table.time_s[at], np.full(len(at), j)))
+    origins = tuple(Origin(t.name, t.origin, t.licence, t.rows.n) for t in tables)
     found = []
     for name, pieces in sorted(parts.items()):
         x = joined([piece[0] for piece in pieces])
@@ -105,9 +105,7 @@ def gathered(tables: Sequence[Table], *, only: str | None = None) -> list[Data]:
             if s.problems
             else np.ones(x.n, dtype=bool)
         )
-        found.append(
-            Data(name, x.take(good), s.take(good), time_s[good], table_of[good], tuple(tables))
-        )
+        found.append(Data(name, x.take(good), s.take(good), time_s[good], table_of[good], origins))
     return found
 
 

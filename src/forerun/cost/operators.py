@@ -24,8 +24,8 @@ from forerun.cost.sheet import Sheet, sheet, split_runtime
 from forerun.ops.counts import Counts
 from forerun.spec.device import Device
 
-#: devices of one architecture stand for each other when their arithmetic for a byte of memory differs
-#: by no more than this, as a logarithm; further apart, other parts of a kernel bind
+#: devices of one architecture stand for each other when their arithmetic for a byte of memory
+#: differs by no more than this, as a logarithm; further apart, other parts of a kernel bind
 ALIKE = 0.5
 #: interval of a roofline with estimated efficiencies, as logarithms: a factor 2 either way
 UNCALIBRATED = (-0.7, 0.7)

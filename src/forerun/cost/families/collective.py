@@ -38,6 +38,8 @@ COEFS = (
     Coef("long_s", 6e-6, 0.1e-6, 1e-3, "what synchronised chunks take more to start, s"),
     Coef("eager_s", 0.3e-6, 0.05e-6, 100e-6, "start outside a graph, more, s"),
 )
+#: tables of collectives are small: a few rows may make a leaf
+OWN = dict(min_data_in_leaf=3, num_leaves=31, n_trees=250)
 #: how sharply the quickest way is taken
 SHARP = 6.0
 
