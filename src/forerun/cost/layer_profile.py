@@ -101,6 +101,8 @@ def cost_table(
     if longest is not None:
         alone = alone + _stretched(profile, "pure", (0.0, 0.0), n, ctx, longest)
         beside = beside + _stretched(profile, "mixed", (shortest, 0.0), n, ctx, longest)
+    cross_s = _cross(profile)
+    beside = beside - cross_s * shortest * n[:, None]  # the table's cross counts from no chunk
     alone, beside = np.maximum(alone, 0.0), np.maximum(beside, 0.0)
     alone[0] = beside[0] = 0.0
     chunks = np.maximum(_prefill(profile, np.maximum(tokens, 1.0), past) - launch, 0.0)
@@ -130,7 +132,7 @@ def cost_table(
         energy_j=_on_knots(base.energy_j, base, ctx, past),
         low=1 - HALF, high=1 + HALF, sources={"measured, interpolated": 1.0},
         assumed=(*base.assumed, *said), by_operator=_shares(time, max_seqs),
-        mixed_decode=L * beside, mixed_cross_s=L * _cross(profile),
+        mixed_decode=L * beside, mixed_cross_s=L * cross_s,
     )  # fmt: skip
 
 
