@@ -13,7 +13,7 @@ from forerun.cost import engine_fit
 from forerun.cost.scale import Scale, scaled
 from forerun.errors import SpecError
 from forerun.measure import bench
-from forerun.measure.bench._export import vllm_result
+from forerun.measure.bench import vllm_result
 from forerun.sim import serve
 from forerun.sim.prepare import prepare
 from forerun.spec.deployment import Deployment, Engine, Pool

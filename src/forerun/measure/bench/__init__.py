@@ -12,11 +12,12 @@ from pathlib import Path
 from forerun.errors import SpecError
 from forerun.measure.bench._bench import Bench, rebuild
 from forerun.measure.bench._document import documents
+from forerun.measure.bench._export import vllm_result
 
 #: the order in which formats are tried
 FORMATS = ("vllm_serve", "sglang_serve", "guidellm", "aiperf", "prometheus")
 
-__all__ = ["FORMATS", "Bench", "read", "rebuild"]
+__all__ = ["FORMATS", "Bench", "read", "rebuild", "vllm_result"]
 
 
 def read(path: str | Path) -> tuple[Bench, ...]:
