@@ -1,19 +1,22 @@
 """Physics that every kind of attention shares: blocks of queries over keys, and splits of a cache.
 
-Prefill: a block takes TILE queries of one head over all keys they see.
+Prefill: a block takes T query rows of one head over all keys they see, on one SM.
 
-    flop    = 2 N (Hk + Hv) * (pairs + edge * queries)     edge: masked and ramp-up keys a query
-    compute = flop / (peak * compute * width**narrow)      width = (Hk + Hv) / 256
-    longest = 2 TILE (Hk + Hv) * (keys + edge) / (the same rate of one SM)
-    serial  = max(1, blocks / n_SM) * block_s
-    memory  = (q, k, v, o and the cached past once) / (rate * stream)
+    pair    = (2 (Hk+Hv) / (peak * compute * min(1, width/256)**narrow) + soft / vector peak) * n_SM
+    block   = block_s + T * (mean keys + edge) * pair
+    longest = the same with the keys of the last block
+    blocks  = B N ceil(q/T), or B K ceil(q N/K / T) where heads are packed as rows
+    time    = max(longest, ceil(blocks/n_SM) * block), T = 64 or 128 by `tall`, packed by `pack`
+
+Decoders in the same kernel are blocks of one row.  Of two kinds, the one whose blocks take longer
+first:  ceil(b1/n_SM) (w1 - w2) + ceil((b1 + b2)/n_SM) w2, which grows with all four.
 
 Decode: a block takes one kv head of one request, or a part of its keys.
 
     blocks  = B K s,  s = parts that fill the chip, of SPLIT keys at least
-    traffic = B K (Hk + Hv) keys bytes / (rate * stream * l2 factor * min(1, fill * blocks / n_SM))
-    compute = 2 B K max(group, rows) (Hk + Hv) keys / (peak * compute * min(1, blocks / n_SM))
-    serial  = max(1, blocks / n_SM) * (block_s + keys / s * key_s)    one SM's blocks in a row
+    traffic = B K stored keys bytes / (rate * stream * cache factor * min(1, fill * blocks / n_SM))
+    compute = 2 B K max(N/K, rows) (Hk + Hv) keys / (peak * compute * min(1, blocks / n_SM))
+    serial  = blocks/n_SM * block_s + keys/s * key_s
 
 Parts join by (sum of p-th powers)**(1/p).
 """
@@ -31,31 +34,35 @@ from forerun.cost.sheet import Sheet
 from forerun.ops.attention import causal_pairs
 from forerun.spec.dtype import WEIGHT_BYTES
 
-TILE = 128.0  # queries a block takes
+SHORT, TALL = 64.0, 128.0  # query rows a block takes
 SPLIT = 256.0  # keys a part of a split cache has at least
-HELD = 0.6  # share of the last-level cache that keys and values can hold
+PAGE = 64.0  # keys that are read and multiplied at least
+HELD = 0.8  # share of the last-level cache that keys and values of a repeated call can hold
 
 Coefs = Mapping[str, np.ndarray | float]
 
 PREFILL_COEFS = (
-    Coef("compute", 0.6, 0.03, 1.1, "share of the 16-bit matrix peak on long prompts, width 128"),
-    Coef("narrow", 0.4, 0.01, 1.5, "power of the head width in the rate"),
-    Coef("edge", 60.0, 1.0, 4000.0, "keys a query pays for beyond those it sees"),
-    Coef("stream", 0.4, 0.05, 1.1, "share of the memory rate"),
-    Coef("block_s", 1e-6, 1e-8, 1e-3, "one block's time without keys, s"),
-    Coef("launch_s", 6e-6, 0.5e-6, 400e-6, "time of an empty call, s"),
-    Coef("sharp", 1.4, 1.0, 10.0, "p: how completely parts overlap"),
+    Coef("compute", 0.8, 0.03, 1.3, "share of the matrix peak without softmax, width 128"),
+    Coef("narrow", 0.2, 0.01, 0.8, "power of the head width in the rate, below 128"),
+    Coef("soft", 16.0, 8.0, 32.0, "vector operations of the softmax a pair"),
+    Coef("edge", 64.0, 1.0, 1000.0, "keys a row pays for beyond those it sees"),
+    Coef("tall", 0.6, 0.01, 1.0, "1: blocks of 128 rows, 0: of 64, between: geometric mean"),
+    Coef("pack", 0.3, 0.01, 1.0, "1: query heads of a kv head share a block's rows, 0: not"),
+    Coef("stream", 0.8, 0.05, 1.1, "share of the memory rate"),
+    Coef("block_s", 3e-6, 1e-8, 1e-3, "one block's time without keys, s"),
+    Coef("launch_s", 10e-6, 0.5e-6, 400e-6, "time of an empty call, s"),
+    Coef("sharp", 2.0, 1.0, 10.0, "p: how completely parts overlap"),
 )
 DECODE_COEFS = (
-    Coef("stream", 0.95, 0.05, 1.1, "share of the memory rate on long caches"),
-    Coef("cached", 1.5, 1.0, 12.0, "rate of a cache held on chip over memory's"),
-    Coef("compute", 0.4, 0.02, 1.1, "share of the 16-bit matrix peak"),
+    Coef("stream", 0.9, 0.05, 1.1, "share of the memory rate on long caches"),
+    Coef("cached", 2.0, 1.0, 12.0, "rate of a cache held on chip over memory's"),
+    Coef("compute", 0.35, 0.02, 1.1, "share of the 16-bit matrix peak"),
     Coef("rows", 16.0, 1.0, 128.0, "query rows computed for a kv head at least"),
-    Coef("fill", 2.0, 0.1, 4.0, "how soon few blocks draw the whole memory rate"),
-    Coef("block_s", 2.5e-6, 1e-8, 1e-3, "one block's time without keys, s"),
-    Coef("key_s", 7e-10, 1e-11, 1e-6, "one block's time a key, s"),
-    Coef("launch_s", 6e-6, 0.5e-6, 400e-6, "time of an empty call, merging of parts included, s"),
-    Coef("sharp", 1.4, 1.0, 10.0, "p: how completely parts overlap"),
+    Coef("fill", 1.5, 0.1, 6.0, "how soon few blocks draw the whole memory rate"),
+    Coef("block_s", 3e-6, 1e-8, 1e-3, "one block's time without keys, s"),
+    Coef("key_s", 5e-9, 1e-11, 1e-6, "one block's time a key, s"),
+    Coef("launch_s", 9e-6, 0.5e-6, 400e-6, "time of an empty call, merging of parts included, s"),
+    Coef("sharp", 2.0, 1.0, 10.0, "p: how completely parts overlap"),
 )
 
 
@@ -72,52 +79,98 @@ class Prefill:
     window: np.ndarray  # 0: none
     causal: np.ndarray
     kv_bytes: np.ndarray
+    act_bytes: np.ndarray
+    decoders: np.ndarray  # requests of one query in the same kernel
+    cached: np.ndarray  # keys each of them sees
 
     @property
     def pairs(self) -> np.ndarray:
-        """Query-key pairs of all requests, one head."""
-        whole = causal_pairs(self.new, self.past)
-        seen = np.where(self.window > 0, self.window, np.inf)
-        near = causal_pairs(self.new, self.past, window=np.minimum(seen, 1e12))
-        pairs = np.where(self.window > 0, near, whole)
+        """Query-key pairs of the chunks, one head; those of decoders left out."""
+        far = np.where(self.window > 0, self.window, 1e12)
+        near = causal_pairs(self.new, self.past, window=far)  # type: ignore[arg-type]
+        pairs = np.where(self.window > 0, near, causal_pairs(self.new, self.past))
         return self.batch * np.where(self.causal > 0, pairs, self.new * (self.past + self.new))
 
     @property
-    def keys(self) -> np.ndarray:
-        """Keys that the last block of queries sees."""
-        reach = np.where(self.window > 0, self.window + np.minimum(self.new, TILE), np.inf)
-        return np.minimum(self.past + self.new, reach)
-
-    @property
     def flop(self) -> np.ndarray:
-        return 2.0 * self.heads * self.width * self.pairs
-
-    @property
-    def blocks(self) -> np.ndarray:
-        return self.batch * self.heads * np.ceil(self.new / TILE)
+        seen = self.pairs + self.decoders * self.cached
+        return 2.0 * self.heads * self.width * seen
 
     @property
     def activation_bytes(self) -> np.ndarray:
-        return 2.0 * self.batch * self.new * (self.heads + self.kv_heads) * self.width
+        tokens = self.batch * self.new + self.decoders
+        return tokens * (self.heads + self.kv_heads) * self.width * self.act_bytes
 
     @property
     def cache_bytes(self) -> np.ndarray:
+        """Keys and values that were there before, each read once."""
         held = np.where(self.window > 0, np.minimum(self.past, self.window), self.past)
-        return self.batch * self.kv_heads * self.width * held * self.kv_bytes
+        tokens = self.batch * held + self.decoders * self.cached
+        return self.kv_heads * self.width * tokens * self.kv_bytes
+
+    def blocks(self, rows: float, packed: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(of chunks, of decoders) when a block takes so many rows of one head, or of all the
+        heads that share keys."""
+        if not packed:
+            return self.batch * self.heads * np.ceil(self.new / rows), self.decoders * self.heads
+        group = self.heads / self.kv_heads
+        chunks = self.batch * self.kv_heads * np.ceil(self.new * group / rows)
+        return chunks, self.decoders * self.kv_heads * np.ceil(group / rows)
 
     def seconds(self, s: Sheet, c: Coefs) -> np.ndarray:
         """Without the launch."""
-        rate = s.wide_flop_per_s * c["compute"] * (self.width / 256.0) ** c["narrow"]
-        # a short prompt still fills the rows of a matrix unit
-        least = np.minimum(np.maximum(self.new, s.tile_rows), np.maximum(self.new, 16.0))
-        queries = self.batch * least
-        padding = queries * np.maximum(self.keys, 1.0) - self.batch * self.new * self.keys
-        flop = 2.0 * self.heads * self.width * (self.pairs + c["edge"] * queries + padding)
-        one = 2.0 * np.minimum(self.new, TILE) * self.width * (self.keys + c["edge"])
-        longest = one / (rate / np.where(s.is_gpu > 0, s.n_sm, 1.0))
-        memory = (self.activation_bytes + self.cache_bytes) / (s.hbm_bytes_per_s * c["stream"])
-        serial = np.where(s.is_gpu > 0, np.maximum(1.0, self.blocks / s.n_sm), 1.0) * c["block_s"]
-        return powers((flop / rate, longest + serial, memory), c["sharp"])
+        slow = np.minimum(1.0, self.width / 256.0) ** c["narrow"]
+        vector = np.where(s.vector_flop_per_s > 0, s.vector_flop_per_s, s.wide_flop_per_s / 16)
+        pair = 2.0 * self.width / (peak(s) * c["compute"] * slow) + c["soft"] / vector
+        # kernels differ in rows a block takes and in whether heads share them: geometric means,
+        # so that a fit sees every share of them
+        tall, pack = c["tall"], c["pack"]
+        busy = np.exp(
+            (1 - tall) * (1 - pack) * np.log(self._busy(SHORT, False, pair, s, c))
+            + (1 - tall) * pack * np.log(self._busy(SHORT, True, pair, s, c))
+            + tall * (1 - pack) * np.log(self._busy(TALL, False, pair, s, c))
+            + tall * pack * np.log(self._busy(TALL, True, pair, s, c))
+        )
+        # heads that are not packed read their keys again, from the last-level cache at best
+        again = (self.heads / self.kv_heads) ** (1.0 - pack) - 1.0
+        more = self.decoders * self.cached * self.kv_heads * self.width * self.kv_bytes * again
+        traffic = self.activation_bytes + self.cache_bytes + AGAIN * more
+        return powers((busy, traffic / (s.hbm_bytes_per_s * c["stream"])), c["sharp"])
+
+    def _busy(
+        self, rows: float, packed: bool, pair: np.ndarray, s: Sheet, c: Coefs
+    ) -> np.ndarray:
+        """Seconds until the last block is done, when blocks take so many rows."""
+        gpu = s.is_gpu > 0
+        units = np.where(gpu, s.n_sm, 1.0)
+        # without SMs nothing is padded, and all of the device works on one block
+        tile = np.where(gpu, rows, np.minimum(rows, np.maximum(self.new, s.tile_rows)))
+        reach = np.where(self.window > 0, self.window + np.minimum(self.new, rows), np.inf)
+        last = np.minimum(self.past + self.new, reach)
+        mean = self.pairs / (self.batch * self.new)
+        edge = np.where(self.window > 0, 2.0, 1.0) * c["edge"]
+        one = tile * pair * units
+        longest = c["block_s"] + one * np.minimum(last + edge, self.past + self.new + c["edge"])
+        work = c["block_s"] + one * np.minimum(mean + edge, last + c["edge"])
+        chunks, ones = self.blocks(rows, packed)
+        alone = np.maximum(longest, _waves(chunks, units) * work)
+        if not (ones > 0).any():
+            return alone
+        beside = c["block_s"] + one * (self.cached + c["edge"])
+        first, then = np.maximum(work, beside), np.minimum(work, beside)
+        n_first = np.where(work >= beside, chunks, ones)
+        mixed = _waves(n_first, units) * (first - then) + _waves(chunks + ones, units) * then
+        return np.where(ones > 0, np.maximum(alone, mixed), alone)
+
+
+#: what reading keys once more costs of reading them from memory: estimate, caches are some three
+#: times as fast
+AGAIN = 0.3
+
+
+def _waves(blocks: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """Rounds in which so many units work off the blocks; unrounded where they are many."""
+    return np.ceil(np.round(blocks / units, 9))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,24 +204,39 @@ class Decode:
     def parts(self, s: Sheet) -> np.ndarray:
         """Into how many each cache is split: enough to fill the chip, of SPLIT keys at least."""
         wanted = 2 * s.n_sm / (self.batch * self.kv_heads)
-        return np.clip(wanted, 1.0, np.maximum(1.0, np.ceil(self.keys / SPLIT)))
+        return np.clip(wanted, 1.0, np.maximum(1.0, self.keys / SPLIT))
 
     def seconds(self, s: Sheet, c: Coefs) -> np.ndarray:
         """Without the launch."""
+        gpu = s.is_gpu > 0
+        keys = np.where(gpu, np.maximum(self.keys, PAGE), self.keys)
         parts = self.parts(s)
         blocks = self.batch * self.kv_heads * parts
-        gpu = s.is_gpu > 0
         filled = np.where(gpu, np.minimum(1.0, c["fill"] * blocks / s.n_sm), 1.0)
         busy = np.where(gpu, np.minimum(1.0, blocks / s.n_sm), 1.0)
-        size = np.nan_to_num(s.l2_bytes, nan=1.0) * HELD
-        held = 1 / (1 + (self.cache_bytes / size) ** 3)
-        stream = s.hbm_bytes_per_s * c["stream"] * (1 + (c["cached"] - 1) * held) * filled
+        total = self.batch * self.kv_heads * self.stored * keys * self.kv_bytes
+        stream = s.hbm_bytes_per_s * c["stream"] * cache_factor(total, s, c) * filled
         rows = np.maximum(self.heads / self.kv_heads, c["rows"])
-        flop = 2.0 * self.batch * self.kv_heads * rows * self.width * self.keys
+        flop = 2.0 * self.batch * self.kv_heads * rows * self.width * keys
         compute = flop / (s.wide_flop_per_s * c["compute"] * busy)
-        waves = np.where(gpu, np.maximum(1.0, blocks / s.n_sm), 1.0)
-        serial = waves * (c["block_s"] + self.keys / parts * c["key_s"])
-        return powers((self.hbm_bytes / stream, compute, serial), c["sharp"])
+        turns = np.where(gpu, blocks / s.n_sm, 1.0)
+        serial = turns * c["block_s"] + keys / parts * c["key_s"]
+        return powers(((total + self.activation_bytes) / stream, compute, serial), c["sharp"])
+
+
+def cache_factor(total: np.ndarray, s: Sheet, c: Coefs) -> np.ndarray:
+    """How much faster than from memory the bytes come of a call that is repeated, as benchmarks do.
+
+    A cache that is too small by a little keeps nothing of what goes round.
+    """
+    size = np.nan_to_num(s.l2_bytes, nan=1.0) * HELD
+    held = 1 / (1 + (total / size) ** 4)
+    return 1 + (c["cached"] - 1) * held
+
+
+def peak(s: Sheet) -> np.ndarray:
+    """The matrix peak of the row's format, where that is 16 bits or fewer."""
+    return np.fmax(s.flop_per_s, s.wide_flop_per_s)
 
 
 def powers(parts: tuple[np.ndarray, ...], p: np.ndarray | float) -> np.ndarray:
@@ -180,52 +248,65 @@ def powers(parts: tuple[np.ndarray, ...], p: np.ndarray | float) -> np.ndarray:
 
 def prefill_of(x: Rows) -> Prefill:
     """Rows of op attention_prefill; the value width is the key width unless it is given."""
-    head = x.get("head_dim")
+    head, window = x.get("head_dim"), x.get("window", 0.0)
     value = np.where(np.isnan(x.get("v_head_dim")), head, x.get("v_head_dim"))
+    seen = x.get("past_decode", 0.0)
     return Prefill(
-        x.get("batch", 1.0), x.get("isl"), x.get("past", 0.0), x.get("n_heads"),
-        _kv_heads(x), head + value, x.get("window", 0.0), x.get("causal", 1.0), kv_bytes(x),
+        x.get("batch", 1.0), x.get("isl"), x.get("past", 0.0), x.get("n_heads"), kv_heads_of(x),
+        head + value, window, x.get("causal", 1.0), kv_bytes(x), act_bytes(x),
+        x.get("n_decode", 0.0), np.where(window > 0, np.minimum(seen, window), seen),
     )  # fmt: skip
 
 
-def decode_of(x: Rows, *, batch: str = "batch", past: str = "past") -> Decode:
-    """Rows of op attention_decode, or the decoders in a mixed kernel."""
-    head = x.get("head_dim")
+def decode_of(x: Rows) -> Decode:
+    """Rows of op attention_decode."""
+    head, window = x.get("head_dim"), x.get("window", 0.0)
     value = np.where(np.isnan(x.get("v_head_dim")), head, x.get("v_head_dim"))
-    window = x.get("window", 0.0)
-    keys = np.where(window > 0, np.minimum(x.get(past), window), x.get(past))
+    keys = np.where(window > 0, np.minimum(x.get("past"), window), x.get("past"))
     return Decode(
-        x.get(batch), keys, x.get("n_heads"), _kv_heads(x), head + value, head + value, kv_bytes(x)
-    )
+        x.get("batch"), keys, x.get("n_heads"), kv_heads_of(x), head + value, head + value,
+        kv_bytes(x),
+    )  # fmt: skip
 
 
-def _kv_heads(x: Rows) -> np.ndarray:
+def kv_heads_of(x: Rows) -> np.ndarray:
+    """Heads of keys, as many as of queries unless they are given."""
     return np.where(np.isnan(x.get("n_kv_heads")), x.get("n_heads"), x.get("n_kv_heads"))
 
 
 def kv_bytes(x: Rows) -> np.ndarray:
     """Bytes of a cached element, float64 [N]."""
-    words = x.words("kv_dtype", "bf16")
+    return _bytes(x.words("kv_dtype", "bf16"))
+
+
+def act_bytes(x: Rows) -> np.ndarray:
+    """Bytes of an element of queries and results: never fewer than 2, results are 16 bits wide."""
+    return np.maximum(2.0, _bytes(x.words("dtype", "bf16")))
+
+
+def _bytes(words: np.ndarray) -> np.ndarray:
     size = {word: WEIGHT_BYTES.get(word, 2.0) for word in set(words)}
     return np.array([size[word] for word in words])
 
 
 def prefill_features(a: Prefill, s: Sheet) -> dict[str, np.ndarray]:
     """Dimensionless: what decides how far prefill is from its roofline on any device."""
-    compute = a.flop / s.wide_flop_per_s
+    compute = a.flop / peak(s)
     memory = (a.activation_bytes + a.cache_bytes) / s.hbm_bytes_per_s
+    chunks, ones = a.blocks(TALL, False)
     return {
         "ridge": np.log2(compute / memory),
         "launches": np.log2(np.maximum(compute, memory) / s.launch_s),
-        "blocks_per_sm": np.log2(a.blocks / s.n_sm),
-        "keys": np.log2(a.keys),
+        "blocks_per_sm": np.log2((chunks + ones) / s.n_sm),
+        "keys": np.log2(a.pairs / (a.batch * a.new)),
         "new": np.log2(a.new),
         "width": np.log2(a.width),
         "group": np.log2(a.heads / a.kv_heads),
-        "windowed": np.log2(np.where(a.window > 0, (a.past + a.new) / a.keys, 1.0)),
+        "windowed": np.log2(np.where(a.window > 0, 1 + (a.past + a.new) / a.window, 1.0)),
         "narrow_kv": a.kv_bytes,
         "causal": a.causal,
         "rows": s.tile_rows,
+        "decoders": ones / (chunks + ones),
     }
 
 
