@@ -137,9 +137,7 @@ class Prefill:
         traffic = self.activation_bytes + self.cache_bytes + AGAIN * more
         return powers((busy, traffic / (s.hbm_bytes_per_s * c["stream"])), c["sharp"])
 
-    def _busy(
-        self, rows: float, packed: bool, pair: np.ndarray, s: Sheet, c: Coefs
-    ) -> np.ndarray:
+    def _busy(self, rows: float, packed: bool, pair: np.ndarray, s: Sheet, c: Coefs) -> np.ndarray:
         """Seconds until the last block is done, when blocks take so many rows."""
         gpu = s.is_gpu > 0
         units = np.where(gpu, s.n_sm, 1.0)
@@ -302,7 +300,7 @@ def prefill_features(a: Prefill, s: Sheet) -> dict[str, np.ndarray]:
         "new": np.log2(a.new),
         "width": np.log2(a.width),
         "group": np.log2(a.heads / a.kv_heads),
-        "windowed": np.log2(np.where(a.window > 0, 1 + (a.past + a.new) / a.window, 1.0)),
+        "windowed": np.log2(1 + (a.past + a.new) / np.where(a.window > 0, a.window, np.inf)),
         "narrow_kv": a.kv_bytes,
         "causal": a.causal,
         "rows": s.tile_rows,
