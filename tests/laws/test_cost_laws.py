@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forerun.catalog import device, devices, model, models
+from forerun.cost.calibration import Store
+from forerun.cost.collectives import wires
+from forerun.cost.costs import Costs
 from forerun.cost.memory import measure
 from forerun.cost.price import price
-from forerun.cost.roofline import gemm_time, machine
 from forerun.cost.step import step_time
 from forerun.errors import ShapeError
 from forerun.ops.attention import attention_prefill, causal_pairs
@@ -125,7 +127,8 @@ def test_every_model_of_the_catalog_is_priced_and_measured():
     dtype=st.sampled_from(["bf16", "fp8", "int4_wo", "nvfp4"]),
 )  # fmt: skip
 def test_a_product_grows_with_its_rows(n, k, on, dtype):
-    times = gemm_time(np.arange(600.0), Matmul(n, k, dtype), machine(device(on)))
+    costs = Costs(device(on), wires(device(on)), store=Store())
+    times = costs.by_tokens(Matmul(n, k, dtype), np.arange(600.0))
     assert times[0] == 0
     assert (np.diff(times) >= -1e-15).all()
 

@@ -8,20 +8,17 @@ import numpy as np
 import pytest
 
 from forerun.catalog import device, model
+from forerun.cost.calibration import Store
 from forerun.cost.collectives import collective_time, kind_time, wires
+from forerun.cost.costs import Costs
 from forerun.cost.energy import power
+from forerun.cost.operators import predict
 from forerun.cost.price import knots, merged, price
-from forerun.cost.roofline import (
-    decode_time,
-    experts_time,
-    gemm_time,
-    launch_time,
-    machine,
-    prefill_time,
-)
+from forerun.cost.rows import joined
 from forerun.cost.step import step_time, step_work
 from forerun.cost.table import grid
 from forerun.errors import SpecError
+from forerun.measure.tables import read_tables
 from forerun.ops.attention import Attention
 from forerun.ops.collectives import Collective
 from forerun.ops.lower import lower
@@ -46,41 +43,43 @@ PLAIN = Device(
 WIRE = Link(name="wire", kind="scale-up", bandwidth_bytes_per_s=1e11, latency_s=1e-6, source="made")
 
 
+def uncalibrated(d, **more):
+    links = {"wire": WIRE}
+    return Costs(d, wires(d, links), links, store=Store(), **more)
+
+
 def test_a_product_takes_the_longer_of_compute_and_traffic():
-    m = machine(PLAIN)
     shape = Matmul(1024, 1024)
-    # one row: 2 MiB of weights at 0.85 TB/s, and 2 * 1024 values of 2 bytes at 0.7 TB/s
-    assert gemm_time(1, shape, m) == pytest.approx(2 * 2**20 / 0.85e12 + 4096 / 0.7e12)
+    one, many = uncalibrated(PLAIN).by_tokens(shape, np.array([1, 8192]))
+    # one row: 2 MiB of weights at 0.85 TB/s at least, and a launch of 0.5 us
+    assert one == pytest.approx(2 * 2**20 / 0.85e12 + 0.5e-6, rel=0.05)
     # 8192 rows: 2 * 8192 * 2**20 flop at 80 Tflop/s
-    assert gemm_time(8192, shape, m) == pytest.approx(2 * 8192 * 2**20 / 0.8e14)
+    assert many == pytest.approx(2 * 8192 * 2**20 / 0.8e14, rel=0.05)
 
 
 def test_a_partial_wave_costs_more_than_its_work():
     # 4096 rows and 33 columns of tiles of 128: 1056 tiles, 8 full waves of 132 SMs
-    m = machine(device("h100-sxm"))
-    rate = 989.4e12 * 0.76
-    full = gemm_time(4096, Matmul(128 * 33, 8192), m)
-    assert full == pytest.approx(2 * 4096 * 128 * 33 * 8192 / rate)
+    d, rate = device("h100-sxm"), 989.4e12 * 0.76
+    n = np.array([4096])
+    (full,) = uncalibrated(d).by_tokens(Matmul(128 * 33, 8192), n)
+    assert full == pytest.approx(2 * 4096 * 128 * 33 * 8192 / rate, rel=0.1)
     # 34 columns are 3 % more work: 9 waves of that size, or split tiles that are added up after
-    ragged = gemm_time(4096, Matmul(128 * 34, 8192), m)
+    (ragged,) = uncalibrated(d).by_tokens(Matmul(128 * 34, 8192), n)
     assert full * 34 / 33 * 1.004 < ragged <= full * 9 / 8
 
 
-def test_weights_that_fit_the_cache_are_read_from_it():
-    h100 = device("h100-sxm")
-    shape = Matmul(2048, 2048)
-    far, near = machine(h100), machine(h100, weights_bytes=2**23)
-    assert near.cached
-    assert not far.cached
-    assert gemm_time(1, shape, near) < gemm_time(1, shape, far)
+def test_weights_that_fit_the_cache_may_be_read_from_it():
+    h100, shape, one = device("h100-sxm"), Matmul(2048, 2048), np.array([1])
+    far, near = uncalibrated(h100), uncalibrated(h100, cached=True)
+    assert far.by_tokens(shape, one) >= 2 * 2048 * 2048 / h100.hbm_bytes_per_s
+    assert near.by_tokens(shape, one) <= far.by_tokens(shape, one)
 
 
-def test_decode_attention_reads_its_cache_at_the_gather_rate():
-    m = machine(PLAIN)
+def test_decode_attention_reads_its_cache_near_the_memory_rate():
+    # 10 requests of 1000 tokens: 2 * 8 * 128 * 2 bytes each
     shape = Attention(8, 8, 128, 128)
-    # 10 requests of 1000 tokens: 2 * 8 * 128 * 2 bytes each; q and o besides
-    expected = (10 * 1000 * 4096 + 10 * 8 * 256 * 2) / 0.7e12
-    assert decode_time(shape, 10.0, 1000.0, m) == pytest.approx(expected)
+    (got,) = uncalibrated(PLAIN).decode(shape, np.array([[10.0]]), np.array([1000.0])).ravel()
+    assert 1.0 < got / (10 * 1000 * 4096 / 1e12) < 1.6
 
 
 def test_a_ring_over_four_devices_by_hand():
@@ -218,7 +217,7 @@ def test_a_step_is_the_sum_of_its_parts_and_host_terms():
     expected = t.time_s.tokens[132] + t.time_s.seqs[5] + decode + chunk
     assert got.value == pytest.approx(expected)
     assert got.low < got.value < got.high
-    assert got.source == "roofline"
+    assert "roofline" in got.source
 
 
 def test_beyond_the_last_knot_costs_go_on_by_their_slope():
@@ -340,94 +339,29 @@ def _median_ape(predicted, measured):
     return float(np.median(np.abs(np.asarray(predicted) / np.asarray(measured) - 1)))
 
 
-@pytest.fixture(scope="module")
-def h100_tables(shared_data):
-    pl = pytest.importorskip("polars")
-    folder = shared_data / "aiconfigurator_ops" / "h100_sxm"
-
-    def read(name, **equal):
-        rows = pl.read_parquet(folder / name).filter(pl.col("latency") > 0)
-        for key, value in equal.items():
-            rows = rows.filter(pl.col(key) == value)
-        return rows
-
-    return read
+#: (op, kernel): bar of the median error with an empty store; seen: 9, 21, 16, 20, 22 and 30 %
+BARS = {
+    ("gemm", "torch.nn.functional.linear"): 0.15,
+    ("attention_decode", "flash_attn_fa3"): 0.30,
+    ("attention_prefill", "flash_attn_fa3"): 0.25,
+    ("moe", "unquantizedfusedmoe_triton_tritonexperts"): 0.30,
+    ("all_reduce", "custom"): 0.30,
+    ("all_gather", "nccl"): 0.40,
+}
 
 
 @pytest.fixture(scope="module")
-def h100():
-    d = device("h100-sxm")
-    return machine(d, wires(d))
+def h100_rows(shared_data):
+    pytest.importorskip("polars")
+    found = [t for t in read_tables(shared_data / "aiconfigurator_ops" / "h100_sxm")]
+    return joined([t.rows for t in found]), np.concatenate([t.time_s for t in found])
 
 
-@pytest.mark.parametrize("engine", ["vllm-0.24.0", "trtllm-1.3.0rc20"])
-def test_uncalibrated_products_are_near_measured_ones(h100_tables, h100, engine):
-    # seen: 8 % and 9 % median over 35,000 shapes each
-    rows = h100_tables(f"{engine}/gemm_perf.parquet", gemm_dtype="bfloat16")
-    m, n, k = (rows[c].to_numpy() for c in "mnk")
-    predicted = np.zeros(len(rows))
-    for nk in set(zip(n.tolist(), k.tolist(), strict=True)):
-        at = (n == nk[0]) & (k == nk[1])
-        shape = Matmul(*nk)
-        predicted[at] = gemm_time(m[at].astype(float), shape, h100) + launch_time(shape, h100)
-    assert _median_ape(predicted, rows["latency"].to_numpy() * 1e-3) < 0.15
-
-
-@pytest.mark.parametrize(
-    ("phase", "bar"),
-    [("generation", 0.30), ("context", 0.40)],  # seen: 20 % and 33 %
-)
-def test_uncalibrated_attention_is_near_measured(h100_tables, h100, phase, bar):
-    rows = h100_tables(
-        f"vllm-0.24.0/{phase}_attention_perf.parquet", kv_cache_dtype="bfloat16"
-    ).sample(3000, seed=0)
-    predicted = []
-    for r in rows.iter_rows(named=True):
-        heads, width = r["num_heads"], r["head_dim"]
-        shape = Attention(
-            heads, r["num_key_value_heads"] or heads, width, width, window=r["window_size"] or None
-        )
-        n = float(r["batch_size"])
-        if phase == "generation":
-            t = decode_time(shape, n, r["step"] + 1.0, h100)
-        else:
-            t = n * prefill_time(shape, float(r["isl"]), float(r["step"]), h100)
-        predicted.append(float(t) + launch_time(shape, h100))
-    assert _median_ape(predicted, rows["latency"].to_numpy() * 1e-3) < bar
-
-
-def test_uncalibrated_experts_are_near_measured(h100_tables, h100):
-    # seen: 29 %, too low: routing kernels and small experts' bandwidth are not modelled
-    rows = h100_tables(
-        "vllm-0.24.0/moe_perf.parquet", moe_dtype="bfloat16", distribution="balanced"
-    ).sample(2000, seed=0)
-    predicted = []
-    for r in rows.iter_rows(named=True):
-        shape = Experts(
-            r["hidden_size"], r["inter_size"] // r["moe_tp_size"], r["num_experts"], r["topk"],
-            r["num_experts"] // r["moe_ep_size"],
-        )  # fmt: skip
-        t = experts_time(float(r["num_tokens"]), shape, h100) + launch_time(shape, h100)
-        predicted.append(float(t))
-    assert _median_ape(predicted, rows["latency"].to_numpy() * 1e-3) < 0.40
-
-
-def test_uncalibrated_collectives_are_near_measured(h100_tables, h100):
-    # seen: 6 % for shared-memory all-reduce, about 10 to 14 % for NCCL above 8 MB
-    rows = h100_tables("vllm-0.24.0/custom_allreduce_perf.parquet", backend="vllm_graph")
-    predicted = [
-        float(kind_time("all_reduce", 2.0 * r["message_size"], r["num_gpus"], h100.wires))
-        for r in rows.iter_rows(named=True)
-    ]
-    assert _median_ape(predicted, rows["latency"].to_numpy() * 1e-3) < 0.20
-    names = {"all_gather": "all_gather", "all_reduce": "all_reduce", "alltoall": "all_to_all"}
-    rows = h100_tables("nccl-2.29.2/nccl_perf.parquet", nccl_dtype="half")
-    rows = [
-        r for r in rows.iter_rows(named=True)
-        if r["op_name"] in names and r["message_size"] > 4e6
-    ]  # fmt: skip
-    predicted = [
-        float(kind_time(names[r["op_name"]], 2.0 * r["message_size"], r["num_gpus"], h100.wires))
-        for r in rows
-    ]
-    assert _median_ape(predicted, [r["latency"] * 1e-3 for r in rows]) < 0.25
+@pytest.mark.parametrize(("op", "impl"), BARS)
+def test_a_data_sheet_alone_is_near_what_h100_was_measured_at(h100_rows, op, impl):
+    x, time_s = h100_rows
+    at = np.flatnonzero((x.words("op") == op) & (x.words("impl") == impl))
+    at = np.random.default_rng(0).choice(at, min(len(at), 4000), replace=False)
+    got = predict(x.take(at), Store())
+    assert (got.refused == "").all()
+    assert _median_ape(got.time_s, time_s[at]) < BARS[op, impl]

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from forerun import catalog
 from forerun.calibrate.split import held_out
 from forerun.cost import operators
 from forerun.cost.calibration import REGIMES, Calibration, Errors, Origin
@@ -242,9 +243,10 @@ def from_siblings(rest: Data, others: Sequence[Calibration]) -> tuple[np.ndarray
     said, known = np.full(rest.x.n, np.nan), np.zeros(rest.x.n, dtype=bool)
     keys = operators.keys_of(rest.x, rest.module)
     for group in operators.groups(rest.x, rest.s):
+        device = catalog.device(group.device)
         for key in set(keys[group.at]):
             at = group.at[keys[group.at] == key]
-            found = operators.sibling_of(others, group.device, group.engine, key)
+            found = operators.sibling_of(others, device, group.engine, key)
             if found is None:
                 continue
             own, measured = found

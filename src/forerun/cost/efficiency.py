@@ -72,16 +72,8 @@ def efficiency(device: Device) -> Efficiency:
     return BY_KIND[device.kind]
 
 
-#: share of the matrix peak kept when weights must be expanded to a wider format on the way
-#: (weight-only int4, fp8 on devices without fp8): estimate
-EXPANDING = 0.85
-#: share of `gemm` that grouped products of a mixture of experts keep: estimate
-GROUPED = 0.75
 #: share of the 16-bit peak of chunked scans (Mamba-2, delta nets): estimate
 SCAN = 0.20
-#: bandwidth of the last-level cache over main memory, when a device's weights fit: estimate
-#: (H100 reads L2 at about 2 times HBM; devices with GDDR at 4 or more)
-CACHE_SPEEDUP = 2.5
 #: share of a link's rate that long collectives reach: estimate (NCCL bus bandwidth over link rate)
 LINK = 0.80
 #: the same over PCI Express, where packets and the root complex take more: estimate

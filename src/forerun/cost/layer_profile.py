@@ -30,10 +30,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from forerun.cost.collectives import wires
+from forerun.cost.collectives import collective_time, wires
 from forerun.cost.layer_files import LayerProfile, median
 from forerun.cost.price import merged, price
-from forerun.cost.roofline import machine, step_shape_time
 from forerun.cost.table import CostTable, Work, grid
 from forerun.errors import SpecError
 from forerun.ops.collectives import Collective
@@ -264,11 +263,11 @@ def _experts(profile: LayerProfile, model: Model, tokens: np.ndarray) -> np.ndar
 
 def _collectives(graph: Graph, device: Device, tokens: np.ndarray) -> np.ndarray:
     """All-reduces and the like of a step, as the catalog's links have them; [tokens]."""
-    m = machine(device, wires(device))
+    known = wires(device)
     total = np.zeros(len(tokens))
     for op in merged(graph):
         if isinstance(op.shape, Collective) and op.axis == "tokens":
-            total += op.count * np.asarray(step_shape_time(op.shape, tokens / op.split, m))
+            total += op.count * collective_time(op.shape, tokens / op.split, known)
     return total
 
 

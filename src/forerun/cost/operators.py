@@ -10,7 +10,7 @@ Everything here is vectorised over rows; a row that cannot be answered is refuse
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -21,14 +21,19 @@ from forerun.cost.calibration import REGIMES, SHORT_S, Calibration, Store, store
 from forerun.cost.families import family, family_of_op
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet, sheet, split_runtime
+from forerun.errors import SpecError
 from forerun.ops.counts import Counts
 from forerun.spec.device import Device
+from forerun.version import __version__
 
 #: devices of one architecture stand for each other when their arithmetic for a byte of memory
 #: differs by no more than this, as a logarithm; further apart, other parts of a kernel bind
 ALIKE = 0.5
+#: what engines call for collectives: under any engine they are the same
+LIBRARIES = ("nccl", "rccl", "oneccl")
 #: interval of a roofline with estimated efficiencies, as logarithms: a factor 2 either way
 UNCALIBRATED = (-0.7, 0.7)
+ROOFLINE = "roofline with estimated efficiencies"
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +136,8 @@ def time_rows(
         keys = keys_of(x.take(group.at), module)
         for key in sorted(set(keys)):
             at = group.at[keys == key]
-            chosen = choose(name, group.device, group.engine, group.version, key, calibrations)
+            device = catalog.device(group.device)
+            chosen = choose(name, device, group.engine, group.version, key, calibrations)
             part, sheet_part = chosen.rows(x.take(at)), s.take(at)
             log_time[at] = np.log(chosen.physics(part, sheet_part))
             log_time[at] += chosen.residual(part, sheet_part)
@@ -164,7 +170,7 @@ class Chosen:
     def label(self) -> str:
         if self.own:
             return self.own.label.replace("fitted", "scaled") if self.scaled else self.own.label
-        return self.general.label if self.general else "roofline with estimated efficiencies"
+        return self.general.label if self.general else ROOFLINE
 
     def rows(self, x: Rows) -> Rows:
         """The rows with the KEYS of what was measured written in."""
@@ -172,18 +178,32 @@ class Chosen:
 
     def physics(self, x: Rows, s: Sheet) -> np.ndarray:
         """Seconds by the closed form, float64 [N]."""
+        return self.module.physics(x, s, self.coefs(x, s))
+
+    def coefs(self, x: Rows, s: Sheet) -> Mapping[str, np.ndarray | float]:
+        """Coefficients of the closed form."""
         if self.own:
-            return self.module.physics(x, s, coefs_of(self.own, self.key))
-        return self.module.physics(x, s, coefs_across(x, s, self.module, self.general))
+            return coefs_of(self.own, self.key)
+        return coefs_across(x, s, self.module, self.general)
 
     def residual(self, x: Rows, s: Sheet) -> np.ndarray:
         """log(seconds / physics), float64 [N]: the device's own, else what others taught."""
+        features = self.module.features(x, s)
+        used = self.own or self.general
         if self.own and self.own.trees:
-            features = {**self.module.features(x, s), **self.module.own_features(x, s)}
-            return self.own.trees(features)
-        if self.general and self.general.trees:
-            return self.general.trees(self.module.features(x, s))
-        return np.zeros(x.n)
+            features |= self.module.own_features(x, s)
+        elif self.own:
+            used = self.general
+        if used is None or used.trees is None:
+            return np.zeros(x.n)
+        lacking = set(used.trees.names) - set(features)
+        if lacking:
+            raise SpecError.one(
+                f"calibration {used.family}/{used.file_name}",
+                f"was fitted by forerun {used.written_by} to features that {__version__} lacks: "
+                f"{', '.join(sorted(lacking))}", "fit it anew with `forerun calibrate`",
+            )  # fmt: skip
+        return used.trees(features)
 
     def outside(self, x: Rows) -> np.ndarray:
         """Rows with a shape beyond what was measured, bool [N]."""
@@ -209,25 +229,25 @@ class Chosen:
 
 
 def choose(
-    name: str, device: str, engine: str, version: str, key: str, calibrations: Store
+    name: str, device: Device, engine: str, version: str, key: str, calibrations: Store
 ) -> Chosen:
     """Which calibration answers; see the module's list."""
     # nothing but GPUs has been measured, and other kinds do not behave like them
-    known_kind = device == "" or catalog.device(device).kind == "gpu"
+    known_kind = device.kind == "gpu"
     general = calibrations.general(name) if known_kind else None
-    found = calibrations.measured(name, device, engine, version, key)
+    found = calibrations.measured(name, device.name, engine, version, key)
     if found is None:
         near = sibling_of(calibrations.all(name), device, engine, key) if known_kind else None
         if near is None:
             return Chosen(family(name), None, key, general, False, "")
         return Chosen(family(name), *near, general, False, _told(near[0], engine, ""), True)
     own, known = found
-    other = bool(engine) and own.engine != engine
+    other = bool(engine) and own.engine not in (engine, *LIBRARIES)
     return Chosen(family(name), own, known, general, other, _told(own, engine, version))
 
 
 def sibling_of(
-    others: Sequence[Calibration], device: str, engine: str, key: str
+    others: Sequence[Calibration], device: Device, engine: str, key: str
 ) -> tuple[Calibration, str] | None:
     """A calibration of another device of the same architecture and engine that knows the key, the
     closest in arithmetic for a byte; None where there is none.
@@ -235,15 +255,14 @@ def sibling_of(
     Coefficients are shares and times that an architecture's kernels have in common; rates are the
     asked device's own.
     """
-    mine = catalog.device(device)
     found = []
     for own in others:
-        if not own.device or own.device == device or own.engine != engine:
+        if not own.device or own.device == device.name or own.engine != engine:
             continue
         other = catalog.device(own.device)
         known = own.closest_key(key)
-        apart = abs(np.log(_balance(other) / _balance(mine)))
-        if known is not None and _line(other) == _line(mine) and apart < ALIKE:
+        apart = abs(np.log(_balance(other) / _balance(device)))
+        if known is not None and _line(other) == _line(device) and apart < ALIKE:
             found.append((apart, own.device, own.version, own, known))
     if not found:
         return None
@@ -262,6 +281,8 @@ def _told(own: Calibration, engine: str, version: str) -> str:
     known = f"{own.engine} {own.version}".rstrip()
     if not engine:
         return f"runtime {known}"
+    if own.engine in LIBRARIES:
+        return f"library {known}"
     if engine != own.engine:
         return f"{own.device} was measured with {known}, not {engine}"
     if version and version != own.version:

@@ -9,18 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from forerun.cost.calibration import Store, store
 from forerun.cost.collectives import wires
-from forerun.cost.efficiency import LINK, SPLIT_TOKENS
+from forerun.cost.costs import Costs, Point
+from forerun.cost.efficiency import SPLIT_TOKENS
 from forerun.cost.energy import Power, power
-from forerun.cost.roofline import (
-    Machine,
-    decode_time,
-    launch_time,
-    machine,
-    prefill_time,
-    step_shape_time,
-)
+from forerun.cost.generic import peak_flop_per_s
 from forerun.cost.table import CostTable, Work, grid
+from forerun.errors import SpecError
 from forerun.ops.attention import Attention
 from forerun.ops.check import math_format
 from forerun.ops.collectives import Collective
@@ -31,9 +27,6 @@ from forerun.spec.dtype import MATH
 
 #: the step whose shares of time, interval and format a table reports
 TYPICAL_SEQS, TYPICAL_CTX = 32, 1024
-#: the pessimistic end of the interval: rates at this share of the table's, launches twice
-PESSIMISTIC_RATE, PESSIMISTIC_LAUNCH = 0.8, 2.0
-
 _QUANTITIES = ("time_s", "flop", "hbm_bytes", "link_bytes", "energy_j")
 
 
@@ -45,6 +38,8 @@ def price(
     max_seqs: int,
     max_len: int | None = None,
     links: Mapping[str, Link] | None = None,
+    runtime: str = "vllm",
+    calibrations: Store | None = None,
 ) -> CostTable:
     """What a step of one replica costs, by the four parts of `CostTable`.
 
@@ -53,16 +48,15 @@ def price(
     read once a step and stand in `tokens` (LM head: `seqs`), whose first row is zero.  Kernels of
     attention start once a step, so their launches stand in `tokens` too.
 
-    max_len : longest context to price, default the model's; links : catalog links replaced.
+    max_len : longest context to price, default the model's; links : catalog links replaced;
+    runtime : engine whose kernels run, "vllm 0.24.0"; calibrations : default what is installed.
     Raises SpecError where the device has no arithmetic for a format or a needed link is unknown.
 
-    The interval, before calibration, is the honest band [max, sum] of a typical decode step:
-    low  = max(flop at full peak, bytes at full peak, link bytes at full rate), all overlapped;
-    high = compute + traffic + links one after the other at PESSIMISTIC_RATE of the efficiencies,
-    and launches at twice the table's.
+    The 80 % interval is that of a typical decode step: operators of one family err together,
+    families independently, so their half widths add by squares.
     """
     max_len = max_len or graph.max_len or 8192
-    m = machine(device, wires(device, links), weights_bytes=_weights_bytes(graph))
+    m = costs(graph, device, links=links, runtime=runtime, calibrations=calibrations)
     watts = power(device)
     at = _Axes(
         tokens=grid(max_tokens).astype(float), seqs=grid(max_seqs).astype(float),
@@ -82,9 +76,29 @@ def price(
         idle_w=watts.idle_w * n, host_step_s=graph.host_step_s, host_seq_s=graph.host_seq_s,
         n_devices=n, peak_flop_per_s=share.peak_flop_per_s * n,
         peak_hbm_bytes_per_s=device.hbm_bytes_per_s * n, low=share.low, high=share.high,
-        sources={"roofline": 1.0}, by_operator=share.by_operator, stages=graph.pp,
-        assumed=tuple(dict.fromkeys((*graph.assumed, *_assumed(graph, device, m), *watts.assumed))),
+        sources=share.sources, by_operator=share.by_operator, stages=graph.pp,
+        assumed=tuple(
+            dict.fromkeys((*graph.assumed, *_assumed(graph, device, m, share), *watts.assumed))
+        ),
     )  # fmt: skip
+
+
+def costs(
+    graph: Graph, device: Device, *, links: Mapping[str, Link] | None = None,
+    runtime: str = "vllm", calibrations: Store | None = None,
+) -> Costs:  # fmt: skip
+    """Seconds of a graph's operators on a device.
+
+    Raises SpecError where the device has no arithmetic for a format.
+    """
+    for dtype in sorted({op.dtype for op in graph.ops}):
+        if math_format(device, dtype) is None:
+            raise SpecError.one(
+                f"device.{device.name}", f"has no arithmetic for {dtype} nor a wider format",
+                f"one of: {', '.join(device.peak_flop_per_s)}",
+            )  # fmt: skip
+    held = device.l2_bytes is not None and _weights_bytes(graph) < 0.5 * device.l2_bytes
+    return Costs(device, wires(device, links), links, runtime, calibrations or store(), held)
 
 
 def knots(max_len: int, kinks: tuple[int, ...] = (), *, most: int = 14) -> np.ndarray:
@@ -140,24 +154,22 @@ class _Totals:
         return Work(**self._of[quantity])
 
 
-def _add(total: _Totals, op: Op, at: _Axes, m: Machine, watts: Power, graph: Graph) -> None:
+def _add(total: _Totals, op: Op, at: _Axes, m: Costs, watts: Power, graph: Graph) -> None:
     """Add one operator to the totals.  Device quantities times its devices, time once."""
     shape, c, dp = op.shape, op.count, op.split
-    start = launch_time(shape, m)
     if isinstance(shape, Attention | Scan):
-        total.add("tokens", time_s=c * start * (at.tokens > 0))
-        time = decode_time(shape, np.ceil(at.batch / dp), at.ctx, m)
+        total.add("tokens", time_s=c * m.launch(shape) * (at.tokens > 0))
+        time = m.decode(shape, np.ceil(at.batch / dp), at.ctx)
         counts = shape.decode(at.batch / dp, at.ctx)
         _add_work(total, "decode", op, time, counts, watts, 1.0)
         q = at.tokens[:, None]
-        time = prefill_time(shape, q, at.past, m)
+        time = m.prefill(shape, q, at.past)
         # attention groups share the chunks of a step evenly
         _add_work(total, "prefill", op, time, shape.prefill(q, at.past), watts, 1.0 / dp)
         return
     units = at.tokens if op.axis == "tokens" else at.seqs
-    runs = units > 0
     if isinstance(shape, Collective):
-        time = step_shape_time(shape, units / op.split, m)
+        time = m.by_tokens(shape, units / op.split)
         sent = shape.sent(units / op.split)
         energy = watts.dynamic_j(0.0, 0.0, sent, time, graph.math)
         total.add(
@@ -167,9 +179,8 @@ def _add(total: _Totals, op: Op, at: _Axes, m: Machine, watts: Power, graph: Gra
         return
     if not op.kernels:
         return  # only takes memory
-    time = step_shape_time(shape, np.ceil(units / op.split), m)
-    counts = shape.counts(units / op.split)
-    _add_work(total, op.axis, op, (time + start) * runs, counts, watts, 1.0)
+    time = m.by_tokens(shape, np.ceil(units / op.split))
+    _add_work(total, op.axis, op, time, shape.counts(units / op.split), watts, 1.0)
 
 
 def _add_work(
@@ -192,61 +203,59 @@ class _Share:
     low: float
     high: float
     peak_flop_per_s: float
+    sources: dict[str, float]
+    outside: tuple[str, ...]  # operators beyond what was measured
     by_operator: dict[str, float] = field(default_factory=dict)
 
 
-def _typical(ops: list[Op], graph: Graph, m: Machine, *, max_seqs: int, max_len: int) -> _Share:
+def _typical(ops: list[Op], graph: Graph, m: Costs, *, max_seqs: int, max_len: int) -> _Share:
     """Shares, interval and main format of one decode step of TYPICAL_SEQS requests."""
     B, c = float(min(max_seqs, TYPICAL_SEQS)), float(min(max_len // 2, TYPICAL_CTX))
     time_of: dict[str, float] = defaultdict(float)
     flop_of: dict[str, float] = defaultdict(float)
-    compute = traffic = wire = slow = 0.0
+    source_of: dict[str, float] = defaultdict(float)
+    width: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    outside: list[str] = []
     for op in ops:
-        n, shape = B / op.split, op.shape
-        if isinstance(shape, Collective):
-            time = op.count * float(step_shape_time(shape, n, m))
-            level = m.wires.level(shape.n, shape.stride)
-            if level is not None:
-                wire += op.count * float(shape.sent(n)) / (level.bytes_per_s / LINK)
-            time_of[op.name] += time
-            slow += time / PESSIMISTIC_RATE
+        if not op.kernels and not isinstance(op.shape, Collective):
             continue
-        if not op.kernels:
-            continue
-        if isinstance(shape, Attention | Scan):
-            busy = float(decode_time(shape, np.ceil(n), c, m))
-            counts = shape.decode(n, c)
-        else:
-            busy = float(step_shape_time(shape, np.ceil(n), m))
-            counts = shape.counts(np.float64(n))
-        start = launch_time(shape, m)
-        used = math_format(m.device, op.dtype)
-        peak = m.peak(op.dtype)[0]
-        flop_of[used or ""] += op.count * float(counts.flop) * op.devices
-        ideal = float(counts.flop) / peak, float(counts.hbm_bytes) / m.device.hbm_bytes_per_s
-        compute += op.count * ideal[0]
-        traffic += op.count * ideal[1]
-        time_of[op.name] += op.count * (busy + start)
-        # nothing overlaps: the smaller of compute and traffic adds to the larger
-        slow += op.count * (
-            (busy + min(ideal)) / PESSIMISTIC_RATE + PESSIMISTIC_LAUNCH * start
-        )  # fmt: skip
+        n, shape = np.ceil(B / op.split), op.shape
+        sequential = isinstance(shape, Attention | Scan)
+        point: Point = m.point(shape, n, c if sequential else None)
+        time = op.count * point.time_s
+        time_of[op.name] += time
+        source_of[point.source] += time
+        width[op.family][0] += op.count * (point.time_s - point.low_s)
+        width[op.family][1] += op.count * (point.high_s - point.time_s)
+        if point.outside:
+            outside.append(op.name)
+        if not isinstance(shape, Collective):
+            counts = shape.decode(n, c) if sequential else shape.counts(np.float64(n))  # type: ignore[union-attr]
+            used = math_format(m.device, op.dtype)
+            flop_of[used or ""] += op.count * float(counts.flop) * op.devices
     whole = sum(time_of.values())
+    below, above = (np.sqrt(sum(w[k] ** 2 for w in width.values())) / whole for k in (0, 1))
     main = max(flop_of, key=lambda k: flop_of[k])
     return _Share(
-        low=min(0.99, max(compute, traffic, wire) / whole),
-        high=max(1.01, slow / whole),
-        peak_flop_per_s=m.device.peak_flop_per_s[main],  # type: ignore[index]
+        low=float(max(0.05, 1 - below)),
+        high=float(1 + above),
+        peak_flop_per_s=peak_flop_per_s(m.device, main),
+        sources={k: t / whole for k, t in sorted(source_of.items(), key=lambda kv: -kv[1])},
+        outside=tuple(dict.fromkeys(outside)),
         by_operator={k: t / whole for k, t in sorted(time_of.items(), key=lambda kv: -kv[1])},
     )
 
 
-def _assumed(graph: Graph, device: Device, m: Machine) -> list[str]:
-    out = [f"efficiencies of {device.name} are uncalibrated ({m.eff.source})"]
+def _assumed(graph: Graph, device: Device, m: Costs, share: _Share) -> list[str]:
+    out = []
+    if any("roofline" in source for source in share.sources):
+        out.append(f"efficiencies of {device.name} are partly uncalibrated ({m.eff.source})")
+    if share.outside:
+        out.append(f"outside the measured range in {', '.join(share.outside)}")
     if device.kind == "gpu":
         out.append(
-            "steps are replayed as graphs: kernels follow each other at "
-            f"{m.eff.launch_s * 1e6:.1f} us, the host adds only its own terms"
+            "steps are replayed as graphs: kernels follow each other without the host, which adds "
+            "only its own terms"
         )
     for dtype in sorted({op.dtype for op in graph.ops}):
         used, wanted = math_format(device, dtype), MATH.get(dtype, dtype)

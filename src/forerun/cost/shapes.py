@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from forerun.cost.families import family_of_op
 from forerun.cost.rows import Rows, rows
 from forerun.ops.attention import Attention
+from forerun.ops.collectives import Collective
 from forerun.ops.elementwise import Elementwise
 from forerun.ops.embedding import Embedding
 from forerun.ops.graph import Shape
@@ -49,9 +51,27 @@ def rows_by_tokens(shape: Shape, n: np.ndarray) -> Rows | None:
         half = shape.counts(np.float64(1)).hbm_bytes / 2
         return rows(
             N, op="sampling", n_tokens=n, width=shape.vocab, read_bytes=half, write_bytes=half,
-            dtype="fp32",
+            dtype="bf16",
         )  # fmt: skip
     return None
+
+
+#: messages up to this use kernels that share memory (vLLM's limit: 8 MiB), longer ones a library
+DIRECT_BYTES = 8 * 2**20
+
+
+def rows_of_message(shape: Collective, n: np.ndarray) -> Rows:
+    """A collective at n tokens or sequences, n float64 [N] and positive, inside one node."""
+    impl = np.where(is_direct(shape, n), "custom", "nccl").astype(object)
+    return rows(
+        len(n), op=shape.kind, n_gpus=shape.n, bytes=shape.message(n), graphs=1.0, impl=impl,
+        dtype="bf16",
+    )  # fmt: skip
+
+
+def is_direct(shape: Collective, n: np.ndarray) -> np.ndarray:
+    """Whether kernels that share memory take the message, bool [N]."""
+    return (shape.message(n) <= DIRECT_BYTES) & (shape.kind == "all_reduce") & (shape.n <= 8)
 
 
 def rows_of_decode(shape: Any, n_seqs: np.ndarray, ctx: np.ndarray) -> Rows | None:
@@ -88,9 +108,9 @@ def rows_of_prefill(shape: Any, n_new: np.ndarray, n_past: np.ndarray) -> Rows |
 def _plain(shape: Attention) -> bool:
     """Without compressed entries, indexers or a cache that is key and value at once, for which no
     family has columns."""
-    return not (shape.compress or shape.index_heads or shape.sparse_topk) and (
-        not shape.one_cache or bool(shape.latent_dim)
-    )
+    if shape.latent_dim and family_of_op("mla_decode") is None:
+        return False
+    return not (shape.compress or shape.index_heads or shape.sparse_topk or shape.one_cache)
 
 
 def _common(shape: Attention) -> dict[str, Any]:

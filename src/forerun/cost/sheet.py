@@ -61,12 +61,16 @@ _NUMBERS = tuple(
 )
 
 
-def sheet(x: Rows, known: Mapping[str, Device] | None = None) -> Sheet:
-    """The data sheets of the rows' devices, each looked up once; `known` before the catalog."""
+def sheet(
+    x: Rows, known: Mapping[str, Device] | None = None, links: Mapping[str, Link] | None = None
+) -> Sheet:
+    """The data sheets of the rows' devices, each looked up once; `known` devices and links before
+    the catalog."""
     devices, dtypes = x.words("device"), x.words("dtype", "bf16")
     keys = np.array([f"{d}\t{t}" for d, t in zip(devices, dtypes, strict=True)], dtype=str)
     distinct, inverse = np.unique(keys, return_inverse=True)
-    found = [_numbers(*key.split("\t"), known or {}) for key in distinct]
+    pairs = [key.split("\t") for key in distinct]
+    found = [_numbers(name, dtype, known or {}, links or {}) for name, dtype in pairs]
     columns = {
         name: np.array([row[name] for row in found], dtype=float)[inverse] for name in _NUMBERS
     }
@@ -87,7 +91,9 @@ def sheet(x: Rows, known: Mapping[str, Device] | None = None) -> Sheet:
     return Sheet(**columns, **words, problems=said["problem"], notes=said["note"])
 
 
-def _numbers(device_name: str, dtype: str, known: Mapping[str, Device]) -> dict[str, object]:
+def _numbers(
+    device_name: str, dtype: str, known: Mapping[str, Device], links: Mapping[str, Link]
+) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(_NUMBERS, np.nan)
     row |= {"problem": "", "note": "", "architecture": "", "device": ""}
     if not device_name:
@@ -104,8 +110,8 @@ def _numbers(device_name: str, dtype: str, known: Mapping[str, Device]) -> dict[
     used = math_format(device, dtype)
     if used is None:
         return row | {"problem": f"{device.name} has no arithmetic for {dtype} nor a wider format"}
-    link = _link(device)
-    network = catalog.link(device.network) if device.network else None
+    link = _link(device.scale_up or device.host_link, links)
+    network = _link(device.network, links)
     peaks = device.peak_flop_per_s
     wide = next((peaks[f] for f in ("bf16", "fp16", "tf32", "fp32") if f in peaks), np.nan)
     row |= {
@@ -148,9 +154,10 @@ def expands(dtype: str, used: str) -> bool:
     return used != MATH.get(dtype, dtype) and dtype not in ("bf16", "fp16", "fp32", "tf32")
 
 
-def _link(device: Device) -> Link | None:
-    name = device.scale_up or device.host_link
-    return catalog.link(name) if name else None
+def _link(name: str | None, links: Mapping[str, Link]) -> Link | None:
+    if not name:
+        return None
+    return links[name] if name in links else catalog.link(name)
 
 
 _RUNTIME = re.compile(r"^\s*([A-Za-z][A-Za-z_\-]*?)[\s_\-:=@]*v?(\d[\w.+\-]*)?\s*$")

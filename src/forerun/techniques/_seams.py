@@ -21,9 +21,9 @@ from typing import Literal
 
 import numpy as np
 
-from forerun.cost.collectives import wires
+from forerun.cost.efficiency import efficiency
 from forerun.cost.energy import power
-from forerun.cost.roofline import machine
+from forerun.cost.generic import peak_flop_per_s
 from forerun.cost.table import CostTable, Work
 from forerun.errors import Problem, SpecError
 from forerun.ops.graph import Graph
@@ -99,13 +99,17 @@ class Edit:
 
 
 def add_work(table: CostTable, extras: Sequence[Extra], graph: Graph, device: Device) -> CostTable:
-    """The table with further work in it, timed by the same roofline as every operator:
+    """The table with further work in it, timed by the device's roofline:
 
         time = pp * (max(flop / sustained rate, bytes / sustained bandwidth) + kernels * launch)
 
     Raises SpecError for negative work.
     """
-    m = machine(device, wires(device))
+    eff = efficiency(device)
+    rate, stream = (
+        peak_flop_per_s(device, graph.math) * eff.gemm,
+        device.hbm_bytes_per_s * eff.gather,
+    )
     watts = power(device)
     works = {name: getattr(table, name) for name in ("time_s", "flop", "hbm_bytes", "energy_j")}
     for extra in extras:
@@ -115,8 +119,8 @@ def add_work(table: CostTable, extras: Sequence[Extra], graph: Graph, device: De
         shape = getattr(table.time_s, extra.part).shape
         flop, moved = (np.broadcast_to(x, shape) for x in (extra.flop, extra.hbm_bytes))
         runs = (flop > 0) | (moved > 0)
-        time = np.maximum(flop / m.rate(graph.math), moved / m.gather)
-        time = time + extra.kernels * m.eff.launch_s * runs
+        time = np.maximum(flop / rate, moved / stream)
+        time = time + extra.kernels * eff.launch_s * runs
         joule = watts.dynamic_j(flop, moved, 0.0, time, graph.math)
         n = table.n_devices
         added = {

@@ -104,7 +104,7 @@ def physics(x: Rows, s: Sheet, c: Mapping[str, np.ndarray | float]) -> np.ndarra
     coef = {name: np.broadcast_to(np.asarray(v, dtype=float), (x.n,)) for name, v in c.items()}
     out = np.empty(x.n)
     for first in range(0, x.n, BLOCK):
-        part = slice(first, first + BLOCK)
+        part = np.arange(first, min(first + BLOCK, x.n))
         out[part] = _seconds(
             x.take(part), s.take(part), {name: v[part] for name, v in coef.items()},
             total.hbm_bytes[part],

@@ -1,0 +1,252 @@
+"""`Costs`: seconds of a model's operators on one device, from the best calibration of each.
+
+A cost table asks for thousands of batch sizes of one shape.  The closed form is evaluated at all of
+them, so that tiles and waves keep their steps; the learned residual only at knots, with straight
+lines in the logarithm between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from forerun.cost import shapes
+from forerun.cost.calibration import Store, store
+from forerun.cost.collectives import Wires, collective_time
+from forerun.cost.efficiency import Efficiency, efficiency
+from forerun.cost.families import family, family_of_op
+from forerun.cost.generic import generic_decode, generic_prefill, generic_time
+from forerun.cost.operators import (
+    ROOFLINE,
+    UNCALIBRATED,
+    Chosen,
+    choose,
+    is_compute_bound,
+    keys_of,
+    regime_of,
+)
+from forerun.cost.rows import Rows, rows
+from forerun.cost.sheet import Sheet, sheet, split_runtime
+from forerun.cost.table import DENSE
+from forerun.errors import SpecError
+from forerun.ops.collectives import Collective
+from forerun.ops.elementwise import Elementwise
+from forerun.ops.graph import Shape
+from forerun.ops.sampling import Sampling
+from forerun.spec.device import Device, Link
+
+#: knots of the residual in an octave of tokens or contexts
+PER_OCTAVE = 6
+
+
+@dataclass(frozen=True)
+class Point:
+    """One operator at one size: seconds, the ends of its 80 % interval, and the source."""
+
+    time_s: float
+    low_s: float
+    high_s: float
+    source: str
+    outside: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Costs:
+    """A device under a runtime."""
+
+    device: Device
+    wires: Wires
+    links: Mapping[str, Link] | None = None  # before those of the catalog
+    runtime: str = "vllm"
+    store: Store = field(default_factory=store)
+    cached: bool = False  # all weights of the device fit in its last-level cache
+    _known: dict[tuple[str, str], Chosen] = field(default_factory=dict)
+
+    @property
+    def eff(self) -> Efficiency:
+        """Shares of the data sheet before any calibration."""
+        return efficiency(self.device)
+
+    def by_tokens(self, shape: Shape, n: np.ndarray) -> np.ndarray:
+        """Seconds of one instance at n tokens or sequences, float64 [N]; 0 where n is 0."""
+        n = np.asarray(n, dtype=float)
+        out = np.zeros(len(n))
+        at = np.flatnonzero(n > 0)
+        if not len(at):
+            return out
+        if isinstance(shape, Collective):
+            out[at] = self._message(shape, n[at])
+            return np.maximum.accumulate(out)
+        x = shapes.rows_by_tokens(shape, _steps(n[at]))
+        if x is None:
+            out[at] = generic_time(shape, n[at], self.device, self.eff)
+            return out
+        time = self._curve(x, _steps(n[at]), n[at])
+        if not self.cached:
+            # tables repeat one product, whose weights stay on chip; a model's come from memory
+            counts = shape.counts(n[at])  # type: ignore[union-attr]
+            time = np.maximum(time, counts.weight_bytes / self.device.hbm_bytes_per_s)
+        out[at] = time + self.extra_launches(shape)
+        # a kernel of more rows never ends before the same kernel of fewer
+        return np.maximum.accumulate(out)
+
+    def _curve(self, x: Rows, sizes: np.ndarray, n: np.ndarray) -> np.ndarray:
+        """Seconds at n [N] from rows at `sizes`: the closed form at each of those, the residual at
+        knots among them."""
+        picked = np.unique(np.searchsorted(sizes, _knots(sizes[-1])).clip(max=len(sizes) - 1))
+        log_n = np.log(sizes)
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            return np.interp(log_n, log_n[picked], values)
+
+        return np.interp(n, sizes, self._seconds(x, picked, spread))
+
+    def _message(self, shape: Collective, n: np.ndarray) -> np.ndarray:
+        """Seconds of a collective: as it was measured inside one node, else by its wires."""
+        if shape.stride > 1 or shape.n > self.wires.domain or shape.n < 2 or self.wires.pair:
+            return collective_time(shape, n, self.wires)
+        sizes = _knots(n.max(), 4 * PER_OCTAVE)
+        x = shapes.rows_of_message(shape, sizes)
+        out = np.empty(len(n))
+        direct = shapes.is_direct(shape, n)
+        for impl in sorted(set(x.words("impl"))):
+            mine = x.words("impl") == impl
+            at = direct == (impl == "custom")
+            part, chosen = x.take(mine), self._chosen(x.take(mine))[0]
+            if chosen.own is None:
+                out[at] = collective_time(shape, n[at], self.wires)
+            else:
+                out[at] = self._curve(part, sizes[mine], n[at])
+        return out
+
+    def extra_launches(self, shape: Shape) -> float:
+        """Seconds of the kernels beyond the first of an operator that is several."""
+        if isinstance(shape, Elementwise | Sampling):
+            return max(0, shape.kernels - 1) * self.eff.launch_s
+        return 0.0
+
+    def launch(self, shape: Shape) -> float:
+        """Seconds of an empty call of attention, which a step pays once for all its requests."""
+        x = shapes.rows_of_decode(shape, np.ones(1), np.ones(1))
+        if x is None:
+            return getattr(shape, "kernels", 1) * self.eff.launch_s
+        chosen, x, s = self._chosen(x)
+        return float(np.ravel(chosen.coefs(x, s).get("launch_s", 0.0))[0])
+
+    def decode(self, shape: Shape, n_seqs: np.ndarray, ctx: np.ndarray) -> np.ndarray:
+        """Seconds of one decode step, float64 [B, K], of n_seqs [B, 1] requests with ctx [K] cached
+        tokens each; 0 where there are none."""
+        return self._plane(shape, n_seqs, ctx, shapes.rows_of_decode, generic_decode, least=1.0)
+
+    def prefill(self, shape: Shape, n_new: np.ndarray, n_past: np.ndarray) -> np.ndarray:
+        """Seconds of one chunk, float64 [T, K], of n_new [T, 1] tokens after n_past [K]."""
+        return self._plane(shape, n_new, n_past, shapes.rows_of_prefill, generic_prefill, least=0.0)
+
+    def point(self, shape: Shape, n: float, ctx: float | None = None) -> Point:
+        """One instance at n tokens, or n sequences of ctx cached tokens, with its interval."""
+        one = np.array([float(n)])
+        x: Rows | None
+        if isinstance(shape, Collective):
+            x = shapes.rows_of_message(shape, one)
+            x = x if self._chosen(x)[0].own is not None and shape.stride == 1 else None
+        elif ctx is None:
+            x = shapes.rows_by_tokens(shape, one)
+        else:
+            x = shapes.rows_of_decode(shape, one, np.array([float(ctx)]))
+        if x is None:
+            at = (
+                self.by_tokens(shape, one)
+                if ctx is None
+                else self.decode(shape, one[:, None], np.array([float(ctx)]))
+            )
+            time = float(np.ravel(at)[0])
+            low, high = time * np.exp(UNCALIBRATED)
+            return Point(time, float(low), float(high), ROOFLINE)
+        chosen, x, s = self._chosen(x)
+        time_s = chosen.physics(x, s) * np.exp(chosen.residual(x, s))
+        busy = is_compute_bound(s, chosen.module.counts(x))
+        outside = chosen.outside(x)
+        low, high = np.exp(chosen.interval(regime_of(busy, np.log(time_s)), outside))
+        t = float(time_s[0])
+        return Point(t, t * float(low[0]), t * float(high[0]), chosen.label, bool(outside[0]))
+
+    def _plane(
+        self, shape: Shape, rows_n: np.ndarray, columns_n: np.ndarray,
+        as_rows: Callable[..., Rows | None], generic: Callable[..., np.ndarray], *, least: float,
+    ) -> np.ndarray:  # fmt: skip
+        first = np.asarray(rows_n, dtype=float)[:, 0]
+        second = np.maximum(np.asarray(columns_n, dtype=float), least)
+        out = np.zeros((len(first), len(second)))
+        at = np.flatnonzero(first > 0)
+        if not len(at):
+            return out
+        a, b = np.repeat(first[at], len(second)), np.tile(second, len(at))
+        x = as_rows(shape, a, b)
+        if x is None:
+            out[at] = generic(shape, first[at][:, None], second, self.device, self.eff)
+            return out
+        wanted = np.searchsorted(first[at], _knots(first[at].max(), PER_OCTAVE // 2))
+        picked = np.unique(np.clip(wanted, 0, len(at) - 1))
+        log_n, K = np.log(first[at]), len(second)
+        cells = (picked[:, None] * K + np.arange(K)).ravel()
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            table = values.reshape(len(picked), K)
+            columns = [np.interp(log_n, log_n[picked], table[:, j]) for j in range(K)]
+            return np.stack(columns, axis=1).ravel()
+
+        time = self._seconds(x, cells, spread) - self._launch_in(x)
+        out[at] = np.maximum(time, 0.0).reshape(len(at), K)
+        return np.maximum.accumulate(np.maximum.accumulate(out, axis=0), axis=1)
+
+    def _launch_in(self, x: Rows) -> float:
+        """What a family's seconds hold for starting the call."""
+        chosen, x, s = self._chosen(x.take(np.array([0])))
+        return float(np.ravel(chosen.coefs(x, s).get("launch_s", 0.0))[0])
+
+    def _seconds(
+        self, x: Rows, picked: np.ndarray, spread: Callable[[np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        chosen, x, s = self._chosen(x)
+        residual = chosen.residual(x.take(picked), s.take(picked))
+        return chosen.physics(x, s) * np.exp(spread(residual))
+
+    def _chosen(self, x: Rows) -> tuple[Chosen, Rows, Sheet]:
+        """The calibration for rows that differ in numbers alone, the rows with what it was measured
+        under written in, and their data sheet."""
+        name = family_of_op(str(x.words("op")[0]))
+        assert name is not None
+        x = x.filled(family(name).DEFAULTS)
+        one = x.take(np.array([0]))
+        key = str(keys_of(one, family(name))[0])
+        if (name, key) not in self._known:
+            engine, version = split_runtime(self.runtime)
+            self._known[name, key] = choose(name, self.device, engine, version, key, self.store)
+        chosen = self._known[name, key]
+        dtype = str(x.words("dtype")[0])
+        return chosen, chosen.rows(x), self._sheet(dtype).take(np.zeros(x.n, dtype=int))
+
+    def _sheet(self, dtype: str) -> Sheet:
+        name = self.device.name
+        one = rows(1, device=name, dtype=dtype, runtime=self.runtime)
+        found = sheet(one, {name: self.device}, self.links)
+        if found.problems:
+            raise SpecError.one(f"device.{name}", found.problems[0])
+        return found
+
+
+def _steps(n: np.ndarray) -> np.ndarray:
+    """Sizes at which a closed form is evaluated, ascending: all up to 64, then both sides of every
+    16th row, between which tiles do not change and time is a straight line."""
+    most = int(n.max())
+    edges = np.arange(64, most + 16, 16)
+    wanted = np.unique(np.concatenate([np.arange(1, 65), edges, edges + 1, n[n > DENSE], [most]]))
+    return wanted[wanted <= most].astype(float)
+
+
+def _knots(most: float, per_octave: int = PER_OCTAVE) -> np.ndarray:
+    """Sizes at which a residual is evaluated: all up to 8, then so many an octave."""
+    octaves = np.arange(3 * per_octave, int(np.ceil(np.log2(max(most, 8)) * per_octave)) + 1)
+    return np.unique(np.concatenate([np.arange(1, 9), np.round(2 ** (octaves / per_octave))]))
