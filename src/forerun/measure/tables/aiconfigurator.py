@@ -107,22 +107,24 @@ def _attention(frame: Any, file: Path, system: str, runtime: str) -> Rows:
 
 #: widths of DeepSeek-V3's latent attention, which every table of it measures
 MLA = dict(kv_lora_rank=512.0, rope_dim=64.0, head_dim=192.0, v_head_dim=128.0, q_lora_rank=1536.0)
+MLA_HIDDEN = 7168.0
 
 
 def _mla(frame: Any, file: Path, system: str, runtime: str) -> Rows:
+    """Kernels, or whole blocks with their products ("module"), which give `hidden`.
+
+    A block's dtype is that of its weights; attention inside runs in 16 bits.  `step` of a block is
+    the whole context, of a kernel the cache before the new token.
+    """
     kind = str(frame["op_name"][0])
-    decode = "generation" in kind
-    impl = kernel(frame)
-    dtype = _dtype(frame, "mla_dtype", file)
-    if "module" in kind:
-        gemm = _dtype(frame, "gemm_type", file)
-        impl = np.array([f"module:{g}:{i}" for g, i in zip(gemm, impl, strict=True)], dtype=object)
+    decode, whole = "generation" in kind, "module" in kind
     return rows(
         frame.height, op="mla_decode" if decode else "mla_prefill", device=system, runtime=runtime,
-        dtype=dtype, impl=impl, kv_dtype=_dtype(frame, "kv_cache_dtype", file),
-        batch=numbers(frame, "batch_size"), n_heads=numbers(frame, "num_heads"),
-        past=numbers(frame, "step") + decode,
-        isl=np.nan if decode else numbers(frame, "isl"), **MLA,
+        dtype=_dtype(frame, "gemm_type" if whole else "mla_dtype", file), impl=kernel(frame),
+        kv_dtype=_dtype(frame, "kv_cache_dtype", file), batch=numbers(frame, "batch_size"),
+        n_heads=numbers(frame, "num_heads"), isl=np.nan if decode else numbers(frame, "isl"),
+        past=numbers(frame, "step") + (decode and not whole),
+        hidden=MLA_HIDDEN if whole else np.nan, **MLA,
     )  # fmt: skip
 
 
@@ -192,16 +194,52 @@ def _bmm(frame: Any, file: Path, system: str, runtime: str) -> Rows:
 
 
 def _gdn(frame: Any, file: Path, system: str, runtime: str) -> Rows:
-    decode = np.array([p == "generation" for p in texts(frame, "phase")])
-    source = kernel(frame)
-    conv = np.array(["conv1d" in k for k in source])
+    """Gated delta net, scan and short convolution apart.
+
+    The convolution is over queries, keys and values, but in TensorRT-LLM's table over keys alone:
+    its times there do not depend on the heads of values, 2.27 TB/s on keys at 32,768 tokens.
+    States are of 32 bits in vLLM and SGLang, of 16 in TensorRT-LLM: 1,024 states of 16 heads take
+    553 us there, 3.9 TB/s of an H100's 3.35 were they of 32.
+    """
+    trtllm = runtime.startswith("trtllm")
+    keys, values = numbers(frame, "num_k_heads"), numbers(frame, "num_v_heads")
+    key_dim, value_dim = numbers(frame, "head_k_dim"), numbers(frame, "head_v_dim")
+    conv = _is_conv(frame)
+    packed = keys * key_dim if trtllm else 2 * keys * key_dim + values * value_dim
     return rows(
         frame.height, op=np.where(conv, "conv1d", "gdn").astype(object), device=system,
-        runtime=runtime, dtype="bf16", impl=np.where(decode, "decode", "prefill").astype(object),
-        batch=numbers(frame, "batch_size"), isl=np.where(decode, 1.0, numbers(frame, "seq_len")),
-        n_heads=numbers(frame, "num_v_heads"), n_kv_heads=numbers(frame, "num_k_heads"),
-        head_dim=numbers(frame, "head_k_dim"), v_head_dim=numbers(frame, "head_v_dim"),
+        runtime=runtime, dtype="bf16", kv_dtype="bf16" if trtllm else "fp32",
+        batch=numbers(frame, "batch_size"), head_dim=key_dim, v_head_dim=value_dim,
+        n_heads=np.where(conv & trtllm, keys, values), n_kv_heads=keys,
+        width=np.where(conv, packed, np.nan), k=numbers(frame, "d_conv"), **_phase(frame),
     )  # fmt: skip
+
+
+def _mamba2(frame: Any, file: Path, system: str, runtime: str) -> Rows:
+    """Mamba-2, scan and short convolution over x, B and C apart."""
+    heads, width = numbers(frame, "nheads"), numbers(frame, "head_dim")
+    groups, state = numbers(frame, "n_groups"), numbers(frame, "d_state")
+    conv = _is_conv(frame)
+    return rows(
+        frame.height, op=np.where(conv, "conv1d", "mamba2").astype(object), device=system,
+        runtime=runtime, dtype="bf16", kv_dtype="", batch=numbers(frame, "batch_size"),
+        n_heads=heads, n_kv_heads=groups, head_dim=state, v_head_dim=width,
+        width=np.where(conv, heads * width + 2 * groups * state, np.nan),
+        k=numbers(frame, "d_conv"), **_phase(frame),
+    )  # fmt: skip
+
+
+def _is_conv(frame: Any) -> np.ndarray:
+    return np.array(["conv1d" in k for k in kernel(frame)])
+
+
+def _phase(frame: Any) -> dict[str, np.ndarray]:
+    """Tokens a sequence, and which kernels: a chunk of one token is not a decode step."""
+    decode = np.array([p == "generation" for p in texts(frame, "phase")])
+    return {
+        "isl": np.where(decode, 1.0, numbers(frame, "seq_len")),
+        "impl": np.where(decode, "decode", "prefill").astype(object),
+    }
 
 
 READERS: dict[str, Callable[..., Rows]] = {
@@ -209,5 +247,5 @@ READERS: dict[str, Callable[..., Rows]] = {
     "encoder_attention": _attention, "context_mla": _mla, "generation_mla": _mla,
     "mla_context_module": _mla, "mla_generation_module": _mla, "moe": _moe, "nccl": _nccl,
     "oneccl": _nccl, "custom_allreduce": _custom, "computescale": _quantise,
-    "scale_matrix": _quantise, "mla_bmm": _bmm, "gdn": _gdn,
+    "scale_matrix": _quantise, "mla_bmm": _bmm, "gdn": _gdn, "mamba2": _mamba2,
 }  # fmt: skip

@@ -1,0 +1,130 @@
+"""Latent attention of new tokens over themselves and a cached past, on expanded keys and values.
+
+    time = launch + blocks of queries over keys as in `_attention`, a kv head for every query head,
+           + 4 T (copies N (2 head_dim + v_head_dim) + kv_lora_rank + rope_dim) / rate, putting
+             queries, keys and values together and keeping the latents
+           + expanding the latents of the past: 2 past kv_lora_rank N (H_nope + H_v) flop
+           + the products around it where `hidden` is given (see `_mla`)
+
+One new token over a past is a decode step, and is priced as one where that is faster.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from forerun.cost.families import Coef
+from forerun.cost.families._attention import (
+    PREFILL_COEFS,
+    Coefs,
+    Prefill,
+    kv_bytes,
+    powers,
+    prefill_features,
+)
+from forerun.cost.families._codes import code
+from forerun.cost.families._mla import (
+    BLOCK_COEFS,
+    LATENT_COEFS,
+    SHARP,
+    around_start,
+    decode_seconds,
+    latent_bytes,
+    latent_decode,
+    latent_of,
+    of_kernel,
+)
+from forerun.cost.rows import Rows
+from forerun.cost.sheet import Sheet
+from forerun.ops.counts import Counts
+
+OPS = ("mla_prefill",)
+NEEDS = ("isl", "n_heads")
+DEFAULTS: dict[str, float | str] = {
+    "batch": 1.0, "past": 0.0, "kv_lora_rank": 512.0, "rope_dim": 64.0, "head_dim": 192.0,
+    "v_head_dim": 128.0, "window": 0.0, "dtype": "bf16", "kv_dtype": "", "impl": "",
+}  # fmt: skip
+KEYS = ("dtype", "kv_dtype", "impl")
+COEFS = (
+    *PREFILL_COEFS,
+    Coef("copies", 0.5, 0.02, 6.0, "passes over expanded queries, keys and values before"),
+    *BLOCK_COEFS,
+)
+_ALONE = {c.name: c.start for c in LATENT_COEFS}
+
+
+def prefill_of(x: Rows) -> Prefill:
+    """The kernel, on keys and values of 16 bits expanded before it."""
+    a, two, none = latent_of(x), np.full(x.n, 2.0), np.zeros(x.n)
+    return Prefill(
+        x.get("batch", 1.0), x.get("isl"), x.get("past", 0.0), a.heads, a.heads, a.qk + a.v,
+        x.get("window", 0.0), np.ones(x.n), two, two, none, none,
+    )  # fmt: skip
+
+
+def _expanded(x: Rows, p: Prefill) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(flop, latents read, keys and values written, bytes) of expanding the past."""
+    a = latent_of(x)
+    held = p.batch * np.where(p.window > 0, np.minimum(p.past, p.window), p.past)
+    flop = 2.0 * held * a.rank * a.heads * (a.qk - a.rope + a.v)
+    return flop, held * latent_bytes(a, x), p.cache_bytes
+
+
+def counts(x: Rows) -> Counts:
+    p = prefill_of(x)
+    around = latent_of(x).counts(p.batch * p.new, absorbed=False)
+    flop, read, written = _expanded(x, p)
+    return Counts(
+        flop=p.flop + flop + around.flop, weight_bytes=around.weight_bytes,
+        activation_bytes=p.activation_bytes + 2 * written + around.activation_bytes, kv_bytes=read,
+    )  # fmt: skip
+
+
+def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
+    """Before any measurement: products run as they do in GEMM, softmax comes on top."""
+    return {
+        "compute": 1.1 * s.gemm, "stream": s.gather, "launch_s": 4.0 * s.launch_s,
+        "project": 0.8 * s.gemm, "around_s": around_start(s),
+    }  # fmt: skip
+
+
+def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
+    """Seconds of each row, float64 [N]."""
+    p, a = prefill_of(x), latent_of(x)
+    kernel = of_kernel(s, a.whole)
+    tokens, rate = p.batch * p.new, s.hbm_bytes_per_s * s.gather
+    together = c["copies"] * a.heads * (2 * a.qk + a.v) + a.rank + a.rope
+    busy = p.seconds(kernel, c) + 4.0 * tokens * together / rate
+    later = p.past > 0
+    if later.any():
+        flop, read, written = _expanded(x, p)
+        compute = flop / (s.wide_flop_per_s * c["project"])
+        busy = busy + powers((compute, (read + written) / rate), SHARP)
+        alone = decode_seconds(latent_decode(x, p.batch, p.past + p.new), a.rank, kernel, _ALONE)
+        busy = np.where(later & (p.new <= 1), np.minimum(busy, alone), busy)
+    return c["launch_s"] + busy + a.seconds(tokens, False, s, c)
+
+
+def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
+    """Dimensionless: those of prefill attention, and how much of a block is attention."""
+    p, a = prefill_of(x), latent_of(x)
+    around = a.counts(p.batch * p.new, absorbed=False)
+    products = around.hbm_bytes / s.hbm_bytes_per_s + around.flop / s.flop_per_s
+    kernel = p.activation_bytes / s.hbm_bytes_per_s + p.flop / s.wide_flop_per_s
+    return {
+        **prefill_features(p, s),
+        "narrow_kv": kv_bytes(x),
+        "around": products / (products + kernel),
+        "whole": a.whole * 1.0,
+    }
+
+
+def own_features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
+    """Shapes themselves, and the number formats and kernels by number."""
+    p = prefill_of(x)
+    chunks, _ = p.blocks(128.0, False)
+    return {
+        "batch": np.log2(p.batch), "heads": np.log2(p.heads), "past": np.log2(p.past + 1),
+        "work": np.log2(p.flop), "tokens": np.log2(p.batch * p.new),
+        "last_wave": chunks / s.n_sm % 1.0, "key": code(x, KEYS),
+    }  # fmt: skip
