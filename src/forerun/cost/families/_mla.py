@@ -47,7 +47,7 @@ LATENT_COEFS = (
     Coef("fill", 1.5, 0.1, 6.0, "how soon few blocks draw the whole memory rate"),
     Coef("copies", 2.0, 1.0, 3.0, "passes over queries and results"),
     Coef("block_s", 3e-6, 1e-8, 1e-3, "one block's time without keys, s"),
-    Coef("key_s", 5e-9, 1e-11, 1e-6, "one block's time a key, s"),
+    Coef("key_s", 2e-9, 1e-11, 1e-6, "one block's time a key, s"),
     Coef("launch_s", 9e-6, 0.5e-6, 400e-6, "time of an empty call, merging of parts included, s"),
     Coef("sharp", 4.0, 1.0, 12.0, "p: how completely arithmetic and traffic overlap"),
 )
@@ -77,13 +77,18 @@ class Latent:
         """Rows that are blocks with their products, bool [N]."""
         return self.hidden > 0
 
+    @property
+    def nope(self) -> np.ndarray:
+        """Width of a query or key without the part that positions turn."""
+        return np.maximum(self.qk - self.rope, 0.0)
+
     def products(self, absorbed: bool) -> list[tuple[np.ndarray, np.ndarray, bool]]:
         """(columns, depth, in 16 bits) of each product, all heads of one put side by side."""
         queries_from = np.where(self.q_rank > 0, self.q_rank, self.hidden)
         return [
             (self.q_rank + self.rank + self.rope, self.hidden, False),
             (self.heads * self.qk, queries_from, False),
-            (self.heads * (self.qk - self.rope + self.v), self.rank, absorbed),
+            (self.heads * (self.nope + self.v), self.rank, absorbed),
             (self.hidden, self.heads * self.v, False),
         ]
 
@@ -159,16 +164,18 @@ def decode_seconds(d: Decode, rank: np.ndarray, s: Sheet, c: Coefs) -> np.ndarra
     """The kernel without its launch."""
     gpu, parts = s.is_gpu > 0, parts_of(d, s)
     keys = np.where(gpu, np.maximum(d.keys, PAGE), d.keys)
-    blocks = d.batch * np.maximum(1.0, d.heads / TILE) * parts
-    busy = np.where(gpu, np.minimum(1.0, blocks / s.n_sm), 1.0)
-    filled = np.where(gpu, np.minimum(1.0, c["fill"] * blocks / s.n_sm), 1.0)
+    rows = np.maximum(d.heads, c["rows"])
+    # blocks there can be at most: of keys, which draw on memory, and of heads too, which compute
+    pages = d.batch * keys / PAGE
+    filled = np.where(gpu, np.minimum(1.0, c["fill"] * pages / s.n_sm), 1.0)
+    busy = np.where(gpu, np.minimum(1.0, pages * np.maximum(1.0, rows / TILE) / s.n_sm), 1.0)
     total = d.batch * d.stored * keys * d.kv_bytes
     rate = s.hbm_bytes_per_s * c["stream"]
-    rows = np.maximum(d.heads, c["rows"])
     compute = 2.0 * d.batch * rows * d.width * keys / (s.wide_flop_per_s * c["compute"] * busy)
     # partial results are of 32 bits; the parts beyond the first are written and read once more
     merged = d.batch * d.heads * rank * (parts - 1) * 8.0
     memory = total / (rate * cache_factor(total, s, c) * filled)
     beside = (c["copies"] * d.activation_bytes + AGAIN * merged) / rate
+    blocks = d.batch * np.maximum(1.0, d.heads / TILE) * parts
     serial = np.where(gpu, blocks / s.n_sm, 1.0) * c["block_s"] + keys / parts * c["key_s"]
     return powers((memory, compute), c["sharp"]) + serial + beside

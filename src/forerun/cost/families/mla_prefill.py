@@ -66,7 +66,7 @@ def _expanded(x: Rows, p: Prefill) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(flop, latents read, keys and values written, bytes) of expanding the past."""
     a = latent_of(x)
     held = p.batch * np.where(p.window > 0, np.minimum(p.past, p.window), p.past)
-    flop = 2.0 * held * a.rank * a.heads * (a.qk - a.rope + a.v)
+    flop = 2.0 * held * a.rank * a.heads * (a.nope + a.v)
     return flop, held * latent_bytes(a, x), p.cache_bytes
 
 
