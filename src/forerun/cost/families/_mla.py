@@ -52,7 +52,7 @@ LATENT_COEFS = (
     Coef("sharp", 4.0, 1.0, 12.0, "p: how completely arithmetic and traffic overlap"),
 )
 BLOCK_COEFS = (
-    Coef("project", 0.6, 0.05, 1.1, "share of the matrix peak in products around attention"),
+    Coef("project", 0.6, 0.05, 0.9, "share of the matrix peak in products around attention"),
     Coef("weights", 0.8, 0.05, 3.0, "share of the memory rate their operands reach"),
     Coef("around_s", 15e-6, 0.5e-6, 1e-3, "time of what is around attention without work, s"),
     Coef("token_s", 2e-8, 1e-10, 1e-6, "a token's norms, positions and conversions, s"),

@@ -1,12 +1,18 @@
-"""Latent attention of new tokens over themselves and a cached past, on expanded keys and values.
+"""Latent attention of new tokens over themselves and a cached past.
 
-    time = launch + blocks of queries over keys as in `_attention`, a kv head for every query head,
+On expanded keys and values, a kv head for every query head:
+
+    time = launch + blocks of queries over keys as in `_attention`
            + 4 T (copies N (2 head_dim + v_head_dim) + kv_lora_rank + rope_dim) / rate, putting
              queries, keys and values together and keeping the latents
            + expanding the latents of the past: 2 past kv_lora_rank N (H_nope + H_v) flop
-           + the products around it where `hidden` is given (see `_mla`)
 
-One new token over a past is a decode step, and is priced as one where that is faster.
+On the latents themselves (W = 2 kv_lora_rank + rope_dim), as engines do with short chunks:
+
+    time = launch + 2 N W (pairs + 32 q) / (peak * absorbed * min(1, B ceil(q N / 64) / n_SM))
+           + block_s + latents / (rate * stream) + 4 T (N W + kv_lora_rank + rope_dim) / rate
+
+Products around it are added where `hidden` is given (see `_mla`).
 """
 
 from __future__ import annotations
@@ -25,12 +31,11 @@ from forerun.cost.families._attention import (
 from forerun.cost.families._codes import code
 from forerun.cost.families._mla import (
     BLOCK_COEFS,
-    LATENT_COEFS,
+    PAGE,
     SHARP,
+    TILE,
     around_start,
-    decode_seconds,
     latent_bytes,
-    latent_decode,
     latent_of,
     of_kernel,
 )
@@ -44,13 +49,29 @@ DEFAULTS: dict[str, float | str] = {
     "batch": 1.0, "past": 0.0, "kv_lora_rank": 512.0, "rope_dim": 64.0, "head_dim": 192.0,
     "v_head_dim": 128.0, "window": 0.0, "dtype": "bf16", "kv_dtype": "", "impl": "",
 }  # fmt: skip
-KEYS = ("dtype", "kv_dtype", "impl")
+KEYS = ("dtype", "kv_dtype")
 COEFS = (
     *PREFILL_COEFS,
-    Coef("copies", 0.5, 0.02, 6.0, "passes over expanded queries, keys and values before"),
+    Coef("copies", 0.5, 0.02, 6.0, "passes over queries, keys and values before the kernel"),
+    Coef("absorbed", 0.6, 0.05, 1.1, "share of the matrix peak on latents themselves"),
     *BLOCK_COEFS,
 )
-_ALONE = {c.name: c.start for c in LATENT_COEFS}
+#: new tokens up to which vLLM calls its decode kernel on Hopper: FlashAttention's on 16 bits,
+#: FlashMLA's on 8 (kernels named in AIConfigurator's table of vLLM 0.24); one token anywhere
+SHORT, SHORT_8 = 512.0, 128.0
+
+
+def is_absorbed(x: Rows, s: Sheet) -> np.ndarray:
+    """Rows that run on latents, bool [N]: as the kernel's name says, else as the engine chooses.
+
+    One token without a past is no decode step, and other engines expand it too.
+    """
+    named, new = x.words("impl"), x.get("isl")
+    on_latents = np.array(["mla" in word for word in named], dtype=bool)
+    hopper = (s.engine == "vllm") & (s.architecture == "hopper")
+    most = np.where(hopper, np.where(kv_bytes(x) < 2.0, SHORT_8, SHORT), 1.0)
+    chosen = (new <= most) & (hopper | (x.get("past", 0.0) > 0))
+    return np.where((named == "") | (named == "default"), chosen, on_latents)
 
 
 def prefill_of(x: Rows) -> Prefill:
@@ -71,6 +92,7 @@ def _expanded(x: Rows, p: Prefill) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def counts(x: Rows) -> Counts:
+    """Of the expanded form, whose arithmetic is the least."""
     p = prefill_of(x)
     around = latent_of(x).counts(p.batch * p.new, absorbed=False)
     flop, read, written = _expanded(x, p)
@@ -91,18 +113,34 @@ def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
 def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     """Seconds of each row, float64 [N]."""
     p, a = prefill_of(x), latent_of(x)
-    kernel = of_kernel(s, a.whole)
-    tokens, rate = p.batch * p.new, s.hbm_bytes_per_s * s.gather
+    kernel, tokens, on_latents = of_kernel(s, a.whole), p.batch * p.new, is_absorbed(x, s)
+    busy = np.where(on_latents, _absorbed(x, p, kernel, c), _on_expanded(x, p, kernel, c))
+    around = [a.seconds(tokens, absorbed, s, c) for absorbed in (True, False)]
+    return c["launch_s"] + busy + np.where(on_latents, *around)
+
+
+def _on_expanded(x: Rows, p: Prefill, s: Sheet, c: Coefs) -> np.ndarray:
+    a, rate = latent_of(x), s.hbm_bytes_per_s * s.gather
     together = c["copies"] * a.heads * (2 * a.qk + a.v) + a.rank + a.rope
-    busy = p.seconds(kernel, c) + 4.0 * tokens * together / rate
-    later = p.past > 0
-    if later.any():
-        flop, read, written = _expanded(x, p)
-        compute = flop / (s.wide_flop_per_s * c["project"])
-        busy = busy + powers((compute, (read + written) / rate), SHARP)
-        alone = decode_seconds(latent_decode(x, p.batch, p.past + p.new), a.rank, kernel, _ALONE)
-        busy = np.where(later & (p.new <= 1), np.minimum(busy, alone), busy)
-    return c["launch_s"] + busy + a.seconds(tokens, False, s, c)
+    flop, read, written = _expanded(x, p)
+    compute = flop / (s.wide_flop_per_s * c["project"])
+    expand = powers((compute, (read + written) / rate), SHARP)
+    return p.seconds(s, c) + 4.0 * p.batch * p.new * together / rate + expand
+
+
+def _absorbed(x: Rows, p: Prefill, s: Sheet, c: Coefs) -> np.ndarray:
+    a, rate = latent_of(x), s.hbm_bytes_per_s * s.gather
+    width = 2 * a.rank + a.rope
+    tokens = p.batch * p.new
+    blocks = p.batch * np.maximum(1.0, p.new * a.heads / TILE)
+    split = blocks * np.maximum(1.0, (p.past + p.new) / PAGE)
+    filled = np.where(s.is_gpu > 0, np.minimum(1.0, split / s.n_sm), 1.0)
+    flop = 2.0 * width * a.heads * (p.pairs + PAGE / 2 * tokens)
+    compute = flop / (s.wide_flop_per_s * c["absorbed"] * filled)
+    kept = p.batch * (p.past + p.new) * latent_bytes(a, x) / (s.hbm_bytes_per_s * c["stream"])
+    # queries and results of all heads, written once and read once
+    together = a.heads * width + a.rank + a.rope
+    return compute + c["block_s"] + kept + 4.0 * tokens * together / rate
 
 
 def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
@@ -116,6 +154,7 @@ def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
         "narrow_kv": kv_bytes(x),
         "around": products / (products + kernel),
         "whole": a.whole * 1.0,
+        "absorbed": is_absorbed(x, s) * 1.0,
     }
 
 
@@ -126,5 +165,5 @@ def own_features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
     return {
         "batch": np.log2(p.batch), "heads": np.log2(p.heads), "past": np.log2(p.past + 1),
         "work": np.log2(p.flop), "tokens": np.log2(p.batch * p.new),
-        "last_wave": chunks / s.n_sm % 1.0, "key": code(x, KEYS),
+        "last_wave": chunks / s.n_sm % 1.0, "key": code(x, (*KEYS, "impl")),
     }  # fmt: skip
