@@ -170,7 +170,7 @@ def test_a_short_row_takes_about_the_launch(name, i):
     # several kernels of a few microseconds each
     launches = sum(
         float(coefs[n][0])
-        for n in ("launch_s", "start_s", "around_s", "step_launch_s")
+        for n in ("launch_s", "start_s", "around_s", "prefill_s", "step_s")
         if n in coefs
     )
     assert module.physics(x, s, coefs)[0] < 6 * launches

@@ -4,13 +4,14 @@ short convolution before them.
 A step (`impl` "decode", or one token where no `impl` is given) reads and writes the state:
 
     bytes = B N H_k H_v 2 state + activations ;  conv1d: B W (4 + 4 (taps - 1))
-    time  = step_launch_s + bytes / (rate * step_stream * cache factor * min(1, fill * blocks/n_SM))
+    time  = step_s + bytes / (rate * step_stream * cache factor * min(1, fill * blocks/n_SM))
 
 A prefill walks over chunks of C tokens, heads side by side, chunks of a head one after the other:
 
     serial = ceil(B N / n_SM) * (block_s + ceil(q/C) * chunk_s)
-    work   = flop / (peak * compute);  traffic = bytes / (rate * stream), as `ops.ssm` counts them
-    time   = launch_s + (serial**p + work**p + traffic**p)**(1/p)
+    work   = flop / (peak * compute);  traffic = bytes / (rate * stream), as `ops.ssm` counts them,
+             but of the states between chunks only the share `kept`
+    time   = prefill_s + (serial**p + work**p + traffic**p)**(1/p)
 
 conv1d is over W channels, one block a channel of a sequence: serial = B W / n_SM * channel_s.
 """
@@ -43,15 +44,16 @@ KEYS = ("op",)
 COEFS = (
     Coef("stream", 0.6, 0.02, 1.1, "share of the memory rate in a prefill"),
     Coef("compute", 0.2, 0.01, 1.0, "share of the 16-bit matrix peak of a prefill"),
-    Coef("block_s", 5e-6, 1e-8, 1e-3, "one head of one sequence before its first chunk, s"),
+    Coef("kept", 0.3, 0.01, 2.0, "share of chunks' states that pass through memory"),
+    Coef("block_s", 6e-6, 1e-8, 1e-3, "one head of one sequence before its first chunk, s"),
     Coef("chunk_s", 3e-6, 1e-8, 1e-3, "one chunk of one head, s"),
     Coef("channel_s", 5e-8, 1e-11, 1e-5, "one channel of one sequence of a convolution, s"),
-    Coef("launch_s", 8e-6, 0.5e-6, 400e-6, "time of an empty prefill, s"),
+    Coef("prefill_s", 8e-6, 0.5e-6, 400e-6, "time of an empty prefill, s"),
+    Coef("step_s", 4e-6, 0.5e-6, 400e-6, "time of an empty step, s"),
     Coef("sharp", 2.0, 1.0, 10.0, "p: how completely parts of a prefill overlap"),
     Coef("step_stream", 0.8, 0.02, 1.1, "share of the memory rate in a step"),
     Coef("cached", 2.0, 1.0, 12.0, "rate of states in the last-level cache over memory's"),
     Coef("fill", 4.0, 0.05, 50.0, "how soon few heads draw the whole rate in a step"),
-    Coef("step_launch_s", 4e-6, 0.5e-6, 400e-6, "time of an empty step, s"),
 )
 HELD = 0.8  # share of the last-level cache that states of a repeated call can hold
 CHANNELS = 128.0  # of a convolution that one block of a step takes: estimate
@@ -105,6 +107,11 @@ class Shape:
         return np.where(self.conv, inputs, 2.0 * self.state * self.state_bytes * passes)
 
     @property
+    def between_bytes(self) -> np.ndarray:
+        """Of these, the states between chunks, which a kernel that walks alone keeps on chip."""
+        return 2.0 * self.state * self.state_bytes * self.new / self.chunk
+
+    @property
     def moved_bytes(self) -> np.ndarray:
         """Activations in and out, 16 bits an element."""
         row = 2.0 * (2 * self.keys * self.k_dim + 2 * self.heads * self.v_dim)
@@ -142,7 +149,7 @@ def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
         # TensorRT-LLM's kernel gives a channel of a sequence a block of its own, others share one
         "channel_s": np.where(s.engine == "trtllm", 1e-7, 1e-9),
         "stream": 0.8 * s.gather, "step_stream": s.gather,
-        "launch_s": np.where(conv, 1.5, 4.0) * s.launch_s, "step_launch_s": 1.5 * s.launch_s,
+        "prefill_s": np.where(conv, 1.5, 4.0) * s.launch_s, "step_s": 1.5 * s.launch_s,
     }  # fmt: skip
 
 
@@ -158,7 +165,7 @@ def _step(a: Shape, moved: np.ndarray, s: Sheet, c: Coefs) -> np.ndarray:
     filled = np.where(gpu, np.minimum(1.0, c["fill"] * _blocks(a) / s.n_sm), 1.0)
     held = 1 / (1 + (moved / (np.nan_to_num(s.l2_bytes, nan=1.0) * HELD)) ** 4)
     rate = s.hbm_bytes_per_s * c["step_stream"] * (1 + (c["cached"] - 1) * held) * filled
-    return c["step_launch_s"] + moved / rate
+    return c["step_s"] + moved / rate
 
 
 def _blocks(a: Shape) -> np.ndarray:
@@ -171,8 +178,9 @@ def _prefill(a: Shape, moved: np.ndarray, s: Sheet, c: Coefs) -> np.ndarray:
     scan = waves * (c["block_s"] + a.chunks * c["chunk_s"])
     conv = np.where(gpu, a.batch * a.channels / s.n_sm, 1.0) * c["channel_s"]
     compute = a.flop / (s.wide_flop_per_s * c["compute"])
-    memory = moved / (s.hbm_bytes_per_s * c["stream"])
-    return c["launch_s"] + powers((np.where(a.conv, conv, scan), compute, memory), c["sharp"])
+    passed = moved - np.where(a.conv, 0.0, (1 - c["kept"]) * a.between_bytes)
+    memory = passed / (s.hbm_bytes_per_s * c["stream"])
+    return c["prefill_s"] + powers((np.where(a.conv, conv, scan), compute, memory), c["sharp"])
 
 
 def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
