@@ -16,6 +16,9 @@ Conventions of the files:
   "derived" when nobody publishes it.
 
 Only the file that is asked for is parsed; aliases are looked up by a scan of their lines.
+
+A user's own devices are files of the same form in `devices/` of Forerun's data folder; `forerun
+measure` writes this machine's processor there.  The catalog's names come first.
 """
 
 from __future__ import annotations
@@ -29,12 +32,13 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from forerun import units
+from forerun import paths, units
 from forerun.errors import SpecError, nearest
 from forerun.spec.device import Device, Link
 
 _Spec = TypeVar("_Spec", Device, Link)
 _HERE = Path(__file__).parent
+_PLAIN = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _ALIASES = re.compile(r"^aliases: \[(.*)\]$", re.MULTILINE)
 
 
@@ -87,7 +91,13 @@ def device(name: str) -> Device:
     Raises SpecError with the nearest names when it is not known, and with the choices when the
     name fits several devices ("A100").
     """
-    return _described(Device, _HERE / "devices" / f"{_resolve(name)}.yaml")
+    try:
+        path = _HERE / "devices" / f"{_resolve(name)}.yaml"
+    except SpecError:
+        path = paths.data_dir() / "devices" / f"{_key(name)}.yaml"
+        if not _PLAIN.fullmatch(_key(name)) or not path.is_file():
+            raise
+    return _described(Device, path)
 
 
 @functools.cache

@@ -1,0 +1,286 @@
+"""The closed loop on this processor: measure operators, predict a model made of them, run it.
+
+    1. operators are measured at shapes of their own (`forerun measure`), and families are fitted
+    2. a small transformer is predicted from its graph: node by node, and whole
+    3. it is run on onnxruntime with the same number of threads, and compared
+
+    whole = sum over nodes that compute + nodes * dispatch_s + start of a run
+
+A node's measured time is that of onnxruntime's profiler less what the profiler says of a view,
+which does nothing: that is the profiler's own time.  What lies between nodes, dispatch_s, comes
+from a model of other sizes (REFERENCE) that is run and not predicted.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forerun.calibrate.operators import fit_own, gathered
+from forerun.cost import operators
+from forerun.cost.calibration import Calibration, Store, save
+from forerun.errors import MissingDependency, SpecError
+from forerun.measure.backends import not_installed
+from forerun.measure.onnx_model import Transformer, transformer
+from forerun.measure.onnx_rows import VIEWS, Node, nodes_of, optimised
+from forerun.measure.points import Row, as_rows
+from forerun.measure.tables import Table
+from forerun.measure.timing import WARM_UP, Pass, Timed, of_repeats, one_pass, quietest, undisturbed
+
+#: models that are run: batches and lengths of two widths, from launch-bound to compute-bound
+MODELS = (
+    *(Transformer(b, s) for b, s in ((1, 48), (1, 200), (4, 24), (4, 128), (16, 64), (8, 192))),
+    *(Transformer(b, s, 256, 8, 1024, 6, 1) for b, s in ((1, 96), (3, 40), (6, 160), (32, 32))),
+)
+#: whose run shows what lies between nodes: many of them, little work in each
+REFERENCE = Transformer(1, 10, 320, 5, 1280, 10, 2)
+ROUNDS = 3  # passes of each model, apart in time
+RUN_S = 0.1  # seconds a pass takes at least
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One thing predicted and measured."""
+
+    name: str  # "gemm 192 x 384 x 384"
+    op: str
+    predicted_s: float
+    low_s: float
+    high_s: float
+    measured_s: float
+    spread: float  # of the measurement
+
+    @property
+    def ape(self) -> float:
+        """Absolute error as a share of what was measured."""
+        return abs(self.predicted_s / self.measured_s - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Predicted against measured, shapes that were measured as operators left out of `nodes`."""
+
+    device: str
+    runtime: str
+    threads: int
+    n_points: int
+    nodes: tuple[Line, ...]
+    models: tuple[Line, ...]
+    n_seen: int  # nodes left out because their shape had been measured
+    dispatch_s: float  # between two nodes
+    fitted: tuple[Calibration, ...]
+
+
+def needed() -> None:
+    """Raises MissingDependency when what the loop needs is not installed."""
+    fix = "pip install 'forerun[onnx,learn]'"
+    what = not_installed("onnx", "onnxruntime", "scipy", "lightgbm", fix="")
+    if what:
+        raise MissingDependency.one("predicting and running a model here", what[:-2], fix)
+
+
+def fit_table(table: Table, folder: Path) -> tuple[Calibration, ...]:
+    """Calibrations of the device and runtime of a table, saved under a folder for a `Store`."""
+    date = datetime.date.today().isoformat()
+    found = []
+    for data in gathered([table]):
+        for group in operators.groups(data.x, data.s):
+            own, _ = fit_own(data.take(group.at), group, date=date)
+            save(own, folder)
+            found.append(own)
+    return tuple(found)
+
+
+def loop(
+    table: Table, *, device: str, runtime: str, threads: int, start_s: float,
+    models: Sequence[Transformer] = MODELS, rounds: int = ROUNDS,
+) -> Compared:  # fmt: skip
+    """Fits a table, predicts the models, runs them, compares.
+
+    start_s : a run of a graph of nothing, as the bench measured it.
+    Raises MissingDependency without onnxruntime, SpecError for a table without a family's rows.
+    """
+    needed()
+    graphs = [transformer(m) for m in models]
+    parts = [nodes_of(optimised(graph, threads)) for graph in graphs]
+    with tempfile.TemporaryDirectory() as folder:
+        fitted = fit_table(table, Path(folder))
+        if not fitted:
+            raise SpecError.one(table.name, "has no row to fit", "forerun measure")
+        store = Store(Path(folder))
+        said = [_predict(nodes, device, runtime, store) for nodes in parts]
+    reference = Running(transformer(REFERENCE), REFERENCE, threads)
+    runs = [Running(graph, model, threads) for graph, model in zip(graphs, models, strict=True)]
+    for _ in range(rounds):
+        for run in (reference, *runs):
+            run.one_pass()
+    dispatch_s = reference.dispatch_s(start_s)
+    seen = {_shape_of(row) for row in _rows_of(table)}
+    nodes, whole, n_seen = [], [], 0
+    for model, part, answers, run in zip(models, parts, said, runs, strict=True):
+        between = start_s + len(part) * dispatch_s
+        total, low, high = (float(np.nansum(a)) + between for a in answers)
+        timed = run.whole()
+        whole.append(Line(_name(model), "model", total, low, high, timed.time_s, timed.spread))
+        for key, got in run.nodes(part).items():
+            i = next(j for j, n in enumerate(part) if n.row and _shape_of(n.row) == key)
+            row = part[i].row
+            assert row is not None
+            if key in seen:
+                n_seen += 1
+                continue
+            t, lo, hi = (float(a[i]) for a in answers)
+            nodes.append(Line(_words(row), row["op"], t, lo, hi, got.time_s, got.spread))
+    return Compared(
+        device, runtime, threads, table.rows.n, tuple(nodes), tuple(whole), n_seen, dispatch_s,
+        fitted,
+    )  # fmt: skip
+
+
+def _predict(
+    nodes: Sequence[Node], device: str, runtime: str, store: Store
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(seconds, low, high) of each node, float64 [N]; NaN for views."""
+    at = [i for i, node in enumerate(nodes) if node.row]
+    rows = [{**node.row, "device": device, "runtime": runtime} for node in nodes if node.row]
+    answers = operators.predict(as_rows(rows), store)
+    refused = sorted({word for word in answers.refused if word})
+    if refused:
+        raise SpecError.one("the model", refused[0], "measure that operator first")
+    out = tuple(np.full(len(nodes), np.nan) for _ in range(3))
+    for column, value in zip(out, (answers.time_s, answers.low_s, answers.high_s), strict=True):
+        column[at] = value
+    return out  # type: ignore[return-value]
+
+
+class Running:
+    """A model that is run in passes: whole, and under the profiler."""
+
+    def __init__(self, graph: bytes, model: Transformer, threads: int) -> None:
+        from forerun.measure.backends.onnxruntime_cpu import session
+
+        shape = (model.batch, model.seq, model.hidden)
+        self.x = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+        self.graph, self.threads = graph, threads
+        self.plain = session(graph, threads)
+        self.wholes: list[Pass] = []
+        self.profiles: list[dict[str, list[float]]] = []  # node -> seconds, one a pass
+
+    def one_pass(self) -> None:
+        """Repeats without the profiler, then with it."""
+        self.wholes.append(one_pass(lambda: self._run(self.plain), pass_s=RUN_S))
+        self.profiles.append(self._profile())
+
+    def _run(self, made: Any) -> float:
+        start = time.perf_counter()
+        made.run(None, {"x": self.x})
+        return time.perf_counter() - start
+
+    def _profile(self) -> dict[str, list[float]]:
+        """Seconds of each node in the runs that were not disturbed, the profiler's own taken out.
+
+        A new session each time: its file is complete when it is closed.
+        """
+        from forerun.measure.backends.onnxruntime_cpu import session
+
+        share: list[float] = []
+
+        def run() -> float:
+            work = time.process_time()
+            took = self._run(made)
+            share.append((time.process_time() - work) / took)
+            return took
+
+        with tempfile.TemporaryDirectory() as folder:
+            prefix = str(Path(folder) / "run")
+            made = session(
+                self.graph, self.threads, enable_profiling=True, profile_file_prefix=prefix
+            )
+            one_pass(run, pass_s=RUN_S)
+            events = json.loads(Path(made.end_profiling()).read_text(encoding="utf-8"))
+        kept = [i >= WARM_UP and ok for i, ok in enumerate(undisturbed(share))]
+        views: list[float] = []
+        found: dict[str, list[float]] = collections.defaultdict(list)
+        for event in events:
+            if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
+                continue
+            if event["args"]["op_name"] in VIEWS:
+                views.append(event["dur"])
+            found[event["name"].removesuffix("_kernel_time")].append(event["dur"])
+        own = statistics.median(views) if views else 0.0
+        return {
+            name: [1e-6 * max(d - own, 0.1) for d, ok in zip(took, kept, strict=True) if ok]
+            for name, took in found.items()
+        }
+
+    def whole(self) -> Timed:
+        """Seconds of a run."""
+        return quietest(self.wholes)
+
+    def nodes(self, nodes: Sequence[Node]) -> dict[tuple, Timed]:
+        """Seconds of each distinct shape: nodes of one shape are repeats of it."""
+        names: dict[tuple, list[str]] = collections.defaultdict(list)
+        for node in nodes:
+            if node.row:
+                names[_shape_of(node.row)].append(node.name)
+        return {
+            shape: quietest([
+                of_repeats([t for name in mine for t in profile[name]]) for profile in self.profiles
+            ])
+            for shape, mine in names.items()
+        }  # fmt: skip
+
+    def dispatch_s(self, start_s: float) -> float:
+        """(whole - start - nodes that compute) / all nodes, seconds; 0 at least."""
+        nodes = nodes_of(optimised(self.graph, self.threads))
+        took = self.nodes(nodes)
+        inside = sum(took[_shape_of(node.row)].time_s for node in nodes if node.row)
+        return max((self.whole().time_s - start_s - inside) / len(nodes), 0.0)
+
+
+# ------------------------------------------------------------------------------ words
+
+
+_SIZES = ("m", "n", "k", "batch", "isl", "n_heads", "head_dim", "n_tokens", "width")
+
+
+def _shape_of(row: Row) -> tuple:
+    sizes = (int(row[n]) if row.get(n) is not None else 0 for n in _SIZES)
+    return (row["op"], row.get("impl", ""), *sizes)
+
+
+def _rows_of(table: Table) -> Iterator[Row]:
+    x = table.rows
+    numbers = {n: x.get(n) for n in _SIZES}
+    for i in range(x.n):
+        given = {n: v[i] for n, v in numbers.items() if not np.isnan(v[i])}
+        yield {"op": x.words("op")[i], "impl": x.words("impl")[i], **given}
+
+
+def _words(row: Row) -> str:
+    if row["op"] == "gemm":
+        return f"gemm {row['m']} x {row['n']} x {row['k']}"
+    if row["op"] == "attention_prefill":
+        return f"attention {row['batch']} x {row['isl']}, {row['n_heads']} x {row['head_dim']}"
+    impl = f" {row['impl']}" if row.get("impl") else ""
+    return f"{row['op']}{impl} {row['n_tokens']} x {row['width']}"
+
+
+def _name(t: Transformer) -> str:
+    return f"{t.n_layers} layers of {t.hidden}, {t.batch} x {t.seq} tokens"
+
+
+def errors(lines: Sequence[Line]) -> tuple[float, float]:
+    """(median, 90 % quantile) of the absolute errors, as shares."""
+    apes = [line.ape for line in lines]
+    return float(np.median(apes)), float(np.quantile(apes, 0.9))

@@ -1,0 +1,141 @@
+"""Measure: passes over the points that tell most, until all are sure or the time is over.
+
+Every point gets a pass before any gets a second one, so that passes of one point lie apart.  After
+ROUNDS of them, points whose passes disagree get more, the noisiest first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forerun import catalog
+from forerun.cost.families import family, family_of_op
+from forerun.measure import machine
+from forerun.measure.backends import Bench
+from forerun.measure.passes import Passes
+from forerun.measure.points import Row, as_rows, points
+from forerun.measure.timing import one_pass, quietest
+from forerun.spec.device import Device
+
+ROUNDS = 3  # passes of every point
+MOST = 7  # passes of a noisy one
+#: a product from which a processor's peak is taken first
+LARGE = ({"m": 512, "n": 1024, "k": 1024}, {"m": 1024, "n": 768, "k": 2048})
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a measurement has."""
+
+    table: Path
+    device: Device
+    runtime: str
+    points: int  # with one pass at least
+    wanted: int
+    noisy: int
+    seconds: float
+    done: bool  # nothing more to measure
+
+
+def take(
+    bench: Bench, passes: Passes, table: Path, *, threads: int, minutes: float = 5.0,
+    share: float = 1.0, rounds: int = ROUNDS,
+    say: Callable[[str], None] = lambda _: None, clock: Callable[[], float] = time.monotonic,
+) -> Taken:  # fmt: skip
+    """Measures until all points are sure or the minutes are over; writes the table in any case.
+
+    share : of the usual number of points; rounds : passes of every point.
+    """
+    begin = clock()
+    end = begin + 60 * minutes
+    here = machine.describe()
+    device = device_of(bench, here, threads)
+    wanted = [
+        {**row, "device": device.name, "runtime": bench.runtime}
+        for row in points(bench.kinds, device, dtype=bench.dtype, share=share)
+    ]
+    about = {"threads": threads, "machine": here.words, "versions": bench.versions}
+    say(f"{len(wanted)} points on {device.name} with {bench.runtime}")
+    stopped = False
+    try:
+        for row in work(wanted, passes, rounds=rounds):
+            if clock() >= end:
+                stopped = True
+                break
+            passes.add(row, one_pass(bench.prepare(row)), about)
+    finally:
+        if passes.found:
+            device = raised(device, passes)
+            passes.write(table)
+    mine = [quietest(got) for row in wanted if (got := passes.of_row(row))]
+    noisy = sum(t.is_noisy for t in mine)
+    return Taken(
+        table, device, bench.runtime, len(mine), len(wanted), noisy, clock() - begin, not stopped
+    )
+
+
+def work(wanted: Sequence[Row], passes: Passes, *, rounds: int) -> Iterator[Row]:
+    """Which point is next, until nothing is left to do; decided anew after each pass."""
+    for n in range(1, rounds + 1):
+        for row in wanted:
+            if len(passes.of_row(row)) < n:
+                yield row
+    for n in range(rounds + 1, MOST + 1):
+        unsure = [(quietest(got).spread, i) for i, row in enumerate(wanted)
+                  if (got := passes.of_row(row)) and quietest(got).is_noisy]  # fmt: skip
+        for _, i in sorted(unsure, reverse=True):
+            if len(passes.of_row(wanted[i])) < n:
+                yield wanted[i]
+
+
+def device_of(bench: Bench, here: machine.Machine, threads: int) -> Device:
+    """The device of a bench: of the catalog, or this processor's sheet, measured where it is not
+    known yet."""
+    if bench.device:
+        return catalog.device(bench.device)
+    known = machine.known_sheet(machine.device_name(here, threads))
+    if known is not None:
+        return known
+    rows: list[Row] = [{"op": "gemm", "dtype": bench.dtype, **sizes} for sizes in LARGE]
+    best = max(
+        2.0 * row["m"] * row["n"] * row["k"] / one_pass(bench.prepare(row), pass_s=0.2).time_s
+        for row in rows
+    )
+    rate = machine.copy_bytes_per_s(threads)
+    made = machine.sheet_of(here, threads, best, rate, by=f"products by {bench.runtime}")
+    machine.keep(made)
+    return made
+
+
+def raised(device: Device, passes: Passes) -> Device:
+    """The sheet of this processor raised to the best rate that a point showed, and kept.
+
+    A sheet taken while others used the machine may be too low; one of the catalog stays.
+    """
+    if device.name in catalog.devices():
+        return device
+    mine: list[tuple[dict[str, Any], float]] = [
+        (row, t.time_s) for row, t, _ in passes.timed()
+        if row["device"] == device.name and row["op"] == "gemm"
+    ]  # fmt: skip
+    if not mine:
+        return device
+    module = family(str(family_of_op("gemm")))
+    flop = module.counts(as_rows([row for row, _ in mine]).filled(module.DEFAULTS)).flop
+    best = max(float(f) / time_s for f, (_, time_s) in zip(flop, mine, strict=True))
+    if best <= device.peak_flop_per_s["fp32"]:
+        return device
+    better = replace_peak(device, best)
+    machine.keep(better)
+    return better
+
+
+def replace_peak(device: Device, flop_per_s: float) -> Device:
+    """The same device with another fp32 peak."""
+    return device.model_copy(
+        update={"peak_flop_per_s": {**device.peak_flop_per_s, "fp32": flop_per_s}}
+    )
