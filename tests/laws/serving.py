@@ -12,7 +12,9 @@ from forerun.spec.requests import Requests
 PS = 10**12
 
 
-def table(max_tokens=64, max_seqs=16, *, flat=2e-3, token=1e-4, ctx=3e-6, knots=(0, 32, 100)):
+def table(
+    max_tokens=64, max_seqs=16, *, flat=2e-3, token=1e-4, ctx=3e-6, knots=(0, 32, 100), eager=0.0
+):
     """Costs with a bend at each knot, so that a leap over one would show."""
     tokens, seqs = grid(max_tokens).astype(float), grid(max_seqs).astype(float)
     at = np.array(knots)
@@ -28,7 +30,7 @@ def table(max_tokens=64, max_seqs=16, *, flat=2e-3, token=1e-4, ctx=3e-6, knots=
         max_tokens=max_tokens, max_seqs=max_seqs, knots_ctx=at, knots_past=at, time_s=time,
         flop=time, hbm_bytes=time, link_bytes=time, energy_j=time, idle_w=100.0, host_step_s=1e-4,
         host_seq_s=1e-6, n_devices=1, peak_flop_per_s=1e15, peak_hbm_bytes_per_s=1e12, low=0.9,
-        high=1.1, sources={"test": 1.0},
+        high=1.1, sources={"test": 1.0}, eager_s=eager,
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ cases = st.fixed_dictionaries(
         "reserve": st.sampled_from(["chunk", "prompt", "full"]),
         "watermark": st.sampled_from([0.0, 0.05]),
         "concurrency": st.sampled_from([None, None, 1, 4]),
+        "eager": st.sampled_from([0.0, 0.0, 4e-3, 20e-3]),
         "tokens": st.sampled_from([16, 23, 64]),
     }
 )
@@ -47,6 +48,7 @@ def budget(case):
 def pool_of(case):
     keys = ("batch", "order", "preempt", "max_num_seqs", "reserve", "watermark")
     return served(
+        table(eager=case["eager"]),
         replicas=case["replicas"],
         n_blocks=case["n_blocks"],
         max_num_batched_tokens=budget(case),
@@ -139,14 +141,16 @@ def cost_of(costs, pool):
         return int(values[k]) + (argument - knots[k] * width) * int(slopes[k])
 
     def cost(n_tokens, n_seqs, contexts, chunks):
-        time = host + a_seq * n_seqs
+        time = 0
         time += int(arrays["tokens_ps"][0, n_tokens]) + int(arrays["seqs_ps"][0, n_seqs])
         if contexts:
             n = len(contexts)
             time += piece(arrays["decode_ps"][0, n], arrays["decode_slope"][0, n], sum(contexts), n)
         for q, past in chunks:
             time += piece(arrays["prefill_ps"][0, q], arrays["prefill_slope"][0, q], past, 1)
-        return time
+        if chunks:
+            time = max(time, round(costs.eager_s * PS))
+        return time + host + a_seq * n_seqs
 
     return cost
 
@@ -164,6 +168,7 @@ naive_cases = st.fixed_dictionaries(
         "reserve": st.sampled_from(["chunk", "prompt", "full"]),
         "watermark": st.sampled_from([0.0, 0.05]),
         "tokens": st.sampled_from([16, 23, 64]),
+        "eager": st.sampled_from([0.0, 4e-3, 20e-3]),
     }
 )
 
@@ -173,7 +178,7 @@ naive_cases = st.fixed_dictionaries(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 def test_the_core_agrees_with_a_naive_simulator(case):
-    costs = table()
+    costs = table(eager=case["eager"])
     pool = pool_of({**case, "preempt": "last_admitted", "replicas": 1})
     requests = workload(case["seed"], case["n"], rate=case["rate"], ties=case["ties"])
     log = simulate(requests, pool)

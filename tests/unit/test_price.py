@@ -217,7 +217,7 @@ def test_a_step_is_the_sum_of_its_parts_and_host_terms():
     expected = t.time_s.tokens[132] + t.time_s.seqs[5] + decode + chunk
     assert got.value == pytest.approx(expected)
     assert got.low < got.value < got.high
-    assert "roofline" in got.source
+    assert got.source == "fitted: h100-sxm vllm 0.24.0"
 
 
 def test_beyond_the_last_knot_costs_go_on_by_their_slope():
@@ -320,7 +320,8 @@ def test_a_narrower_format_is_faster_where_the_device_has_it():
     def decode(**kw):
         return step_time(table(**kw), n_tokens=1, n_seqs=1, decode_ctx=1024).value
 
-    assert decode(dtype="fp8") < 0.75 * decode()
+    # weights are half as many bytes, but activations are quantised and scales are applied
+    assert decode(dtype="fp8") < 0.8 * decode()
     assert decode(dtype="int4_wo") < decode(dtype="fp8")
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from forerun.calibrate.baselines import nearest_scaled_s, roofline_s
-from forerun.calibrate.operators import Data, Fitted, Scored, fit, gathered, regimes, thinned
+from forerun.calibrate.operators import Data, Scored, gathered, regimes, thinned
 from forerun.calibrate.split import held_out
-from forerun.cost.calibration import REGIMES
-from forerun.measure.tables import Table
+from forerun.cost import operators
+from forerun.cost.calibration import REGIMES, Store, store
+from forerun.errors import Problem, SpecError, nearest
+from forerun.measure.tables import read_tables
 
 #: what an error table may be split by
 BY = ("op", "device", "runtime", "dtype", "regime")
@@ -126,15 +129,59 @@ def _column(judged: Judged, name: str) -> np.ndarray:
 
 
 def accuracy(
-    tables: Sequence[Table], *, only: str | None = None
-) -> tuple[list[Fitted], list[Judged]]:
-    """Fits every family with rows held out, and judges the fits on those rows."""
-    fits, judged = [], []
-    for data in gathered(tables, only=only):
-        fitted = fit(data)
-        fits.append(fitted)
-        judged += [judge(data, scored) for scored in fitted.scored]
-    return fits, judged
+    paths: Sequence[str | Path], *, only: str | None = None, form: str | None = None,
+    workers: int = 1, calibrations: Store | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Judged]:  # fmt: skip
+    """Errors on rows no fit has seen, of all operators in the tables at `paths`.
+
+    Tables that no calibration was fitted to are predicted with what is installed.  The others are
+    fitted anew with rows held out.
+    """
+    from forerun.calibrate.run import fitted
+
+    calibrations = calibrations or store()
+    tables = [table for path in paths for table in read_tables(path, form)]
+    used = calibrations.origins()
+    fresh = [table for table in tables if table.name not in used]
+    known = [table for table in tables if table.name in used]
+    say(f"{len(fresh)} tables are new to the installed calibrations, {len(known)} were fitted to")
+    judged = [j for data in gathered(fresh, only=only) for j in _as_installed(data, calibrations)]
+    if known:
+        judged += fitted(gathered(known, only=only), workers=workers).judged
+    if not judged:
+        what = f"hold no row of {'the family ' + only if only else 'an operator with a family'}"
+        raise SpecError.one("the tables", what, "see the ops of `forerun predict ops`")
+    return judged
+
+
+def _as_installed(data: Data, calibrations: Store) -> list[Judged]:
+    """Rows predicted by calibrations that were fitted to others, measured devices first."""
+    got = operators.predict(data.x, calibrations)
+    measured = {own.device for own in calibrations.all(data.name)}
+    seen = np.isin(data.s.device.astype(str), sorted(measured))
+    found = []
+    for flag in (True, False):
+        at = np.flatnonzero((seen == flag) & (got.refused == ""))
+        if len(at):
+            scored = Scored(data.take(at), flag, got.time_s[at], got.low_s[at], got.high_s[at])
+            found.append(judge(data.take(at[:0]), scored))
+    return found
+
+
+def splits(by: str) -> list[tuple[str, ...]]:
+    """ "op+device,regime" as [("op", "device"), ("regime",)].
+
+    Raises SpecError for names that no table can be split by.
+    """
+    found = [tuple(n.strip() for n in part.split("+")) for part in by.split(",") if part.strip()]
+    if not found:
+        raise SpecError.one("--by", "names nothing", f"one of {', '.join(BY)}")
+    strange = sorted({name for names in found for name in names} - set(BY))
+    if strange:
+        what = "splits no table"
+        raise SpecError(*(Problem(f"--by {name}", what, nearest(name, BY)) for name in strange))
+    return found
 
 
 def text(table: Sequence[Line], by: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ The run is simulated again with the catalogue's costs and the real lengths and t
 coefficients are moved until what single requests saw is matched (`least.solve`), each with a prior:
 
     host_step_s, host_seq_s, host_request_s, host_prompt_token_s     +- HOST_SD, not negative
-    tokens, decode, prefill    factors on the parts of a step        x/ exp(FACTOR_SD)
+    tokens, decode, prefill    factors on the parts of a step         x/ twice the table's interval
 
 A coefficient that the result does not tell (its deviation after the fit is still UNTOLD of the
 prior's) is put back and the others are fitted again.  Every second request, or every second of
@@ -36,8 +36,11 @@ from forerun.spec.requests import Requests
 
 HOST_SD = {"host_step_s": 3e-3, "host_seq_s": 3e-5, "host_request_s": 2e-2,
            "host_prompt_token_s": 5e-6}  # fmt: skip
-FACTOR_SD = 0.2
+LEAST_SD, TEN_PERCENT = 0.03, 1.2816  # of a factor's logarithm; a normal's 90 % quantile
 NAMES = (*HOST, *FACTORS)
+#: where a fit sets out from beside nothing: terms that engines have
+STARTS = ({"host_step_s": 2e-3}, {"host_request_s": 5e-3},
+          {"host_step_s": 2e-3, "host_request_s": 5e-3})  # fmt: skip
 MOST_REQUESTS = 20_000  # of a run that is simulated a hundred times
 
 #: deviation of a figure's logarithm: what a good model may be off, and noise
@@ -58,6 +61,13 @@ class Run:
     pools: tuple[Served, ...]
     route: Policy
     used: np.ndarray  # bool [N]
+
+    @property
+    def factor_sd(self) -> float:
+        """Deviation of a factor's logarithm: twice that of the 80 % interval of what steps cost,
+        since another machine and version may be off by more."""
+        table = self.pools[0].table
+        return max(LEAST_SD, float(np.log(table.high / table.low)) / TEN_PERCENT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,12 +138,16 @@ def fit_runs(
     def residuals(z: np.ndarray) -> np.ndarray:
         return np.concatenate([_residuals(run, simulated(run, z)) for run in runs])
 
-    found = solve(residuals, low, high, movable)
+    starts = [
+        np.array([start.get(name, 0.0) / HOST_SD.get(name, 1.0) for name in NAMES])
+        for start in STARTS
+    ]
+    found = solve(residuals, low, high, movable, starts)
     n = found.n_evaluated
     untold = movable & (found.sd > UNTOLD)
     if untold.any() and not untold.all():
         told = movable & ~untold
-        found, first = solve(residuals, low, high, told), found
+        found, first = solve(residuals, low, high, told, starts), found
         found = replace(found, sd=np.where(untold, first.sd, found.sd))
         n += found.n_evaluated
     judged = held or runs
@@ -156,7 +170,7 @@ def values(run: Run, z: np.ndarray) -> dict[str, float]:
         name: max(0.0, _own(run, name) + x * HOST_SD[name])
         for name, x in zip(HOST, z, strict=False)
     }
-    factors = np.exp(FACTOR_SD * z[len(HOST) :])
+    factors = np.exp(run.factor_sd * z[len(HOST) :])
     return own | dict(zip(FACTORS, factors.tolist(), strict=True))
 
 

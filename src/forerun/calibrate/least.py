@@ -6,7 +6,7 @@ are central differences with a step well above the noise of a discrete simulatio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,10 +30,17 @@ class Solved:
     n_evaluated: int
 
 
-def solve(residuals: Residuals, low: np.ndarray, high: np.ndarray, free: np.ndarray) -> Solved:
+def solve(
+    residuals: Residuals,
+    low: np.ndarray,
+    high: np.ndarray,
+    free: np.ndarray,
+    starts: Sequence[np.ndarray] = (),
+) -> Solved:
     """argmin of |residuals(z)|^2 + |z|^2 over low <= z <= high; entries that are not free stay 0.
 
     residuals(z) : float64 [M], in units of their own deviations.  low <= 0 <= high, [K].
+    starts : where to set out from beside 0; the best end counts.
     Levenberg and Marquardt's damping; coefficients at a bound that the gradient holds there are
     left out of a step.
     """
@@ -44,7 +51,21 @@ def solve(residuals: Residuals, low: np.ndarray, high: np.ndarray, free: np.ndar
         count += 1
         return residuals(z)
 
-    z = np.zeros(len(low))
+    ends = [
+        _descended(at, np.clip(np.where(free, start, 0.0), low, high), low, high, free)
+        for start in (np.zeros(len(low)), *starts)
+    ]
+    z, cost, H = min(ends, key=lambda end: end[1])
+    z, cost = _polished(at, z, cost, H, low, high, free)
+    sd = np.sqrt(np.diag(np.linalg.inv(H)))
+    sd[~free] = 1.0
+    return Solved(z, sd, cost, count)
+
+
+def _descended(
+    at: Residuals, z: np.ndarray, low: np.ndarray, high: np.ndarray, free: np.ndarray
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """(z, cost, half the curvature there) where the gradient leads from z."""
     r = at(z)
     cost, damping = float(r @ r + z @ z), 1e-2
     J = _jacobian(at, z, low, high, free, len(r))
@@ -70,11 +91,7 @@ def solve(residuals: Residuals, low: np.ndarray, high: np.ndarray, free: np.ndar
         if gained < GAIN * cost:
             break
         J = _jacobian(at, z, low, high, free, len(r))
-    H = J.T @ J + np.eye(len(z))
-    z, cost = _polished(at, z, cost, H, low, high, free)
-    sd = np.sqrt(np.diag(np.linalg.inv(H)))
-    sd[~free] = 1.0
-    return Solved(z, sd, cost, count)
+    return z, cost, J.T @ J + np.eye(len(z))
 
 
 def _polished(

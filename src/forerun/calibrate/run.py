@@ -13,14 +13,13 @@ from forerun.calibrate.accuracy import Judged, judge
 from forerun.calibrate.operators import Data, Fitted, fit, gathered
 from forerun.cost.calibration import save
 from forerun.errors import SpecError
-from forerun.measure.tables import Table, read_tables
+from forerun.measure.tables import read_tables
 
 
 @dataclass(frozen=True, eq=False)
 class Calibrated:
     """What a run fitted, and how it did on rows held out."""
 
-    tables: tuple[Table, ...]
     fits: tuple[Fitted, ...]
     judged: tuple[Judged, ...]
 
@@ -41,23 +40,26 @@ def calibrate(
     if not data:
         what = f"no row is of {'the family ' + only if only else 'an operator with a family'}"
         raise SpecError.one(str(paths[0]), what, "see the ops of `forerun predict ops`")
+    return fitted(data, workers=workers)
+
+
+def fitted(data: Sequence[Data], *, workers: int = 1) -> Calibrated:
+    """Fits every family's rows, the largest first, so many families at once."""
     date = datetime.date.today().isoformat()
-    data.sort(key=lambda d: -d.x.n)
+    data = sorted(data, key=lambda d: -d.x.n)
     if workers > 1 and len(data) > 1:
         with ProcessPoolExecutor(min(workers, len(data)), get_context("spawn")) as pool:
             found = list(pool.map(_one, data, [date] * len(data)))
     else:
         found = [_one(d, date) for d in data]
-    return Calibrated(
-        tuple(tables), tuple(f for f, _ in found), tuple(j for _, js in found for j in js)
-    )
+    return Calibrated(tuple(f for f, _ in found), tuple(j for _, js in found for j in js))
 
 
 def _one(data: Data, date: str) -> tuple[Fitted, list[Judged]]:
-    fitted = fit(data, date=date)
-    return fitted, [judge(data, scored) for scored in fitted.scored]
+    found = fit(data, date=date)
+    return found, [judge(data, scored) for scored in found.scored]
 
 
 def write(calibrated: Calibrated, folder: Path) -> list[Path]:
     """Every calibration into `<folder>/<family>/`."""
-    return [save(c, folder) for fitted in calibrated.fits for c in fitted.calibrations]
+    return [save(c, folder) for found in calibrated.fits for c in found.calibrations]

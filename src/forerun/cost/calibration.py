@@ -85,7 +85,7 @@ class Calibration:
     def label(self) -> str:
         """What a prediction gives as its source: "fitted: h100-sxm vllm 0.24.0, 85,750 rows"."""
         if not self.device:
-            return f"across devices: {self.rows:,} rows of other devices"
+            return f"across devices, {self.rows:,} rows of others"
         runtime = f" {self.engine} {self.version}".rstrip()
         return f"fitted: {self.device}{runtime}, {self.rows:,} rows"
 
@@ -203,6 +203,16 @@ class Store:
         files = self.files(family)
         return [self.get(path) for name, path in files.items() if name != "general.npz"]
 
+    def origins(self) -> set[str]:
+        """Names of all tables that any of them was fitted to."""
+        families = {path.name for folder in self.folders for path in folder.glob("*")}
+        return {
+            origin.name
+            for family in sorted(families)
+            for path in self.files(family).values()
+            for origin in self.get(path).origins
+        }
+
     def measured(
         self, family: str, device: str, engine: str, version: str, key: str
     ) -> tuple[Calibration, str] | None:
@@ -228,7 +238,12 @@ def _newest(parts: list[str]) -> tuple[Any, ...]:
     return numbers, parts
 
 
+def user_folder() -> Path:
+    """Where calibrations of one's own are found by every command."""
+    return data_dir() / "calibrations"
+
+
 @functools.cache
 def store() -> Store:
     """The user's own calibrations, then those that ship."""
-    return Store(data_dir() / "calibrations", SHIPPED)
+    return Store(user_folder(), SHIPPED)

@@ -170,7 +170,7 @@ class Costs:
         outside = chosen.outside(x)
         low, high = np.exp(chosen.interval(regime_of(busy, np.log(time_s)), outside))
         t = float(time_s[0])
-        return Point(t, t * float(low[0]), t * float(high[0]), chosen.label, bool(outside[0]))
+        return Point(t, t * float(low[0]), t * float(high[0]), chosen.kind, bool(outside[0]))
 
     def _plane(
         self, shape: Shape, rows_n: np.ndarray, columns_n: np.ndarray,

@@ -172,6 +172,11 @@ class Chosen:
             return self.own.label.replace("fitted", "scaled") if self.scaled else self.own.label
         return self.general.label if self.general else ROOFLINE
 
+    @property
+    def kind(self) -> str:
+        """The label without its number of rows, which many operators share."""
+        return self.label.partition(", ")[0]
+
     def rows(self, x: Rows) -> Rows:
         """The rows with the KEYS of what was measured written in."""
         return with_key(x, self.module, self.key) if self.own else x

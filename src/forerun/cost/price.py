@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +77,7 @@ def price(
         n_devices=n, peak_flop_per_s=share.peak_flop_per_s * n,
         peak_hbm_bytes_per_s=device.hbm_bytes_per_s * n, low=share.low, high=share.high,
         sources=share.sources, by_operator=share.by_operator, stages=graph.pp,
+        eager_s=graph.host_kernel_s * n_kernels(ops),
         assumed=tuple(
             dict.fromkeys((*graph.assumed, *_assumed(graph, device, m, share), *watts.assumed))
         ),
@@ -125,6 +126,11 @@ def merged(graph: Graph) -> list[Op]:
         Op(op.name, op.shape, op.axis, counts[k], op.split, op.devices, op.group, op.part)
         for k, op in first.items()
     ]
+
+
+def n_kernels(ops: Iterable[Op]) -> float:
+    """Kernels that one step launches on each device, collectives included."""
+    return sum(op.count * (1 if isinstance(op.shape, Collective) else op.kernels) for op in ops)
 
 
 @dataclass(frozen=True)

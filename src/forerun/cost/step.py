@@ -68,6 +68,8 @@ def step_time(
         decode_ctx=decode_ctx or 0.0, chunks=chunks,
     )  # fmt: skip
     host = table.host_step_s + table.host_seq_s * n_seqs
+    if chunks:
+        device = max(device, table.eager_s)
     source = max(table.sources, key=lambda k: table.sources[k], default="unknown")
     return Estimate(
         device + host, device * table.low + host, device * table.high + host, source

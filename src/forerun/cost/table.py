@@ -71,5 +71,6 @@ class CostTable:
     #: seconds of `decode` in a step that also computes chunks (one kernel serves both, and is made
     #: for the chunk), [max sequences + 1, K_c]; None where it is no other than alone
     mixed_decode: np.ndarray | None = None
+    eager_s: float = 0.0  # least time of a step with prompt tokens: the host launches its kernels
     mixed_cross_s: float = 0.0  # in such a step, per decoding request and token of its chunks
     between: str = "linear"  # or "constant": decode and prefill keep a knot's value up to the next

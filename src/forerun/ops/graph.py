@@ -87,6 +87,7 @@ class Graph:
     math: str  # format of the model's own arithmetic (what is not quantised)
     max_len: int | None
     host_step_s: float = 0.0
+    host_kernel_s: float = 0.0
     host_seq_s: float = 0.0
     assumed: tuple[str, ...] = ()
 

@@ -56,6 +56,7 @@ def prepare(
             max_tokens=pool.engine.max_num_batched_tokens,
             max_seqs=pool.engine.max_num_seqs,
             max_len=max_len,
+            runtime=pool.engine.runtime,
         )
         if fit is not None:
             table = engine_fit.on_table(fit, table, pool)

@@ -124,6 +124,7 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.watermark = int(engine.watermark * row.n_blocks)
     row.reserve = state.RESERVE[engine.reserve]
     row.host_step_ps = round(table.host_step_s * PS)
+    row.eager_ps = round(table.eager_s * PS)
     row.host_seq_ps = round(table.host_seq_s * PS)
     row.every_step = int(every_step)
     row.max_leap = (1 << 40) if leap else 1

@@ -27,7 +27,8 @@ class Engine(Spec):
 
     `reserve` says when KV blocks are taken: `chunk` as tokens are computed (vLLM V1), `prompt` the
     whole prompt at admission (vLLM V0), `full` prompt and maximal output at admission (Orca).
-    Host terms add to every step and are not hidden behind the device.
+    Host terms add to every step and are not hidden behind the device.  A step with prompt tokens is
+    no replayed graph: it takes at least the launches of all its kernels.
     """
 
     batch: Policy = Policy(name="chunked")  # chunked, prefill_first, decode_first, whole, static
@@ -46,6 +47,8 @@ class Engine(Spec):
     host_seq_s: float = Field(default=0.0, ge=0)  # per sequence in a step (sampling, detokenising)
     host_request_s: float = Field(default=0.0, ge=0)  # API server and tokenising, before queueing
     host_prompt_token_s: float = Field(default=0.0, ge=0)  # the same, per prompt token
+    host_kernel_s: float = Field(default=0.0, ge=0)  # launch of a kernel where no graph is replayed
+    runtime: str = "vllm"  # engine whose kernels run, with or without a version: "vllm 0.24.0"
     calibration: str | None = None  # a file of `forerun calibrate`: host terms and factors
     source: str = "default"
 

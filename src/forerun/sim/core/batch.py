@@ -209,7 +209,7 @@ def leap(state, i, t, decoding, unsettled):
     n_decode = replica.n_decode if decoding == 1 else 0
     n_tokens = n_decode
     n_seqs = n_decode
-    first = engine.host_step_ps
+    first = 0
     slope = 0
     steps = LONG
     n_chunks = 0
@@ -253,7 +253,7 @@ def leap(state, i, t, decoding, unsettled):
         slope += grow
         steps = min(steps, until)
     first += lookup(state.tokens_ps[p], n_tokens)
-    first += lookup(state.seqs_ps[p], n_seqs) + engine.host_seq_ps * n_seqs
+    first += lookup(state.seqs_ps[p], n_seqs)
     if n_decode > 0:
         row = p
         if n_chunks > 0:
@@ -264,6 +264,13 @@ def leap(state, i, t, decoding, unsettled):
         slope += grow
         steps = min(steps, until)
         steps = min(steps, state.last_step[i, 0] - replica.decoded)
+    if n_chunks > 0 and first < engine.eager_ps:
+        first = engine.eager_ps
+        if slope > 0:
+            # where the device takes over is found step by step
+            slope = 0
+            steps = 1
+    first += engine.host_step_ps + engine.host_seq_ps * n_seqs
     if ends or n_chunks > 1 or unsettled > 0 or engine.every_step == 1:
         steps = 1
     steps = min(steps, engine.max_leap)

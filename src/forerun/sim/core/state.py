@@ -184,6 +184,7 @@ ENGINE = np.dtype(
         ("watermark", "i8"),  # blocks kept free at admission
         ("reserve", "i8"),  # one of RESERVE
         ("host_step_ps", "i8"),
+        ("eager_ps", "i8"),  # least time of a step with chunks, without host terms
         ("host_seq_ps", "i8"),
         ("every_step", "i8"),  # 1: the batch policy looks at what changes inside a leap
         ("max_leap", "i8"),  # 1 steps through everything

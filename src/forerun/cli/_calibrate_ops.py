@@ -1,0 +1,48 @@
+"""Coefficients of operators from tables of measured ones."""
+
+from __future__ import annotations
+
+import click
+
+from forerun.cli._options import Output
+
+
+@click.command("ops")
+@click.argument("tables", nargs=-1, required=True, metavar="TABLE...")
+@click.option("-o", "--output", "to", metavar="FOLDER", help="Else the user's data folder.")
+@click.option("--family", "only", metavar="NAME", help="One family of operators alone.")
+@click.option("--format", "form", metavar="NAME", help="The tables' format, else recognised.")
+@click.option("--workers", default=2, show_default=True, help="Processes.")
+@click.option("-q", "--quiet", is_flag=True, envvar="FORERUN_QUIET", help="No remarks.")
+def command(
+    tables: tuple[str, ...],
+    to: str | None,
+    only: str | None,
+    form: str | None,
+    workers: int,
+    quiet: bool,
+) -> int:
+    """Fit operator costs to TABLEs (files or folders of measured operators).
+
+    \b
+    forerun measure -o mine.csv
+    forerun calibrate ops mine.csv
+    forerun predict ops questions.csv
+
+    Writes one calibration a family, device and runtime, which every command uses from then on, and
+    prints the errors on rows held out of the fit.
+    """
+    from pathlib import Path
+
+    from forerun.calibrate.accuracy import lines, text
+    from forerun.calibrate.run import calibrate, write
+    from forerun.cost.calibration import user_folder
+
+    out = Output("table", quiet, False, None)
+    done = calibrate(tables, only=only, form=form, workers=workers, say=out.note)
+    folder = Path(to) if to else user_folder()
+    written = write(done, folder)
+    size = sum(path.stat().st_size for path in written)
+    out.note(f"wrote {len(written)} calibrations, {size / 1e6:.2f} MB, to {folder}")
+    click.echo(text(lines(done.judged, ("op",)), ("op",)))
+    return 0
