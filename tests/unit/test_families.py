@@ -276,6 +276,22 @@ def test_one_token_over_a_long_past_is_no_dearer_than_a_decode_step():
     assert alone < 2 * mla("mla_decode", batch=1, past=30_000, n_heads=128)
 
 
+def test_short_chunks_run_on_latents_where_the_engine_does_so():
+    from forerun.cost.families.mla_prefill import is_absorbed
+
+    asked = (
+        ("vllm 0.24.0", 64, 0, "", True), ("vllm 0.24.0", 4096, 0, "", False),
+        ("vllm 0.24.0", 64, 0, "flash_attn", False), ("vllm 0.24.0", 256, 0, "flash_attn_mla", True),
+        ("trtllm", 64, 0, "", False), ("trtllm", 1, 0, "", False), ("trtllm", 1, 500, "", True),
+    )  # fmt: skip
+    runtime, isl, past, impl, expected = zip(*asked, strict=True)
+    x = rows(len(asked), op="mla_prefill", device="h100-sxm", n_heads=16.0,
+             runtime=np.array(runtime, dtype=object), isl=np.array(isl, dtype=float),
+             past=np.array(past, dtype=float), impl=np.array(impl, dtype=object))  # fmt: skip
+    x = x.filled(family("mla_prefill").DEFAULTS)
+    assert tuple(is_absorbed(x, sheet(x)).tolist()) == expected
+
+
 def scan(**columns) -> float:
     module = family("scan")
     given = dict(op="gdn", n_heads=32, n_kv_heads=16, head_dim=128, v_head_dim=128) | columns

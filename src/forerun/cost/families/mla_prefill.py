@@ -62,16 +62,17 @@ SHORT, SHORT_8 = 512.0, 128.0
 
 
 def is_absorbed(x: Rows, s: Sheet) -> np.ndarray:
-    """Rows that run on latents, bool [N]: as the kernel's name says, else as the engine chooses.
+    """Rows that run on latents, bool [N]: where vLLM names the kernel, as the name says (those of
+    its decode step end in MLA); else as the engine chooses.
 
     One token without a past is no decode step, and other engines expand it too.
     """
-    named, new = x.words("impl"), x.get("isl")
+    named, new, vllm = x.words("impl"), x.get("isl"), s.engine == "vllm"
     on_latents = np.array(["mla" in word for word in named], dtype=bool)
-    hopper = (s.engine == "vllm") & (s.architecture == "hopper")
+    hopper = vllm & (s.architecture == "hopper")
     most = np.where(hopper, np.where(kv_bytes(x) < 2.0, SHORT_8, SHORT), 1.0)
     chosen = (new <= most) & (hopper | (x.get("past", 0.0) > 0))
-    return np.where((named == "") | (named == "default"), chosen, on_latents)
+    return np.where(vllm & (named != ""), on_latents, chosen)
 
 
 def prefill_of(x: Rows) -> Prefill:
