@@ -281,8 +281,9 @@ def test_short_chunks_run_on_latents_where_the_engine_does_so():
 
     asked = (
         ("vllm 0.24.0", 64, 0, "", True), ("vllm 0.24.0", 4096, 0, "", False),
-        ("vllm 0.24.0", 64, 0, "flash_attn", False), ("vllm 0.24.0", 256, 0, "flash_attn_mla", True),
-        ("trtllm", 64, 0, "", False), ("trtllm", 1, 0, "", False), ("trtllm", 1, 500, "", True),
+        ("vllm 0.24.0", 64, 0, "flash_attn", False), ("trtllm", 64, 0, "", False),
+        ("vllm 0.24.0", 256, 0, "flash_attn_mla", True), ("trtllm", 1, 0, "", False),
+        ("trtllm", 1, 500, "", True),
     )  # fmt: skip
     runtime, isl, past, impl, expected = zip(*asked, strict=True)
     x = rows(len(asked), op="mla_prefill", device="h100-sxm", n_heads=16.0,
@@ -331,6 +332,32 @@ def test_what_a_scan_counts_is_what_a_layer_counts():
         got = family("scan").counts(x.filled(family("scan").DEFAULTS))
         assert got.flop[0] == pytest.approx(float(counted.flop))
         assert got.kv_bytes[0] == pytest.approx(float(counted.kv_bytes))
+
+
+def test_a_layer_of_a_model_is_its_convolution_and_its_scan():
+    from forerun.catalog import device
+    from forerun.cost.calibration import Store
+    from forerun.cost.collectives import wires
+    from forerun.cost.costs import Costs
+    from forerun.ops.ssm import Scan
+
+    on = device("h100-sxm")
+    costs = Costs(on, wires(on), store=Store())
+    channels = 2 * 16 * 128 + 32 * 128
+    whole = Scan("gdn", 32, 128, 128, conv=4, conv_channels=channels)
+    at = (np.array([[1.0], [64.0], [512.0]]), np.array([100.0, 9000.0]))
+    together = costs.decode(whole, *at)
+    convolution = [scan(op="conv1d", batch=n, isl=1, k=4, width=channels) for n in (1, 64, 512)]
+    steps = [scan(batch=n, isl=1) for n in (1, 64, 512)]
+    assert together[:, 0] == pytest.approx(np.array(convolution) + steps, rel=0.01)
+    assert (together[:, 0] == together[:, 1]).all()  # whatever the context
+    assert costs.launch(whole) == 0.0  # inside the times already
+    chunk = costs.prefill(whole, np.array([[0.0], [4096.0]]), np.array([0.0]))[:, 0]
+    alone = scan(batch=1, isl=4096) + scan(op="conv1d", batch=1, isl=4096, k=4, width=channels)
+    assert chunk == pytest.approx([0.0, alone], rel=0.01)
+    point = costs.point(whole, 64.0, 100.0)
+    assert point.time_s == pytest.approx(together[1, 0], rel=0.01)
+    assert point.low_s < point.time_s < point.high_s
 
 
 def test_what_latent_attention_counts_is_what_a_layer_counts():

@@ -129,6 +129,10 @@ class Costs:
 
     def launch(self, shape: Shape) -> float:
         """Seconds of an empty call of attention, which a step pays once for all its requests."""
+        kernels = shapes.kernels_of(shape)
+        if len(kernels) > 1:
+            return sum(self.launch(kernel) for kernel in kernels)
+        shape = kernels[0]
         x = shapes.rows_of_decode(shape, np.ones(1), np.ones(1))
         if x is None:
             return getattr(shape, "kernels", 1) * self.eff.launch_s
@@ -138,15 +142,26 @@ class Costs:
     def decode(self, shape: Shape, n_seqs: np.ndarray, ctx: np.ndarray) -> np.ndarray:
         """Seconds of one decode step, float64 [B, K], of n_seqs [B, 1] requests with ctx [K] cached
         tokens each; 0 where there are none."""
-        return self._plane(shape, n_seqs, ctx, shapes.rows_of_decode, generic_decode, least=1.0)
+        planes = [
+            self._plane(kernel, n_seqs, ctx, shapes.rows_of_decode, generic_decode, least=1.0)
+            for kernel in shapes.kernels_of(shape)
+        ]
+        return np.sum(planes, axis=0)
 
     def prefill(self, shape: Shape, n_new: np.ndarray, n_past: np.ndarray) -> np.ndarray:
         """Seconds of one chunk, float64 [T, K], of n_new [T, 1] tokens after n_past [K]."""
-        return self._plane(shape, n_new, n_past, shapes.rows_of_prefill, generic_prefill, least=0.0)
+        planes = [
+            self._plane(kernel, n_new, n_past, shapes.rows_of_prefill, generic_prefill, least=0.0)
+            for kernel in shapes.kernels_of(shape)
+        ]
+        return np.sum(planes, axis=0)
 
     def point(self, shape: Shape, n: float, ctx: float | None = None) -> Point:
         """One instance at n tokens, or n sequences of ctx cached tokens, with its interval."""
-        one = np.array([float(n)])
+        kernels = shapes.kernels_of(shape)
+        if len(kernels) > 1:
+            return _together([self.point(kernel, n, ctx) for kernel in kernels])
+        shape, one = kernels[0], np.array([float(n)])
         x: Rows | None
         if isinstance(shape, Collective):
             x = shapes.rows_of_message(shape, one)
@@ -235,6 +250,15 @@ class Costs:
         if found.problems:
             raise SpecError.one(f"device.{name}", found.problems[0])
         return found
+
+
+def _together(points: list[Point]) -> Point:
+    """Kernels that follow each other; the source is that of the longest."""
+    longest = max(points, key=lambda p: p.time_s)
+    return Point(
+        sum(p.time_s for p in points), sum(p.low_s for p in points),
+        sum(p.high_s for p in points), longest.source, any(p.outside for p in points),
+    )  # fmt: skip
 
 
 def _steps(n: np.ndarray) -> np.ndarray:

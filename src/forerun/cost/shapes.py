@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from forerun.ops.graph import Shape
 from forerun.ops.matmul import Matmul
 from forerun.ops.moe import Experts
 from forerun.ops.sampling import Sampling
+from forerun.ops.ssm import Scan
 
 #: formats of a cache by the bytes of an element
 _KV = {4.0: "fp32", 2.0: "bf16", 1.0: "fp8", 0.5625: "nvfp4", 0.53125: "mxfp4"}
@@ -74,8 +76,26 @@ def is_direct(shape: Collective, n: np.ndarray) -> np.ndarray:
     return (shape.message(n) <= DIRECT_BYTES) & (shape.kind == "all_reduce") & (shape.n <= 8)
 
 
+@dataclass(frozen=True)
+class ScanKernel:
+    """One of a scan's kernels: the short convolution before it, or the scan itself."""
+
+    scan: Scan
+    conv: bool
+
+
+def kernels_of(shape: Any) -> tuple[Any, ...]:
+    """The kernels of an operator on sequences that have rows of their own; mostly it is one."""
+    if not isinstance(shape, Scan):
+        return (shape,)
+    return tuple(ScanKernel(shape, conv) for conv in ((True, False) if shape.conv else (False,)))
+
+
 def rows_of_decode(shape: Any, n_seqs: np.ndarray, ctx: np.ndarray) -> Rows | None:
-    """Attention of one decode step of n_seqs requests with ctx cached tokens each, [N] and [N]."""
+    """Attention of one decode step of n_seqs requests with ctx cached tokens each, [N] and [N];
+    or a step of a scan, whatever the context."""
+    if isinstance(shape, ScanKernel):
+        return _scan(shape, len(n_seqs), batch=n_seqs, isl=1.0, impl="decode")
     if not isinstance(shape, Attention) or not _plain(shape):
         return None
     common = _common(shape)
@@ -90,7 +110,9 @@ def rows_of_decode(shape: Any, n_seqs: np.ndarray, ctx: np.ndarray) -> Rows | No
 
 
 def rows_of_prefill(shape: Any, n_new: np.ndarray, n_past: np.ndarray) -> Rows | None:
-    """Attention of one chunk of n_new tokens after n_past, [N] and [N]."""
+    """Attention, or a scan, of one chunk of n_new tokens after n_past, [N] and [N]."""
+    if isinstance(shape, ScanKernel):
+        return _scan(shape, len(n_new), batch=1.0, isl=n_new, impl="prefill")
     if not isinstance(shape, Attention) or not _plain(shape):
         return None
     common = _common(shape)
@@ -102,6 +124,20 @@ def rows_of_prefill(shape: Any, n_new: np.ndarray, n_past: np.ndarray) -> Rows |
     return rows(
         len(n_new), op="attention_prefill", batch=1, isl=n_new, past=n_past,
         n_kv_heads=shape.n_kv_heads, head_dim=shape.qk_dim, v_head_dim=shape.v_dim, **common,
+    )  # fmt: skip
+
+
+def _scan(kernel: ScanKernel, count: int, **columns: Any) -> Rows:
+    """Heads of keys follow from the convolution's channels, N H_v + 2 K H_k; else as many as N."""
+    a = kernel.scan
+    inner, keys = a.n_heads * a.v_dim, float(a.n_heads)
+    if a.conv:
+        keys = max(1.0, (a.conv_channels - inner) / (2 * a.k_dim))
+        columns |= {"k": a.conv, "width": a.conv_channels}
+    return rows(
+        count, op="conv1d" if kernel.conv else a.kind, n_heads=a.n_heads, n_kv_heads=keys,
+        head_dim=a.k_dim, v_head_dim=a.v_dim, dtype=a.math,
+        kv_dtype=_KV.get(a.state_bytes, "fp32"), **columns,
     )  # fmt: skip
 
 
