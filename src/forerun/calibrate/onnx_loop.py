@@ -20,12 +20,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from forerun import units
 from forerun.calibrate.operators import fit_own, gathered
 from forerun.cost import operators
 from forerun.cost.calibration import Calibration, Store, save
@@ -35,13 +36,24 @@ from forerun.measure.onnx_model import Transformer, transformer
 from forerun.measure.onnx_rows import VIEWS, Node, nodes_of, optimised
 from forerun.measure.points import Row, as_rows
 from forerun.measure.tables import Table
-from forerun.measure.timing import WARM_UP, Pass, Timed, of_repeats, one_pass, quietest, undisturbed
+from forerun.measure.timing import (
+    NOISY,
+    WARM_UP,
+    Pass,
+    Timed,
+    of_repeats,
+    one_pass,
+    quietest,
+    undisturbed,
+)
 
 #: models that are run: batches and lengths of two widths, from launch-bound to compute-bound
 MODELS = (
     *(Transformer(b, s) for b, s in ((1, 48), (1, 200), (4, 24), (4, 128), (16, 64), (8, 192))),
     *(Transformer(b, s, 256, 8, 1024, 6, 1) for b, s in ((1, 96), (3, 40), (6, 160), (32, 32))),
 )
+#: of these, in a hurry
+FEW = tuple(MODELS[i] for i in (0, 1, 2, 6, 7, 8))
 #: whose run shows what lies between nodes: many of them, little work in each
 REFERENCE = Transformer(1, 10, 320, 5, 1280, 10, 2)
 ROUNDS = 3  # passes of each model, apart in time
@@ -79,6 +91,58 @@ class Compared:
     n_seen: int  # nodes left out because their shape had been measured
     dispatch_s: float  # between two nodes
     fitted: tuple[Calibration, ...]
+
+    #: of `rows`
+    HEAD: ClassVar = ("model", "predicted", "measured", "error", "spread")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The models in words, one a row, as a table of texts."""
+        return [
+            (line.name, units.show(line.predicted_s, "time"), units.show(line.measured_s, "time"),
+             f"{100 * (line.predicted_s / line.measured_s - 1):+.1f} %", f"{line.spread:.0%}")
+            for line in self.models
+        ]  # fmt: skip
+
+    def by_op(self) -> dict[str, tuple[Line, ...]]:
+        """The nodes by kind of operator."""
+        kinds = dict.fromkeys(line.op for line in self.nodes)
+        return {op: tuple(line for line in self.nodes if line.op == op) for op in kinds}
+
+    def words(self) -> list[str]:
+        """What the errors are, in sentences."""
+        median, p90 = errors(self.models)
+        told = [
+            f"{self.device}, {self.runtime}, {_threads(self.threads)}: {len(self.models)} runs of "
+            f"models predicted from {self.n_points} measured points of other shapes: median error "
+            f"{median:.1%}, p90 {p90:.1%}",
+        ]
+        if self.nodes:
+            median, p90 = errors(self.nodes)
+            each = ", ".join(f"{op} {errors(lines)[0]:.1%}" for op, lines in self.by_op().items())
+            told.append(
+                f"node by node, {len(self.nodes)} shapes not measured before: median error "
+                f"{median:.1%}, p90 {p90:.1%} ({each})"
+            )
+        if self.n_seen:
+            told.append(f"{self.n_seen} nodes of shapes that had been measured are left out")
+        loud = sum(line.spread > NOISY for line in self.models)
+        if loud:
+            told.append(
+                f"{loud} runs were noisy (passes more than {NOISY:.0%} apart): others used this "
+                "machine, and their errors are of the machine as well"
+            )
+        return told
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values of all of it."""
+        return {
+            "device": self.device, "runtime": self.runtime, "threads": self.threads,
+            "points": self.n_points, "dispatch_s": self.dispatch_s,
+            "model_errors": errors(self.models),
+            "node_errors": errors(self.nodes) if self.nodes else None,
+            "models": [asdict(line) for line in self.models],
+            "nodes": [asdict(line) for line in self.nodes],
+        }  # fmt: skip
 
 
 def needed() -> None:
@@ -278,6 +342,10 @@ def _words(row: Row) -> str:
 
 def _name(t: Transformer) -> str:
     return f"{t.n_layers} layers of {t.hidden}, {t.batch} x {t.seq} tokens"
+
+
+def _threads(n: int) -> str:
+    return f"{n} thread{'s' * (n > 1)}"
 
 
 def errors(lines: Sequence[Line]) -> tuple[float, float]:

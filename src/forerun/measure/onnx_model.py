@@ -122,7 +122,9 @@ def _copy(g: _Graph, row: Mapping[str, Any], i: int) -> tuple[dict[str, list[int
     if op == "attention_prefill":
         B, S, N, H = (int(row[name]) for name in ("batch", "isl", "n_heads", "head_dim"))
         names = [f"{part}{i}" for part in "qkv"]
-        g.node("MultiHeadAttention", names, out, num_heads=N)
+        g.node(
+            "MultiHeadAttention", names, out, num_heads=N, unidirectional=int(row.get("causal", 0))
+        )
         return {name: [B, S, N * H] for name in names}, [B, S, N * H]
     rows, width = int(row["n_tokens"]), int(row["width"])
     shape = [rows, width]

@@ -47,9 +47,10 @@ class Passes:
 
     def _read(self) -> None:
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            text = self.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError.one(str(self.path), f"cannot be read: {error}", "--fresh") from None
+        lines = text.splitlines()
         bad = []
         for i, line in enumerate(lines):
             try:
@@ -63,9 +64,9 @@ class Passes:
                 Problem(f"{self.path}:{i + 1}", "is not a pass that was measured",
                         "delete the line, or begin anew with --fresh") for i in bad[:20]
             ))  # fmt: skip
-        if bad:  # it was cut off: what follows must not be glued to it
-            self.cut = len(bad)
-            whole = "".join(line + "\n" for line in lines[:-1])
+        self.cut = len(bad)
+        if text and (bad or not text.endswith("\n")):  # what follows must not be glued to it
+            whole = "".join(line + "\n" for line in lines[: len(lines) - len(bad)])
             self.path.write_text(whole, encoding="utf-8")
 
     def _remember(self, row: Row, taken: Pass, about: Mapping[str, Any]) -> None:

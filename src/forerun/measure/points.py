@@ -37,6 +37,10 @@ NEXT = 8
 REGIME = ("ridge", "launches", "cached")
 #: a share of a second that one operator may take: longer ones tell nothing new
 MOST_S = 0.06
+#: bytes it may touch on a processor
+MOST_BYTES = 2.0**26
+#: by what sizes and bytes may be larger on a GPU
+LARGER = 4
 
 
 @dataclass(frozen=True)
@@ -46,27 +50,25 @@ class Kind:
     op: str
     points: int
     impl: str = ""
+    causal: int = 0  # of attention: prompts of language models, else encoders
 
 
 #: what a small machine is asked about, in the share of a whole measurement
 KINDS = (
-    Kind("gemm", 96), Kind("attention_prefill", 72), Kind("norm", 20), Kind("activation", 20),
-    Kind("add", 20), Kind("softmax", 16), Kind("norm", 12, "skip"),
+    Kind("gemm", 128), Kind("attention_prefill", 72), Kind("norm", 20), Kind("activation", 16),
+    Kind("add", 20), Kind("softmax", 12), Kind("norm", 12, "skip"),
 )  # fmt: skip
 
 
 def points(
-    kinds: tuple[Kind, ...], device: Device, *, dtype: str, most_bytes: float = 2.0**26,
-    share: float = 1.0,
+    kinds: tuple[Kind, ...], device: Device, *, dtype: str, share: float = 1.0
 ) -> list[Row]:  # fmt: skip
     """Shapes of all kinds, interleaved, the most telling first.
 
-    device : whose data sheet says what is bound by what; most_bytes : an operator touches;
-    share : of each kind's points.
+    device : whose data sheet says what is bound by what; share : of each kind's points.
     """
     found = [
-        representatives(kind, device, dtype, most_bytes, max(4, round(share * kind.points)))
-        for kind in kinds
+        representatives(kind, device, dtype, max(4, round(share * kind.points))) for kind in kinds
     ]
     # each kind evenly over the whole, so that a stop half way leaves half of each
     place = [((i + 0.5) / len(rows), j, row) for j, rows in enumerate(found)
@@ -74,20 +76,19 @@ def points(
     return [row for _, _, row in sorted(place, key=lambda p: p[:2])]
 
 
-def representatives(
-    kind: Kind, device: Device, dtype: str, most_bytes: float, count: int
-) -> list[Row]:
+def representatives(kind: Kind, device: Device, dtype: str, count: int) -> list[Row]:
     """`count` shapes of one kind, the most telling first."""
     name = family_of_op(kind.op)
     if name is None:
         raise KeyError(kind.op)
     module = family(name)
-    drawn = list(candidates(kind, dtype))
+    size = LARGER if device.kind == "gpu" else 1
+    drawn = list(candidates(kind, dtype, size))
     x = as_rows([{**row, "device": device.name} for row in drawn]).filled(module.DEFAULTS)
     s = sheet(x, {device.name: device})
     counts, c = module.counts(x), operators.starting(x, s, module)
     time_s = module.physics(x, s, c)
-    small = (time_s < MOST_S) & (counts.hbm_bytes <= most_bytes)
+    small = (time_s < MOST_S) & (counts.hbm_bytes <= MOST_BYTES * size)
     at = np.flatnonzero(small)
     space = {n: v[at] for n, v in module.features(x, s).items() if n in REGIME}
     space |= {n: np.log2(v[at]) for n in NUMBERS if np.ptp(v := x.get(n)) > 0}
@@ -155,33 +156,34 @@ def as_rows(given: list[Row]) -> Rows:
 # ------------------------------------------------------------------------------ candidates
 
 
-def candidates(kind: Kind, dtype: str) -> Iterator[Row]:
+def candidates(kind: Kind, dtype: str, size: int = 1) -> Iterator[Row]:
     """Shapes spread evenly over the logarithms of the sizes (a Halton sequence)."""
     base: Row = {"op": kind.op, "dtype": dtype, **({"impl": kind.impl} if kind.impl else {})}
     seen = set()
     for i in range(1, DRAWN + 1):
-        row = {**base, **_sizes(kind.op, dtype, i)}
+        row = {**base, **_sizes(kind, dtype, i, size)}
         key = tuple(sorted(row.items()))
         if key not in seen:
             seen.add(key)
             yield row
 
 
-def _sizes(op: str, dtype: str, i: int) -> Row:
+def _sizes(kind: Kind, dtype: str, i: int, size: int) -> Row:
+    op = kind.op
     u = [halton(i, prime) for prime in (2, 3, 5, 7)]
     if op == "gemm":
         return {
-            "m": _between(u[0], 1, 4096), "n": _between(u[1], 48, 6144, 16),
-            "k": _between(u[2], 48, 6144, 16),
+            "m": _between(u[0], 1, 4096 * size), "n": _between(u[1], 48, 6144 * size, 16),
+            "k": _between(u[2], 48, 6144 * size, 16),
         }  # fmt: skip
     if op == "attention_prefill":
         heads = _between(u[2], 1, 24)
         return {
-            "batch": _between(u[0], 1, 48), "isl": _between(u[1], 6, 1536), "n_heads": heads,
+            "batch": _between(u[0], 1, 48), "isl": _between(u[1], 6, 1536 * size), "n_heads": heads,
             "n_kv_heads": heads, "head_dim": (32, 48, 64, 80, 96, 128)[int(6 * u[3])],
-            "causal": 0, "kv_dtype": dtype,
+            "causal": kind.causal, "kv_dtype": dtype,
         }  # fmt: skip
-    return {"n_tokens": _between(u[0], 4, 12_000), "width": _between(u[1], 40, 8192, 8)}
+    return {"n_tokens": _between(u[0], 4, 12_000 * size), "width": _between(u[1], 40, 8192, 8)}
 
 
 def _between(u: float, low: float, high: float, step: int = 1) -> int:

@@ -18,13 +18,15 @@ from forerun.measure import machine
 from forerun.measure.backends import Bench
 from forerun.measure.passes import Passes
 from forerun.measure.points import Row, as_rows, points
-from forerun.measure.timing import one_pass, quietest
+from forerun.measure.timing import PASS_S, one_pass, quietest
 from forerun.spec.device import Device
 
 ROUNDS = 3  # passes of every point
 MOST = 7  # passes of a noisy one
-#: a product from which a processor's peak is taken first
-LARGE = ({"m": 512, "n": 1024, "k": 1024}, {"m": 1024, "n": 768, "k": 2048})
+#: products below this take too little time to tell a rate
+SURE_FLOP = 1e7
+#: products from which a processor's peak is taken first
+LARGE: tuple[Row, ...] = ({"m": 512, "n": 1024, "k": 1024}, {"m": 1024, "n": 768, "k": 2048})
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,13 @@ class Taken:
 
 def take(
     bench: Bench, passes: Passes, table: Path, *, threads: int, minutes: float = 5.0,
-    share: float = 1.0, rounds: int = ROUNDS,
+    share: float = 1.0, rounds: int = ROUNDS, pass_s: float = PASS_S,
     say: Callable[[str], None] = lambda _: None, clock: Callable[[], float] = time.monotonic,
 ) -> Taken:  # fmt: skip
     """Measures until all points are sure or the minutes are over; writes the table in any case.
 
-    share : of the usual number of points; rounds : passes of every point.
+    share : of the usual number of points; rounds : passes of every point; pass_s : of each at
+    least.
     """
     begin = clock()
     end = begin + 60 * minutes
@@ -66,7 +69,7 @@ def take(
             if clock() >= end:
                 stopped = True
                 break
-            passes.add(row, one_pass(bench.prepare(row)), about)
+            passes.add(row, one_pass(bench.prepare(row), pass_s=pass_s), about)
     finally:
         if passes.found:
             device = raised(device, passes)
@@ -126,7 +129,9 @@ def raised(device: Device, passes: Passes) -> Device:
         return device
     module = family(str(family_of_op("gemm")))
     flop = module.counts(as_rows([row for row, _ in mine]).filled(module.DEFAULTS)).flop
-    best = max(float(f) / time_s for f, (_, time_s) in zip(flop, mine, strict=True))
+    best = max(
+        (float(f) / t for f, (_, t) in zip(flop, mine, strict=True) if f >= SURE_FLOP), default=0.0
+    )
     if best <= device.peak_flop_per_s["fp32"]:
         return device
     better = replace_peak(device, best)

@@ -87,7 +87,7 @@ class OnnxruntimeBench:
 
 
 def copies_of(row: Mapping[str, Any], cache_bytes: float | None) -> int:
-    """Copies of a node in one graph: many small ones, two of the large."""
+    """Copies of a node in one graph: many small ones, two of the large, one of the largest."""
     from forerun.cost.families import family, family_of_op
     from forerun.measure.points import as_rows
 
@@ -98,7 +98,7 @@ def copies_of(row: Mapping[str, Any], cache_bytes: float | None) -> int:
     if weight:
         touched, wanted = weight, OVER * min(cache_bytes or 2.0**25, 2.0**26)
     copies = min(wanted / touched, RUN_FLOP / max(float(counts.flop[0]), 1.0))
-    return int(np.clip(round(copies), 2, COPIES))
+    return int(np.clip(round(copies), 1 if touched > wanted / 2 else 2, COPIES))
 
 
 def _seconds(run: Callable[[], None]) -> float:

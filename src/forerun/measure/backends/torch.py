@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from forerun import catalog
@@ -22,6 +23,15 @@ def missing() -> str:
     return not_installed("torch", fix="pip install torch")
 
 
+def has_gpu() -> bool:
+    """Whether torch is here and sees a GPU."""
+    if missing():
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 class TorchBench:
     """torch.nn.functional on tensors that are there."""
 
@@ -29,7 +39,7 @@ class TorchBench:
         import torch
 
         self.torch = torch
-        self.on_gpu = torch.cuda.is_available()
+        self.on_gpu = has_gpu()
         self.device, self.where = "", "cpu"
         self.runtime = f"torch {torch.__version__.partition('+')[0]}"
         self.versions = f"torch {torch.__version__}"
@@ -41,7 +51,8 @@ class TorchBench:
             torch.set_num_threads(threads)
         self.dtype = "bf16" if self.on_gpu else "fp32"
         self.format = torch.bfloat16 if self.on_gpu else torch.float32
-        self.kinds = tuple(kind for kind in KINDS if not kind.impl)
+        causal = int(self.on_gpu)  # language models run there, encoders here
+        self.kinds = tuple(replace(kind, causal=causal) for kind in KINDS if not kind.impl)
 
     def prepare(self, row: Mapping[str, Any]) -> Callable[[], float]:
         runs = [self._operator(row) for _ in range(SETS)]
