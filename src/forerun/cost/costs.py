@@ -8,7 +8,7 @@ lines in the logarithm between them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -238,7 +238,9 @@ class Costs:
         key = str(keys_of(one, family(name))[0])
         if (name, key) not in self._known:
             engine, version = split_runtime(self.runtime)
-            self._known[name, key] = choose(name, self.device, engine, version, key, self.store)
+            found = choose(name, self.device, engine, version, key, self.store)
+            most = getattr(family(name), "GRAPH_S", np.inf)
+            self._known[name, key] = replace(found, most_launch_s=most)
         chosen = self._known[name, key]
         dtype = str(x.words("dtype")[0])
         return chosen, chosen.rows(x), self._sheet(dtype).take(np.zeros(x.n, dtype=int))

@@ -100,7 +100,7 @@ def _numbers(
         return row | {"problem": "no device is given; name one of the catalog"}
     try:
         device, row["note"] = (
-            (known[device_name], "") if device_name in known else _device(device_name)
+            (known[device_name], "") if device_name in known else device_of(device_name)
         )
     except ForerunError as error:
         return row | {"problem": str(error.problems[0]).replace("\n  try: ", "; try ")}
@@ -139,7 +139,7 @@ def _numbers(
     return row
 
 
-def _device(name: str) -> tuple[Device, str]:
+def device_of(name: str) -> tuple[Device, str]:
     """The device of a table's row.  "a100_sxm" fits two; the one with most memory is meant in
     nearly every table, so it is taken and said.  Raises SpecError for a name of none."""
     fits = catalog.fitting(name)

@@ -18,6 +18,10 @@ A family file defines
     own_features(x, s)      {name: float64 [N]}, finite: further ones (log2 of shapes, codes) for
                             the residual of a device that was measured
 
+and, where tables of eager calls hold more than a kernel's own start,
+
+    GRAPH_S                 most seconds that an empty call takes in a replayed graph
+
 The residual is log(measured / physics).  The file name is the family's public name.
 """
 

@@ -14,6 +14,7 @@ from forerun.cost.sheet import Sheet
 from forerun.ops.counts import Counts
 
 OPS = ("attention_decode",)
+GRAPH_S = 15e-6  # merging of parts included: estimate
 NEEDS = ("batch", "past", "n_heads", "head_dim")
 DEFAULTS: dict[str, float | str] = {"window": 0.0, "dtype": "bf16", "kv_dtype": "", "impl": ""}
 KEYS = ("dtype", "kv_dtype", "impl")

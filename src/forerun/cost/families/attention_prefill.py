@@ -25,6 +25,7 @@ from forerun.cost.sheet import Sheet
 from forerun.ops.counts import Counts
 
 OPS = ("attention_prefill",)
+GRAPH_S = 15e-6  # estimate
 NEEDS = ("isl", "n_heads", "head_dim")
 DEFAULTS: dict[str, float | str] = {
     "batch": 1.0, "past": 0.0, "window": 0.0, "causal": 1.0, "n_decode": 0.0, "past_decode": 0.0,

@@ -58,6 +58,7 @@ HELD = 0.7
 #: a product of nothing that Python starts call by call, timed from outside: estimate
 EAGER_S = 30e-6
 EAGER = ("torch",)
+GRAPH_S = 10e-6  # quantisation of activations included: estimate
 BLOCK = 8192  # rows priced at once, so that [rows, tiles] stays small
 
 

@@ -26,6 +26,7 @@ from forerun.ops.counts import Counts
 from forerun.spec.dtype import ACTIVATION, WEIGHT_BYTES
 
 OPS = ("moe",)
+GRAPH_S = 60e-6  # routing, sorting, two products and the sum: estimate
 NEEDS = ("n_tokens", "hidden", "inter", "topk", "n_experts")
 DEFAULTS: dict[str, float | str] = {
     "moe_tp": 1.0, "moe_ep": 1.0, "gated": 1.0, "distribution": "uniform", "dtype": "bf16",

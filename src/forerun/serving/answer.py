@@ -1,0 +1,268 @@
+"""`answer`: a question simulated as its load generator would have driven the engine.
+
+One pool: the closed or open loop itself, with every request's lengths as stated.
+
+Two pools, prompts and answers apart, as a closed network of two stations:
+
+    prefill  the same simulation with answers of one token; its clients think for R_d before each
+             next prompt
+    decode   B = X R_d / replicas requests in a batch (Little's law), R_d = transfer + osl * step(B)
+
+X is the prefill stage's throughput, so R_d and X are found by turns.  Latency to the first token is
+the prefill stage's, the hand-over and one step of decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from forerun import catalog
+from forerun.cost.memory import Memory, memory
+from forerun.cost.price import price
+from forerun.cost.scale import Scale, scaled
+from forerun.cost.step import step_time, step_work
+from forerun.cost.table import CostTable
+from forerun.errors import Infeasible
+from forerun.metrics import latency, work
+from forerun.metrics.money import usd_per_million
+from forerun.ops.lower import lower
+from forerun.serving.profile import FIGURES, EngineProfile
+from forerun.serving.question import Question
+from forerun.sim.log import Log
+from forerun.sim.serve import Served, run
+from forerun.spec.deployment import Pool
+from forerun.spec.model import Model
+from forerun.spec.requests import Requests
+
+PERCENTILES = {"p50": 50, "p90": 90, "p99": 99}
+TURNS = 6  # of finding the two stations' rates
+LEAST_LEN = 4096  # tokens that a table reaches at least, so that layouts share theirs
+DEPARTURES = 2.0  # how much wider an interval is where the device's runs were never seen
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Seconds by figure and statistic, and what else a row is told.
+
+    seconds : "ttft_s", "ttft_s_p50", ... ; low, high : the 80 % interval of each.
+    """
+
+    seconds: Mapping[str, float]
+    low: Mapping[str, float]
+    high: Mapping[str, float]
+    output_tokens_per_s: float
+    n_devices: int
+    energy_j_per_token: float | None
+    usd_per_mtok: float | None
+    hbm_bytes: float  # weights and cache of the fullest device
+    bound: str
+    source: str
+    assumed: tuple[str, ...]
+
+    @property
+    def output_tokens_per_s_per_gpu(self) -> float:
+        return self.output_tokens_per_s / self.n_devices
+
+
+def answer(q: Question) -> Answer:
+    """Raises Infeasible where the model does not fit, SpecError where it cannot be laid out."""
+    ready = [_ready(q.model, pool, q.profile, q.isl + q.osl) for pool in q.pools]
+    if q.is_split:
+        return _split(q, ready[0], ready[1])
+    (station,) = ready
+    log = _log(q, station.served, q.osl, q.concurrency, 0.0)
+    rows = log.requests
+    span = (rows["done_ps"].max() - rows["arrival_ps"].min()) * latency.PS
+    figures = {
+        "ttft_s": latency.ttft_s(rows), "tpot_s": latency.tpot_s(rows),
+        "e2el_s": latency.e2el_s(rows),
+    }  # fmt: skip
+    rate = float(rows["n_out"].sum()) / span
+    return _told(q, ready, _statistics(figures), rate, _energy_j(log, span) / (rate * span))
+
+
+@dataclass(frozen=True, eq=False)
+class Station:
+    """A pool, priced and fitted into memory."""
+
+    served: Served
+    held: Memory
+
+
+@lru_cache(maxsize=256)
+def _ready(model: Model, pool: Pool, profile: EngineProfile, tokens: int) -> Station:
+    """The pool with its costs as the profile corrects them."""
+    device = catalog.device(pool.device)
+    held = memory(model, pool, device)
+    if held.problems:
+        raise Infeasible(*held.problems)
+    longest = min(held.max_len, held.max_context)
+    table = _table(model, _bare(pool), max(LEAST_LEN, 1 << (tokens - 1).bit_length()))
+    served = Served(
+        pool=pool,
+        table=corrected(table, pool, profile),
+        n_blocks=held.blocks_for(min(tokens, longest)),
+        max_len=longest,
+    )
+    return Station(served, held)
+
+
+def _bare(pool: Pool) -> Pool:
+    """The pool as far as its prices depend on it."""
+    engine = pool.engine
+    keep = {"max_num_seqs", "max_num_batched_tokens", "runtime"}
+    plain = type(engine)(**{name: getattr(engine, name) for name in keep}, host_kernel_s=1.0)
+    return pool.model_copy(update={"engine": plain, "replicas": 1, "name": "main"})
+
+
+@lru_cache(maxsize=64)
+def _table(model: Model, pool: Pool, max_len: int) -> CostTable:
+    """Prices with kernels that take the host a second each to launch, to be scaled."""
+    engine = pool.engine
+    return price(
+        lower(model, pool), catalog.device(pool.device), max_tokens=engine.max_num_batched_tokens,
+        max_seqs=engine.max_num_seqs, max_len=max_len, runtime=engine.runtime,
+    )  # fmt: skip
+
+
+def corrected(table: CostTable, pool: Pool, profile: EngineProfile) -> CostTable:
+    """A table of `_table` with a profile's host terms and factors."""
+    scale = Scale(tokens=(profile.tokens,), decode=profile.decode, prefill=profile.prefill)
+    engine = pool.engine
+    out = scaled(table, scale)
+    return replace(
+        out, host_step_s=engine.host_step_s, host_seq_s=engine.host_seq_s,
+        eager_s=table.eager_s * engine.host_kernel_s, low=table.low, high=table.high,
+        sources=table.sources, assumed=table.assumed,
+    )  # fmt: skip
+
+
+def _log(q: Question, served: Served, osl: int, concurrency: int | None, think_s: float) -> Log:
+    """The loop of the question against one pool."""
+    n = q.n_requests
+    arrival = np.zeros(n)
+    if q.concurrency is None and q.rate_per_s is not None and np.isfinite(q.rate_per_s):
+        gaps = np.random.default_rng(0).exponential(1 / q.rate_per_s, n)
+        arrival = np.cumsum(gaps)
+    requests = Requests(arrival, np.full(n, q.isl), np.full(n, osl))
+    return run(requests, [served], concurrency=concurrency, think_s=think_s)
+
+
+def _energy_j(log: Log, span_s: float) -> float:
+    assert log.leaps is not None
+    dynamic = float(work.by_replica(log.leaps, log, "energy_j").sum())
+    return dynamic + float(work.of_replica(log, "idle_w").sum()) * span_s
+
+
+def _statistics(figures: Mapping[str, np.ndarray]) -> dict[str, float]:
+    out = {}
+    for name, values in figures.items():
+        known = values[np.isfinite(values)]
+        if not len(known):
+            continue
+        out[name] = float(known.mean())
+        found = np.percentile(known, list(PERCENTILES.values()))
+        out |= {f"{name}_{p}": float(v) for p, v in zip(PERCENTILES, found, strict=True)}
+    return out
+
+
+def _split(q: Question, prefill: Station, decode: Station) -> Answer:
+    replicas = decode.served.pool.replicas
+    seats = decode.served.seats
+    n_in = q.concurrency or q.n_requests
+    step = _step_s(decode.served.table, min(seats, max(1.0, n_in / replicas)), q)
+    residence = q.profile.transfer_s + q.osl * step
+    for _ in range(TURNS):
+        log = _log(q, prefill.served, 1, q.concurrency, residence if q.concurrency else 0.0)
+        rows = log.requests
+        span = (rows["done_ps"].max() - rows["arrival_ps"].min()) * latency.PS
+        rate = len(rows) / span
+        batch = float(np.clip(rate * residence / replicas, 1.0, seats))
+        found = _step_s(decode.served.table, batch, q)
+        if abs(np.log(found / step)) < 0.01:
+            break
+        step = float(np.sqrt(step * found))
+        residence = q.profile.transfer_s + q.osl * step
+    first = latency.ttft_s(rows) + q.profile.transfer_s + step
+    tpot = np.full(len(rows), step)
+    figures = {"ttft_s": first, "tpot_s": tpot, "e2el_s": first + tpot * (q.osl - 1)}
+    return _told(q, [prefill, decode], _statistics(figures), rate * q.osl, None)
+
+
+def _step_s(table: CostTable, batch: float, q: Question) -> float:
+    """A decode step in the middle of the answers."""
+    n = max(1, round(batch))
+    ctx = q.isl + q.osl / 2
+    return step_time(table, n_tokens=n, n_seqs=n, n_decode=n, decode_ctx=ctx).value
+
+
+def _told(
+    q: Question, stations: list[Station], seconds: dict[str, float], rate: float,
+    energy_j: float | None,
+) -> Answer:  # fmt: skip
+    tables = [s.served.table for s in stations]
+    low, high = {}, {}
+    for name, value in seconds.items():
+        figure = next(f for f in FIGURES if name.startswith(f))
+        below, above = interval(q.profile, figure, tables[-1])
+        low[name], high[name] = value * below, value * above
+    pools = [s.served.pool for s in stations]
+    n_devices = sum(pool.n_devices for pool in pools)
+    held = max((s.held for s in stations), key=lambda m: m.fullest.weights_bytes)
+    tokens = (q.isl + q.osl) * (q.concurrency or q.n_requests) / pools[-1].replicas
+    cache = min(tokens * held.kv_bytes_per_token / held.groups, held.kv_pool_bytes)
+    offers = [catalog.price(pool.device) for pool in pools]
+    hour = (
+        sum(o.usd_per_hour * p.n_devices for o, p in zip(offers, pools, strict=True) if o)
+        if all(offers)
+        else None
+    )
+    assumed = [*q.assumed, *(a for table in tables for a in table.assumed)]
+    return Answer(
+        seconds=seconds, low=low, high=high, output_tokens_per_s=rate, n_devices=n_devices,
+        energy_j_per_token=energy_j, usd_per_mtok=usd_per_million(hour, rate * 3600, 3600.0),
+        hbm_bytes=held.fullest.weights_bytes + cache, bound=_bound(q, stations[-1]),
+        source=_source(q.profile, tables), assumed=tuple(dict.fromkeys(assumed)),
+    )  # fmt: skip
+
+
+def interval(profile: EngineProfile, figure: str, table: CostTable) -> tuple[float, float]:
+    """Factors on a prediction: what the profile's other runs were off by and, by squares, what the
+    device's own costs are not known to."""
+    below, above = np.log(profile.spread.get(figure, (0.5, 2.0)))
+    own = np.log([table.low, table.high])
+    measured = any("fitted" in source for source in table.sources)
+    share = 0.0 if measured else 1.0
+    return (
+        float(np.exp(-np.hypot(below, share * own[0]))),
+        float(np.exp(np.hypot(above, share * own[1]))),
+    )
+
+
+def _bound(q: Question, station: Station) -> str:
+    """What a decode step of the question is bound by."""
+    table = station.served.table
+    n = min(station.served.seats, q.concurrency or q.n_requests)
+    ctx = q.isl + q.osl / 2
+    if q.concurrency and n * ctx > station.served.n_blocks * station.held.block_tokens:
+        return "KV cache"
+    batch = {"n_tokens": n, "n_seqs": n, "n_decode": n, "decode_ctx": ctx}
+    step = step_time(table, **batch).value
+    flop, moved = (step_work(table, w, **batch) for w in (table.flop, table.hbm_bytes))
+    if table.host_step_s + table.host_seq_s * n > step / 2:
+        return "host"
+    busy = flop / table.peak_flop_per_s, moved / table.peak_hbm_bytes_per_s
+    if max(busy) < step / 4:
+        return "launches and communication"
+    return "compute" if busy[0] > busy[1] else "HBM bandwidth"
+
+
+def _source(profile: EngineProfile, tables: list[CostTable]) -> str:
+    best = [max(t.sources, key=lambda k: t.sources[k]) for t in tables]
+    steps = " and ".join(dict.fromkeys(best))
+    runs = f"{profile.engine} profile of {profile.rows} runs" if profile.rows else "no runs"
+    return f"simulated; steps: {steps}; host: {runs}"
