@@ -167,7 +167,8 @@ def fit_table(table: Table, folder: Path) -> tuple[Calibration, ...]:
 
 def loop(
     table: Table, *, device: str, runtime: str, threads: int, start_s: float,
-    models: Sequence[Transformer] = MODELS, rounds: int = ROUNDS,
+    models: Sequence[Transformer] = MODELS, reference: Transformer = REFERENCE,
+    rounds: int = ROUNDS,
 ) -> Compared:  # fmt: skip
     """Fits a table, predicts the models, runs them, compares.
 
@@ -183,12 +184,12 @@ def loop(
             raise SpecError.one(table.name, "has no row to fit", "forerun measure")
         store = Store(Path(folder))
         said = [_predict(nodes, device, runtime, store) for nodes in parts]
-    reference = Running(transformer(REFERENCE), REFERENCE, threads)
+    host = Running(transformer(reference), reference, threads)
     runs = [Running(graph, model, threads) for graph, model in zip(graphs, models, strict=True)]
     for _ in range(rounds):
-        for run in (reference, *runs):
+        for run in (host, *runs):
             run.one_pass()
-    dispatch_s = reference.dispatch_s(start_s)
+    dispatch_s = host.dispatch_s(start_s)
     seen = {_shape_of(row) for row in _rows_of(table)}
     nodes, whole, n_seen = [], [], 0
     for model, part, answers, run in zip(models, parts, said, runs, strict=True):

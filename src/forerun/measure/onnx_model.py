@@ -7,7 +7,8 @@ core that used it last, which in a model it never does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,23 +37,35 @@ class Transformer:
         return 4 * self.n_layers * (4 * D * D + 2 * D * F + 9 * D + F)
 
 
+@functools.cache
+def noise(seed: int) -> np.ndarray:
+    """A million random values, float32: weights and inputs repeat them."""
+    return np.random.default_rng(seed).standard_normal(1 << 20, dtype=np.float32)
+
+
+def values(shape: Sequence[int], seed: int = 0, first: int = 0) -> np.ndarray:
+    """An array of noise from its `first` value on, a copy of its own."""
+    some = noise(seed)[first : first + int(np.prod(shape))]
+    return np.resize(some, shape)
+
+
 class _Graph:
     """Nodes, weights and inputs as they are added."""
 
     def __init__(self, seed: int) -> None:
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
-        self._pool = np.random.default_rng(seed).standard_normal(1 << 20, dtype=np.float32)
+        self._seed = seed
         self._n = 0
 
     def weight(self, name: str, *shape: int, scale: float = 1.0) -> str:
         """A weight of random values; values repeat after a million, memory does not."""
         from onnx import numpy_helper
 
-        first = (self._n * 7919) % (len(self._pool) // 2)
-        values = np.resize(self._pool[first : first + int(np.prod(shape))], shape)
+        first = (self._n * 7919) % (len(noise(self._seed)) // 2)
         self._n += 1
-        self.weights.append(numpy_helper.from_array(np.float32(scale) * values, name))
+        made = np.float32(scale) * values(shape, self._seed, first)
+        self.weights.append(numpy_helper.from_array(made, name))
         return name
 
     def sizes(self, name: str, shape: list[int]) -> str:

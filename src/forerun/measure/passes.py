@@ -51,6 +51,7 @@ class Passes:
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError.one(str(self.path), f"cannot be read: {error}", "--fresh") from None
         lines = text.splitlines()
+        torn = len(lines) - 1 if text and not text.endswith("\n") else None
         bad = []
         for i, line in enumerate(lines):
             try:
@@ -59,13 +60,13 @@ class Passes:
                 self._remember(got["row"], taken, got["about"])
             except (ValueError, KeyError, TypeError):
                 bad.append(i)
-        if any(i != len(lines) - 1 for i in bad):
+        if any(i != torn for i in bad):
             raise SpecError(*(
                 Problem(f"{self.path}:{i + 1}", "is not a pass that was measured",
                         "delete the line, or begin anew with --fresh") for i in bad[:20]
             ))  # fmt: skip
         self.cut = len(bad)
-        if text and (bad or not text.endswith("\n")):  # what follows must not be glued to it
+        if torn is not None:  # what follows must not be glued to it
             whole = "".join(line + "\n" for line in lines[: len(lines) - len(bad)])
             self.path.write_text(whole, encoding="utf-8")
 

@@ -26,7 +26,7 @@ MOST = 7  # passes of a noisy one
 #: products below this take too little time to tell a rate
 SURE_FLOP = 1e7
 #: products from which a processor's peak is taken first
-LARGE: tuple[Row, ...] = ({"m": 512, "n": 1024, "k": 1024}, {"m": 1024, "n": 768, "k": 2048})
+LARGE: tuple[Row, ...] = ({"m": 512, "n": 1024, "k": 1024}, {"m": 768, "n": 768, "k": 1024})
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ def take(
     share : of the usual number of points; rounds : passes of every point; pass_s : of each at
     least.
     """
-    begin = clock()
-    end = begin + 60 * minutes
     here = machine.describe()
     device = device_of(bench, here, threads)
+    begin = clock()
+    end = begin + 60 * minutes
     wanted = [
         {**row, "device": device.name, "runtime": bench.runtime}
         for row in points(bench.kinds, device, dtype=bench.dtype, share=share)

@@ -17,7 +17,7 @@ import numpy as np
 
 from forerun.measure.backends import not_installed
 from forerun.measure.machine import last_cache_bytes
-from forerun.measure.onnx_model import Sided, side_by_side, views
+from forerun.measure.onnx_model import Sided, side_by_side, values, views
 from forerun.measure.points import KINDS
 
 #: most flop of one run, bytes it touches about (weights: this over the last-level cache;
@@ -45,15 +45,14 @@ def session(model: bytes, threads: int, **options: Any) -> Any:
 def bound(made: Any, sided: Sided) -> Callable[[], None]:
     """Runs a session on fixed buffers, one for each input and output."""
     binding = made.io_binding()
-    rng = np.random.default_rng(0)
     buffers = [
-        (name, rng.standard_normal(shape, dtype=np.float32), of_output)
+        (name, values(shape), of_output)
         for of_output, ports in ((False, sided.inputs), (True, sided.outputs))
         for name, shape in ports.items()
     ]
-    for name, values, of_output in buffers:
+    for name, array, of_output in buffers:
         bind = binding.bind_output if of_output else binding.bind_input
-        bind(name, "cpu", 0, np.float32, list(values.shape), values.ctypes.data)
+        bind(name, "cpu", 0, np.float32, list(array.shape), array.ctypes.data)
 
     def run(_keep: Any = buffers) -> None:
         made.run_with_iobinding(binding)
