@@ -273,7 +273,7 @@ class Running:
             )
             one_pass(run, pass_s=RUN_S)
             events = json.loads(Path(made.end_profiling()).read_text(encoding="utf-8"))
-        kept = [i >= WARM_UP and ok for i, ok in enumerate(undisturbed(share))]
+        kept = [False] * WARM_UP + undisturbed(share[WARM_UP:])  # one at least
         views: list[float] = []
         found: dict[str, list[float]] = collections.defaultdict(list)
         for event in events:
