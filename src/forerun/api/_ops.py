@@ -14,6 +14,8 @@ from forerun.cost.rows import NUMBERS, TEXTS, Rows
 from forerun.cost.sheet import sheet
 from forerun.spec.columns import Columns
 
+#: columns of names that are the same in capitals
+LOWERED = ("op", "dtype", "kv_dtype", "impl")
 #: what a batch adds to a table of operators, in this order
 OUT = ("time_s", "low_s", "high_s", "flop", "hbm_bytes", "energy_j", "source", "assumed", "refused")
 
@@ -51,11 +53,9 @@ def rows_of(table: Columns) -> tuple[Rows, np.ndarray]:
     for name in (n for n in NUMBERS if n in table.cells):
         number[name], bad = table.number(name)
         for i in np.flatnonzero(bad):
-            wrong[i] = f"{name}: {table.cells[name][i]!r} is not a number"
-    text = {name: table.text(name) for name in TEXTS if name in table.cells}
-    for name in ("op", "dtype", "kv_dtype", "impl"):
-        if name in text:
-            text[name] = np.array([word.lower() for word in text[name]], dtype=object)
+            said = f"{name}: {table.cells[name][i]!r} is not a number"
+            wrong[i] = f"{wrong[i]}; {said}" if wrong[i] else said
+    text = {n: table.words(n, lower=n in LOWERED) for n in TEXTS if n in table.cells}
     return Rows(table.n, number, text), wrong
 
 

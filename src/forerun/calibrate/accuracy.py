@@ -14,7 +14,7 @@ from forerun.calibrate.split import held_out
 from forerun.cost import operators
 from forerun.cost.calibration import REGIMES, Store, store
 from forerun.errors import Problem, SpecError, nearest
-from forerun.measure.tables import read_tables
+from forerun.measure.tables import read_all
 
 #: what an error table may be split by
 BY = ("op", "device", "runtime", "dtype", "regime")
@@ -138,15 +138,23 @@ def accuracy(
     Tables that no calibration was fitted to are predicted with what is installed.  The others are
     fitted anew with rows held out.
     """
-    from forerun.calibrate.run import fitted
+    from forerun.calibrate.run import check_family, counted, fitted, left_out
 
+    check_family(only)
     calibrations = calibrations or store()
-    tables = [table for path in paths for table in read_tables(path, form)]
-    used = calibrations.origins()
-    fresh = [table for table in tables if table.name not in used]
-    known = [table for table in tables if table.name in used]
-    say(f"{len(fresh)} tables are new to the installed calibrations, {len(known)} were fitted to")
-    judged = [j for data in gathered(fresh, only=only) for j in _as_installed(data, calibrations)]
+    tables = read_all(paths, form)
+    for line in left_out(tables):
+        say(line)
+    used = {part for name in calibrations.origins() for part in _identities(name)}
+    known = [table for table in tables if used & _identities(table.name)]
+    fresh = [table for table in tables if not used & _identities(table.name)]
+    were = "was" if len(fresh) == 1 else "were"
+    say(
+        f"{counted(len(fresh), 'table')} {were} never fitted to, {len(known)} held out and refitted"
+    )
+    judged = [
+        j for data in gathered(fresh, only=only) for j in _as_installed(data, calibrations, say)
+    ]
     if known:
         judged += fitted(gathered(known, only=only), workers=workers).judged
     if not judged:
@@ -155,9 +163,16 @@ def accuracy(
     return judged
 
 
-def _as_installed(data: Data, calibrations: Store) -> list[Judged]:
+def _identities(name: str) -> set[str]:
+    """What tells a table again: its name, or of one's own, its file's name and what is in it."""
+    return set(name.split("#")) if "#" in name else {name}
+
+
+def _as_installed(data: Data, calibrations: Store, say: Callable[[str], None]) -> list[Judged]:
     """Rows predicted by calibrations that were fitted to others, measured devices first."""
     got = operators.predict(data.x, calibrations)
+    for sentence in sorted(set(got.refused) - {""}):
+        say(f"  {np.count_nonzero(got.refused == sentence):,} rows refused: {sentence}")
     measured = {own.device for own in calibrations.all(data.name)}
     seen = np.isin(data.s.device.astype(str), sorted(measured))
     found = []
@@ -192,8 +207,11 @@ def text(table: Sequence[Line], by: Sequence[str]) -> str:
         cells = [
             *line.slice, "measured" if line.seen else "unseen", f"{line.n:,}",
             f"{line.median:.1%}", f"{line.p90:.1%}", f"{line.covered:.0%}",
-            f"{line.roofline:.0%} / {line.roofline_p90:.0%}",
-            f"{line.nearest:.0%} / {line.nearest_p90:.0%}",
+            _both(line.roofline, line.roofline_p90), _both(line.nearest, line.nearest_p90),
         ]  # fmt: skip
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)
+
+
+def _both(median: float, p90: float) -> str:
+    return f"{median:.0%} / {p90:.0%}" if np.isfinite(median) else "-"

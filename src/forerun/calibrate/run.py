@@ -12,8 +12,9 @@ from pathlib import Path
 from forerun.calibrate.accuracy import Judged, judge
 from forerun.calibrate.operators import Data, Fitted, fit, gathered
 from forerun.cost.calibration import save
-from forerun.errors import SpecError
-from forerun.measure.tables import read_tables
+from forerun.cost.families import families
+from forerun.errors import SpecError, nearest
+from forerun.measure.tables import Table, read_all
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +34,36 @@ def calibrate(
     only : one family; form : the tables' format, else recognised; workers : processes.
     Raises SpecError where a path is no table, or no row is of an operator with a family.
     """
-    tables = [table for path in paths for table in read_tables(path, form)]
-    dropped = sum(sum(table.n_dropped.values()) for table in tables)
-    say(f"{sum(t.rows.n for t in tables):,} rows of {len(tables)} tables; {dropped:,} left out")
+    check_family(only)
+    tables = read_all(paths, form)
+    say(f"{sum(t.rows.n for t in tables):,} rows of {counted(len(tables), 'table')}")
+    for line in left_out(tables):
+        say(line)
     data = gathered(tables, only=only)
     if not data:
         what = f"no row is of {'the family ' + only if only else 'an operator with a family'}"
         raise SpecError.one(str(paths[0]), what, "see the ops of `forerun predict ops`")
     return fitted(data, workers=workers)
+
+
+def check_family(name: str | None) -> None:
+    """Raises SpecError for a name that is no family's."""
+    if name is not None and name not in families():
+        raise SpecError.one(f"--family {name}", "is not known", nearest(name, families()))
+
+
+def counted(n: int, word: str) -> str:
+    """ "1 table", "2 tables"."""
+    return f"{n:,} {word}{'s' * (n != 1)}"
+
+
+def left_out(tables: Sequence[Table]) -> list[str]:
+    """What is to be said about rows that were not taken as they stand, a line a reason."""
+    total: dict[str, int] = {}
+    for table in tables:
+        for reason, n in table.n_dropped.items():
+            total[reason] = total.get(reason, 0) + n
+    return [f"  {n:,} {reason}" for reason, n in total.items()]
 
 
 def fitted(data: Sequence[Data], *, workers: int = 1) -> Calibrated:

@@ -35,7 +35,7 @@ def command(
     from pathlib import Path
 
     from forerun.calibrate.accuracy import lines, text
-    from forerun.calibrate.run import calibrate, write
+    from forerun.calibrate.run import calibrate, counted, write
     from forerun.cost.calibration import user_folder
 
     out = Output("table", quiet, False, None)
@@ -43,6 +43,9 @@ def command(
     folder = Path(to) if to else user_folder()
     written = write(done, folder)
     size = sum(path.stat().st_size for path in written)
-    out.note(f"wrote {len(written)} calibrations, {size / 1e6:.2f} MB, to {folder}")
+    out.note(f"wrote {counted(len(written), 'calibration')}, {size / 1e6:.2f} MB, to {folder}")
+    if not done.judged:
+        out.note("too few rows to hold any out: errors are not known")
+        return 0
     click.echo(text(lines(done.judged, ("op",)), ("op",)))
     return 0

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import functools
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 
+from forerun.cost.families import families, family
 from forerun.cost.trees import Trees, trees_from
 from forerun.errors import SpecError
 from forerun.paths import data_dir
@@ -101,11 +101,25 @@ class Calibration:
     def file_name(self) -> str:
         if not self.device:
             return "general.npz"
-        return "--".join(part for part in (self.device, self.engine, self.version) if part) + ".npz"
+        parts = (self.device, self.engine, self.version)
+        return "--".join(_spelled(part) for part in parts if part) + ".npz"
+
+
+def _spelled(part: str) -> str:
+    """A name as part of a file's name: no slash, and no "--", which stands between parts."""
+    return quote(part, safe=" +").replace("--", "%2D%2D")
+
+
+def _parts(file_name: str) -> list[str]:
+    """[device, engine, version] of a calibration's file; the last may be missing."""
+    return [unquote(part) for part in file_name.removesuffix(".npz").split("--")]
 
 
 def save(calibration: Calibration, folder: Path) -> Path:
-    """Write `<folder>/<family>/<file name>`, in one step; returns the path."""
+    """Write `<folder>/<family>/<file name>`, in one step; returns the path.
+
+    Raises SpecError where the folder cannot be written.
+    """
     meta = {
         f.name: getattr(calibration, f.name)
         for f in fields(Calibration) if f.name not in ("coefs", "trees", "errors", "origins")
@@ -117,40 +131,47 @@ def save(calibration: Calibration, folder: Path) -> Path:
     if calibration.trees:
         arrays |= calibration.trees.arrays()
     path = folder / calibration.family / calibration.file_name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    with draft.open("wb") as file:
-        arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    draft.replace(path)
+    draft = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as file:
+            arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        draft.replace(path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SpecError.one(str(path), f"cannot be written: {reason}", "another folder") from None
     return path
 
 
 def load(path: Path) -> Calibration:
     """The calibration in a file.
 
-    Raises SpecError for a file that is damaged, not a calibration, or of another schema.
+    Raises SpecError for a file that is damaged, not a calibration, of another schema, or of a
+    family whose coefficients or keys have changed since.
     """
-    again = "fit it anew with `forerun calibrate`, or delete it to go without"
+    again = "fit it anew with `forerun calibrate ops`, or delete it to go without"
+    if not path.exists():
+        raise SpecError.one(str(path), "there is no such file", again)
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        meta: dict[str, Any] = json.loads(bytes(arrays.pop("meta")).decode())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        what = "there is no such file" if not path.exists() else f"is damaged ({error})"
-        raise SpecError.one(str(path), what, again) from None
+        meta: dict[str, Any] = dict(json.loads(bytes(arrays.pop("meta")).decode()))
+    except Exception as error:  # numpy, zipfile and zlib raise whatever the damage looks like
+        raise SpecError.one(str(path), f"is damaged ({_first(error)})", again) from None
     schema = meta.get("schema")
+    by = f"was written by forerun {meta.get('written_by', '?')}"
     if schema != SCHEMA:
-        by = f"forerun {meta.get('written_by', '?')}"
-        what = f"was written by {by} in format {schema}; this is {__version__}, format {SCHEMA}"
+        what = f"{by} in format {schema}; this is {__version__}, format {SCHEMA}"
         raise SpecError.one(str(path), what, again)
     try:
         features = meta.pop("features")
         trees = trees_from(tuple(features), arrays) if features else None
         coefs = arrays["coefs"].astype(float)
-        if coefs.shape != (len(meta["keys"]), len(meta["names"])) or not (coefs > 0).all():
+        good = np.isfinite(coefs) & (coefs > 0)
+        if coefs.shape != (len(meta["keys"]), len(meta["names"])) or not good.all():
             raise ValueError("coefficients do not belong to their names")
-        return Calibration(
+        found = Calibration(
             **meta
             | {
                 "coefs": coefs,
@@ -164,8 +185,32 @@ def load(path: Path) -> Calibration:
                 "spread": {k: (v[0], v[1]) for k, v in meta["spread"].items()},
             }
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise SpecError.one(str(path), f"is damaged ({error})", again) from None
+    except Exception as error:  # the same: fields that are missing, or of another kind
+        raise SpecError.one(str(path), f"is damaged ({_first(error)})", again) from None
+    other = mismatch(found)
+    if other:
+        raise SpecError.one(str(path), f"{by} {other}", again)
+    return found
+
+
+def _first(error: Exception) -> str:
+    """The first line of what an error says."""
+    said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+    return (said or type(error).__name__).splitlines()[0]
+
+
+def mismatch(own: Calibration) -> str:
+    """How a calibration's family differs from what this version has under its name, or ""."""
+    if own.family not in families():
+        return f"for the family {own.family}, which {__version__} lacks"
+    module = family(own.family)
+    names = {c.name for c in module.COEFS}
+    apart = sorted(names ^ set(own.names))
+    if apart:
+        return f"with other coefficients of {own.family} than {__version__} has: {', '.join(apart)}"
+    if own.device and any(key.count("|") != len(module.KEYS) - 1 for key in own.keys):
+        return f"with other keys of {own.family} than {__version__} has: {', '.join(module.KEYS)}"
+    return ""
 
 
 class Store:
@@ -219,13 +264,13 @@ class Store:
         """The calibration of a device that knows a key, and the key as it was measured: of this
         engine and version, else its newest version, else of any engine.  None where none does."""
         mine = [
-            parts for name in self.files(family)
-            if (parts := name.removesuffix(".npz").split("--"))[0] == device
+            (parts, path) for name, path in self.files(family).items()
+            if (parts := _parts(name))[0] == device
         ]  # fmt: skip
-        order = sorted(mine, key=_newest, reverse=True)
-        order.sort(key=lambda p: (p[1:2] != [engine], p[1:3] != [engine, version]))
-        for parts in order:
-            found = self.get(self.files(family)["--".join(parts) + ".npz"])
+        mine.sort(key=lambda file: _newest(file[0]), reverse=True)
+        mine.sort(key=lambda file: (file[0][1:2] != [engine], file[0][1:3] != [engine, version]))
+        for _, path in mine:
+            found = self.get(path)
             known = found.closest_key(key)
             if known is not None:
                 return found, known
@@ -234,7 +279,7 @@ class Store:
 
 def _newest(parts: list[str]) -> tuple[Any, ...]:
     version = parts[2] if len(parts) > 2 else ""
-    numbers = tuple(int(x) for x in version.replace("rc", ".").split(".") if x.isdigit())
+    numbers = tuple(int(x) for x in version.replace("rc", ".").split(".") if x.isdecimal())
     return numbers, parts
 
 

@@ -17,11 +17,11 @@ from types import ModuleType
 import numpy as np
 
 from forerun import catalog
-from forerun.cost.calibration import REGIMES, SHORT_S, Calibration, Store, store
-from forerun.cost.families import family, family_of_op
+from forerun.cost.calibration import REGIMES, SHORT_S, Calibration, Store, mismatch, store
+from forerun.cost.families import families, family, family_of_op
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet, sheet, split_runtime
-from forerun.errors import SpecError
+from forerun.errors import SpecError, nearest
 from forerun.ops.counts import Counts
 from forerun.spec.device import Device
 from forerun.version import __version__
@@ -33,6 +33,7 @@ ALIKE = 0.5
 LIBRARIES = ("nccl", "rccl", "oneccl")
 #: interval of a roofline with estimated efficiencies, as logarithms: a factor 2 either way
 UNCALIBRATED = (-0.7, 0.7)
+AGAIN = "fit it anew with `forerun calibrate ops`, or delete it to go without"
 ROOFLINE = "roofline with estimated efficiencies"
 
 
@@ -60,10 +61,17 @@ def predict(x: Rows, calibrations: Store | None = None) -> Answers:
         at = np.flatnonzero(ops == op)
         name = family_of_op(op)
         if name is None:
-            out.refused[at] = f"op {op!r} is not known; see the columns of `forerun predict ops`"
+            out.refused[at] = _unknown(op)
             continue
         _answer(out, at, x.take(at), name, calibrations)
     return out
+
+
+def _unknown(op: str) -> str:
+    known = sorted(o for f in families() for o in family(f).OPS)
+    hint = nearest(op, known) if op else ""
+    what = f"op {op!r} is not known" if op else "op is not given"
+    return f"{what}; {hint if hint.startswith('did') else 'one of ' + ', '.join(known)}"
 
 
 def _empty(n: int) -> Answers:
@@ -98,8 +106,12 @@ def _answer(out: Answers, at: np.ndarray, x: Rows, name: str, calibrations: Stor
         if not x.n:
             return
         s = sheet(x)
-    counts = module.counts(x)
-    timed = time_rows(x, s, name, calibrations, counts)
+    with np.errstate(over="ignore", invalid="ignore"):  # sizes beyond all floats are refused below
+        counts = module.counts(x)
+        timed = time_rows(x, s, name, calibrations, counts)
+    finite = np.isfinite(timed.time_s) & np.isfinite(counts.flop) & np.isfinite(counts.hbm_bytes)
+    for row in np.flatnonzero(~finite):
+        out.refused[at[row]] = _endless(x, s, int(row), name)
     out.time_s[at], out.low_s[at], out.high_s[at] = timed.time_s, timed.low_s, timed.high_s
     out.flop[at], out.hbm_bytes[at] = counts.flop, counts.hbm_bytes
     out.source[at], out.outside[at] = timed.source, timed.outside
@@ -213,7 +225,7 @@ class Chosen:
             raise SpecError.one(
                 f"calibration {used.family}/{used.file_name}",
                 f"was fitted by forerun {used.written_by} to features that {__version__} lacks: "
-                f"{', '.join(sorted(lacking))}", "fit it anew with `forerun calibrate`",
+                f"{', '.join(sorted(lacking))}", AGAIN,
             )  # fmt: skip
         return used.trees(features)
 
@@ -327,6 +339,11 @@ def groups(x: Rows, s: Sheet) -> list[Group]:
 def keys_of(x: Rows, module: ModuleType) -> np.ndarray:
     """Each row's values of KEYS joined by "|", str [N]."""
     columns = [x.words(name) for name in module.KEYS]
+    # a bar in a word would be read as two words
+    columns = [
+        np.array([w.replace("|", "/") for w in c], dtype=object) if any("|" in w for w in set(c))
+        else c for c in columns
+    ]  # fmt: skip
     return np.array(["|".join(map(str, row)) for row in zip(*columns, strict=True)], dtype=object)
 
 
@@ -353,13 +370,25 @@ def coefs_across(
     c = starting(x, s, module)
     if general is None:
         return c
+    check_names(general)
     factor = dict(zip(general.names, general.coefs[0], strict=True))
     return {name: factor[name] * c[name] for name in c}
 
 
 def coefs_of(own: Calibration, key: str) -> dict[str, float]:
     """The coefficients of a key that was measured."""
+    check_names(own)
     return dict(zip(own.names, own.coefs[own.keys.index(key)].tolist(), strict=True))
+
+
+def check_names(own: Calibration) -> None:
+    """Raises SpecError for a calibration whose family has changed since it was fitted."""
+    other = mismatch(own)
+    if other:
+        raise SpecError.one(
+            f"calibration {own.family}/{own.file_name}",
+            f"was written by forerun {own.written_by} {other}", AGAIN,
+        )  # fmt: skip
 
 
 def is_compute_bound(s: Sheet, counts: Counts) -> np.ndarray:
@@ -380,14 +409,28 @@ def _spread(own: Calibration | None, regime: np.ndarray, prefix: str = "") -> np
     return np.array(table)[regime].T
 
 
+def _endless(x: Rows, s: Sheet, i: int, name: str) -> str:
+    """Why no finite time follows for a row."""
+    if name == "collective" and np.isnan(s.link_bytes_per_s[i]):
+        return f"{s.device[i]} has no link to another device on its data sheet"
+    return "no finite time follows from these sizes"
+
+
 def _missing(x: Rows, module: ModuleType) -> np.ndarray:
-    """A sentence for rows that lack a column the family needs, str [N]."""
+    """A sentence for rows that lack a column the family needs, or hold a size that cannot be,
+    str [N]."""
     out = np.full(x.n, "", dtype=object)
     lacking = {name: ~(x.get(name) > 0) for name in module.NEEDS}
-    bad = np.logical_or.reduce(list(lacking.values())) if lacking else np.zeros(x.n, bool)
-    for i in np.flatnonzero(bad):
+    # a window of -1 is how some say that there is none
+    sizes = [n for n, d in module.DEFAULTS.items() if not isinstance(d, str) and n != "window"]
+    strange = {name: (x.get(name) < 0) | np.isinf(x.get(name)) for name in sizes}
+    strange |= {name: np.isinf(x.get(name)) for name in module.NEEDS}
+    for i in np.flatnonzero(np.logical_or.reduce([*lacking.values(), *strange.values()])):
         names = [name for name, mask in lacking.items() if mask[i]]
-        out[i] = f"{', '.join(names)} must be given and positive for {x.words('op')[i]}"
+        said = [f"{', '.join(names)} must be given and positive for {x.words('op')[i]}"]
+        said = said if names else []
+        said += [f"{name} cannot be {x.get(name)[i]:g}" for name, m in strange.items() if m[i]]
+        out[i] = "; ".join(said)
     return out
 
 

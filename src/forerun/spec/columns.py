@@ -23,10 +23,23 @@ class Columns:
     names: tuple[str, ...]
     cells: Mapping[str, np.ndarray]  # object (str) [N]
     n: int
+    lines: Sequence[int] = ()  # of a text file: the line each row begins on, counted from 1
+
+    def place(self, i: int) -> str:
+        """Where a row stands in its file: ":7" is a line, " row 6" a row of a Parquet file."""
+        return f":{self.lines[i]}" if self.lines else f" row {i + 1}"
 
     def text(self, name: str) -> np.ndarray:
         """A column as text, "" where it is not given."""
         return self.cells[name] if name in self.cells else np.full(self.n, "", dtype=object)
+
+    def words(self, name: str, *, lower: bool = False) -> np.ndarray:
+        """A column of names: text with single spaces, in lower case where that is asked for."""
+        cells = self.text(name)
+        known = {cell: " ".join(cell.split()) for cell in set(cells)}
+        if lower:
+            known = {cell: word.lower() for cell, word in known.items()}
+        return np.array([known[cell] for cell in cells], dtype=object)
 
     def number(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """(float64 [N] with NaN for empty cells, bool [N] cells that are not a number)."""
@@ -77,7 +90,13 @@ def _csv(text: str, path: Path) -> Columns:
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     try:
-        rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        begin, rows, lines = 1, [], []
+        for row in reader:
+            if row:
+                rows.append(row)
+                lines.append(begin)
+            begin = reader.line_num + 1
     except csv.Error as error:
         raise SpecError.one(str(path), f"is not CSV: {error}", "save it as CSV again") from None
     if not rows:
@@ -87,7 +106,7 @@ def _csv(text: str, path: Path) -> Columns:
     bad = [i for i, row in enumerate(rows) if len(row) != len(names)]
     if bad:
         raise SpecError(*(
-            Problem(f"{path}:{i + 1}", f"has {len(rows[i])} cells under {len(names)} names",
+            Problem(f"{path}:{lines[i]}", f"has {len(rows[i])} cells under {len(names)} names",
                     "quote cells that hold the delimiter") for i in bad[:20]
         ))  # fmt: skip
     columns = zip(*rows[1:], strict=True) if len(rows) > 1 else ((),) * len(names)
@@ -95,7 +114,7 @@ def _csv(text: str, path: Path) -> Columns:
         name: np.array([cell.strip() for cell in column], dtype=object)
         for name, column in zip(names, columns, strict=True)
     }
-    return Columns(names, cells, len(rows) - 1)
+    return Columns(names, cells, len(rows) - 1, lines[1:])
 
 
 def _check_names(names: Sequence[str], path: Path) -> None:
@@ -110,7 +129,8 @@ def _parquet(data: bytes, path: Path) -> Columns:
     try:
         frame = frames.read_parquet(io.BytesIO(data))
     except Exception as error:  # polars' own exceptions have no common base that is public
-        raise SpecError.one(str(path), f"is damaged Parquet ({error})", "write it again") from None
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SpecError.one(str(path), f"is damaged Parquet ({first})", "write it again") from None
     cells = {
         name: np.array(["" if v is None else str(v) for v in frame[name]], dtype=object)
         for name in frame.columns

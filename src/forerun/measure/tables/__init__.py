@@ -11,14 +11,14 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from forerun.errors import SpecError, nearest
+from forerun.errors import Problem, SpecError, nearest
 from forerun.measure.tables._table import Table
 
-__all__ = ["Table", "formats", "read_tables", "reader"]
+__all__ = ["Table", "formats", "read_all", "read_tables", "reader"]
 
 
 @functools.cache
@@ -45,11 +45,32 @@ def read_tables(path: str | Path, form: str | None = None) -> list[Table]:
     if not path.exists():
         raise SpecError.one(str(path), "there is no such file or folder", "a table or a folder")
     if form is not None:
-        return list(reader(form).read(path))
-    found = [table for place in _places(path) for table in _read(place)]
+        found = list(reader(form).read(path))
+        if not found:
+            what = f"holds no table of the format {form}"
+            raise SpecError.one(str(path), what, "see the reference page of measured tables")
+        return found
+    places = _places(path)
+    if path.is_file() and not places:
+        places = [path]  # taken for a table of one's own, whose reader says what it lacks
+    found = [table for place in places for table in _read(place)]
     if not found:
         known = ", ".join(formats())
         raise SpecError.one(str(path), "holds no table of a known format", f"one of {known}")
+    return found
+
+
+def read_all(paths: Sequence[str | Path], form: str | None = None) -> list[Table]:
+    """The tables of all paths.  Raises SpecError with the problems of all of them."""
+    found: list[Table] = []
+    problems: list[Problem] = []
+    for path in paths:
+        try:
+            found += read_tables(path, form)
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(*problems)
     return found
 
 
@@ -57,7 +78,7 @@ def _read(place: Path) -> Iterable[Table]:
     for name in formats():
         if reader(name).recognises(place):
             return reader(name).read(place)
-    return []
+    return reader("plain").read(place) if place.is_file() else []
 
 
 def _places(path: Path) -> list[Path]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 
-from forerun.cost.families import family, family_of_op
+from forerun.cost.families import collective, families, family, family_of_op
 from forerun.cost.rows import NUMBERS, TEXTS, Rows
-from forerun.cost.sheet import sheet
-from forerun.errors import SpecError
+from forerun.cost.sheet import Sheet, sheet
+from forerun.errors import Problem, SpecError, nearest
 from forerun.measure.tables._table import Table
+from forerun.ops.counts import Counts
 
 #: rows of one key this far apart contradict each other
 APART = 3.0
@@ -16,36 +19,62 @@ APART = 3.0
 ABOVE = 1.25
 #: share of rows above the peak at which the device is not the one that is named
 SHARE_ABOVE = 0.01
+#: traffic above the memory's rate by this is not held in a cache but of another unit
+CACHED = 30.0
 #: largest rows slower than the data sheet by this were not measured in the unit that is claimed
 BELOW = 300.0
+#: what a call takes at least to start, beside which a small row's traffic is nothing
+CALL_S = 10e-6
+#: no kernel of a GPU starts and ends in less
+KERNEL_S = 0.2e-6
+#: problems of one kind that are told one by one
+TOLD = 20
+
+Where = Callable[[int], str]
 
 
 def checked(
     rows: Rows, time_s: np.ndarray, *, name: str, origin: str, licence: str,
-    dropped: dict[str, int] | None = None,
+    where: Where | None = None, strict: bool = False,
 ) -> Table:  # fmt: skip
     """The table of rows that can be; repeated rows become their median.
 
+    where : what row i is called in messages; else the name and a line of the file, under a header.
+    strict : a table of one's own.  Rows of no known operator, and sizes that are missing or cannot
+    be, are refused one by one; of tables that others published they are left out and counted.
+
     Counted and left out: no time, a time of 0 (how collectors mark a failed run), a negative one.
-    Raises SpecError, with the row, where times cannot be those of the device: units off by a
-    thousand, or rates above its peak in more than SHARE_ABOVE of the rows.
+    Raises SpecError, with the rows and all at once, for devices, formats and columns that are not
+    known or not there; then for times that cannot be those of the device: units off by a thousand,
+    or rates above its peak in more than SHARE_ABOVE of the rows.
     """
-    count = dict(dropped or {})
+    called = where or (lambda i: f"{name}:{i + 2}")
+    count: dict[str, int] = {}
     time_s = np.asarray(time_s, dtype=float)
+    if not rows.n:
+        raise SpecError.one(name, "has a header and no row below it", "a row for each operator")
     bad = {
         "no time": np.isnan(time_s),
         "time of 0": time_s == 0,
         "negative or endless time": (time_s < 0) | np.isinf(time_s),
     }
+    lacking, problems = _sizes(rows, name, called, strict)
+    if not strict:
+        bad["a size that is missing or not positive"] = lacking
+    problems += _devices(rows, called)
+    if problems:
+        raise SpecError(*problems)
     for reason, which in bad.items():
         if which.any():
-            count[reason] = count.get(reason, 0) + int(which.sum())
-    good = ~np.logical_or.reduce(list(bad.values()))
-    line = np.flatnonzero(good) + 2  # of the file: a header, and lines count from 1
+            count[reason] = int(which.sum())
+    good = np.flatnonzero(~np.logical_or.reduce(list(bad.values())))
+    if not len(good):
+        why = ", ".join(f"{n} {reason}" for reason, n in count.items())
+        raise SpecError.one(name, f"holds no row that can be used ({why})", "measure them again")
     rows, time_s = rows.take(good), time_s[good]
-    if not rows.n:
-        raise SpecError.one(name, "holds no row with a time", "see the columns it should have")
-    _check_physics(rows, time_s, line, name)
+    problems = list(_physics(rows, time_s, lambda i: called(int(good[i]))))
+    if problems:
+        raise SpecError(*problems)
     rows, time_s, repeated, contrary = _medians(rows, time_s)
     if repeated:
         count["repeated, median taken"] = repeated
@@ -54,8 +83,71 @@ def checked(
     return Table(rows, time_s, name, origin, licence, count)
 
 
-def _check_physics(rows: Rows, time_s: np.ndarray, line: np.ndarray, name: str) -> None:
-    """Raises SpecError where the arithmetic would exceed the peak, or nothing comes near it."""
+def _some(at: np.ndarray, called: Where) -> str:
+    """The first row, and how many more."""
+    more = f" and {len(at) - 1:,} more" if len(at) > 1 else ""
+    return called(int(at[0])) + more
+
+
+def _sizes(rows: Rows, name: str, called: Where, strict: bool) -> tuple[np.ndarray, list[Problem]]:
+    """Rows without a size that their family needs, bool [N], and what is wrong with the table."""
+    out = np.zeros(rows.n, dtype=bool)
+    problems: list[Problem] = []
+    ops = rows.words("op")
+    known = [op for f in families() for op in family(f).OPS]
+    for op in sorted(set(ops)):
+        at = np.flatnonzero(ops == op)
+        found = family_of_op(op)
+        if found is None:
+            if strict:
+                what = f"op {op!r} is not known" if op else "op is not given"
+                problems.append(Problem(_some(at, called), what, nearest(op, known)))
+            continue
+        x, module = rows.take(at), family(found)
+        absent = [n for n in module.NEEDS if np.isnan(x.get(n)).all()]
+        if absent:
+            what = f"lacks {', '.join(absent)} of every row of {op}"
+            problems.append(Problem(name, what, f"{op} needs {', '.join(module.NEEDS)}"))
+        least = {n: 1e-300 for n in module.NEEDS}
+        # a window of -1 is how some say that there is none
+        least |= {n: 0.0 for n, d in module.DEFAULTS.items() if not isinstance(d, str)}
+        for column in (n for n in least if n not in absent):
+            value = x.get(column)
+            wrong = ~(value >= least[column]) | np.isinf(value)
+            if column not in module.NEEDS:
+                wrong &= ~np.isnan(value) & (column != "window")
+            out[at] |= wrong
+            if strict and wrong.any():
+                problems += _cells(at[wrong], value[wrong], column, op, called)
+    return out, problems
+
+
+def _cells(
+    at: np.ndarray, values: np.ndarray, column: str, op: str, called: Where
+) -> Iterable[Problem]:
+    for i, value in list(zip(at, values, strict=True))[:TOLD]:
+        what = "is not given" if np.isnan(value) else f"cannot be {value:g}"
+        yield Problem(f"{called(int(i))} {column}", what, f"{op} needs a positive, finite number")
+    if len(at) > TOLD:
+        yield Problem(called(int(at[TOLD])), f"and {len(at) - TOLD:,} more rows like these")
+
+
+def _devices(rows: Rows, called: Where) -> list[Problem]:
+    """Devices and formats without a data sheet, each once."""
+    known = np.array([family_of_op(op) is not None for op in rows.words("op")])
+    at = np.flatnonzero(known)
+    by_sentence: dict[str, list[int]] = {}
+    for i, sentence in sheet(rows.take(at)).problems.items():
+        by_sentence.setdefault(sentence, []).append(int(at[i]))
+    found = []
+    for sentence, mine in sorted(by_sentence.items(), key=lambda item: item[1][0]):
+        what, _, fix = sentence.partition("; try ")
+        found.append(Problem(_some(np.sort(mine), called), what, fix or "another dtype"))
+    return found
+
+
+def _physics(rows: Rows, time_s: np.ndarray, called: Where) -> Iterable[Problem]:
+    """What cannot be: arithmetic or traffic beyond the data sheet, or nothing near it."""
     ops = rows.words("op")
     for op in sorted(set(ops)):
         known = family_of_op(op)
@@ -64,29 +156,48 @@ def _check_physics(rows: Rows, time_s: np.ndarray, line: np.ndarray, name: str) 
         at = np.flatnonzero(ops == op)
         x = rows.take(at).filled(family(known).DEFAULTS)
         s = sheet(x)
-        if s.problems:
-            first = min(s.problems)
-            raise SpecError.one(f"{name}:{line[at[first]]}", s.problems[first])
-        counts = family(known).counts(x)
+        with np.errstate(over="ignore"):
+            counts = family(known).counts(x)
         took = time_s[at]
-        least = np.maximum(counts.flop / s.flop_per_s, 0.0)
-        over = least / took
-        traffic = np.maximum(least, counts.hbm_bytes / s.hbm_bytes_per_s)
-        large = traffic >= np.quantile(traffic, 0.9)
-        slow = float(np.median(took[large] / traffic[large]))
+        busy, traffic = _least(x, s, counts, known)
+        over = busy / took
+        least = np.maximum(busy, traffic)
+        large = least >= np.quantile(least, 0.9)
+        first = int(np.flatnonzero(large)[0])
+        gpu = bool((s.is_gpu > 0).all())
+        slow = float(np.median(took[large] / np.maximum(least[large], CALL_S)))
+        fast = float(np.median((traffic / took)[large]))
+        unit = "the unit may be off by 1,000"
         if slow > BELOW:
-            i = at[np.flatnonzero(large)[0]]
-            what = f"{op} takes {slow:.0f} times what the data sheet says, {time_s[i]:.3g} s"
-            raise SpecError.one(f"{name}:{line[i]}", what, "the unit may be off by 1,000")
-        if np.mean(over > ABOVE) > SHARE_ABOVE:
+            what = f"{op} takes {slow:.0f} times what the data sheet says, {took[first]:.3g} s"
+            yield Problem(called(int(at[first])), what, unit)
+        elif np.mean(over > ABOVE) > SHARE_ABOVE:
             i = int(np.argmax(over))
             what = (
                 f"{op} would run at {over[i]:.3g} times the peak of {s.device[i]}; so do "
                 f"{int((over > ABOVE).sum())} of {len(over)} rows"
             )
-            off = float(np.median(over[large]))
-            fix = "the unit may be off by 1,000" if off > 30 else "another device, or its dtype"
-            raise SpecError.one(f"{name}:{line[at[i]]}", what, fix)
+            off = float(np.median(over[large])) > CACHED or fast > CACHED
+            yield Problem(called(int(at[i])), what, unit if off else "another device, or its dtype")
+        elif gpu and fast > CACHED:
+            rate = "links" if known == "collective" else "memory"
+            what = f"{op} would move {fast:.0f} times what the {rate} of {s.device[first]} can"
+            yield Problem(called(int(at[first])), what, unit)
+        elif gpu and np.median(took) < KERNEL_S:
+            what = f"{op} takes {took[first]:.3g} s, less than any kernel takes to start"
+            yield Problem(called(int(at[first])), what, unit)
+
+
+def _least(x: Rows, s: Sheet, counts: Counts, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of the arithmetic at the peak, and of the traffic at the rate of memory or, of a
+    collective, of the link it crosses."""
+    busy = np.nan_to_num(counts.flop / s.flop_per_s)
+    traffic = counts.hbm_bytes / s.hbm_bytes_per_s
+    if name == "collective":
+        far = x.get("n_nodes", 1.0) > 1
+        rate = np.where(far, s.network_bytes_per_s, s.link_bytes_per_s)
+        traffic = np.fmax(traffic, collective.wire(x) / rate)
+    return busy, traffic
 
 
 def _medians(rows: Rows, time_s: np.ndarray) -> tuple[Rows, np.ndarray, int, int]:

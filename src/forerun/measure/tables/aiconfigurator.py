@@ -45,6 +45,7 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path) -> Iterator[Table]:
     """One table a file; files of operators that no family has yet are passed over."""
+    path = path.absolute()  # the folders' names are the device and the runtime
     files = [path] if path.is_file() else sorted(path.rglob("*_perf.parquet"))
     for file in files:
         make = READERS.get(file.name.removesuffix("_perf.parquet"))
