@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import click
 
 from forerun.cli._options import Output, output_options
@@ -25,7 +28,7 @@ def command(
     workers: int,
     out: Output,
 ) -> int:
-    """Compare predictions with measured TABLEs (files or folders), beside two baselines.
+    """Compare predictions with measured TABLEs (files or folders) of operators or serving runs.
 
     \b
     forerun accuracy measured.csv
@@ -35,22 +38,39 @@ def command(
     Of the others, shapes are held out and devices left out in turn, the rest is fitted anew, and
     what was kept back is predicted: no row that a fit has seen is in any table.
 
+    The baselines for operators:
+
     \b
     roofline  the data sheet alone: max(flop / peak, bytes / memory rate)
     nearest   the nearest measured row, times the ratio of data sheets
     """
     from dataclasses import asdict
 
-    from forerun.calibrate.accuracy import accuracy, lines, splits, text
+    from forerun.calibrate.accuracy import accuracy, splits
+    from forerun.calibrate.accuracy import lines as operator_lines
+    from forerun.calibrate.accuracy import text as operator_text
+    from forerun.calibrate.serving_errors import lines as run_lines
+    from forerun.calibrate.serving_errors import text as run_text
     from forerun.cli._output import emit
 
     wanted = splits(by)
-    judged = accuracy(tables, only=only, form=form, workers=workers, say=out.note)
-    found = {"+".join(names): (names, lines(judged, names)) for names in wanted}
+    runs, rest = runs_of(tables)
+    found: dict[str, tuple[tuple[str, ...], Sequence[Any]]] = {}
+    texts = []
+    if rest:
+        judged = accuracy(rest, only=only, form=form, workers=workers, say=out.note)
+        for names in wanted:
+            found["+".join(names)] = names, operator_lines(judged, names)
+            texts.append(operator_text(found["+".join(names)][1], names))
+    if runs is not None:
+        scored = _scored(runs, workers)
+        for names in (("mode", "runtime"), ("device", "runtime")):
+            found["runs by " + "+".join(names)] = names, run_lines(scored, names)
+            texts.append(run_text(found["runs by " + "+".join(names)][1], names))
     emit(
         out,
         command="accuracy",
-        text="\n\n".join(text(table, names) for names, table in found.values()),
+        text="\n\n".join(texts),
         data={"by": {key: [asdict(line) for line in table] for key, (_, table) in found.items()}},
         rows=[
             dict(zip(names, line.slice, strict=True))
@@ -60,3 +80,21 @@ def command(
         ],
     )
     return 0
+
+
+def runs_of(tables: Sequence[str]) -> tuple[Any, list[str]]:
+    """(the serving runs in those that hold some, or None; the other tables)."""
+    from forerun.measure.runs import joined, read_runs
+
+    found = {path: read_runs(path) for path in tables}
+    runs = [r for r in found.values() if r is not None]
+    return joined(runs) if runs else None, [path for path, r in found.items() if r is None]
+
+
+def _scored(runs: Any, workers: int) -> Any:
+    """Runs predicted by profiles that were not fitted to them."""
+    from forerun.calibrate.serving import fit, score
+    from forerun.serving.profile import engines, profile
+
+    used = {profile(engine).origin for engine in engines()}
+    return fit(runs, workers=workers)[1] if runs.origin in used else score(runs)

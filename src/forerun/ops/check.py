@@ -72,17 +72,19 @@ def _check_moe(model: Model, pool: Pool, ffn: Moe, where: str) -> list[Problem]:
             f"{pool.ep} does not divide the {stage} devices of a stage (tp x dp x cp)",
             f"ep = {_either(divisors(stage, limit=stage), pool.ep)}",
         ))  # fmt: skip
-    if ffn.n_experts % pool.ep:
-        good = [d for d in divisors(stage, limit=stage) if ffn.n_experts % d == 0]
+    held = ffn.n_experts + pool.redundant_experts
+    if held % pool.ep:
+        good = [d for d in divisors(stage, limit=stage) if held % d == 0]
+        more = -held % pool.ep + pool.redundant_experts
         out.append(Problem(
-            f"{where}.ep", f"{pool.ep} does not divide {ffn.n_experts} experts of {model.name}",
-            f"ep = {_either(good, pool.ep)}",
+            f"{where}.ep", f"{pool.ep} does not divide {held} experts of {model.name}",
+            f"ep = {_either(good, pool.ep)}; or redundant_experts = {more}",
         ))  # fmt: skip
     width = stage // pool.ep if pool.ep and stage % pool.ep == 0 else 1
     if ffn.inter % width:
         fits = [
             e for e in divisors(stage, limit=stage)
-            if ffn.n_experts % e == 0 and ffn.inter % (stage // e) == 0
+            if held % e == 0 and ffn.inter % (stage // e) == 0
         ]  # fmt: skip
         out.append(Problem(
             f"{where}.ep",

@@ -211,8 +211,9 @@ def _moe(hidden: int, x: Moe, pool: Pool, f: Formats) -> Iterator[tuple[str, Sha
     )
     if x.latent:
         yield "latent.down", Matmul(D, hidden, f.base, a), "other", False
+    slots = x.n_experts + pool.redundant_experts  # copies share their expert's tokens
     experts = Experts(
-        D, -(-x.inter // cut), x.n_experts, x.topk, x.n_experts // ep, gated=x.gated,
+        D, -(-x.inter // cut), slots, x.topk, slots // ep, gated=x.gated,
         dtype=f.of("experts"), act_bytes=a, bias=x.bias,
     )  # fmt: skip
     before, after = _exchange(D, x, pool, f)

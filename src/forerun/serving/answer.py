@@ -1,6 +1,10 @@
 """`answer`: a question simulated as its load generator would have driven the engine.
 
-One pool: the closed or open loop itself, with every request's lengths as stated.
+One pool: the closed or open loop itself.  The API server is a station before it that serves one
+request at a time for S = api_request_s + osl * api_token_s; with C requests in flight a round takes
+C S at least, so what the engine does not take of that is waited for, before the first token:
+
+    T = max(C S - round of the engine, 0) + S, and  rho / (1 - rho) S / 2  more under open load
 
 Two pools, prompts and answers apart, as a closed network of two stations:
 
@@ -74,15 +78,33 @@ def answer(q: Question) -> Answer:
     if q.is_split:
         return _split(q, ready[0], ready[1])
     (station,) = ready
-    log = _log(q, station.served, q.osl, q.concurrency, 0.0)
+    waited, log = _through_api(q, station.served)
     rows = log.requests
     span = (rows["done_ps"].max() - rows["arrival_ps"].min()) * latency.PS
     figures = {
-        "ttft_s": latency.ttft_s(rows), "tpot_s": latency.tpot_s(rows),
-        "e2el_s": latency.e2el_s(rows),
+        "ttft_s": latency.ttft_s(rows) + waited, "tpot_s": latency.tpot_s(rows),
+        "e2el_s": latency.e2el_s(rows) + waited,
     }  # fmt: skip
     rate = float(rows["n_out"].sum()) / span
     return _told(q, ready, _statistics(figures), rate, _energy_j(log, span) / (rate * span))
+
+
+def _through_api(q: Question, served: Served) -> tuple[float, Log]:
+    """(seconds a request spends at the API server, the engine's log meanwhile)."""
+    serve_s = (q.profile.api_request_s + q.osl * q.profile.api_token_s) / served.pool.replicas
+    if q.concurrency is None:
+        busy = min(0.99, serve_s * (q.rate_per_s or 0.0))
+        waited = serve_s * busy / (1 - busy) / 2 if np.isfinite(q.rate_per_s or 0.0) else 0.0
+        return q.profile.api_request_s + waited, _log(q, served, q.osl, None, 0.0)
+    waited = 0.0
+    for _ in range(TURNS):
+        log = _log(q, served, q.osl, q.concurrency, waited)
+        lacking = q.concurrency * serve_s - float(np.nanmean(latency.e2el_s(log.requests)))
+        wanted = max(0.0, lacking)
+        if abs(wanted - waited) < 0.02 * (wanted + q.osl * 1e-3):
+            break
+        waited = wanted if waited == 0.0 else (waited + wanted) / 2
+    return waited + q.profile.api_request_s, log
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,15 +115,14 @@ class Station:
     held: Memory
 
 
-@lru_cache(maxsize=256)
 def _ready(model: Model, pool: Pool, profile: EngineProfile, tokens: int) -> Station:
     """The pool with its costs as the profile corrects them."""
-    device = catalog.device(pool.device)
-    held = memory(model, pool, device)
+    bare = _bare(pool)
+    held = _held(model, bare)
     if held.problems:
         raise Infeasible(*held.problems)
     longest = min(held.max_len, held.max_context)
-    table = _table(model, _bare(pool), max(LEAST_LEN, 1 << (tokens - 1).bit_length()))
+    table = _table(model, bare, max(LEAST_LEN, 1 << (tokens - 1).bit_length()))
     served = Served(
         pool=pool,
         table=corrected(table, pool, profile),
@@ -109,6 +130,11 @@ def _ready(model: Model, pool: Pool, profile: EngineProfile, tokens: int) -> Sta
         max_len=longest,
     )
     return Station(served, held)
+
+
+@lru_cache(maxsize=256)
+def _held(model: Model, pool: Pool) -> Memory:
+    return memory(model, pool, catalog.device(pool.device))
 
 
 def _bare(pool: Pool) -> Pool:
@@ -148,7 +174,11 @@ def _log(q: Question, served: Served, osl: int, concurrency: int | None, think_s
     if q.concurrency is None and q.rate_per_s is not None and np.isfinite(q.rate_per_s):
         gaps = np.random.default_rng(0).exponential(1 / q.rate_per_s, n)
         arrival = np.cumsum(gaps)
-    requests = Requests(arrival, np.full(n, q.isl), np.full(n, osl))
+    answers = np.full(n, osl)
+    if q.profile.early and osl > 1:
+        least = max(1, round((1 - q.profile.early) * osl))
+        answers = np.random.default_rng(0).integers(least, osl + 1, n)
+    requests = Requests(arrival, np.full(n, q.isl), answers)
     return run(requests, [served], concurrency=concurrency, think_s=think_s)
 
 
@@ -250,9 +280,11 @@ def _bound(q: Question, station: Station) -> str:
     ctx = q.isl + q.osl / 2
     if q.concurrency and n * ctx > station.served.n_blocks * station.held.block_tokens:
         return "KV cache"
-    batch = {"n_tokens": n, "n_seqs": n, "n_decode": n, "decode_ctx": ctx}
-    step = step_time(table, **batch).value
-    flop, moved = (step_work(table, w, **batch) for w in (table.flop, table.hbm_bytes))
+    step = step_time(table, n_tokens=n, n_seqs=n, n_decode=n, decode_ctx=ctx).value
+    flop, moved = (
+        step_work(table, w, n_tokens=n, n_seqs=n, n_decode=n, decode_ctx=ctx)
+        for w in (table.flop, table.hbm_bytes)
+    )
     if table.host_step_s + table.host_seq_s * n > step / 2:
         return "host"
     busy = flop / table.peak_flop_per_s, moved / table.peak_hbm_bytes_per_s

@@ -17,8 +17,10 @@ from forerun.ops.lower import lower
 from forerun.serving.profile import EngineProfile, engines, profile
 from forerun.spec.deployment import Pool
 from forerun.spec.dtype import DTYPES, WEIGHT_BYTES
-from forerun.spec.model import Model
+from forerun.spec.model import Model, Moe
 
+#: formats that name the same width with other scales: the checkpoint's own is meant
+ALIKE = ({"fp8", "fp8_block", "mxfp8"}, {"nvfp4", "mxfp4"})
 #: requests a client of a closed loop sends, as benchmarks of engines do
 ROUNDS = 10
 _QUANTISED = re.compile(
@@ -50,8 +52,11 @@ class Question:
         return len(self.pools) == 2
 
 
-def question(row: Mapping[str, str]) -> Question:
-    """The question in a row; cells are text, "" where not given.  Raises SpecError."""
+def question(row: Mapping[str, str], known: EngineProfile | None = None) -> Question:
+    """The question in a row; cells are text, "" where not given.  Raises SpecError.
+
+    known : in place of the profile of the row's engine.
+    """
     assumed: list[str] = []
     for name, what in (("spec_tokens", "speculation"), ("prefix_len", "a cached prefix")):
         if (_number(row, name) or 0) > 0:
@@ -65,7 +70,7 @@ def question(row: Mapping[str, str]) -> Question:
     if engine not in engines():
         assumed.append(f"scheduled as vllm does ({engine or 'no runtime'} has no profile)")
         engine = engine or "vllm"
-    found = profile(engine if engine in engines() else "vllm")
+    found = known or profile(engine if engine in engines() else "vllm")
     isl, osl = _whole(row, "isl"), _whole(row, "osl")
     if isl is None or osl is None:
         raise SpecError.one("isl, osl", "must be given", "isl: 1024 and osl: 128")
@@ -136,9 +141,10 @@ def _pool(
         assumed.append(f"{n} devices a replica: {dp} groups of attention")
         tp, dp = n // dp, dp
     ep = min(ep, tp * dp)
-    tried = [(tp, dp, ep), (1, tp * dp, tp * dp)]
-    for i, (t, d, e) in enumerate(tried):
-        pool = Pool(tp=t, pp=pp, dp=d, ep=e, **common)
+    wide = tp * dp
+    tried = [(tp, dp, ep, 0), (1, wide, wide, 0), (1, wide, wide, _spare(model, wide))]
+    for i, (t, d, e, spare) in enumerate(tried):
+        pool = Pool(tp=t, pp=pp, dp=d, ep=e, redundant_experts=spare, **common)
         try:
             lower(model, pool)
         except SpecError:
@@ -149,9 +155,16 @@ def _pool(
             assumed.append(
                 f"{model.name} cannot be cut {tp} ways: attention is data parallel over {d} "
                 f"devices and experts are spread over them"
+                + (f", {spare} of them twice" if spare else "")
             )
         return pool
     raise AssertionError("unreachable")
+
+
+def _spare(model: Model, n_devices: int) -> int:
+    """Copies of experts that let every device hold as many."""
+    counts = [g.ffn.n_experts for g in model.layers if isinstance(g.ffn, Moe)]
+    return -max(counts) % n_devices if counts else 0
 
 
 def _model(name: str, assumed: list[str]) -> Model:
@@ -181,12 +194,12 @@ def _dtype(row: Mapping[str, str], model: Model, assumed: list[str]) -> str | No
     if asked not in DTYPES:
         raise SpecError.one("dtype", f"{asked!r} is not known", f"one of {', '.join(DTYPES)}")
     own = model.quantization.weights if model.quantization else model.dtype
-    # a format of the same width, or a wider one, is what the engine computes in
-    if WEIGHT_BYTES[asked] < 0.9 * WEIGHT_BYTES[own]:
-        return asked
-    if asked != own:
-        assumed.append(f"weights as in the checkpoint, {own}")
-    return None
+    alike = any(asked in group and own in group for group in ALIKE)
+    if asked == own or alike or WEIGHT_BYTES[asked] > WEIGHT_BYTES[own]:
+        if asked != own:
+            assumed.append(f"weights as in the checkpoint, {own}")
+        return None
+    return asked
 
 
 def _needed(row: Mapping[str, str], name: str) -> str:

@@ -63,6 +63,7 @@ class Pool(Spec):
     pp: int = Field(default=1, ge=1)
     dp: int = Field(default=1, ge=1)  # attention data parallelism inside a replica
     ep: int = Field(default=1, ge=1)  # experts are spread over this many devices
+    redundant_experts: int = Field(default=0, ge=0)  # copies, so that all devices hold as many
     cp: int = Field(default=1, ge=1)
     dtype: Dtype | None = None  # weights; the checkpoint's own when absent
     kv_dtype: Dtype | None = None

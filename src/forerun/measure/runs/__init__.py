@@ -10,9 +10,9 @@ import pkgutil
 from pathlib import Path
 
 from forerun.errors import SpecError
-from forerun.measure.runs._runs import Runs
+from forerun.measure.runs._runs import Runs, joined
 
-__all__ = ["Runs", "formats", "read_runs"]
+__all__ = ["Runs", "formats", "joined", "read_runs"]
 
 
 def formats() -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,3 +55,21 @@ def without_repeats(runs: Runs) -> Runs:
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
     kept = np.array(sorted(first.values()), dtype=int)
     return replace(runs.take(kept), n_repeats=runs.n - len(kept))
+
+
+def joined(parts: Sequence[Runs]) -> Runs:
+    """Runs of several tables as one; a column that one lacks is empty there."""
+    first = parts[0]
+    names = tuple(dict.fromkeys(name for part in parts for name in part.table.names))
+    cells = {name: np.concatenate([part.table.text(name) for part in parts]) for name in names}
+    return replace(
+        first,
+        table=Columns(names, cells, sum(part.n for part in parts)),
+        ttft_s=np.concatenate([part.ttft_s for part in parts]),
+        tpot_s=np.concatenate([part.tpot_s for part in parts]),
+        note=np.concatenate([part.note for part in parts]),
+        name=", ".join(dict.fromkeys(part.name for part in parts)),
+        origin="; ".join(dict.fromkeys(part.origin for part in parts)),
+        licence="; ".join(dict.fromkeys(part.licence for part in parts)),
+        n_repeats=sum(part.n_repeats for part in parts),
+    )

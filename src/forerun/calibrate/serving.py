@@ -1,0 +1,232 @@
+"""Fit an engine's profile to published runs: host terms and factors, from both latencies.
+
+The rules of the scheduler are the engine's and stay.  What moves, each with a prior:
+
+    host terms, API server, hand-over                                     >= 0, as SD says
+    tokens, decode, prefill                                               x/ exp(FACTOR_SD)
+
+Runs are split by configuration into two halves; each half is predicted by a profile fitted to the
+other, which gives errors and intervals.  The profile that ships is fitted to both.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from forerun import units
+from forerun.calibrate.least import solve
+from forerun.cost.sheet import split_runtime
+from forerun.errors import ForerunError
+from forerun.measure.runs import Runs, joined
+from forerun.serving.answer import answer
+from forerun.serving.profile import FACTORS, EngineProfile, engines, profile
+from forerun.serving.question import question
+
+SD = {
+    "host_step_s": 1e-3, "host_seq_s": 2e-5, "host_kernel_s": 20e-6,
+    "transfer_s": 0.15, "api_request_s": 10e-3, "api_token_s": 30e-6,
+}  # fmt: skip
+FACTOR_SD = 0.1
+NAMES = (*SD, *FACTORS)
+#: deviations of the logarithms of what is measured: between versions and clusters, not repeats
+TTFT_SD, TPOT_SD = 0.35, 0.12
+#: residuals beyond this many deviations count with their root: some runs have hidden settings
+CLIP = 1.5
+MOST_RUNS = 60  # of an engine that a fit simulates again and again
+LONGEST = 20_000  # requests of a run that is simulated again and again
+#: where a fit sets out from beside nothing
+STARTS = ({"host_kernel_s": 20e-6, "api_request_s": 5e-3, "api_token_s": 30e-6, "transfer_s": 0.1},)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Runs with predictions of a profile that was not fitted to them; NaN where refused."""
+
+    runs: Runs
+    ttft_s: np.ndarray  # float64 [N]
+    tpot_s: np.ndarray
+    low: np.ndarray  # float64 [2, N], of both
+    high: np.ndarray
+    refused: np.ndarray  # str [N]
+
+    @property
+    def answered(self) -> np.ndarray:
+        return self.refused == ""
+
+
+def fit(runs: Runs, *, workers: int = 1) -> tuple[list[EngineProfile], Scored]:
+    """A profile for each engine with a file of rules, and all runs predicted from other halves."""
+    engine = np.array([split_runtime(r)[0] for r in runs.table.text("runtime")])
+    names = [name for name in engines() if (engine == name).any()]
+    parts = [runs.take(engine == name) for name in names]
+    if workers > 1:
+        with ProcessPoolExecutor(min(workers, len(names)), get_context("spawn")) as pool:
+            found = list(pool.map(_one, names, parts))
+    else:
+        found = [_one(name, part) for name, part in zip(names, parts, strict=True)]
+    return [p for p, _ in found], together([s for _, s in found])
+
+
+def _one(name: str, runs: Runs) -> tuple[EngineProfile, Scored]:
+    base = profile(name)
+    half = halves(runs)
+    usable = runs.note == ""
+    scored = []
+    for flag in (False, True):
+        learned = fit_profile(runs.take(usable & (half != flag)), base)
+        scored.append(score(runs.take(half == flag), learned))
+    whole = fit_profile(runs.take(usable), base)
+    both = together(scored)
+    spread, error = _errors(both)
+    whole = whole.model_copy(
+        update={
+            "spread": spread, "error": error, "rows": int(usable.sum()), "origin": runs.origin,
+            "licence": runs.licence, "date": datetime.date.today().isoformat(),
+        }
+    )  # fmt: skip
+    return whole, both
+
+
+def halves(runs: Runs) -> np.ndarray:
+    """Which half each run is of, bool [N]: by model, layout and lengths, so that runs of one
+    configuration under different loads stay together."""
+    names = [n for n in runs.table.names if n not in ("row_id", "concurrency", "rate_per_s")]
+    keys = ["|".join(runs.table.cells[n][i] for n in names) for i in range(runs.n)]
+    digests = [hashlib.sha256(key.encode()).digest()[0] for key in keys]
+    return np.array([d < 128 for d in digests], dtype=bool)
+
+
+def fit_profile(runs: Runs, base: EngineProfile) -> EngineProfile:
+    """The base's rules with host terms and factors fitted to runs."""
+    rows = [runs.row(i) for i in _chosen(runs)]
+    seen = [(runs.ttft_s[i], runs.tpot_s[i]) for i in _chosen(runs)]
+    pairs = [(row, s) for row, s in zip(rows, seen, strict=True) if _small(row, base)]
+
+    def residuals(z: np.ndarray) -> np.ndarray:
+        tried = with_values(base, z)
+        out = []
+        for row, (ttft, tpot) in pairs:
+            a = answer(question(row, tried))
+            out.append(np.log(ttft / a.seconds["ttft_s"]) / TTFT_SD)
+            out.append(np.log(tpot / a.seconds["tpot_s"]) / TPOT_SD)
+        return _softened(np.array(out))
+
+    low = np.array([0.0] * len(SD) + [-np.inf] * len(FACTORS))
+    high = np.full(len(NAMES), np.inf)
+    free = np.ones(len(NAMES), dtype=bool)
+    free[NAMES.index("transfer_s")] = any(row.get("mode") == "disagg" for row, _ in pairs)
+    starts = [np.array([s.get(n, 0.0) / SD.get(n, 1.0) for n in NAMES]) for s in STARTS]
+    found = solve(residuals, low, high, free, starts)
+    return with_values(base, found.z)
+
+
+def with_values(base: EngineProfile, z: np.ndarray) -> EngineProfile:
+    """The profile at coefficients of the fit."""
+    values = {n: float(f"{max(0.0, x) * SD[n]:.4g}") for n, x in zip(SD, z, strict=False)}
+    factors = np.exp(FACTOR_SD * z[len(SD) :])
+    values |= {n: float(f"{f:.4g}") for n, f in zip(FACTORS, factors, strict=True)}
+    return base.model_copy(update=values)
+
+
+def _softened(r: np.ndarray) -> np.ndarray:
+    """Squares up to CLIP, straight beyond (Huber), as residuals."""
+    size = np.abs(r)
+    far = size > CLIP
+    return np.where(far, np.sign(r) * np.sqrt(np.maximum(2 * CLIP * size - CLIP**2, 0)), r)
+
+
+def _small(row: Mapping[str, str], base: EngineProfile) -> bool:
+    """Whether a run can be answered, and soon."""
+    try:
+        q = question(row, base)
+        answer(q)
+    except ForerunError:
+        return False
+    return q.n_requests <= LONGEST
+
+
+def _chosen(runs: Runs) -> np.ndarray:
+    """MOST_RUNS of the runs, the same every time: of each model as evenly as there are."""
+    models = runs.table.text("model")
+    turn = np.empty(runs.n)
+    for model in np.unique(models.astype(str)):
+        mine = np.flatnonzero(models == model)
+        order = np.random.default_rng(0).permutation(len(mine))
+        turn[mine] = order / max(1, len(mine)) ** 0.5
+    return np.sort(np.argsort(turn, kind="stable")[:MOST_RUNS])
+
+
+def score(runs: Runs, known: EngineProfile | None = None) -> Scored:
+    """Every run predicted, by one profile or by those that ship."""
+    got = np.full((2, 3, runs.n), np.nan)
+    refused = np.full(runs.n, "", dtype=object)
+    for i in range(runs.n):
+        try:
+            a = answer(question(runs.row(i), known))
+        except ForerunError as error:
+            refused[i] = str(error.problems[0])
+            continue
+        for j, name in enumerate(("ttft_s", "tpot_s")):
+            got[j, :, i] = a.seconds[name], a.low[name], a.high[name]
+    return Scored(runs, got[0, 0], got[1, 0], got[:, 1], got[:, 2], refused)
+
+
+def together(parts: Sequence[Scored]) -> Scored:
+    """Runs of several engines as one."""
+    runs = joined([p.runs for p in parts])
+    return Scored(
+        runs,
+        ttft_s=np.concatenate([p.ttft_s for p in parts]),
+        tpot_s=np.concatenate([p.tpot_s for p in parts]),
+        low=np.concatenate([p.low for p in parts], axis=1),
+        high=np.concatenate([p.high for p in parts], axis=1),
+        refused=np.concatenate([p.refused for p in parts]),
+    )
+
+
+def _errors(scored: Scored) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
+    """(factors that hold 80 % of the runs, median and p90 errors), by figure."""
+    use = scored.answered & (scored.runs.note == "")
+    spread, error = {}, {}
+    for name in ("ttft_s", "tpot_s"):
+        off = np.log(getattr(scored.runs, name)[use] / getattr(scored, name)[use])
+        if not len(off):
+            continue
+        low, high = np.exp(np.quantile(off, [0.1, 0.9]))
+        spread[name] = (round(float(low), 3), round(float(high), 3))
+        ape = np.abs(np.expm1(-off))
+        error[f"{name} median"] = round(float(np.median(ape)), 3)
+        error[f"{name} p90"] = round(float(np.quantile(ape, 0.9)), 3)
+    if "tpot_s" in spread:
+        spread["e2el_s"] = spread["tpot_s"]
+    return spread, error
+
+
+def save(found: EngineProfile, folder: Path) -> Path:
+    """Write a profile as a file of `serving/profiles`; returns its path."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    data = found.model_dump(mode="json", exclude_defaults=True)
+    data["batch"] = found.batch.name
+    data["spread"] = {name: list(pair) for name, pair in found.spread.items()}
+    for name in SD:
+        if name in data:
+            data[name] = units.show(data[name], "time", digits=4)
+    text = io.StringIO()
+    writer = YAML()
+    writer.width = 100
+    writer.dump(data, text)
+    path = folder / f"{found.engine}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.getvalue(), encoding="utf-8")
+    return path
