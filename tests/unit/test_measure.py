@@ -324,6 +324,7 @@ def test_a_measured_sheet_is_found_like_a_device_of_the_catalog(own_data):
     assert "measured here" in found.source_of("peak_flop_per_s")
     assert "estimate" in found.source_of("tdp_w")
     assert made.name not in catalog.devices()
+    assert catalog.price(made.name) is None
 
 
 def test_a_name_that_is_a_path_finds_no_file_outside_the_folder(own_data):

@@ -91,13 +91,7 @@ def device(name: str) -> Device:
     Raises SpecError with the nearest names when it is not known, and with the choices when the
     name fits several devices ("A100").
     """
-    try:
-        path = _HERE / "devices" / f"{_resolve(name)}.yaml"
-    except SpecError:
-        path = paths.data_dir() / "devices" / f"{_key(name)}.yaml"
-        if not _PLAIN.fullmatch(_key(name)) or not path.is_file():
-            raise
-    return _described(Device, path)
+    return _described(Device, _place(name))
 
 
 @functools.cache
@@ -183,6 +177,17 @@ def _names(folder: str) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (_HERE / folder).glob("*.yaml")))
 
 
+def _place(name: str) -> Path:
+    """The file of a device: the catalog's, else the user's own."""
+    try:
+        return _HERE / "devices" / f"{_resolve(name)}.yaml"
+    except SpecError:
+        path = paths.data_dir() / "devices" / f"{_key(name)}.yaml"
+        if not _PLAIN.fullmatch(_key(name)) or not path.is_file():
+            raise
+        return path
+
+
 def _resolve(name: str) -> str:
     """The file name that a name or alias stands for."""
     key = _key(name)
@@ -252,7 +257,7 @@ def _table(name: str) -> dict[str, Any]:
 
 def _prices(name: str) -> dict[str, Any]:
     """What is known of a device's prices; see prices/README.md."""
-    path = _HERE / "prices" / f"{_resolve(name)}.yaml"
+    path = _HERE / "prices" / f"{_place(name).stem}.yaml"
     return _load(path) if path.exists() else {}
 
 

@@ -114,6 +114,7 @@ def sheet_of(
     """The processor as a device, from rates that were measured; `by`: with what."""
     day = datetime.date.today()
     limit = _power_limit_w()
+    by_threads = f"measured here with {threads} thread{'s' * (threads > 1)}"
     power = "the power limit that the system states" if limit else f"estimate: {CORE_W:g} W a core"
     return Device(
         name=device_name(machine, threads), vendor=machine.cpu, kind="cpu", year=day.year,
@@ -122,8 +123,8 @@ def sheet_of(
         n_sm=threads, l2_bytes=machine.cache_bytes, tdp_w=limit or CORE_W * threads,
         sources={
             "": f"{machine.words}, as its system states it, {day.isoformat()}",
-            "peak_flop_per_s": f"measured here with {threads} threads: the best rate of {by}",
-            "hbm_bytes_per_s": f"measured here with {threads} threads: the best of large copies, "
+            "peak_flop_per_s": f"{by_threads}: the best rate of {by}",
+            "hbm_bytes_per_s": f"{by_threads}: the best of large copies, "
             "bytes read and bytes written",
             "tdp_w": power,
             "year": "of the measurement",

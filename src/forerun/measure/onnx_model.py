@@ -149,8 +149,9 @@ def _copy(g: _Graph, row: Mapping[str, Any], i: int) -> tuple[dict[str, list[int
         scale, shift = g.weight(f"g{i}", width), g.weight(f"b{i}", width)
         g.node("LayerNormalization", [f"x{i}", scale, shift], out, axis=-1)
     elif op == "add":
-        g.node("Add", [f"x{i}", f"z{i}"], out)
-        return {f"x{i}": shape, f"z{i}": shape}, shape
+        # of a residual, one term was made just now and the other layers ago
+        g.node("Add", ["x", f"z{i}"], out)
+        return {"x": shape, f"z{i}": shape}, shape
     else:
         g.node({"activation": "Gelu", "softmax": "Softmax"}[op], [f"x{i}"], out)
     return {f"x{i}": shape}, shape

@@ -22,7 +22,7 @@ from forerun.measure.points import KINDS
 
 #: most flop of one run, bytes it touches about (weights: this over the last-level cache;
 #: activations of a model are never far away), and most copies
-RUN_FLOP, OVER, ACTIVATION_BYTES, COPIES = 2e9, 1.2, 2.0**24, 48
+RUN_FLOP, OVER, ACTIVATION_BYTES, COPIES = 2e9, 1.2, 2.0**23, 48
 VIEWS = 64  # of a chain that shows what a view costs
 
 
@@ -94,8 +94,8 @@ def copies_of(row: Mapping[str, Any], cache_bytes: float | None) -> int:
     counts = module.counts(as_rows([dict(row)]).filled(module.DEFAULTS))
     weight = float(np.broadcast_to(counts.weight_bytes, 1)[0])
     touched, wanted = float(counts.hbm_bytes[0]), ACTIVATION_BYTES
-    if weight:
-        touched, wanted = weight, OVER * min(cache_bytes or 2.0**25, 2.0**26)
+    if weight or row["op"] == "add":
+        touched, wanted = weight or touched, OVER * min(cache_bytes or 2.0**25, 2.0**26)
     copies = min(wanted / touched, RUN_FLOP / max(float(counts.flop[0]), 1.0))
     return int(np.clip(round(copies), 1 if touched > wanted / 2 else 2, COPIES))
 
