@@ -17,11 +17,12 @@ from types import ModuleType
 import numpy as np
 
 from forerun import catalog
+from forerun.cost import asked
 from forerun.cost.calibration import REGIMES, SHORT_S, Calibration, Store, mismatch, store
-from forerun.cost.families import families, family, family_of_op
+from forerun.cost.families import family, family_of_op
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet, sheet, split_runtime
-from forerun.errors import SpecError, nearest
+from forerun.errors import SpecError
 from forerun.ops.counts import Counts
 from forerun.spec.device import Device
 from forerun.version import __version__
@@ -61,17 +62,10 @@ def predict(x: Rows, calibrations: Store | None = None) -> Answers:
         at = np.flatnonzero(ops == op)
         name = family_of_op(op)
         if name is None:
-            out.refused[at] = _unknown(op)
+            out.refused[at] = asked.unknown_op(op)
             continue
         _answer(out, at, x.take(at), name, calibrations)
     return out
-
-
-def _unknown(op: str) -> str:
-    known = sorted(o for f in families() for o in family(f).OPS)
-    hint = nearest(op, known) if op else ""
-    what = f"op {op!r} is not known" if op else "op is not given"
-    return f"{what}; {hint if hint.startswith('did') else 'one of ' + ', '.join(known)}"
 
 
 def _empty(n: int) -> Answers:
@@ -89,7 +83,7 @@ def _empty(n: int) -> Answers:
 def _answer(out: Answers, at: np.ndarray, x: Rows, name: str, calibrations: Store) -> None:
     """Fill the rows `at`, all of one op."""
     module = family(name)
-    missing = _missing(x, module)
+    missing = asked.lacking(x, name)
     out.refused[at] = missing
     keep = missing == ""
     at, x = at[keep], x.take(keep)
@@ -414,24 +408,6 @@ def _endless(x: Rows, s: Sheet, i: int, name: str) -> str:
     if name == "collective" and np.isnan(s.link_bytes_per_s[i]):
         return f"{s.device[i]} has no link to another device on its data sheet"
     return "no finite time follows from these sizes"
-
-
-def _missing(x: Rows, module: ModuleType) -> np.ndarray:
-    """A sentence for rows that lack a column the family needs, or hold a size that cannot be,
-    str [N]."""
-    out = np.full(x.n, "", dtype=object)
-    lacking = {name: ~(x.get(name) > 0) for name in module.NEEDS}
-    # a window of -1 is how some say that there is none
-    sizes = [n for n, d in module.DEFAULTS.items() if not isinstance(d, str) and n != "window"]
-    strange = {name: (x.get(name) < 0) | np.isinf(x.get(name)) for name in sizes}
-    strange |= {name: np.isinf(x.get(name)) for name in module.NEEDS}
-    for i in np.flatnonzero(np.logical_or.reduce([*lacking.values(), *strange.values()])):
-        names = [name for name, mask in lacking.items() if mask[i]]
-        said = [f"{', '.join(names)} must be given and positive for {x.words('op')[i]}"]
-        said = said if names else []
-        said += [f"{name} cannot be {x.get(name)[i]:g}" for name, m in strange.items() if m[i]]
-        out[i] = "; ".join(said)
-    return out
 
 
 def _defaults_named(x: Rows, module: ModuleType) -> np.ndarray:

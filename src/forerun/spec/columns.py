@@ -49,15 +49,16 @@ class Columns:
         try:
             return cells.astype(float), np.zeros(self.n, dtype=bool)
         except ValueError:
-            values = np.array([_number(cell) for cell in cells])
-            return values, np.isnan(values) & (self.cells[name] != "")
+            values = [_number(cell) for cell in cells]
+            bad = np.array([value is None for value in values])
+            return np.array([np.nan if value is None else value for value in values]), bad
 
 
-def _number(cell: str) -> float:
+def _number(cell: str) -> float | None:
     try:
         return float(cell)
     except ValueError:
-        return float("nan")
+        return None
 
 
 def read_columns(path: str | Path) -> Columns:
@@ -71,11 +72,11 @@ def read_columns(path: str | Path) -> Columns:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise SpecError.one(str(path), f"is damaged gzip ({error})", "fetch it again") from None
     except OSError as error:
         what = f"cannot be read: {(error.strerror or str(error)).lower()}"
         raise SpecError.one(str(path), what, "a CSV or Parquet file") from None
-    except (EOFError, zlib.error) as error:
-        raise SpecError.one(str(path), f"is damaged gzip ({error})", "fetch it again") from None
     if data[:4] == b"PAR1":
         return _parquet(data, path)
     try:

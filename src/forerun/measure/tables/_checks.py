@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from forerun.cost.families import collective, families, family, family_of_op
+from forerun.cost import asked
+from forerun.cost.families import collective, family, family_of_op
 from forerun.cost.rows import NUMBERS, TEXTS, Rows
 from forerun.cost.sheet import Sheet, sheet
-from forerun.errors import Problem, SpecError, nearest
+from forerun.errors import Problem, SpecError
 from forerun.measure.tables._table import Table
 from forerun.ops.counts import Counts
 
@@ -60,7 +61,7 @@ def checked(
     }
     lacking, problems = _sizes(rows, name, called, strict)
     if not strict:
-        bad["a size that is missing or not positive"] = lacking
+        bad["a size that is missing or cannot be"] = lacking
     problems += _devices(rows, called)
     if problems:
         raise SpecError(*problems)
@@ -90,44 +91,34 @@ def _some(at: np.ndarray, called: Where) -> str:
 
 
 def _sizes(rows: Rows, name: str, called: Where, strict: bool) -> tuple[np.ndarray, list[Problem]]:
-    """Rows without a size that their family needs, bool [N], and what is wrong with the table."""
+    """Rows whose sizes are missing or cannot be, bool [N], and what is wrong with the table."""
     out = np.zeros(rows.n, dtype=bool)
     problems: list[Problem] = []
     ops = rows.words("op")
-    known = [op for f in families() for op in family(f).OPS]
     for op in sorted(set(ops)):
         at = np.flatnonzero(ops == op)
         found = family_of_op(op)
         if found is None:
             if strict:
-                what = f"op {op!r} is not known" if op else "op is not given"
-                problems.append(Problem(_some(at, called), what, nearest(op, known)))
+                what, _, fix = asked.unknown_op(op).partition("; ")
+                problems.append(Problem(_some(at, called), what, fix))
             continue
-        x, module = rows.take(at), family(found)
-        absent = [n for n in module.NEEDS if np.isnan(x.get(n)).all()]
+        x, needs = rows.take(at), family(found).NEEDS
+        absent = [column for column in needs if np.isnan(x.get(column)).all()]
         if absent:
             what = f"lacks {', '.join(absent)} of every row of {op}"
-            problems.append(Problem(name, what, f"{op} needs {', '.join(module.NEEDS)}"))
-        least = {n: 1e-300 for n in module.NEEDS}
-        # a window of -1 is how some say that there is none
-        least |= {n: 0.0 for n, d in module.DEFAULTS.items() if not isinstance(d, str)}
-        for column in (n for n in least if n not in absent):
-            value = x.get(column)
-            wrong = ~(value >= least[column]) | np.isinf(value)
-            if column not in module.NEEDS:
-                wrong &= ~np.isnan(value) & (column != "window")
-            out[at] |= wrong
-            if strict and wrong.any():
-                problems += _cells(at[wrong], value[wrong], column, op, called)
+            problems.append(Problem(name, what, f"{op} needs {', '.join(needs)}"))
+            continue
+        said = asked.lacking(x, found)
+        out[at] = said != ""
+        if strict:
+            problems += _each(at[said != ""], said[said != ""], called)
     return out, problems
 
 
-def _cells(
-    at: np.ndarray, values: np.ndarray, column: str, op: str, called: Where
-) -> Iterable[Problem]:
-    for i, value in list(zip(at, values, strict=True))[:TOLD]:
-        what = "is not given" if np.isnan(value) else f"cannot be {value:g}"
-        yield Problem(f"{called(int(i))} {column}", what, f"{op} needs a positive, finite number")
+def _each(at: np.ndarray, said: np.ndarray, called: Where) -> Iterable[Problem]:
+    for i, sentence in list(zip(at, said, strict=True))[:TOLD]:
+        yield Problem(called(int(i)), str(sentence), "mend the row, or leave it out")
     if len(at) > TOLD:
         yield Problem(called(int(at[TOLD])), f"and {len(at) - TOLD:,} more rows like these")
 

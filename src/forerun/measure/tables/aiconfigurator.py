@@ -23,7 +23,7 @@ DTYPES = {
     "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "fp8": "fp8", "fp8_block": "fp8_block",
     "int8_wo": "int8_wo", "int4_wo": "int4_wo", "nvfp4": "nvfp4", "w4a16_mxfp4": "mxfp4",
     "w4a8_mxfp4_mxfp8": "mxfp4", "w4afp8": "int4_wo", "int8": "int8", "float8": "fp8",
-    "bf16": "bf16", "fp16": "fp16", "mxfp4": "mxfp4", "fp4": "nvfp4", "sq": "int8",
+    "bf16": "bf16", "fp16": "fp16", "mxfp4": "mxfp4", "fp4": "nvfp4", "sq": "int8", "float": "fp32",
     "fp8_ootb": "fp8", "w4a8_mxfp4_mxfp8_trtllm": "mxfp4", "w4a16_mxfp4_cutlass": "mxfp4",
 }  # fmt: skip
 #: bytes an element of a message
