@@ -8,8 +8,10 @@ import csv
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ from forerun.measure.points import (
     telling,
 )
 from forerun.measure.tables import read_tables
-from forerun.measure.take import raised, take, work
+from forerun.measure.take import nominal, raised, take, work
 from forerun.measure.timing import NOISY, Pass, of_repeats, one_pass, quietest, undisturbed
 from forerun.report.measured import add_section
 
@@ -350,6 +352,16 @@ def test_a_sheet_is_raised_by_what_the_machine_shows_and_only_by_that(own_data, 
     assert raised(catalog.device(CPU), passes) is catalog.device(CPU)
 
 
+def test_a_raised_sheet_does_not_change_which_points_are_asked(own_data):
+    here = machine.Machine("h", "A CPU", 4, 2.0**34, 2.0**25)
+    chosen = [
+        points(KINDS, nominal(machine.sheet_of(here, 2, peak, rate, by="products")), dtype="fp32")
+        for peak, rate in ((1e11, 2e10), (1.3e11, 1.5e10))
+    ]
+    assert chosen[0] == chosen[1]
+    assert nominal(catalog.device(CPU)) is catalog.device(CPU)
+
+
 @pytest.mark.parametrize(("factor", "words"), [(0.5, "times the peak"), (1e-3, "off by 1,000")])
 def test_times_that_contradict_the_sheet_of_this_machine_are_refused(own_data, tmp_path, factor,
                                                                      words):  # fmt: skip
@@ -505,6 +517,30 @@ def test_the_command_measures_and_goes_on(tmp_path):
         assert not measured["done"]
     assert "numpy" in (tmp_path / "m.csv").read_text()
     assert list((tmp_path / "data" / "devices").glob("cpu-*-1t.yaml"))
+
+
+def test_an_interrupt_ends_the_command_with_what_was_measured(tmp_path):
+    env = {**os.environ, "FORERUN_DATA_DIR": str(tmp_path / "data")}
+    words = ("measure", "--backend", "numpy_cpu", "--threads", "1", "-o", "m.csv")
+    # a shell that starts tests in the background has taught them to ignore ^C
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from forerun.cli import main; main()", *words], cwd=tmp_path,
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        if (tmp_path / "m.passes.jsonl").exists():
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, told = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "stopped; what was measured is in m.csv" in told
+    assert "Traceback" not in told
+    with (tmp_path / "m.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len((tmp_path / "m.passes.jsonl").read_text().splitlines()) > 0
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from forerun.spec.device import Device
 
 ROUNDS = 3  # passes of every point
 MOST = 7  # passes of a noisy one
+#: a core's products and a processor's memory, about: estimates, only to choose points by
+CORE_FLOP_PER_S, BYTES_PER_S = 1e11, 3e10
 #: products below this take too little time to tell a rate
 SURE_FLOP = 1e7
 #: products from which a processor's peak is taken first
@@ -59,7 +61,7 @@ def take(
     end = begin + 60 * minutes
     wanted = [
         {**row, "device": device.name, "runtime": bench.runtime}
-        for row in points(bench.kinds, device, dtype=bench.dtype, share=share)
+        for row in points(bench.kinds, nominal(device), dtype=bench.dtype, share=share)
     ]
     about = {"threads": threads, "machine": here.words, "versions": bench.versions}
     say(f"{len(wanted)} points on {device.name} with {bench.runtime}")
@@ -112,6 +114,18 @@ def device_of(bench: Bench, here: machine.Machine, threads: int) -> Device:
     made = machine.sheet_of(here, threads, best, rate, by=f"products by {bench.runtime}")
     machine.keep(made)
     return made
+
+
+def nominal(device: Device) -> Device:
+    """The device by whose sheet points are chosen: of a measured sheet, with round rates.
+
+    A sheet that is raised while it is measured, or measured anew, must not change what is asked.
+    """
+    if device.name in catalog.devices():
+        return device
+    cores = device.n_sm or 1
+    rates = {"peak_flop_per_s": {"fp32": CORE_FLOP_PER_S * cores}, "hbm_bytes_per_s": BYTES_PER_S}
+    return device.model_copy(update=rates)
 
 
 def raised(device: Device, passes: Passes) -> Device:
