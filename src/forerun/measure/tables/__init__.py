@@ -21,6 +21,10 @@ from forerun.measure.tables._table import Table
 __all__ = ["Table", "formats", "read_all", "read_tables", "reader"]
 
 
+#: of files that may be tables
+ENDINGS = (".csv", ".csv.gz", ".parquet")
+
+
 @functools.cache
 def formats() -> tuple[str, ...]:
     """Names of the formats that are read, sorted; `plain` is a user's own table."""
@@ -87,6 +91,6 @@ def _places(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         return []
-    inside = sorted(p for p in path.iterdir() if p.is_dir() or p.suffix in (".csv", ".parquet"))
+    inside = sorted(p for p in path.iterdir() if p.is_dir() or p.name.endswith(ENDINGS))
     known = [p for p in inside if any(reader(name).recognises(p) for name in formats())]
     return known or [q for p in inside if p.is_dir() for q in _places(p)]

@@ -32,7 +32,7 @@ LOWERED = ("op", "dtype", "kv_dtype", "impl")
 
 def recognises(path: Path) -> bool:
     """A CSV or Parquet file with the columns `op` and `device` and a time."""
-    if not path.is_file() or not (path.name.endswith((".csv", ".csv.gz", ".parquet"))):
+    if not path.is_file() or not path.name.endswith((".csv", ".csv.gz", ".parquet")):
         return False
     try:
         names = set(_header(path))

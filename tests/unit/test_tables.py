@@ -1,0 +1,521 @@
+"""Measured tables: every format is read into SI units; what cannot be is refused in sentences."""
+
+import gzip
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars
+import pytest
+
+from forerun.errors import SpecError
+from forerun.measure.tables import formats, read_all, read_tables, reader
+
+HEAD = "device,op,dtype,m,n,k,time_us\n"
+#: 4096**3 products: 139 us at the whole peak of an H100
+GOOD = "h100-sxm,gemm,bf16,4096,4096,4096,200\n"
+
+
+def _own(tmp_path, text, name="own.csv"):
+    path = tmp_path / name
+    path.write_text(text)
+    (table,) = read_tables(path)
+    return table
+
+
+def _problems(path, form=None):
+    with pytest.raises(SpecError) as caught:
+        read_tables(path, form)
+    return caught.value.problems
+
+
+def _refused(tmp_path, text, name="own.csv"):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return _problems(path)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs one command in an empty folder with an empty home."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("FORERUN_", "XDG_"))}
+    from forerun.paths import cache_dir
+
+    env |= {"HOME": str(tmp_path / "home"), "NO_COLOR": "1", "FORERUN_CACHE_DIR": str(cache_dir())}
+
+    def call(*args):
+        return subprocess.run(
+            [sys.executable, "-c", "from forerun.cli import main; main()", *map(str, args)],
+            capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120, check=False,
+        )  # fmt: skip
+
+    return call
+
+
+# -- a table of one's own --------------------------------------------------------------------------
+
+
+def test_an_own_table_is_read_in_any_unit_of_time(tmp_path):
+    for column, value in (("time_s", 2e-4), ("latency_ms", 0.2), ("time_us", 200)):
+        table = _own(tmp_path, HEAD.replace("time_us", column) + GOOD.replace("200", str(value)))
+        assert table.time_s == pytest.approx([2e-4])
+    assert table.rows.get("m").tolist() == [4096.0]
+    assert table.rows.words("op").tolist() == ["gemm"]
+    assert not table.n_dropped
+
+
+def test_names_mean_the_same_in_capitals(tmp_path):
+    table = _own(tmp_path, HEAD + GOOD.replace("gemm,bf16", "GEMM,BF16"))
+    assert table.rows.words("op").tolist() == ["gemm"]
+    assert table.rows.words("dtype").tolist() == ["bf16"]
+
+
+def test_a_table_is_told_again_by_its_content_wherever_it_lies(tmp_path):
+    a, b = _own(tmp_path, HEAD + GOOD, "a.csv"), _own(tmp_path, HEAD + GOOD, "b.csv")
+    other = _own(tmp_path, HEAD + GOOD.replace("200", "201"), "c.csv")
+    digest = [table.name.split("#")[1] for table in (a, b, other)]
+    assert digest[0] == digest[1] != digest[2]
+    assert str(tmp_path) not in a.name  # where it lies is nobody's business
+
+
+def test_rows_without_a_time_are_left_out_and_counted(tmp_path):
+    times = ("200", "0", "", "nan", "-3", "inf")
+    rows = "".join(GOOD.replace("200", t).replace("4096", str(4096 + i), 1)
+                   for i, t in enumerate(times))  # fmt: skip
+    table = _own(tmp_path, HEAD + rows)
+    assert table.rows.n == 1
+    assert dict(table.n_dropped) == {
+        "no time": 2, "time of 0": 1, "negative or endless time": 2
+    }  # fmt: skip
+
+
+def test_repeated_rows_are_their_median_and_contradictions_are_counted(tmp_path):
+    three = "".join(GOOD.replace("200", t) for t in ("190", "240", "200"))
+    two = "".join(GOOD.replace("4096", "8192", 1).replace("200", t) for t in ("400", "1300"))
+    table = _own(tmp_path, HEAD + two + three)
+    assert table.rows.get("m").tolist() == [8192.0, 4096.0]  # in the order of the file
+    assert table.time_s == pytest.approx([850e-6, 200e-6])
+    assert dict(table.n_dropped) == {
+        "repeated, median taken": 3, "of these, repeats more than 3 times apart": 1,
+    }  # fmt: skip
+
+
+def test_rows_that_differ_in_any_column_are_not_repeats(tmp_path):
+    text = HEAD.replace("dtype", "dtype,impl,batch,runtime")
+    rows = [f"h100-sxm,gemm,{x},4096,4096,4096,2000\n" for x in (
+        "bf16,,1,", "fp16,,1,", "bf16,a,1,", "bf16,,2,", "bf16,,,", "bf16,,1,vllm"
+    )]  # fmt: skip
+    table = _own(tmp_path, text + "".join(rows))
+    assert table.rows.n == 6
+
+
+MISTAKES = {
+    "columns that are not there": ("device,m\nl4,1\n", [("", "lacks the columns op, time_s")]),
+    "a time twice": (HEAD.replace("k,", "k,time_s,") + GOOD.replace("200", "1,200"),
+                     [("", "holds more than one time: time_s, time_us")]),
+    "nothing": ("", [("", "is empty")]),
+    "a header only": (HEAD, [("", "has a header and no row below it")]),
+    "another encoding": ((HEAD + GOOD).encode("utf-16"), [("", "is not UTF-8")]),
+    "words for numbers": (
+        HEAD + GOOD.replace("4096,4096", "x,1e") + GOOD + GOOD.replace("200", "fast"),
+        [(":2 m", "'x' is not a number"), (":2 n", "'1e' is not a number"),
+         (":4 time_us", "'fast' is not a number")],
+    ),
+    "devices and formats that are not known": (
+        HEAD + GOOD.replace("h100-sxm", "h999") * 3 + GOOD.replace("h100-sxm", "")
+        + GOOD.replace("bf16", "bf17"),
+        [(":2 and 2 more", "device 'h999': is not in the catalog"), (":5", "no device is given"),
+         (":6", "dtype 'bf17' is none of fp64")],
+    ),
+    "an operator that is not known": (
+        HEAD + GOOD + GOOD.replace("gemm", "gem") * 2, [(":3 and 1 more", "op 'gem' is not known")],
+    ),
+    "a size that no row gives": (
+        "device,op,m,k,time_us\nh100-sxm,gemm,1,1,9\n", [("", "lacks n of every row of gemm")]
+    ),
+    "sizes that cannot be": (
+        HEAD + GOOD + GOOD.replace("4096", "", 1) + GOOD.replace("4096", "-1", 1)
+        + GOOD.replace("4096", "inf", 1),
+        [(":3", "m must be given for gemm"), (":4", "m = -1: must be finite and at least 1"),
+         (":5", "m = inf: must be finite")],
+    ),
+    "only rows without a time": (
+        HEAD + GOOD.replace("200", "0") + GOOD.replace("200", ""),
+        [("", "holds no row that can be used (1 no time, 1 time of 0)")],
+    ),
+    "microseconds called seconds": (
+        HEAD.replace("_us", "_s") + GOOD, [(":2", "times what the data sheet says, 200 s")]
+    ),
+    "milliseconds called microseconds": (
+        HEAD + GOOD.replace("200", "0.2"), [(":2", "would run at 695 times the peak of h100-sxm")]
+    ),
+    "another device": (
+        HEAD + GOOD.replace("h100-sxm", "l4"), [(":2", "times the peak of l4; so do 1 of 1 rows")]
+    ),
+    "cells without a name": (HEAD + GOOD + "1,2\n", [(":3", "has 2 cells under 7 names")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_table_that_cannot_be_is_refused_in_a_sentence_for_each_mistake(tmp_path, what):
+    text, expected = MISTAKES[what]
+    found = _refused(tmp_path, text)
+    assert len(found) == len(expected)
+    for problem, (place, sentence) in zip(found, expected, strict=True):
+        assert problem.where.endswith("own.csv" + place)
+        assert sentence in problem.what
+        assert problem.fix
+        assert "\n" not in str(problem.what)
+
+
+@pytest.mark.parametrize("command", [["accuracy"], ["calibrate", "ops", "-o", "out"]])
+def test_the_commands_say_every_mistake_of_every_table_at_once(run, tmp_path, command):
+    names = []
+    for i, (text, _) in enumerate(MISTAKES.values()):
+        names.append(f"t{i}.csv")
+        (tmp_path / names[-1]).write_bytes(text if isinstance(text, bytes) else text.encode())
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 cut")
+    done = run(*command, *names, "cut.parquet")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    assert done.stdout == ""
+    expected = [sentence for _, found in MISTAKES.values() for _, sentence in found]
+    expected += ["cut.parquet: is damaged Parquet"]
+    for sentence in expected:
+        assert sentence in done.stderr
+    assert f"{len(expected)} problems" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_many_mistakes_of_one_kind_the_first_are_told_and_the_rest_counted(tmp_path):
+    found = _refused(tmp_path, HEAD + GOOD + GOOD.replace("4096", "-1", 1) * 50)
+    assert len(found) == 21
+    assert found[-1].what == "and 30 more rows like these"
+    found = _refused(tmp_path, HEAD + GOOD.replace("4096", "x", 1) * 50)
+    assert len(found) == 21
+    assert found[-1].what == "and 30 more cells like these"
+
+
+UNITS = {
+    # read and written at 0.8 of an H100's memory: 32 MiB in 12.5 us
+    "norm": "h100-sxm,norm,,8192,1024,,12.5",
+    # 1 GiB in 2.7 ms: 351 GB/s on the bus
+    "all_reduce": "h100-sxm,all_reduce,8,,,536870912,2680",
+    # small rows are all start: 6 us for 8 KiB
+    "rope": "h100-sxm,rope,,4,512,,6",
+}
+
+
+@pytest.mark.parametrize("op", UNITS)
+@pytest.mark.parametrize("times", [1e-3, 1.0, 1e3])
+def test_units_are_checked_against_memory_links_and_the_start_of_a_kernel(tmp_path, op, times):
+    head = "device,op,n_gpus,n_tokens,width,bytes,time_us\n"
+    *cells, time_us = UNITS[op].split(",")
+    text = head + ",".join([*cells, f"{float(time_us) * times:g}"]) + "\n"
+    if times == 1.0:
+        assert _own(tmp_path, text).rows.n == 1
+        return
+    (problem,) = _refused(tmp_path, text)
+    assert problem.where.endswith("own.csv:2")
+    assert problem.fix == "the unit may be off by 1,000"
+
+
+def test_a_few_rows_above_the_peak_are_boost_clocks_and_many_are_another_device(tmp_path):
+    rows = [GOOD.replace("4096", str(4096 + i), 1) for i in range(200)]
+    high = GOOD.replace("200", "100").replace("4096", "4000", 1)  # 1.36 times the peak
+    assert _own(tmp_path, HEAD + "".join(rows) + high).rows.n == 201
+    (problem,) = _refused(
+        tmp_path, HEAD + "".join(rows) + (high + high.replace("4096", "4095")) * 5
+    )
+    assert "peak of h100-sxm; so do 10 of 210 rows" in problem.what
+    assert problem.fix == "another device, or its dtype"
+
+
+def test_a_path_or_format_that_is_not_known_is_said(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "notes.csv").write_text("a,b\n1,2\n")
+    assert "there is no such file" in _problems(tmp_path / "none")[0].what
+    assert "holds no table of a known format" in _problems(tmp_path)[0].what
+    (problem,) = _problems(tmp_path, "neusigt")
+    assert problem.fix.startswith("did you mean neusight")
+    for form in formats():
+        if form != "plain":
+            assert f"no table of the format {form}" in _problems(tmp_path, form)[0].what
+
+
+def test_tables_are_found_in_a_folder_and_two_below(tmp_path):
+    for place in ("a.csv", "x/b.csv", "x/y/c.csv.gz"):
+        path = tmp_path / "all" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        body = (HEAD + GOOD).encode()
+        path.write_bytes(gzip.compress(body) if place.endswith("gz") else body)
+    assert len(read_tables(tmp_path / "all" / "x")) == 1
+    assert len(read_tables(tmp_path / "all" / "x" / "y")) == 1
+    assert len(read_all([tmp_path / "all" / "x", tmp_path / "all" / "a.csv"])) == 2
+
+
+# -- formats of others -----------------------------------------------------------------------------
+
+
+def _csv(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode()))
+
+
+def _aic(tmp_path, name, columns, place="h100_sxm/vllm-0.24.0"):
+    """A file of AIConfigurator's tables, and what is read from it."""
+    path = tmp_path / "ops" / place / f"{name}_perf.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    polars.DataFrame(columns).write_parquet(path)
+    (table,) = read_tables(path)
+    return table
+
+
+def test_aiconfigurator_products_are_in_milliseconds(tmp_path):
+    table = _aic(tmp_path, "gemm", dict(
+        op_name=["gemm"], kernel_source=["vllm_DeepGemmKernel"], gemm_dtype=["fp8_block"],
+        m=[16384], n=[8192], k=[8192], latency=[1.8],
+    ))  # fmt: skip
+    assert table.time_s == pytest.approx([1.8e-3])
+    assert table.name == "aiconfigurator_ops/h100_sxm/vllm-0.24.0/gemm"
+    x = table.rows
+    assert [x.words(c)[0] for c in ("device", "runtime", "dtype", "impl")] == [
+        "h100_sxm", "vllm 0.24.0", "fp8_block", "deepgemm",
+    ]  # fmt: skip
+    assert [x.get(c)[0] for c in "mnk"] == [16384, 8192, 8192]
+
+
+def test_aiconfigurator_decode_counts_the_new_token_as_cached(tmp_path):
+    shape = dict(batch_size=[8], num_heads=[32], num_key_value_heads=[8], head_dim=[128],
+                 window_size=[0], attn_dtype=["bfloat16"], kv_cache_dtype=["fp8"], isl=[1],
+                 kernel_source=["x"])  # fmt: skip
+    decode = _aic(tmp_path, "generation_attention", dict(
+        op_name=["generation_attention"], step=[4095], latency=[0.05], **shape))  # fmt: skip
+    assert decode.rows.words("op")[0] == "attention_decode"
+    assert decode.rows.get("past")[0] == 4096
+    assert decode.rows.words("kv_dtype")[0] == "fp8"
+    shape |= dict(isl=[2048], kv_cache_dtype=["bfloat16"])
+    prefill = _aic(tmp_path, "context_attention", dict(
+        op_name=["context_attention"], step=[0], latency=[1.2], **shape))  # fmt: skip
+    assert prefill.rows.words("op")[0] == "attention_prefill"
+    assert prefill.rows.get("past")[0] == 0
+    assert prefill.rows.get("isl")[0] == 2048
+
+
+def test_aiconfigurator_messages_are_counted_in_elements(tmp_path):
+    columns = dict(
+        op_name=["all_reduce", "all_gather", "alltoall"], nccl_dtype=["half", "int8", "half"],
+        num_gpus=[8, 8, 8], message_size=[2**28, 2**29, 2**28], latency=[2.68, 1.40, 1.4],
+    )  # fmt: skip
+    nccl = _aic(tmp_path, "nccl", columns | {"kernel_source": ["NCCL"] * 3}, "h100_sxm/nccl-2.29.2")
+    assert nccl.rows.get("bytes").tolist() == [2**29] * 3
+    assert nccl.rows.words("op").tolist() == ["all_reduce", "all_gather", "all_to_all"]
+    assert nccl.rows.words("runtime")[0] == "nccl 2.29.2"
+
+
+def test_oneccl_gathers_what_each_device_contributes(tmp_path):
+    columns = dict(
+        op_name=["all_gather", "reduce_scatter"], nccl_dtype=["half"] * 2, num_gpus=[4, 4],
+        message_size=[2**28] * 2, latency=[88.0, 22.0], kernel_source=["oneCCL"] * 2,
+    )  # fmt: skip
+    table = _aic(tmp_path, "oneccl", columns, "b60/oneccl-2021.17.2")
+    assert table.rows.get("bytes").tolist() == [4 * 2**29, 2**29]
+
+
+def test_a_custom_all_reduce_tells_graphs_from_eager_calls(tmp_path):
+    table = _aic(tmp_path, "custom_allreduce", dict(
+        op_name=["all_reduce"] * 2, allreduce_dtype=["half"] * 2, num_gpus=[4] * 2,
+        message_size=[2**20] * 2, latency=[0.02, 0.04],
+        kernel_source=["vLLM_custom_graph", "vLLM_custom_eager"],
+    ))  # fmt: skip
+    assert table.rows.get("graphs").tolist() == [1.0, 0.0]
+    assert table.rows.get("bytes").tolist() == [2**21] * 2
+
+
+def test_aiconfigurator_experts_keep_their_parallelism_and_skew(tmp_path):
+    table = _aic(tmp_path, "moe", dict(
+        op_name=["moe"] * 2, kernel_source=["moe_nongated_x", "y"], moe_dtype=["fp8"] * 2,
+        num_tokens=[1024] * 2, hidden_size=[4096] * 2, inter_size=[1536] * 2, topk=[8] * 2,
+        num_experts=[128] * 2, moe_tp_size=[2] * 2, moe_ep_size=[4] * 2,
+        distribution=["power_law_1.2", "balanced"], latency=[1.0, 1.0],
+    ))  # fmt: skip
+    x = table.rows
+    assert x.get("gated").tolist() == [0.0, 1.0]
+    assert [x.get(c)[0] for c in ("n_tokens", "hidden", "inter", "topk", "n_experts", "moe_tp",
+                                  "moe_ep")] == [1024, 4096, 1536, 8, 128, 2, 4]  # fmt: skip
+    assert x.words("distribution").tolist() == ["power_law_1.2", "balanced"]
+
+
+def test_a_dtype_without_a_meaning_and_a_column_that_is_missing_are_said(tmp_path):
+    with pytest.raises(SpecError, match="int3 not known"):
+        _aic(tmp_path, "gemm", dict(
+            op_name=["gemm"], kernel_source=["x"], gemm_dtype=["int3"], m=[1], n=[1], k=[1],
+            latency=[1.0],
+        ))  # fmt: skip
+    with pytest.raises(SpecError, match="lacks the column latency"):
+        _aic(tmp_path, "gemm", dict(op_name=["gemm"], m=[1]))
+
+
+def test_a_published_row_without_a_size_is_left_out_and_counted(tmp_path):
+    table = _aic(tmp_path, "gemm", dict(
+        op_name=["gemm"] * 3, kernel_source=["x"] * 3, gemm_dtype=["bfloat16"] * 3,
+        m=[4096, 0, None], n=[4096] * 3, k=[4096] * 3, latency=[0.2, 0.2, 0.2],
+    ))  # fmt: skip
+    assert table.rows.n == 1
+    assert dict(table.n_dropped) == {"a size that is missing or cannot be": 2}
+
+
+def test_a_file_is_read_from_within_its_folder(tmp_path, monkeypatch):
+    _aic(tmp_path, "gemm", dict(
+        op_name=["gemm"], kernel_source=["x"], gemm_dtype=["bfloat16"], m=[4096], n=[4096],
+        k=[4096], latency=[0.2],
+    ))  # fmt: skip
+    monkeypatch.chdir(tmp_path / "ops" / "h100_sxm" / "vllm-0.24.0")
+    for path in ("gemm_perf.parquet", "."):
+        (table,) = read_tables(path)
+        assert table.rows.words("device")[0] == "h100_sxm"
+        assert table.rows.words("runtime")[0] == "vllm 0.24.0"
+
+
+def test_neusight_names_the_inner_size_of_a_product_n(tmp_path):
+    folder = tmp_path / "neusight"
+    folder.mkdir()
+    polars.DataFrame(dict(
+        OPName=["bmm"], Latency=[0.5], Device=["NVIDIA V100-PCIE-32GB"], B=[16], M=[512], N=[64],
+        K=[256],
+    )).write_parquet(folder / "bmm.parquet")  # fmt: skip
+    polars.DataFrame(dict(
+        OPName=["add"], Latency=[0.5], Device=["NVIDIA V100-PCIE-32GB"], B=[4096], H=[1024],
+    )).write_parquet(folder / "add.parquet")  # fmt: skip
+    bmm, add = read_tables(folder)
+    assert [bmm.rows.get(c)[0] for c in ("batch", "m", "n", "k")] == [16, 512, 256, 64]
+    assert bmm.rows.words("dtype")[0] == "fp32"
+    assert bmm.time_s == pytest.approx([0.5e-3])
+    # two operands of 4 bytes are read, one is written
+    assert [add.rows.get(c)[0] for c in ("n_tokens", "width", "read_bytes", "write_bytes")] == [
+        4096, 1024, 8192, 4096,
+    ]  # fmt: skip
+
+
+def test_infersim_is_in_microseconds_and_names_heads_by_its_files(tmp_path):
+    folder = tmp_path / "infersim"
+    _csv(folder / "gemm/h20/data.csv.gz", "m,k,n,latency_us,mfu\n4096,7168,2048,450,0.9\n")
+    _csv(folder / "mha/decode/h20/32-8-128.csv.gz",
+         "dtype,kv_dtype,batch_size,kv_len,latency_us,mfu\nbf16,fp8,16,4096,60,0.1\n")  # fmt: skip
+    _csv(folder / "grouped_gemm/decode/h20/data.csv.gz",
+         "num_experts,num_gpus,num_local_experts,topk,hidden_size,intermediate_size,"
+         "batch_size_per_gpu,tokens_per_expert,up_proj_us,up_mfu,down_proj_us,down_mfu\n"
+         "256,8,32,8,7168,2048,64,16,400,0.1,200,0.1\n")  # fmt: skip
+    gemm, mha, moe = read_tables(folder)
+    assert gemm.time_s == pytest.approx([450e-6])
+    assert [gemm.rows.get(c)[0] for c in "mnk"] == [4096, 2048, 7168]
+    assert gemm.rows.words("dtype")[0] == "fp8_block"
+    heads = ("n_heads", "n_kv_heads", "head_dim", "batch", "past")
+    assert [mha.rows.get(c)[0] for c in heads] == [32, 8, 128, 16, 4096]
+    assert mha.rows.words("kv_dtype")[0] == "fp8"
+    # the layer's tokens are those of all devices; both products count
+    assert moe.rows.get("n_tokens")[0] == 64 * 8
+    assert moe.rows.get("moe_ep")[0] == 8
+    assert moe.time_s == pytest.approx([600e-6])
+
+
+def test_infersim_files_without_a_header_keep_their_first_row(tmp_path):
+    folder = tmp_path / "infersim"
+    _csv(folder / "gemm/h20/data.csv.gz", "m,k,n,latency_us,mfu\n4096,7168,2048,450,0.9\n")
+    _csv(folder / "mha/decode/h20/32-8-128.csv.gz",
+         "bf16,bf16,16,4096,60,0.1\nbf16,bf16,32,4096,110,0.1\n")  # fmt: skip
+    _, mha = read_tables(folder)
+    assert mha.rows.get("batch").tolist() == [16, 32]
+    assert mha.time_s == pytest.approx([60e-6, 110e-6])
+
+
+def test_vidur_divides_widths_by_tensor_parallelism(tmp_path):
+    folder = tmp_path / "vidur"
+    _csv(folder / "compute/a100/meta-llama/Llama/mlp.csv.gz",
+         "n_head,n_kv_head,n_embd,n_expanded_embd,use_gated_mlp,num_tokens,"
+         "num_tensor_parallel_workers,time_stats.attn_pre_proj.median,time_stats.mlp_up_proj.median,"
+         "time_stats.add.median\n"
+         "32,8,4096,14336,True,1024,2,0.1,0.6,0.02\n")  # fmt: skip
+    _csv(folder / "network/a100_pairwise_nvlink/all_reduce.csv.gz",
+         "num_workers,size,devices_per_node,collective,time_stats.all_reduce.median\n"
+         "8,1048576,4,all_reduce,0.5\n")  # fmt: skip
+    linear, network = read_tables(folder)
+    products = linear.rows.take(linear.rows.words("op") == "gemm")
+    # (32 + 2 * 8) heads of 128 over 2; two feed-forward widths over 2
+    assert products.get("n").tolist() == [48 * 128 / 2, 2 * 14336 / 2]
+    assert products.get("k").tolist() == [4096, 4096]
+    assert linear.time_s == pytest.approx([1e-4, 6e-4, 2e-5])
+    assert linear.rows.words("device")[0] == "a100-sxm-80gb"
+    assert network.rows.get("bytes")[0] == 2**20
+    assert network.rows.get("n_nodes")[0] == 2
+    assert network.time_s == pytest.approx([5e-4])
+
+
+LLAMA = "meta-llama/Llama-3.1-8B"
+
+
+def test_vllm_layers_take_widths_from_the_catalog_and_tell_prefill_from_decode(tmp_path):
+    folder = tmp_path / "profiles"
+    place = folder / "RTXPRO6000" / LLAMA / "bf16" / "tp2"
+    _csv(place / "dense.csv.gz", "layer,tokens,time_us\nqkv_proj,512,90\nlayernorm,512,6\n")
+    _csv(place / "per_sequence.csv.gz", "layer,sequences,time_us\nlm_head,8,400\n")
+    _csv(place / "attention.csv.gz",
+         "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n"
+         "512,1024,0,0,80\n512,0,16,2047,90\n0,0,16,2047,60\n")  # fmt: skip
+    dense, attention = read_tables(folder)
+    products = dense.rows.take(dense.rows.words("op") == "gemm")
+    # (32 + 2 * 8) heads of 128 over 2, and half the vocabulary
+    assert products.get("n").tolist() == [3072, 128256 / 2]
+    assert products.get("m").tolist() == [512, 8]
+    assert dense.time_s == pytest.approx([6e-6, 90e-6, 400e-6])
+    x = attention.rows
+    assert x.words("op").tolist() == ["attention_prefill"] * 2 + ["attention_decode"]
+    assert x.get("past").tolist() == [1024, 0, 2048]
+    assert x.get("n_decode")[1] == 16
+    assert x.get("past_decode")[1] == 2048
+    assert x.get("n_heads").tolist() == [16] * 3
+    assert attention.time_s == pytest.approx([80e-6, 90e-6, 60e-6])
+
+
+def test_layer_profiles_v0_are_in_nanoseconds_and_attention_in_milliseconds(tmp_path):
+    folder = tmp_path / "profiles"
+    for model in (LLAMA, "nobody/no-such-model"):
+        place = folder / "A6000" / model / "tp1"
+        _csv(place / "layers.csv.gz",
+             "layer_name,input,kv_cache,tp_size,latency(ns)\no_proj,1024,0,1,400000\n")  # fmt: skip
+    _csv(folder / "A6000" / LLAMA / "tp1" / "attention.csv.gz",
+         "time_stats.attn_prefill.median,n_embd,n_q_head,n_kv_head,batch_size,prefill_chunk_size,"
+         "kv_cache_size,num_tensor_parallel_workers\n0.5,4096,32,8,1,1024,2048,1\n"
+         ",4096,32,8,64,0,2048,1\n")  # fmt: skip
+    layers, attention = read_tables(folder)  # models that the catalog lacks are passed over
+    assert layers.time_s == pytest.approx([400e-6])
+    assert [layers.rows.get(c)[0] for c in "mnk"] == [1024, 4096, 4096]
+    assert attention.time_s == pytest.approx([0.5e-3])
+    assert [attention.rows.get(c)[0] for c in ("isl", "past", "n_heads", "head_dim")] == [
+        1024, 2048, 32, 128,
+    ]  # fmt: skip
+
+
+def test_every_format_says_where_its_numbers_come_from():
+    for name in formats():
+        if name != "plain":
+            assert reader(name).ORIGIN
+            assert reader(name).LICENCE
+
+
+SHARED = {
+    "aiconfigurator_ops": (34, 745_626), "infersim_kernels": (22, 1_324),
+    "neusight_ops": (13, 161_313), "vidur_profiles": (12, 78_487),
+    "vllm_layer_profiles": (4, 41_624), "vllm_layer_profiles_v0": (6, 45_488),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_shared_measurements_are_read_whole(shared_data, name):
+    tables = read_tables(shared_data / name)
+    assert (len(tables), sum(table.rows.n for table in tables)) == SHARED[name]
+    assert all(np.isfinite(t.time_s).all() and (t.time_s > 0).all() for t in tables)
+    assert len({t.name for t in tables}) == len(tables)
