@@ -26,7 +26,7 @@ from forerun.cost.sheet import sheet
 from forerun.errors import MissingDependency, SpecError
 from forerun.measure import machine, threads
 from forerun.measure import points as points_module
-from forerun.measure.backends import backends, ready
+from forerun.measure.backends import backend, backends, ready
 from forerun.measure.onnx_model import Transformer, transformer
 from forerun.measure.onnx_rows import nodes_of, optimised
 from forerun.measure.passes import Passes, passes_path
@@ -451,8 +451,14 @@ def test_a_node_of_an_unknown_kind_is_named(onnxruntime):
         nodes_of(made.SerializeToString())
 
 
-def test_onnxruntime_runs_every_kind_that_is_asked(onnxruntime):
-    bench = ready("onnxruntime_cpu", 1)
+@pytest.mark.parametrize(("name", "package"), [
+    ("onnxruntime_cpu", "onnxruntime"), ("torch", "torch"), ("cupy", "cupy"),
+])  # fmt: skip
+def test_a_library_runs_every_kind_that_is_asked(name, package):
+    pytest.importorskip(package)
+    if why := backend(name).missing():
+        pytest.skip(why)
+    bench = ready(name, 1)
     for kind in bench.kinds:
         row = next(candidates(kind, "fp32"))
         small = {k: min(v, 24) if isinstance(v, int) else v for k, v in row.items()}
