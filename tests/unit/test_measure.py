@@ -482,6 +482,9 @@ def test_a_model_is_predicted_from_operators_and_run(onnxruntime, own_data, tmp_
         rounds=1,
     )  # fmt: skip
     assert len(found.models) == 2
+    assert found.n_points == taken.points
+    with pytest.raises(SpecError, match="has no row of h100-sxm with vllm 1"):
+        onnx_loop.loop(read, device="h100-sxm", runtime="vllm 1", threads=1, start_s=0.0)
     for line in (*found.models, *found.nodes):
         assert 0 < line.low_s < line.high_s
         assert 0 < line.predicted_s < 1.0
@@ -523,6 +526,19 @@ def test_the_command_measures_and_goes_on(tmp_path):
         assert not measured["done"]
     assert "numpy" in (tmp_path / "m.csv").read_text()
     assert list((tmp_path / "data" / "devices").glob("cpu-*-1t.yaml"))
+
+
+def test_several_libraries_share_one_table_and_fresh_forgets_the_last_one(tmp_path, onnxruntime):
+    table, passes = tmp_path / "m.csv", tmp_path / "m.passes.jsonl"
+    passes.write_text("of another time\n")
+    words = ("--threads", "1", "--minutes", "0.003", "-o", "m.csv", "-q")
+    assert call(tmp_path, "--backend", "numpy_cpu", *words).returncode == 2  # it is not read
+    both = "numpy_cpu,onnxruntime_cpu"
+    done = call(tmp_path, "--backend", both, "--fresh", *words)
+    assert done.returncode == 0, done.stderr
+    with table.open() as file:
+        runtimes = {row["runtime"].split()[0] for row in csv.DictReader(file)}
+    assert runtimes == {"numpy", "onnxruntime"}
 
 
 def test_an_interrupt_ends_the_command_with_what_was_measured(tmp_path):

@@ -6,21 +6,17 @@
 
     whole = sum over nodes that compute + nodes * dispatch_s + start of a run
 
-A node's measured time is that of onnxruntime's profiler less what the profiler says of a view,
-which does nothing: that is the profiler's own time.  What lies between nodes, dispatch_s, comes
-from a model of other sizes (REFERENCE) that is run and not predicted.
+What lies between nodes, dispatch_s, comes from a model of other sizes (REFERENCE) that is run and
+not predicted.  Both ends of a whole's interval are those of its nodes added up, as if all of them
+were off to the same side.
 """
 
 from __future__ import annotations
 
-import collections
 import datetime
-import json
-import statistics
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,19 +29,11 @@ from forerun.cost.calibration import Calibration, Store, save
 from forerun.errors import MissingDependency, SpecError
 from forerun.measure.backends import not_installed
 from forerun.measure.onnx_model import Transformer, transformer
-from forerun.measure.onnx_rows import VIEWS, Node, nodes_of, optimised
+from forerun.measure.onnx_rows import SIZES, Node, nodes_of, optimised, shape_of
+from forerun.measure.onnx_run import Running
 from forerun.measure.points import Row, as_rows
 from forerun.measure.tables import Table
-from forerun.measure.timing import (
-    NOISY,
-    WARM_UP,
-    Pass,
-    Timed,
-    of_repeats,
-    one_pass,
-    quietest,
-    undisturbed,
-)
+from forerun.measure.timing import NOISY
 
 #: models that are run: batches and lengths of two widths, from launch-bound to compute-bound
 MODELS = (
@@ -57,7 +45,6 @@ FEW = tuple(MODELS[i] for i in (0, 1, 2, 6, 7, 8))
 #: whose run shows what lies between nodes: many of them, little work in each
 REFERENCE = Transformer(1, 10, 320, 5, 1280, 10, 2)
 ROUNDS = 3  # passes of each model, apart in time; as many again of noisy ones
-RUN_S = 0.1  # seconds a pass takes at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +152,16 @@ def fit_table(table: Table, folder: Path) -> tuple[Calibration, ...]:
     return tuple(found)
 
 
+def of_device(table: Table, device: str, runtime: str) -> Table:
+    """The rows of one device and runtime."""
+    x = table.rows
+    mine = (x.words("device") == device) & (x.words("runtime") == runtime)
+    if not mine.any():
+        what = f"has no row of {device} with {runtime}"
+        raise SpecError.one(table.name, what, "forerun measure --backend onnxruntime_cpu")
+    return replace(table, rows=x.take(mine), time_s=table.time_s[mine])
+
+
 def loop(
     table: Table, *, device: str, runtime: str, threads: int, start_s: float,
     models: Sequence[Transformer] = MODELS, reference: Transformer = REFERENCE,
@@ -172,16 +169,16 @@ def loop(
 ) -> Compared:  # fmt: skip
     """Fits a table, predicts the models, runs them, compares.
 
+    Rows of other devices and runtimes in the table are left alone.
     start_s : a run of a graph of nothing, as the bench measured it.
-    Raises MissingDependency without onnxruntime, SpecError for a table without a family's rows.
+    Raises MissingDependency without onnxruntime, SpecError for a table without such rows.
     """
     needed()
+    table = of_device(table, device, runtime)
     graphs = [transformer(m) for m in models]
     parts = [nodes_of(optimised(graph, threads)) for graph in graphs]
     with tempfile.TemporaryDirectory() as folder:
         fitted = fit_table(table, Path(folder))
-        if not fitted:
-            raise SpecError.one(table.name, "has no row to fit", "forerun measure")
         store = Store(Path(folder))
         said = [_predict(nodes, device, runtime, store) for nodes in parts]
     host = Running(transformer(reference), reference, threads)
@@ -191,7 +188,7 @@ def loop(
             if n < rounds or run.whole().is_noisy:
                 run.one_pass()
     dispatch_s = host.dispatch_s(start_s)
-    seen = {_shape_of(row) for row in _rows_of(table)}
+    seen = {shape_of(row) for row in _rows_of(table)}
     nodes, whole, n_seen = [], [], 0
     for model, part, answers, run in zip(models, parts, said, runs, strict=True):
         between = start_s + len(part) * dispatch_s
@@ -199,7 +196,7 @@ def loop(
         timed = run.whole()
         whole.append(Line(_name(model), "model", total, low, high, timed.time_s, timed.spread))
         for key, got in run.nodes(part).items():
-            i = next(j for j, n in enumerate(part) if n.row and _shape_of(n.row) == key)
+            i = next(j for j, n in enumerate(part) if n.row and shape_of(n.row) == key)
             row = part[i].row
             assert row is not None
             if key in seen:
@@ -229,105 +226,12 @@ def _predict(
     return out  # type: ignore[return-value]
 
 
-class Running:
-    """A model that is run in passes: whole, and under the profiler."""
-
-    def __init__(self, graph: bytes, model: Transformer, threads: int) -> None:
-        from forerun.measure.backends.onnxruntime_cpu import session
-
-        shape = (model.batch, model.seq, model.hidden)
-        self.x = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
-        self.graph, self.threads = graph, threads
-        self.plain = session(graph, threads)
-        self.wholes: list[Pass] = []
-        self.profiles: list[dict[str, list[float]]] = []  # node -> seconds, one a pass
-
-    def one_pass(self) -> None:
-        """Repeats without the profiler, then with it."""
-        self.wholes.append(one_pass(lambda: self._run(self.plain), pass_s=RUN_S))
-        self.profiles.append(self._profile())
-
-    def _run(self, made: Any) -> float:
-        start = time.perf_counter()
-        made.run(None, {"x": self.x})
-        return time.perf_counter() - start
-
-    def _profile(self) -> dict[str, list[float]]:
-        """Seconds of each node in the runs that were not disturbed, the profiler's own taken out.
-
-        A new session each time: its file is complete when it is closed.
-        """
-        from forerun.measure.backends.onnxruntime_cpu import session
-
-        share: list[float] = []
-
-        def run() -> float:
-            work = time.process_time()
-            took = self._run(made)
-            share.append((time.process_time() - work) / took)
-            return took
-
-        with tempfile.TemporaryDirectory() as folder:
-            prefix = str(Path(folder) / "run")
-            made = session(
-                self.graph, self.threads, enable_profiling=True, profile_file_prefix=prefix
-            )
-            one_pass(run, pass_s=RUN_S)
-            events = json.loads(Path(made.end_profiling()).read_text(encoding="utf-8"))
-        kept = [False] * WARM_UP + undisturbed(share[WARM_UP:])  # one at least
-        views: list[float] = []
-        found: dict[str, list[float]] = collections.defaultdict(list)
-        for event in events:
-            if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
-                continue
-            if event["args"]["op_name"] in VIEWS:
-                views.append(event["dur"])
-            found[event["name"].removesuffix("_kernel_time")].append(event["dur"])
-        own = statistics.median(views) if views else 0.0
-        return {
-            name: [1e-6 * max(d - own, 0.1) for d, ok in zip(took, kept, strict=True) if ok]
-            for name, took in found.items()
-        }
-
-    def whole(self) -> Timed:
-        """Seconds of a run."""
-        return quietest(self.wholes)
-
-    def nodes(self, nodes: Sequence[Node]) -> dict[tuple, Timed]:
-        """Seconds of each distinct shape: nodes of one shape are repeats of it."""
-        names: dict[tuple, list[str]] = collections.defaultdict(list)
-        for node in nodes:
-            if node.row:
-                names[_shape_of(node.row)].append(node.name)
-        return {
-            shape: quietest([
-                of_repeats([t for name in mine for t in profile[name]]) for profile in self.profiles
-            ])
-            for shape, mine in names.items()
-        }  # fmt: skip
-
-    def dispatch_s(self, start_s: float) -> float:
-        """(whole - start - nodes that compute) / all nodes, seconds; 0 at least."""
-        nodes = nodes_of(optimised(self.graph, self.threads))
-        took = self.nodes(nodes)
-        inside = sum(took[_shape_of(node.row)].time_s for node in nodes if node.row)
-        return max((self.whole().time_s - start_s - inside) / len(nodes), 0.0)
-
-
 # ------------------------------------------------------------------------------ words
-
-
-_SIZES = ("m", "n", "k", "batch", "isl", "n_heads", "head_dim", "n_tokens", "width")
-
-
-def _shape_of(row: Row) -> tuple:
-    sizes = (int(row[n]) if row.get(n) is not None else 0 for n in _SIZES)
-    return (row["op"], row.get("impl", ""), *sizes)
 
 
 def _rows_of(table: Table) -> Iterator[Row]:
     x = table.rows
-    numbers = {n: x.get(n) for n in _SIZES}
+    numbers = {n: x.get(n) for n in SIZES}
     for i in range(x.n):
         given = {n: v[i] for n, v in numbers.items() if not np.isnan(v[i])}
         yield {"op": x.words("op")[i], "impl": x.words("impl")[i], **given}

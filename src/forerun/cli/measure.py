@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from forerun.cli._options import Output
 
-STOPPED = 130
+RUN_BY = "onnxruntime_cpu"  # the backend that can run a model
 
 
 @click.command()
@@ -50,7 +51,7 @@ def command(
     An interrupt loses nothing: the same command goes on.  Thread counts are pinned.  A processor is
     described by a sheet that is measured too and kept among the devices of your data folder.
     """
-    if (check or into) and names and "onnxruntime_cpu" not in names.split(","):
+    if (check or into) and names and RUN_BY not in names.split(","):
         raise click.UsageError("--check runs a model on onnxruntime: --backend onnxruntime_cpu")
     from forerun.measure.threads import pin
 
@@ -68,13 +69,14 @@ def command(
         needed()
     if count > cores:
         out.note(f"{count} threads on {cores} cores: they will wait for each other")
-    found = [
-        _measure(name, to, count, minutes, quick, resume, out) for name in _chosen(names, check)
-    ]
+    chosen = _chosen(names, check)
+    table = _table(to, resume)
+    found = [_measure(name, table, count, minutes, quick, out) for name in chosen]
     text = "\n".join(_said(taken) for taken, _ in found)
     data: dict[str, Any] = {"measured": [_data(taken) for taken, _ in found]}
     if check:
-        compared = _compare(*found[0], threads=count, quick=quick, out=out)
+        mine = next(pair for name, pair in zip(chosen, found, strict=True) if name == RUN_BY)
+        compared = _compare(*mine, threads=count, quick=quick, out=out)
         text += "\n\n" + _compared_text(compared)
         data["compared"] = compared.summary()
         if into:
@@ -103,7 +105,7 @@ def _chosen(names: str | None, check: bool) -> list[str]:
     if names:
         return [name for name in names.split(",") if name]
     if check:
-        return ["onnxruntime_cpu"]
+        return [RUN_BY]
     known = here()
     if "torch" in known and backend("torch").has_gpu():
         return ["torch"]
@@ -111,27 +113,30 @@ def _chosen(names: str | None, check: bool) -> list[str]:
     return [next(name for name in order if name in known)]
 
 
-def _measure(
-    name: str, to: str | None, threads: int, minutes: float, quick: bool, resume: bool, out: Output
-) -> tuple[Any, Any]:
-    from pathlib import Path
-
+def _table(to: str | None, resume: bool) -> Path:
+    """Where the table goes; without `resume`, what was measured for it before is forgotten."""
     from forerun import paths
     from forerun.errors import SpecError
     from forerun.measure import machine
-    from forerun.measure.backends import ready
-    from forerun.measure.passes import Passes, passes_path
-    from forerun.measure.take import take
+    from forerun.measure.passes import passes_path
 
-    if to:
-        table = Path(to)
-        if table.suffix != ".csv":
-            raise SpecError.one(to, "is no name for a table of measurements", f"{to}.csv")
-    else:
-        table = paths.data_dir() / "measurements" / f"{machine.describe().host}.csv"
-    bench = ready(name, threads)
+    if to and not to.endswith(".csv"):
+        raise SpecError.one(to, "is no name for a table of measurements", f"{to}.csv")
+    usual = paths.data_dir() / "measurements" / f"{machine.describe().host}.csv"
+    table = Path(to) if to else usual
     if not resume:
         passes_path(table).unlink(missing_ok=True)
+    return table
+
+
+def _measure(
+    name: str, table: Path, threads: int, minutes: float, quick: bool, out: Output
+) -> tuple[Any, Any]:
+    from forerun.measure.backends import ready
+    from forerun.measure.passes import Passes
+    from forerun.measure.take import take
+
+    bench = ready(name, threads)
     passes = Passes.of(table)
     if passes.found:
         out.note(f"goes on with {len(passes.found)} points of {passes.path}")

@@ -20,6 +20,8 @@ from forerun.measure.points import Row
 Shape = tuple[int, ...]
 #: nodes that rename memory and do nothing
 VIEWS = ("Reshape", "Identity")
+#: columns that tell one shape from another
+SIZES = ("m", "n", "k", "batch", "isl", "n_heads", "head_dim", "n_tokens", "width")
 _ROW_WISE = {
     "LayerNormalization": ("norm", ""), "SkipLayerNormalization": ("norm", "skip"),
     "Gelu": ("activation", ""), "Add": ("add", ""), "Softmax": ("softmax", ""),
@@ -33,6 +35,12 @@ class Node:
     name: str
     kind: str
     row: Row | None
+
+
+def shape_of(row: Row) -> tuple[str | int, ...]:
+    """Operator, implementation and sizes: nodes that agree in them are repeats of one another."""
+    sizes = (int(row[n]) if row.get(n) is not None else 0 for n in SIZES)
+    return (str(row["op"]), str(row.get("impl", "")), *sizes)
 
 
 def optimised(model: bytes, threads: int) -> bytes:
