@@ -35,13 +35,14 @@ SD = {
     "transfer_s": 0.15, "api_request_s": 10e-3, "api_token_s": 30e-6,
 }  # fmt: skip
 FACTOR_SD = 0.1
+LEAST = 0.01  # of a deviation; what is smaller is nothing
 NAMES = (*SD, *FACTORS)
 #: deviations of the logarithms of what is measured: between versions and clusters, not repeats
 TTFT_SD, TPOT_SD = 0.35, 0.12
 #: residuals beyond this many deviations count with their root: some runs have hidden settings
 CLIP = 1.5
-MOST_RUNS = 60  # of an engine that a fit simulates again and again
-LONGEST = 20_000  # requests of a run that is simulated again and again
+MOST_RUNS = 40  # of an engine that a fit simulates again and again
+LONGEST = 6_000  # requests of a run that is simulated again and again
 #: where a fit sets out from beside nothing
 STARTS = ({"host_kernel_s": 20e-6, "api_request_s": 5e-3, "api_token_s": 30e-6, "transfer_s": 0.1},)
 
@@ -130,7 +131,8 @@ def fit_profile(runs: Runs, base: EngineProfile) -> EngineProfile:
 
 def with_values(base: EngineProfile, z: np.ndarray) -> EngineProfile:
     """The profile at coefficients of the fit."""
-    values = {n: float(f"{max(0.0, x) * SD[n]:.4g}") for n, x in zip(SD, z, strict=False)}
+    told = np.where(z[: len(SD)] > LEAST, z[: len(SD)], 0.0)
+    values = {n: float(f"{x * SD[n]:.4g}") for n, x in zip(SD, told, strict=True)}
     factors = np.exp(FACTOR_SD * z[len(SD) :])
     values |= {n: float(f"{f:.4g}") for n, f in zip(FACTORS, factors, strict=True)}
     return base.model_copy(update=values)

@@ -46,7 +46,7 @@ def lower(model: Model, pool: Pool) -> Graph:
         hidden=model.hidden, vocab=model.vocab, tp=pool.tp, pp=pool.pp, dp=pool.dp, cp=pool.cp,
         ep=pool.ep, layers_of_group=tuple(g.n for g in model.layers),
         layers_per_stage=stage_sizes(model.n_layers, pool.pp), math=f.base, max_len=model.max_len,
-        host_step_s=pool.engine.host_step_s, host_seq_s=pool.engine.host_seq_s,
+        host_step_s=pool.engine.host_step_s, host_seq_s=pool.engine.host_seq_s / pool.dp,
         host_kernel_s=pool.engine.host_kernel_s,
         assumed=(*model.assumed, *f.assumed, *_assumed(model, pool)),
     )  # fmt: skip

@@ -36,6 +36,7 @@ from forerun.metrics.money import usd_per_million
 from forerun.ops.lower import lower
 from forerun.serving.profile import FIGURES, EngineProfile
 from forerun.serving.question import Question
+from forerun.serving.static import batch_at_once
 from forerun.sim.log import Log
 from forerun.sim.serve import Served, run
 from forerun.spec.deployment import Pool
@@ -44,7 +45,8 @@ from forerun.spec.requests import Requests
 
 PERCENTILES = {"p50": 50, "p90": 90, "p99": 99}
 TURNS = 6  # of finding the two stations' rates
-LEAST_LEN = 4096  # tokens that a table reaches at least, so that layouts share theirs
+#: what a table reaches at least, so that questions of one layout share theirs
+LEAST_LEN, LEAST_TOKENS = 16384, 8192
 DEPARTURES = 2.0  # how much wider an interval is where the device's runs were never seen
 
 
@@ -78,6 +80,9 @@ def answer(q: Question) -> Answer:
     if q.is_split:
         return _split(q, ready[0], ready[1])
     (station,) = ready
+    alone = _alone(q, station) if q.concurrency is None and q.rate_per_s == np.inf else None
+    if alone is not None:
+        return alone
     waited, log = _through_api(q, station.served)
     rows = log.requests
     span = (rows["done_ps"].max() - rows["arrival_ps"].min()) * latency.PS
@@ -89,9 +94,41 @@ def answer(q: Question) -> Answer:
     return _told(q, ready, _statistics(figures), rate, _energy_j(log, span) / (rate * span))
 
 
+def _alone(q: Question, station: Station) -> Answer | None:
+    """A batch that comes at once, where it fits and no policy but two is asked for."""
+    served, engine = station.served, station.served.pool.engine
+    tokens = q.n_requests * (q.isl + q.osl)
+    fits = tokens <= 0.9 * served.n_blocks * engine.block_tokens and q.n_requests <= served.seats
+    if not fits or served.pool.replicas * served.pool.pp > 1 or q.isl + q.osl > served.max_len:
+        return None
+    found = batch_at_once(
+        served.table, isl=q.isl, osl=q.osl, batch=q.n_requests, budget=served.budget,
+        prompts_first=engine.batch.name == "prefill_first",
+    )  # fmt: skip
+    if found is None:
+        return None
+    ttft, end = (seconds + q.profile.api_request_s for seconds in found)
+    figures = {"ttft_s": ttft, "tpot_s": (end - ttft) / (q.osl - 1), "e2el_s": end}
+    span = float(end.max())
+    joule = _batch_j(served.table, q) + served.table.idle_w * span
+    answers = q.n_requests * q.osl
+    return _told(q, [station], _statistics(figures), answers / span, joule / answers)
+
+
+def _batch_j(table: CostTable, q: Question) -> float:
+    """Dynamic energy of a batch: its prompts as one step each, its answers at their middle."""
+    n, ctx = q.n_requests, q.isl + q.osl / 2
+    prompt = step_work(
+        table, table.energy_j, n_tokens=q.isl, n_seqs=1, chunks=[(q.isl, 0.0)]
+    )  # fmt: skip
+    decode = step_work(table, table.energy_j, n_tokens=n, n_seqs=n, n_decode=n, decode_ctx=ctx)
+    return n * prompt + (q.osl - 1) * decode
+
+
 def _through_api(q: Question, served: Served) -> tuple[float, Log]:
     """(seconds a request spends at the API server, the engine's log meanwhile)."""
-    serve_s = (q.profile.api_request_s + q.osl * q.profile.api_token_s) / served.pool.replicas
+    doors = served.pool.replicas * served.pool.dp
+    serve_s = (q.profile.api_request_s + q.osl * q.profile.api_token_s) / doors
     if q.concurrency is None:
         busy = min(0.99, serve_s * (q.rate_per_s or 0.0))
         waited = serve_s * busy / (1 - busy) / 2 if np.isfinite(q.rate_per_s or 0.0) else 0.0
@@ -116,20 +153,27 @@ class Station:
 
 
 def _ready(model: Model, pool: Pool, profile: EngineProfile, tokens: int) -> Station:
-    """The pool with its costs as the profile corrects them."""
-    bare = _bare(pool)
-    held = _held(model, bare)
-    if held.problems:
-        raise Infeasible(*held.problems)
+    """The pool with its costs as the profile corrects them; the last ones are kept."""
+    reach = max(LEAST_LEN, _power(tokens))
+    key = id(model), id(profile), pool, reach
+    if key not in _RECENT:
+        if len(_RECENT) > MOST_RECENT:
+            _RECENT.clear()
+        bare = _bare(pool)
+        held = _held(model, bare)
+        if held.problems:
+            raise Infeasible(*held.problems)
+        table = _corrected(_table(model, _shared(bare), reach), pool, profile)
+        _RECENT[key] = model, profile, held, table
+    _, _, held, table = _RECENT[key]
     longest = min(held.max_len, held.max_context)
-    table = _table(model, bare, max(LEAST_LEN, 1 << (tokens - 1).bit_length()))
-    served = Served(
-        pool=pool,
-        table=corrected(table, pool, profile),
-        n_blocks=held.blocks_for(min(tokens, longest)),
-        max_len=longest,
-    )
-    return Station(served, held)
+    n_blocks = held.blocks_for(min(tokens, longest))
+    return Station(Served(pool=pool, table=table, n_blocks=n_blocks, max_len=longest), held)
+
+
+#: by identity of model and profile, which are kept with what was made of them
+_RECENT: dict[tuple[int, int, Pool, int], tuple[Model, EngineProfile, Memory, CostTable]] = {}
+MOST_RECENT = 256
 
 
 @lru_cache(maxsize=256)
@@ -145,6 +189,18 @@ def _bare(pool: Pool) -> Pool:
     return pool.model_copy(update={"engine": plain, "replicas": 1, "name": "main"})
 
 
+def _shared(pool: Pool) -> Pool:
+    """The same with as many tokens a step as others of its layout are priced with."""
+    most = max(LEAST_TOKENS, _power(pool.engine.max_num_batched_tokens))
+    engine = pool.engine.model_copy(update={"max_num_batched_tokens": most})
+    return pool.model_copy(update={"engine": engine})
+
+
+def _power(n: int) -> int:
+    """The power of two that n fits in."""
+    return 1 << (n - 1).bit_length()
+
+
 @lru_cache(maxsize=64)
 def _table(model: Model, pool: Pool, max_len: int) -> CostTable:
     """Prices with kernels that take the host a second each to launch, to be scaled."""
@@ -155,15 +211,14 @@ def _table(model: Model, pool: Pool, max_len: int) -> CostTable:
     )  # fmt: skip
 
 
-def corrected(table: CostTable, pool: Pool, profile: EngineProfile) -> CostTable:
+def _corrected(table: CostTable, pool: Pool, profile: EngineProfile) -> CostTable:
     """A table of `_table` with a profile's host terms and factors."""
     scale = Scale(tokens=(profile.tokens,), decode=profile.decode, prefill=profile.prefill)
     engine = pool.engine
-    out = scaled(table, scale)
     return replace(
-        out, host_step_s=engine.host_step_s, host_seq_s=engine.host_seq_s,
-        eager_s=table.eager_s * engine.host_kernel_s, low=table.low, high=table.high,
-        sources=table.sources, assumed=table.assumed,
+        scaled(table, scale), host_step_s=engine.host_step_s,
+        host_seq_s=engine.host_seq_s / pool.dp, eager_s=table.eager_s * engine.host_kernel_s,
+        low=table.low, high=table.high, sources=table.sources, assumed=table.assumed,
     )  # fmt: skip
 
 

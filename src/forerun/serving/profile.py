@@ -40,7 +40,7 @@ class EngineProfile(Spec):
     decode: float = Field(default=1.0, gt=0)
     prefill: float = Field(default=1.0, gt=0)
     transfer_s: float = Field(default=0.0, ge=0)  # hand-over from prefill to decode, a request
-    #: the API server, one process a replica, takes requests and sends tokens one at a time
+    #: the API server, one process an attention group, takes requests and sends tokens one at a time
     api_request_s: float = Field(default=0.0, ge=0)
     api_token_s: float = Field(default=0.0, ge=0)  # of an answer that is streamed
     #: how much of its length an answer may lack; a loop of equal answers stays in step for ever

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from forerun import catalog
 from forerun.cost.sheet import device_of, split_runtime
@@ -23,6 +24,7 @@ from forerun.spec.model import Model, Moe
 ALIKE = ({"fp8", "fp8_block", "mxfp8"}, {"nvfp4", "mxfp4"})
 #: requests a client of a closed loop sends, as benchmarks of engines do
 ROUNDS = 10
+SEATS, MOST_SEATS = 2048, 8192  # sequences of a step at most, of a group and of a replica
 _QUANTISED = re.compile(
     r"[-_](nvfp4|mxfp4|fp4|fp8|w8a8|w4a16|int8|int4|awq|gptq)([-_].*)?$", re.IGNORECASE
 )
@@ -100,7 +102,8 @@ def question(row: Mapping[str, str], known: EngineProfile | None = None) -> Ques
     if budget is None:
         budget = found.budget(isl)
         assumed.append(f"at most {budget} tokens a step")
-    seats = batch or _power(min(concurrency or n, 2048))
+    groups = max(pool.dp for pool in pools)
+    seats = batch or _power(min(concurrency or n, SEATS * groups, MOST_SEATS))
     engine_of = settings.model_copy(
         update={"max_num_seqs": seats, "max_num_batched_tokens": max(budget, seats)}
     )
@@ -146,7 +149,7 @@ def _pool(
     for i, (t, d, e, spare) in enumerate(tried):
         pool = Pool(tp=t, pp=pp, dp=d, ep=e, redundant_experts=spare, **common)
         try:
-            lower(model, pool)
+            _can_be_cut(model, pool)
         except SpecError:
             if i + 1 == len(tried):
                 raise
@@ -159,6 +162,13 @@ def _pool(
             )
         return pool
     raise AssertionError("unreachable")
+
+
+@lru_cache(maxsize=1024)
+def _can_be_cut(model: Model, pool: Pool) -> bool:
+    """True; raises SpecError where the layout is impossible."""
+    lower(model, pool)
+    return True
 
 
 def _spare(model: Model, n_devices: int) -> int:

@@ -44,7 +44,7 @@ class Engine(Spec):
     reserve: Literal["chunk", "prompt", "full"] = "chunk"
     n_blocks: int | None = Field(default=None, ge=1)  # overrides what memory leaves
     host_step_s: float = Field(default=0.0, ge=0)  # scheduling and launch of one step
-    host_seq_s: float = Field(default=0.0, ge=0)  # per sequence in a step (sampling, detokenising)
+    host_seq_s: float = Field(default=0.0, ge=0)  # per sequence of an attention group in a step
     host_request_s: float = Field(default=0.0, ge=0)  # API server and tokenising, before queueing
     host_prompt_token_s: float = Field(default=0.0, ge=0)  # the same, per prompt token
     host_kernel_s: float = Field(default=0.0, ge=0)  # launch of a kernel where no graph is replayed

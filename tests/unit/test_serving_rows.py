@@ -1,0 +1,183 @@
+"""Rows of `forerun predict serving`: what they say, what is refused, and laws of the answers."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from forerun.api._serving import OUT, predict_serving
+from forerun.errors import ForerunError
+from forerun.serving.answer import answer
+from forerun.serving.profile import engines, profile
+from forerun.serving.question import question
+from forerun.spec.columns import read_columns
+
+ROW = {
+    "model": "llama-3.1-8b", "device": "h100-sxm", "runtime": "vllm", "isl": "1024", "osl": "64",
+    "concurrency": "8",
+}  # fmt: skip
+
+
+def ask(**more):
+    return answer(question({**ROW, **more}))
+
+
+def refusal(**more):
+    with pytest.raises(ForerunError) as caught:
+        question({**ROW, **more})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ({"model": ""}, "model: is not given"),
+        ({"model": "llama-9"}, "is not in the catalog"),
+        ({"device": ""}, "device: is not given"),
+        ({"device": "h101"}, "did you mean"),
+        ({"isl": ""}, "isl, osl: must be given"),
+        ({"osl": "many"}, "'many' is not a number"),
+        ({"tp": "1.5"}, "is not a whole number"),
+        ({"concurrency": "-3"}, "negative"),
+        ({"dtype": "fp9"}, "'fp9' is not known"),
+        ({"mode": "both"}, "neither agg nor disagg"),
+        ({"mode": "disagg"}, "prefill_replicas: is not given"),
+        ({"spec_tokens": "3"}, "speculation is not simulated yet"),
+        ({"tp": "3"}, "has no experts to spread"),
+    ],
+)
+def test_a_row_that_cannot_be_answered_says_why(cells, said):
+    assert said in refusal(**cells)
+
+
+def test_what_is_not_given_is_named():
+    q = question({k: v for k, v in ROW.items() if k not in ("runtime", "concurrency")})
+    told = "; ".join(q.assumed)
+    assert "no runtime has no profile" in told
+    assert "a batch of 1 that comes at once" in told
+    assert "tokens a step" in told
+    assert (q.n_requests, q.concurrency, q.rate_per_s) == (1, None, float("inf"))
+
+
+def test_a_quantised_copy_stands_for_the_model_it_was_made_from():
+    q = question({**ROW, "model": "nvidia/Qwen3-32B-NVFP4", "dtype": "nvfp4", "device": "gb200"})
+    assert q.model.name == "qwen3-32b"
+    assert q.pools[0].dtype == "nvfp4"
+    assert any("is taken to be qwen3-32b" in a for a in q.assumed)
+
+
+def test_a_checkpoint_keeps_its_own_format_where_the_asked_one_is_no_narrower():
+    for asked, model in (("fp8", "deepseek-v3"), ("nvfp4", "gpt-oss-120b"), ("bf16", "minimax-m2.5")):
+        pool = question({**ROW, "model": model, "dtype": asked, "tp": "8"}).pools[0]
+        assert pool.dtype is None, model
+    assert question({**ROW, "dtype": "fp8"}).pools[0].dtype == "fp8"
+
+
+def test_a_layout_no_kernel_can_have_is_spread_by_attention_groups():
+    q = question({**ROW, "model": "deepseek-r1", "device": "gb200", "tp": "72"})
+    pool = q.pools[0]
+    assert (pool.tp, pool.dp, pool.ep, pool.redundant_experts) == (1, 72, 72, 32)
+    assert any("cannot be cut 72 ways" in a for a in q.assumed)
+
+
+@pytest.mark.parametrize("engine", engines())
+def test_every_engine_answers_with_ordered_ends_and_what_it_rests_on(engine):
+    a = ask(runtime=engine)
+    for name, value in a.seconds.items():
+        assert 0 < a.low[name] < value < a.high[name], name
+    for figure in ("ttft_s", "tpot_s", "e2el_s"):
+        s = a.seconds
+        assert s[f"{figure}_p50"] <= s[f"{figure}_p90"] <= s[f"{figure}_p99"]
+    assert a.seconds["e2el_s"] > a.seconds["ttft_s"] + 60 * a.seconds["tpot_s"]
+    assert profile(engine).rows > 100
+    assert f"{engine} profile of" in a.source
+    assert a.output_tokens_per_s_per_gpu == a.output_tokens_per_s
+    assert a.energy_j_per_token > 0
+    assert a.usd_per_mtok > 0
+
+
+def test_more_in_flight_give_more_tokens_a_second_and_slower_ones():
+    few, many = ask(concurrency="4"), ask(concurrency="64")
+    assert many.output_tokens_per_s > 3 * few.output_tokens_per_s
+    assert many.seconds["tpot_s"] > few.seconds["tpot_s"]
+    assert many.seconds["ttft_s"] > few.seconds["ttft_s"]
+
+
+def test_throughput_is_littles_law():
+    a = ask(concurrency="32", n_requests="1600")
+    whole = a.seconds["e2el_s"]
+    # the loop drains at its end, so a little less than all clients are at work on average
+    assert 32 / whole * 64 == pytest.approx(a.output_tokens_per_s, rel=0.06)
+
+
+def test_a_slower_rate_waits_less():
+    slow, fast = ask(concurrency="", rate_per_s="1"), ask(concurrency="", rate_per_s="20")
+    assert slow.seconds["ttft_s"] < fast.seconds["ttft_s"]
+    assert slow.output_tokens_per_s == pytest.approx(64, rel=0.15)
+
+
+def test_prompts_that_a_pool_of_their_own_computes_do_not_slow_answers():
+    apart = {
+        "mode": "disagg", "prefill_tp": "1", "decode_tp": "1", "prefill_replicas": "2",
+        "decode_replicas": "1", "concurrency": "16", "isl": "4096",
+    }  # fmt: skip
+    a, together = ask(**apart), ask(concurrency="16", isl="4096")
+    assert a.seconds["tpot_s"] < 0.7 * together.seconds["tpot_s"]
+    assert a.n_devices == 3
+    # half the prefill workers: never sooner
+    one = ask(**{**apart, "prefill_replicas": "1"})
+    assert one.seconds["ttft_s"] > a.seconds["ttft_s"]
+
+
+def test_an_api_server_that_takes_longer_than_the_engine_is_waited_for():
+    known = profile("vllm").model_copy(update={"api_request_s": 0.0, "api_token_s": 0.0})
+    slow = known.model_copy(update={"api_token_s": 1e-3})
+    row = {**ROW, "concurrency": "64"}
+    free, bound = (answer(question(row, p)) for p in (known, slow))
+    # 64 clients, 64 tokens of 1 ms each: a round takes 4.1 s at least
+    assert bound.seconds["e2el_s"] == pytest.approx(64 * 64 * 1e-3, rel=0.1)
+    assert bound.seconds["ttft_s"] > 10 * free.seconds["ttft_s"]
+    assert bound.seconds["tpot_s"] <= free.seconds["tpot_s"]
+
+
+def test_a_table_comes_back_with_every_column_of_the_contract(tmp_path):
+    source = tmp_path / "q.csv"
+    rows = [
+        {**ROW, "row_id": "a", "ttft_s": "0.1", "mine": "x"},
+        {**ROW, "row_id": "b", "model": "", "ttft_s": "", "mine": ""},
+        {**ROW, "row_id": "c", "model": "qwen3-32b", "device": "t4", "ttft_s": "", "mine": ""},
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    source.write_text(text.getvalue())
+    out = predict_serving(read_columns(source))
+    assert list(out)[-len(OUT) :] == list(OUT)
+    assert list(out["row_id"]) == ["a", "b", "c"]
+    assert list(out["mine"]) == ["x", "", ""]
+    assert list(out["given_ttft_s"]) == ["0.1", "", ""]
+    assert np.isfinite(out["ttft_s"][0])
+    assert np.isnan(out["ttft_s"][1:].astype(float)).all()
+    assert list(out["fits"]) == ["yes", "", "no"]
+    assert out["refused"][0] == ""
+    assert "model: is not given" in out["refused"][1]
+    assert "try:" in out["refused"][2]
+    assert "\n" not in out["refused"][2]
+
+
+@pytest.mark.parametrize("engine", engines())
+@pytest.mark.parametrize(("batch", "isl", "osl"), [(1, 1024, 64), (16, 2000, 300), (64, 512, 500)])
+def test_a_batch_that_is_alone_is_answered_as_its_simulation(monkeypatch, engine, batch, isl, osl):
+    from forerun.serving import answer as module
+
+    known = profile(engine).model_copy(update={"early": 0.0})
+    row = {**ROW, "concurrency": "", "max_batch": str(batch), "isl": str(isl), "osl": str(osl)}
+    q = question({**row, "runtime": engine}, known)
+    closed = answer(q)
+    monkeypatch.setattr(module, "_alone", lambda *_: None)
+    simulated = answer(q)
+    for name, value in simulated.seconds.items():
+        assert closed.seconds[name] == pytest.approx(value, rel=0.01), name
+    assert closed.energy_j_per_token == pytest.approx(simulated.energy_j_per_token, rel=0.1)
