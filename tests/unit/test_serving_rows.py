@@ -68,7 +68,11 @@ def test_a_quantised_copy_stands_for_the_model_it_was_made_from():
 
 
 def test_a_checkpoint_keeps_its_own_format_where_the_asked_one_is_no_narrower():
-    for asked, model in (("fp8", "deepseek-v3"), ("nvfp4", "gpt-oss-120b"), ("bf16", "minimax-m2.5")):
+    for asked, model in (
+        ("fp8", "deepseek-v3"),
+        ("nvfp4", "gpt-oss-120b"),
+        ("bf16", "minimax-m2.5"),
+    ):
         pool = question({**ROW, "model": model, "dtype": asked, "tp": "8"}).pools[0]
         assert pool.dtype is None, model
     assert question({**ROW, "dtype": "fp8"}).pools[0].dtype == "fp8"
@@ -179,5 +183,7 @@ def test_a_batch_that_is_alone_is_answered_as_its_simulation(monkeypatch, engine
     monkeypatch.setattr(module, "_alone", lambda *_: None)
     simulated = answer(q)
     for name, value in simulated.seconds.items():
-        assert closed.seconds[name] == pytest.approx(value, rel=0.01), name
+        assert closed.seconds[name] == pytest.approx(value, rel=0.02 if "_p" in name else 0.01), (
+            name
+        )
     assert closed.energy_j_per_token == pytest.approx(simulated.energy_j_per_token, rel=0.1)

@@ -34,8 +34,8 @@ def batch_at_once(
         room, chunks, ends = budget - decoding, [], done
         for i in range(done, batch):
             take = min(left[i], room)
-            if take <= 0:
-                break
+            if take <= 0 or (prompts_first and take < left[i] and chunks):
+                break  # a policy that puts prompts first does not cut them
             chunks.append((take, float(isl - left[i])))
             left[i] -= take
             room -= take
