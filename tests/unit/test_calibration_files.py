@@ -294,6 +294,14 @@ def test_the_first_folder_that_has_a_file_wins(tmp_path):
     assert len(store.all("gemm")) == 2
 
 
+@pytest.mark.parametrize(("mine", "shipped", "taken"), [(10, 900, 900), (900, 10, 900)])
+def test_what_is_common_to_devices_comes_from_the_most_rows(tmp_path, mine, shipped, taken):
+    for folder, n in (("mine", mine), ("shipped", shipped)):
+        general = dict(device="", engine="", version="", keys=("",), coefs=np.ones((1, len(NAMES))))
+        save(_calibration(**general, origins=(Origin("x", "y", "MIT", n),)), tmp_path / folder)
+    assert Store(tmp_path / "mine", tmp_path / "shipped").general("gemm").rows == taken
+
+
 def test_names_of_all_tables_are_known(tmp_path):
     save(_calibration(), tmp_path)
     save(_calibration(device="", engine="", version="", keys=("",), coefs=np.ones((1, len(NAMES))),

@@ -29,7 +29,7 @@ from forerun.cost.trees import Trees, trees_of_booster
 from forerun.errors import SpecError
 from forerun.measure.tables import Table
 
-#: rows below which a device keeps the general residual and only fits coefficients
+#: rows below which a device has coefficients and no residual
 LEAST_ROWS = 60
 #: rows a (device, runtime) adds to the fit over all devices, so that no table drowns the others
 MOST_ROWS = 6_000

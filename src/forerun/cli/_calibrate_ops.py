@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from forerun.cli._options import Output
@@ -32,15 +34,14 @@ def command(
     Writes one calibration a family, device and runtime, which every command uses from then on, and
     prints the errors on rows held out of the fit.
     """
-    from pathlib import Path
-
     from forerun.calibrate.accuracy import lines, text
     from forerun.calibrate.run import calibrate, counted, write
     from forerun.cost.calibration import user_folder
 
     out = Output("table", quiet, False, None)
-    done = calibrate(tables, only=only, form=form, workers=workers, say=out.note)
     folder = Path(to) if to else user_folder()
+    _check_folder(folder)
+    done = calibrate(tables, only=only, form=form, workers=workers, say=out.note)
     written = write(done, folder)
     size = sum(path.stat().st_size for path in written)
     out.note(f"wrote {counted(len(written), 'calibration')}, {size / 1e6:.2f} MB, to {folder}")
@@ -49,3 +50,14 @@ def command(
         return 0
     click.echo(text(lines(done.judged, ("op",)), ("op",)))
     return 0
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises SpecError, before minutes of fitting, where nothing can be written."""
+    import os
+
+    from forerun.errors import SpecError
+
+    place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise SpecError.one("--output", f"{place} is no folder that can be written", "another one")

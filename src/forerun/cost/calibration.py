@@ -72,7 +72,7 @@ class Calibration:
     errors: Errors
     origins: tuple[Origin, ...]
     date: str  # ISO day of the fit
-    trees: Trees | None = None  # None: too few rows, the general residual is used
+    trees: Trees | None = None  # None: too few rows, physics alone
     written_by: str = __version__
     schema: int = SCHEMA
     notes: tuple[str, ...] = field(default=())
@@ -214,7 +214,7 @@ def mismatch(own: Calibration) -> str:
 
 
 class Store:
-    """Calibrations by family, from folders; the first folder that has a file wins.
+    """Calibrations by family, from folders; of a device the first folder that has a file wins.
 
     Files are found when a family is first asked for and read when they are first used.
     """
@@ -239,9 +239,11 @@ class Store:
         return self._read[path]
 
     def general(self, family: str) -> Calibration | None:
-        """For devices never measured."""
-        path = self.files(family).get("general.npz")
-        return self.get(path) if path else None
+        """For devices never measured: the one fitted to most rows, so that a few rows of one's own
+        device do not take the place of all others'."""
+        paths = [folder / family / "general.npz" for folder in self.folders]
+        found = [self.get(path) for path in paths if path.exists()]
+        return max(found, key=lambda own: own.rows, default=None)
 
     def all(self, family: str) -> list[Calibration]:
         """Every calibration of a device."""

@@ -205,13 +205,14 @@ class Chosen:
         return c
 
     def residual(self, x: Rows, s: Sheet) -> np.ndarray:
-        """log(seconds / physics), float64 [N]: the device's own, else what others taught."""
+        """log(seconds / physics), float64 [N]: the device's own; what others taught where no
+        device of the architecture was measured."""
         features = self.module.features(x, s)
         used = self.own or self.general
         if self.own and self.own.trees:
             features |= self.module.own_features(x, s)
-        elif self.own:
-            used = self.general
+        # a device of few rows has coefficients that were fitted to be right without a residual:
+        # with that of others on top, errors on the rest of its rows were twice as large
         if used is None or used.trees is None:
             return np.zeros(x.n)
         lacking = set(used.trees.names) - set(features)
