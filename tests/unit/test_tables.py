@@ -499,6 +499,54 @@ def test_layer_profiles_v0_are_in_nanoseconds_and_attention_in_milliseconds(tmp_
     ]  # fmt: skip
 
 
+def test_llmcompass_rates_are_elements_and_become_seconds(tmp_path):
+    folder = tmp_path / "kernels"
+    _csv(folder / "matmul_A100.csv.gz", "m,k,n,tflops,latency_ms\n64,12288,4096,33,0.19\n")
+    _csv(folder / "softmax_A100.csv.gz", "rows,cols,gelem_per_s\n4096,512,100\n")
+    _csv(folder / "gelu_A100.csv.gz", "elements,gelem_per_s\n1048576,50\n")
+    _csv(folder / "gelu_NOBODY9.csv.gz", "elements,gelem_per_s\n1048576,50\n")
+    _csv(folder / "transformer_A100.csv.gz", "latency_s\n0.01\n")
+    gelu, matmul, softmax = read_tables(folder)
+    assert [matmul.rows.get(c)[0] for c in "mnk"] == [64, 4096, 12288]
+    assert matmul.time_s == pytest.approx([0.19e-3])
+    assert matmul.rows.words("device")[0] == "a100-sxm-80gb"
+    assert softmax.time_s == pytest.approx([4096 * 512 / 100e9])
+    assert [softmax.rows.get(c)[0] for c in ("n_tokens", "width", "read_bytes")] == [
+        4096,
+        512,
+        1024,
+    ]
+    assert gelu.time_s == pytest.approx([1048576 / 50e9])
+    assert gelu.rows.get("n_tokens")[0] * gelu.rows.get("width")[0] == 1048576
+
+
+SHEET = """\
+sheet,row,c0,c1,c2,c3,c4,c5,c6,c7,c8,c9
+{0},1,Precision,{1},,,,,,,,
+{0},4,Dense Matrix Multiplication,,M,N,K,A Transpose,B Transpose,,Time (msec),TERAFLOPS
+{0},5,,Speech,1760,7000,1760,N,T,,3.4,12.8
+{0},6,,Speech,1760,128,1760,N,N,,0.1,8
+{0},9,Convolution,,,,,,,,,
+{0},10,,,700,161,1,4,32,5,0.2,1
+"""
+
+
+def test_deepbench_products_end_where_the_convolutions_begin(tmp_path):
+    fp32 = SHEET.format("FP32", "Float")
+    fp16 = SHEET.format("FP16", '"16 bit inputs, 16 bit multiplication, 32 bit addition"')
+    mixed = SHEET.format("Mixed", '"16 bit inputs, 32 bit multiplication"')
+    body = [part.split("\n", 1)[1] for part in (fp16, mixed)]
+    specs = "Specs,1,CUDA Version,10.1,,,,,,,,\n"
+    _csv(tmp_path / "deep/train_NV_V100.csv.gz", fp32 + "".join(body) + specs)
+    tables = read_tables(tmp_path / "deep")
+    assert [t.rows.words("dtype")[0] for t in tables] == ["fp32", "fp16"]
+    x = tables[0].rows
+    assert [x.get(c).tolist() for c in "mnk"] == [[1760, 1760], [7000, 128], [1760, 1760]]
+    assert x.words("impl").tolist() == ["nt", "nn"]
+    assert x.words("runtime")[0] == "cuda 10.1"
+    assert tables[0].time_s == pytest.approx([3.4e-3, 0.1e-3])
+
+
 def test_every_format_says_where_its_numbers_come_from():
     for name in formats():
         if name != "plain":
@@ -510,6 +558,7 @@ SHARED = {
     "aiconfigurator_ops": (34, 745_626), "infersim_kernels": (22, 1_324),
     "neusight_ops": (13, 161_313), "vidur_profiles": (12, 78_487),
     "vllm_layer_profiles": (4, 41_624), "vllm_layer_profiles_v0": (6, 45_488),
+    "llmcompass_kernels": (4, 82), "deepbench": (3, 480),
 }  # fmt: skip
 
 
