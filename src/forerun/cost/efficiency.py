@@ -6,7 +6,7 @@ measurement (named in `SOURCE`) or an estimate, and says which.  Calibrations re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forerun.spec.device import Device
 
@@ -35,6 +35,9 @@ _REST = (
     "stream, gather, launch: estimates (streams reach about 0.9 of the sheet, graph replay 2-3 us)"
 )
 _EST = "all: estimates, no measurement read"
+_EAGER = "; engines on these devices replay no graphs, so launches are the host's"
+#: cards that a slot alone feeds do not hold their clocks under matrix load: estimate
+SLOT_W, SLOT_SHARE = 75.0, 0.7
 
 BY_ARCHITECTURE: dict[str, Efficiency] = {
     "pascal": Efficiency(0.75, 0.30, 0.80, 0.65, 4.0e-6, 16, _EST),
@@ -49,8 +52,8 @@ BY_ARCHITECTURE: dict[str, Efficiency] = {
     "cdna2": Efficiency(0.73, 0.35, 0.80, 0.60, 4.0e-6, 16, _MAMF + "rest: estimates"),
     "cdna3": Efficiency(0.57, 0.35, 0.80, 0.65, 4.0e-6, 16, _MAMF + "rest: estimates"),
     "cdna4": Efficiency(0.60, 0.38, 0.80, 0.65, 4.0e-6, 16, _EST),
-    "xehpc": Efficiency(0.60, 0.30, 0.75, 0.60, 6.0e-6, 16, _EST),
-    "xe2": Efficiency(0.65, 0.30, 0.80, 0.60, 6.0e-6, 16, _EST),
+    "xehpc": Efficiency(0.60, 0.30, 0.75, 0.60, 12.0e-6, 16, _EST + _EAGER),
+    "xe2": Efficiency(0.65, 0.30, 0.80, 0.60, 12.0e-6, 16, _EST + _EAGER),
 }  # fmt: skip
 
 BY_KIND: dict[str, Efficiency] = {
@@ -68,8 +71,12 @@ def efficiency(device: Device) -> Efficiency:
     name = device.architecture.lower().replace(" ", "").replace("-", "")
     for key, row in BY_ARCHITECTURE.items():
         if name.startswith(key):
-            return row
-    return BY_KIND[device.kind]
+            break
+    else:
+        row = BY_KIND[device.kind]
+    if device.kind == "gpu" and device.tdp_w and device.tdp_w <= SLOT_W:
+        return replace(row, gemm=row.gemm * SLOT_SHARE, attention=row.attention * SLOT_SHARE)
+    return row
 
 
 #: share of the 16-bit peak of chunked scans (Mamba-2, delta nets): estimate

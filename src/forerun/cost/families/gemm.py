@@ -58,6 +58,7 @@ HELD = 0.7
 #: a product of nothing that Python starts call by call, timed from outside: estimate
 EAGER_S = 30e-6
 EAGER = ("torch",)
+QUANTISE_S = 4e-6  # two short kernels: estimate
 GRAPH_S = 10e-6  # quantisation of activations included: estimate
 BLOCK = 8192  # rows priced at once, so that [rows, tiles] stays small
 
@@ -89,13 +90,15 @@ def _out(x: Rows) -> np.ndarray:
 def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
     """Before any measurement: the efficiencies of the device's architecture."""
     eager = np.isin(s.engine.astype(str), EAGER)
-    weight, _ = _bytes(x)
+    weight, act = _bytes(x)
     # narrow formats starve sooner; the wide ones do without matrix units and keep them busy
     share = np.where(weight < 1.5, 0.8, np.where(weight > 3, 1.1, 1.0))
+    # activations in a narrow format are scaled and converted first
+    first = np.where(act < 1.5, QUANTISE_S, 0.0)
     return {
         "compute": s.gemm * np.where(s.expands > 0, 0.85, share),
         "stream": s.stream,
-        "launch_s": np.where(eager, np.maximum(s.launch_s, EAGER_S), s.launch_s),
+        "launch_s": np.where(eager, np.maximum(s.launch_s, EAGER_S), s.launch_s + first),
     }
 
 
