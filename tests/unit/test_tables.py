@@ -554,6 +554,11 @@ def test_every_format_says_where_its_numbers_come_from():
             assert reader(name).LICENCE
 
 
+def test_every_format_has_a_section_in_the_reference():
+    page = Path(__file__).resolve().parents[2] / "docs" / "reference" / "measured-tables.md"
+    assert set(formats()) <= {line.strip("# ") for line in page.read_text().splitlines()}
+
+
 SHARED = {
     "aiconfigurator_ops": (34, 745_626), "infersim_kernels": (22, 1_324),
     "neusight_ops": (13, 161_313), "vidur_profiles": (12, 78_487),
