@@ -285,12 +285,13 @@ def test_power_never_exceeds_the_data_sheet():
 
 
 def test_a_kernel_that_would_draw_too_much_is_held_to_the_limit():
-    # 0.8 of the span for full flop and 0.6 for full memory are 1.4 spans: cut to one (80 W)
-    p = power(PLAIN)
-    flop, traffic = 0.8e14, 1e12  # one second of each at the sustained and the peak rate
-    assert p.dynamic_j(flop, 0.0, 0.0, 1.0, "bf16") == pytest.approx(64)
-    assert p.dynamic_j(0.0, traffic, 0.0, 1.0, "bf16") == pytest.approx(48)
-    assert p.dynamic_j(flop, traffic, 0.0, 1.0, "bf16") == pytest.approx(80)
+    p = power(PLAIN)  # 20 W idle of 100 W
+    assert p.span_w == 80
+    assert p.limit_w <= 80
+    little = p.limit_w / 4 / p.j_per_byte  # bytes that draw a quarter of the limit in a second
+    drawn = p.active_w + p.limit_w / 4
+    assert p.dynamic_j(0.0, little, 0.0, 1.0, "bf16") == pytest.approx(min(drawn, p.limit_w))
+    assert p.dynamic_j(0.0, 10 * little, 0.0, 1.0, "bf16") == pytest.approx(p.limit_w)
 
 
 def test_shares_of_the_typical_step_sum_to_one():

@@ -1,0 +1,63 @@
+"""ML.ENERGY benchmark v3, `public/data/tasks`: vLLM 0.11.1 at a steady batch, NVML energy.
+
+`avg_power_watts` is of all GPUs together; energy per token = power / output tokens a second holds
+to the last digit.  `tensor_parallel` is 1 where `expert_parallel` is not: attention of those runs
+is spread over the same devices.  Prompt lengths are not in the rows: `ISL` are estimates, of which
+500 for lm-arena-chat (whole conversations) is the one that makes predicted steps as long as
+measured; energy changes by under 3 % between 250 and 1,000.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from forerun.cost.sheet import device_of
+from forerun.measure.energy import Runs
+from forerun.measure.tables._table import frame_of, mapped, needed, numbers, texts
+
+ORIGIN = "ml-energy/leaderboard @0cd52da, public/data/tasks (ML.ENERGY Benchmark v3)"
+LICENCE = "unstated"
+RUNTIME = "vllm 0.11.1"
+#: mean prompt, tokens: estimates (see above).  Tasks with images or video are left out, since what
+#: their encoders compute is not in the rows either
+ISL = {"gpqa": 250.0, "lm-arena-chat": 500.0, "sourcegraph-fim": 500.0}
+DTYPES = {"bfloat16": "bf16", "fp8": "fp8", "mxfp4": "mxfp4"}
+COLUMNS = (
+    "task", "model_id", "gpu_model", "num_gpus", "expert_parallel", "weight_precision",
+    "avg_batch_size", "avg_output_len", "output_throughput_tokens_per_sec", "avg_power_watts",
+)  # fmt: skip
+
+
+def read(folder: Path) -> Runs:
+    """Text tasks of every file in the folder.  Raises SpecError for files that lack columns."""
+    import polars
+
+    frames = []
+    for path in sorted(folder.glob("*.csv*")):
+        frame = frame_of(path)
+        needed(frame, COLUMNS, path)
+        frames.append(frame.select(COLUMNS).cast({"weight_precision": polars.String}))
+    frame = polars.concat(frames, how="vertical_relaxed")
+    frame = frame.filter(frame["task"].is_in(list(ISL)))
+    gpus, n = texts(frame, "gpu_model"), numbers(frame, "num_gpus")
+    batch = numbers(frame, "avg_batch_size")
+    ok = (batch > 0) & (numbers(frame, "avg_power_watts") > 0)
+    found = Runs(
+        model=texts(frame, "model_id"),
+        device=np.array([device_of(gpu)[0].name for gpu in gpus], dtype=object),
+        dtype=mapped(texts(frame, "weight_precision"), DTYPES, str(folder)),
+        runtime=np.full(frame.height, RUNTIME, dtype=object),
+        n_devices=n.astype(int),
+        ep=numbers(frame, "expert_parallel").astype(int),
+        batch=batch,
+        isl=np.array([ISL[task] for task in texts(frame, "task")]),
+        osl=numbers(frame, "avg_output_len"),
+        step_s=batch / numbers(frame, "output_throughput_tokens_per_sec"),
+        power_w=numbers(frame, "avg_power_watts") / n,
+        origin=ORIGIN,
+        licence=LICENCE,
+        estimated=("prompt lengths",),
+    )
+    return found.take(ok)
