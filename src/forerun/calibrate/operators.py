@@ -35,6 +35,8 @@ LEAST_ROWS = 60
 MOST_ROWS = 6_000
 #: rows of each that coefficients are solved on: they are few, and the physics is slow
 SOLVED_ROWS = 1_500
+#: share of rows an interval is to hold
+HELD = 0.8
 #: how many devices' worth of doubt stand against moving a starting value for all
 SHRINK = 2.0
 #: weight of a coefficient's starting value: this many rows that agree with it
@@ -227,15 +229,35 @@ def fit_general(
         out = used.s.device == device
         spread = spread_of(used.take(~out), off[~out], weights=weight[~out])
         low[out], high[out] = bounds(used.take(out), spread, said[out])
+    # devices differ by more than the rows of those known do: so much wider an interval has to be
+    middle, half = np.log(low * high) / 2 - np.log(said), np.log(high / low) / 2
+    need = np.abs(off - middle) / half
+    for device in devices:
+        out = used.s.device == device
+        wider = max(1.0, _quantile(need[~out], weight[~out], HELD))
+        low[out] = said[out] * np.exp(middle[out] - wider * half[out])
+        high[out] = said[out] * np.exp(middle[out] + wider * half[out])
     spread = spread_of(used, off, weights=weight)
     if scaled.any():
         near = spread_of(used.take(scaled), off[scaled], weights=weight[scaled])
         spread |= {f"sibling: {name}": pair for name, pair in near.items()}
+    wider = max(1.0, _quantile(need, weight, HELD))
     whole = replace(
-        whole, spread={**spread, **_other_runtime(used, owns)},
+        whole, spread={**_widened(spread, wider), **_other_runtime(used, owns)},
         errors=errors_of(off, "each device left out in turn"),
     )  # fmt: skip
     return whole, Scored(used, False, said, low, high)
+
+
+def _widened(
+    spread: Mapping[str, tuple[float, float]], factor: float
+) -> dict[str, tuple[float, float]]:
+    """Intervals so many times as wide about their middle."""
+    out = {}
+    for name, (low, high) in spread.items():
+        middle, half = (low + high) / 2, factor * (high - low) / 2
+        out[name] = (middle - half, middle + half)
+    return out
 
 
 def from_siblings(rest: Data, others: Sequence[Calibration]) -> tuple[np.ndarray, np.ndarray]:

@@ -110,11 +110,13 @@ def _folders() -> Iterator[tuple[str, str, str]]:
 
 
 def _answers() -> Iterator[tuple[str, str, str]]:
-    from forerun import catalog
+    from forerun import catalog, paths
+    from forerun.cost.calibration import store
 
     yield "catalog", f"{len(catalog.devices())} devices", f"{len(catalog.models())} models"
-    folder = Path(catalog.__file__).parents[1] / "cost" / "calibrations"
-    fits = sorted(p.stem for p in folder.glob("*.*") if p.suffix in (".yaml", ".json", ".npz"))
-    yield "measured here", "nothing", "forerun measures nothing on this machine yet"
-    yield "calibrated", ", ".join(fits) or "nothing", "times fitted to other people's measurements"
+    tables = sorted((paths.data_dir() / "measurements").glob("*.csv"))
+    here = ", ".join(table.name for table in tables) or "nothing"
+    yield "measured here", here, "forerun measure times operators on this machine"
+    fits = {p.name.split("--")[0] for place in store().folders for p in place.glob("*/*--*.npz")}
+    yield "calibrated", f"{len(fits)} devices", "times fitted to measurements of them"
     yield "modelled", "everything else", "from data sheets: an interval stands beside each answer"

@@ -103,6 +103,10 @@ def question(row: Mapping[str, str], known: EngineProfile | None = None) -> Ques
         budget = found.budget(isl)
         assumed.append(f"at most {budget} tokens a step")
     groups = max(pool.dp for pool in pools)
+    if found.early and concurrency:
+        assumed.append(
+            f"answers end up to {100 * found.early:g} % early, so a loop falls out of step"
+        )
     seats = batch or _power(min(concurrency or n, SEATS * groups, MOST_SEATS))
     engine_of = settings.model_copy(
         update={"max_num_seqs": seats, "max_num_batched_tokens": max(budget, seats)}

@@ -31,7 +31,8 @@ def batch_at_once(
     ahead = np.zeros(batch)  # tokens that each has decoded during the prefill of others
     while done < batch:
         decoding = 0 if prompts_first else done
-        room, chunks, ends = budget - decoding, [], done
+        room, ends = budget - decoding, done
+        chunks: list[tuple[int, float]] = []
         for i in range(done, batch):
             take = min(left[i], room)
             if take <= 0 or (prompts_first and take < left[i] and chunks):
