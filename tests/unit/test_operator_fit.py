@@ -281,10 +281,47 @@ def test_more_noise_is_a_wider_interval_and_a_larger_error():
     assert found[0].errors.split == "a fifth of the shapes held out"
 
 
-def test_too_few_rows_to_hold_out_say_that_they_judge_themselves():
-    own = fit(_data("rowwise", 3), date="d").calibrations[1]
+def test_a_device_of_few_rows_is_judged_on_rows_its_fit_did_not_see():
+    """Each fifth in turn: the error that is stated is that of new rows, and so is the interval."""
+    stated, true, inside = [], [], []
+    for seed in range(12):
+        few, new = (_data("gemm", n, noise=0.1, seed=s) for n, s in ((12, seed), (200, 50 + seed)))
+        (group,) = groups(few.x, few.s)
+        own, scored = fit_own(few, group, date="d")
+        assert own.trees is None
+        assert own.errors.split == "each fifth of the shapes held out in turn"
+        assert own.errors.n == scored.data.x.n == 12
+        said = fitting.predicted(new, own, None)
+        low, high = fitting.bounds(new, own.spread, said)
+        stated.append(own.errors.median)
+        true.append(np.median(np.abs(said / new.time_s - 1)))
+        inside.append(np.mean((low <= new.time_s) & (new.time_s <= high)))
+    assert np.mean(stated) == pytest.approx(np.mean(true), rel=0.4)
+    assert 0.7 < np.mean(inside) < 0.95
+
+
+def test_no_row_of_a_few_is_in_the_fit_that_predicts_it():
+    data = _data("rowwise", 20, noise=0.05)
+    (group,) = groups(data.x, data.s)
+    _, before = fit_own(data, group, date="d")
+    for i in range(0, 20, 5):
+        _, after = fit_own(_poisoned(data, np.arange(20) == i), group, date="d")
+        assert after.predicted_s[i] == before.predicted_s[i]
+        assert (after.predicted_s != before.predicted_s).sum() > 5
+
+
+def test_one_shape_alone_judges_itself_and_says_so():
+    one = _data("rowwise", 40)
+    same = {name: np.full(40, column[0]) for name, column in one.x.number.items()}
+    formats = np.array(["bf16", "fp16", "fp32", "fp8"] * 10, dtype=object)
+    x = replace(one.x, number=same, text={**one.x.text, "dtype": formats})
+    data = replace(one, x=x, s=sheet(x), time_s=np.full(40, 1e-4))
+    (group,) = groups(data.x, data.s)
+    own, scored = fit_own(data, group, date="d")
     assert own.errors.split == "rows used for fitting"
-    assert own.trees is None
+    assert scored is None
+    own, scored = fit_own(data.take(np.repeat(np.arange(40), 3)), group, date="d")
+    assert own.errors.split == "rows used for fitting"
 
 
 # -- residuals -------------------------------------------------------------------------------------

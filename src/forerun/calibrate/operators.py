@@ -11,7 +11,7 @@ whole devices left out in turn for the others.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -31,6 +31,8 @@ from forerun.measure.tables import Table
 
 #: rows below which a device has coefficients and no residual
 LEAST_ROWS = 60
+#: parts of such a device's rows, each predicted from the others
+FIFTHS = 5
 #: rows a (device, runtime) adds to the fit over all devices, so that no table drowns the others
 MOST_ROWS = 6_000
 #: rows of each that coefficients are solved on: they are few, and the physics is slow
@@ -152,7 +154,7 @@ def fit_own(
     mine: Data, group: operators.Group, *, date: str, with_errors: bool = True
 ) -> tuple[Calibration, Scored | None]:
     """The calibration of one device and runtime from its rows, and a fifth of them predicted from
-    the other shapes."""
+    the other shapes; of a few rows each fifth in turn."""
 
     def fitted(part: Data) -> Calibration:
         keys, coefs = fit_coefs(part)
@@ -173,12 +175,16 @@ def fit_own(
 
     own = fitted(mine)
     test = held_out(mine.x)
-    if not with_errors or not 3 <= np.count_nonzero(test) < mine.x.n:
+    said, rest, split = None, mine, "each fifth of the shapes held out in turn"
+    if with_errors and mine.x.n < LEAST_ROWS:
+        said = crossed(mine, fitted)
+    elif with_errors and 3 <= np.count_nonzero(test) < mine.x.n:
+        rest, split = mine.take(test), "a fifth of the shapes held out"
+        said = predicted(rest, fitted(mine.take(~test)), None)
+    if said is None:
         off = np.log(mine.time_s / predicted(mine, own, None))
         stated = errors_of(off, "rows used for fitting")
         return replace(own, spread=spread_of(mine, off), errors=stated), None
-    seen, rest = fitted(mine.take(~test)), mine.take(test)
-    said = predicted(rest, seen, None)
     off = np.log(rest.time_s / said)
     # the interval that is scored comes from one half of these rows and is tried on the other
     half = held_out(rest.x, share=0.5, salt=1)
@@ -187,10 +193,24 @@ def fit_own(
         if a.any() and b.any():
             spread = spread_of(rest.take(a), off[a])
             low[b], high[b] = bounds(rest.take(b), spread, said[b])
-    own = replace(
-        own, spread=spread_of(rest, off), errors=errors_of(off, "a fifth of the shapes held out")
-    )
+    own = replace(own, spread=spread_of(rest, off), errors=errors_of(off, split))
     return own, Scored(rest, True, said, low, high)
+
+
+def crossed(mine: Data, fitted: Callable[[Data], Calibration]) -> np.ndarray | None:
+    """Seconds of every row by a fit to the other four fifths of the shapes, float64 [N]; None where
+    a fifth has all of them.
+
+    A fifth of a few rows is too few to say how far a fit is off.
+    """
+    fifth = sum(held_out(mine.x, share=k / FIFTHS).astype(int) for k in range(1, FIFTHS))
+    said = np.empty(mine.x.n)
+    for k in np.unique(fifth):
+        out = fifth == k
+        if out.all():
+            return None
+        said[out] = predicted(mine.take(out), fitted(mine.take(~out)), None)
+    return said
 
 
 def fit_general(
