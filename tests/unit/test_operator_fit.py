@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from forerun.calibrate import operators as fitting
-from forerun.calibrate.accuracy import accuracy, lines, splits, text
+from forerun.calibrate.accuracy import accuracy, judge, lines, splits, text
 from forerun.calibrate.baselines import nearest_scaled_s, roofline_s
 from forerun.calibrate.operators import Data, fit, fit_coefs, fit_own, gathered, learn
 from forerun.calibrate.run import calibrate, check_family, fitted, write
@@ -450,6 +450,22 @@ def test_the_nearest_row_is_scaled_by_the_ratio_of_data_sheets():
     twice = replace(known, time_s=2 * known.time_s)
     assert nearest_scaled_s(twice, asked) == pytest.approx(2 * known.time_s[:5])
     assert np.isnan(nearest_scaled_s(known.take(np.arange(0)), asked)).all()
+
+
+@pytest.mark.parametrize("n", [30, 300])
+def test_the_nearest_row_is_never_the_row_itself(n):
+    data = _data("gemm", n)
+    scored = [s for s in fit(data, date="d").scored if s.seen]
+    (judged,) = [judge(data, s) for s in scored]
+    assert (judged.nearest > 1e-9).all()
+    assert np.isfinite(judged.nearest).all()
+
+
+def test_a_scored_table_that_no_fit_saw_has_no_rows_to_be_near_to(tmp_path):
+    data = _data("gemm", 30)
+    said = np.full(30, 1e-4)
+    judged = judge(data.take(np.arange(0)), fitting.Scored(data, True, said, said, said))
+    assert np.isnan(judged.nearest).all()
 
 
 def _table(path, x, time_s):

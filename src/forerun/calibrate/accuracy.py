@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from forerun.calibrate.baselines import nearest_scaled_s, roofline_s
-from forerun.calibrate.operators import Data, Scored, gathered, regimes, thinned
-from forerun.calibrate.split import held_out
+from forerun.calibrate.operators import FIFTHS, Data, Scored, gathered, regimes, thinned
+from forerun.calibrate.split import held_out, parts_of
 from forerun.cost import operators
 from forerun.cost.calibration import REGIMES, Store, store
 from forerun.errors import Problem, SpecError, nearest
@@ -57,9 +57,8 @@ def judge(data: Data, scored: Scored) -> Judged:
     nearest = np.empty(rest.x.n)
     device = rest.s.device.astype(str)
     for name in np.unique(device):
-        mine = np.flatnonzero(device == name)
-        known = _known(data, rest, mine, scored.seen)
-        nearest[mine] = nearest_scaled_s(data.take(known), rest.take(mine))
+        for mine, known in _kept_apart(data, rest, np.flatnonzero(device == name), scored.seen):
+            nearest[mine] = nearest_scaled_s(data.take(known), rest.take(mine))
     return Judged(
         scored,
         ape=np.abs(scored.predicted_s / measured - 1),
@@ -70,13 +69,22 @@ def judge(data: Data, scored: Scored) -> Judged:
     )
 
 
-def _known(data: Data, rest: Data, mine: np.ndarray, seen: bool) -> np.ndarray:
-    """Rows the nearest-row baseline may use: as much as the fit did."""
+def _kept_apart(
+    data: Data, rest: Data, mine: np.ndarray, seen: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows asked about, rows the nearest-row baseline may use): as much as the fit did."""
+    same = data.s.device == rest.s.device[mine[0]]
     if not seen:
-        known = np.flatnonzero(data.s.device != rest.s.device[mine[0]])
-    else:
-        same = (data.s.device == rest.s.device[mine[0]]) & ~held_out(data.x)
-        known = np.flatnonzero(same)
+        yield mine, _thinned(data, np.flatnonzero(~same))
+    elif held_out(rest.x.take(mine)).all():
+        yield mine, _thinned(data, np.flatnonzero(same & ~held_out(data.x)))
+    else:  # a device of few rows: each part of them was predicted from the others
+        asked, known = parts_of(rest.x.take(mine), FIFTHS), parts_of(data.x, FIFTHS)
+        for k in np.unique(asked):
+            yield mine[asked == k], _thinned(data, np.flatnonzero(same & (known != k)))
+
+
+def _thinned(data: Data, known: np.ndarray) -> np.ndarray:
     part = data.take(known)
     return known[thinned(part)] if part.x.n else known
 

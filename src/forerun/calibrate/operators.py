@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from forerun import catalog
-from forerun.calibrate.split import held_out
+from forerun.calibrate.split import held_out, parts_of
 from forerun.cost import operators
 from forerun.cost.calibration import REGIMES, Calibration, Errors, Origin
 from forerun.cost.families import family, family_of_op
@@ -203,7 +203,7 @@ def crossed(mine: Data, fitted: Callable[[Data], Calibration]) -> np.ndarray | N
 
     A fifth of a few rows is too few to say how far a fit is off.
     """
-    fifth = sum(held_out(mine.x, share=k / FIFTHS).astype(int) for k in range(1, FIFTHS))
+    fifth = parts_of(mine.x, FIFTHS)
     said = np.empty(mine.x.n)
     for k in np.unique(fifth):
         out = fifth == k

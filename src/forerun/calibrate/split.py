@@ -23,3 +23,8 @@ def held_out(x: Rows, *, share: float = SHARE, salt: int = 0) -> np.ndarray:
             mixed ^= mixed >> np.uint64(29)
         mixed *= np.uint64(0x94D049BB133111EB)
     return (mixed >> np.uint64(11)).astype(float) / 2.0**53 < share
+
+
+def parts_of(x: Rows, n: int) -> np.ndarray:
+    """One of n parts for each row, by its shape as above, int [N]."""
+    return sum((held_out(x, share=k / n).astype(int) for k in range(1, n)), np.zeros(x.n, int))
