@@ -368,6 +368,19 @@ def test_a_published_row_without_a_size_is_left_out_and_counted(tmp_path):
     assert dict(table.n_dropped) == {"a size that is missing or cannot be": 2}
 
 
+def test_published_rows_of_a_device_without_a_data_sheet_are_left_out_and_counted(tmp_path):
+    folder = tmp_path / "neusight"
+    folder.mkdir()
+    sizes = dict(OPName=["bmm"] * 2, Latency=[0.5] * 2, B=[16] * 2, M=[512] * 2, N=[64] * 2,
+                 K=[256] * 2)  # fmt: skip
+    for devices in (["Tesla T4", "Nobody 9000"], ["Nobody 9000", "Nobody 9001"]):
+        polars.DataFrame(sizes | {"Device": devices}).write_parquet(folder / "bmm.parquet")
+        (table,) = read_tables(folder)
+        n = devices.count("Tesla T4")
+        assert table.rows.n == n
+        assert table.n_dropped["a device or format without a data sheet"] == 2 - n
+
+
 def test_a_file_is_read_from_within_its_folder(tmp_path, monkeypatch):
     _aic(tmp_path, "gemm", dict(
         op_name=["gemm"], kernel_source=["x"], gemm_dtype=["bfloat16"], m=[4096], n=[4096],

@@ -41,13 +41,14 @@ def checked(
     """The table of rows that can be; repeated rows become their median.
 
     where : what row i is called in messages; else the name and a line of the file, under a header.
-    strict : a table of one's own.  Rows of no known operator, and sizes that are missing or cannot
-    be, are refused one by one; of tables that others published they are left out and counted.
+    strict : a table of one's own.  Operators, devices and formats that are not known, and sizes
+    that are missing or cannot be, are refused one by one; of tables that others published, whom
+    nobody here can mend, they are left out and counted.
 
     Counted and left out: no time, a time of 0 (how collectors mark a failed run), a negative one.
-    Raises SpecError, with the rows and all at once, for devices, formats and columns that are not
-    known or not there; then for times that cannot be those of the device: units off by a thousand,
-    or rates above its peak in more than SHARE_ABOVE of the rows.
+    Raises SpecError, with the rows and all at once, for columns that are not there; then for times
+    that cannot be those of the device: units off by a thousand, or rates above its peak in more
+    than SHARE_ABOVE of the rows.
     """
     called = where or (lambda i: f"{name}:{i + 2}")
     count: dict[str, int] = {}
@@ -60,15 +61,20 @@ def checked(
         "negative or endless time": (time_s < 0) | np.isinf(time_s),
     }
     lacking, problems = _sizes(rows, name, called, strict)
-    if not strict:
+    unknown, said = _devices(rows, called)
+    if strict:
+        problems += said
+    else:
         bad["a size that is missing or cannot be"] = lacking
-    problems += _devices(rows, called)
+        bad["a device or format without a data sheet"] = unknown
     if problems:
         raise SpecError(*problems)
     for reason, which in bad.items():
         if which.any():
             count[reason] = int(which.sum())
     good = np.flatnonzero(~np.logical_or.reduce(list(bad.values())))
+    if unknown.all() and not strict:  # the other tables of the set are still good
+        return Table(rows.take(good), time_s[good], name, origin, licence, count)
     if not len(good):
         why = ", ".join(f"{n} {reason}" for reason, n in count.items())
         raise SpecError.one(name, f"holds no row that can be used ({why})", "measure them again")
@@ -123,18 +129,20 @@ def _each(at: np.ndarray, said: np.ndarray, called: Where) -> Iterable[Problem]:
         yield Problem(called(int(at[TOLD])), f"and {len(at) - TOLD:,} more rows like these")
 
 
-def _devices(rows: Rows, called: Where) -> list[Problem]:
-    """Devices and formats without a data sheet, each once."""
-    known = np.array([family_of_op(op) is not None for op in rows.words("op")])
-    at = np.flatnonzero(known)
+def _devices(rows: Rows, called: Where) -> tuple[np.ndarray, list[Problem]]:
+    """Rows whose device or format no data sheet describes, bool [N], and each of them in a
+    sentence."""
+    out = np.zeros(rows.n, dtype=bool)
+    at = np.flatnonzero([family_of_op(op) is not None for op in rows.words("op")])
     by_sentence: dict[str, list[int]] = {}
     for i, sentence in sheet(rows.take(at)).problems.items():
+        out[at[i]] = True
         by_sentence.setdefault(sentence, []).append(int(at[i]))
     found = []
     for sentence, mine in sorted(by_sentence.items(), key=lambda item: item[1][0]):
         what, _, fix = sentence.partition("; try ")
         found.append(Problem(_some(np.sort(mine), called), what, fix or "another dtype"))
-    return found
+    return out, found
 
 
 def _physics(rows: Rows, time_s: np.ndarray, called: Where) -> Iterable[Problem]:
