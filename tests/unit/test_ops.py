@@ -293,7 +293,7 @@ def test_experts_that_cannot_be_spread_are_refused():
     m = small(ffn=Moe(inter=16, n_experts=6, topk=2))
     problems = check_parallel(m, Pool(device=H100, dp=4, ep=4), device(H100))
     assert [p.what for p in problems] == ["4 does not divide 6 experts of small"]
-    assert problems[0].fix == "ep = 1 or 2"
+    assert problems[0].fix == "ep = 1 or 2; or redundant_experts = 2"
 
 
 def test_a_layout_beyond_the_node_needs_a_network():

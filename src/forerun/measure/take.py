@@ -67,8 +67,8 @@ def take(
     say(f"{len(wanted)} points on {device.name} with {bench.runtime}")
     stopped = False
     try:
-        for row in work(wanted, passes, rounds=rounds):
-            if clock() >= end:
+        for n, row in enumerate(work(wanted, passes, rounds=rounds)):
+            if n and clock() >= end:  # one at least, however short the time
                 stopped = True
                 break
             passes.add(row, one_pass(bench.prepare(row), pass_s=pass_s), about)
