@@ -9,6 +9,7 @@ import pytest
 from forerun.calibrate import operators as fitting
 from forerun.calibrate.accuracy import judge, lines
 from forerun.calibrate.operators import fit, gathered
+from forerun.cost.operators import predict
 from forerun.measure.tables import Table, read_all
 
 ROWS = 1_500  # of each table
@@ -81,3 +82,17 @@ def test_a_device_never_measured_is_nearer_than_its_roofline(judged):
 def test_intervals_hold_on_rows_not_used(judged):
     _, line = judged
     assert 0.7 < line[True].covered < 0.9
+
+
+def test_every_measured_row_is_answered(shared_data):
+    """A few hundred of each table, by what is installed; also of tables no fit has seen."""
+    names = (
+        "aiconfigurator_ops", "deepbench", "infersim_kernels", "llmcompass_kernels", "neusight_ops",
+        "vidur_profiles", "vllm_layer_profiles", "vllm_layer_profiles_v0",
+    )  # fmt: skip
+    for table in read_all([shared_data / name for name in names]):
+        at = np.random.default_rng(0).permutation(table.rows.n)[:300]
+        found = predict(table.rows.take(at))
+        assert set(found.refused) == {""}, table.name
+        assert np.isfinite(found.time_s).all()
+        assert (found.low_s <= found.high_s).all()
