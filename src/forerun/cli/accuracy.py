@@ -83,12 +83,19 @@ def command(
 
 
 def runs_of(tables: Sequence[str]) -> tuple[Any, list[str]]:
-    """(the serving runs in those that hold some, or None; the other tables)."""
+    """(the serving runs in files, folders and their folders, or None; paths to search for tables of
+    operators)."""
+    from pathlib import Path
+
     from forerun.measure.runs import joined, read_runs
 
-    found = {path: read_runs(path) for path in tables}
-    runs = [r for r in found.values() if r is not None]
-    return joined(runs) if runs else None, [path for path, r in found.items() if r is None]
+    runs, rest = [], []
+    for path in tables:
+        own = read_runs(path)
+        inside = sorted(Path(path).glob("*/")) if own is None else []
+        runs += [r for r in (own, *map(read_runs, inside)) if r is not None]
+        rest += [path] if own is None else []
+    return joined(runs) if runs else None, rest
 
 
 def _scored(runs: Any, workers: int) -> Any:

@@ -69,11 +69,8 @@ BY_KIND: dict[str, Efficiency] = {
 def efficiency(device: Device) -> Efficiency:
     """The row for a device: by the start of its architecture's name, else by its kind."""
     name = device.architecture.lower().replace(" ", "").replace("-", "")
-    for key, row in BY_ARCHITECTURE.items():
-        if name.startswith(key):
-            break
-    else:
-        row = BY_KIND[device.kind]
+    known = (row for key, row in BY_ARCHITECTURE.items() if name.startswith(key))
+    row = next(known, BY_KIND[device.kind])
     if device.kind == "gpu" and device.tdp_w and device.tdp_w <= SLOT_W:
         return replace(row, gemm=row.gemm * SLOT_SHARE, attention=row.attention * SLOT_SHARE)
     return row
