@@ -7,26 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from forerun import units
+from forerun.cost.reserve import activation_bytes, reserve_bytes, visible_bytes
 from forerun.errors import Problem, ShapeError
 from forerun.ops.attention import Attention
 from forerun.ops.check import check_parallel, divisors
 from forerun.ops.collectives import Collective
-from forerun.ops.embedding import Embedding
-from forerun.ops.graph import Graph, Op
+from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
-from forerun.ops.sampling import Sampling
 from forerun.ops.ssm import Scan
 from forerun.spec.deployment import Pool
 from forerun.spec.device import Device
 from forerun.spec.dtype import WEIGHT_BYTES
 from forerun.spec.model import Linear, Model
 
-#: driver context and libraries of one process.  551 MB and, for NCCL, 342 MB (2 devices) to 392 MB
-#: (4 and more): ai-dynamo/aiconfigurator, systems/h100_sxm.yaml, "observations" (read 2026-11)
-CONTEXT_BYTES = 551e6
-NCCL_BYTES = {2: 358.6e6, 3: 411.0e6}
-#: captured graphs live outside gpu_memory_utilization; vLLM logs report about this much: estimate
-GRAPH_BYTES = 0.6e9
 #: formats tried, in this order, when weights do not fit
 SMALLER = ("fp8", "int4_wo")
 
@@ -62,11 +55,11 @@ class Memory:
     """
 
     device: str
-    hbm_bytes: float
+    hbm_bytes: float  # that programs can have
     budget_bytes: float  # gpu_memory_utilization of it
     stages: tuple[Stage, ...]
     activation_bytes: float  # of the largest step the engine allows
-    reserve_bytes: float  # driver, libraries, communication buffers
+    reserve_bytes: float  # libraries, communication buffers, captured graphs
     block_tokens: int
     max_num_seqs: int
     groups: int
@@ -207,8 +200,8 @@ def measure(model: Model, pool: Pool, device: Device) -> Memory:
     if model.max_len is None and engine.max_model_len is None:
         assumed.append("the model's longest context is not known; none is assumed")
     return Memory(
-        device=device.name, hbm_bytes=device.hbm_bytes,
-        budget_bytes=device.hbm_bytes * engine.gpu_memory_utilization,
+        device=device.name, hbm_bytes=visible_bytes(device),
+        budget_bytes=visible_bytes(device) * engine.gpu_memory_utilization,
         stages=tuple(_stage(graph, parts) for parts in graph.stages()),
         activation_bytes=activation_bytes(graph, pool),
         reserve_bytes=reserve_bytes(device, pool),
@@ -235,39 +228,6 @@ def _stage(graph: Graph, parts: list[tuple[int, int]]) -> Stage:
                 scans.append((op.shape, times))
     kept = {k: v for k, v in weights.items() if v}
     return Stage(kept, tuple(attention), tuple(scans))
-
-
-def activation_bytes(graph: Graph, pool: Pool) -> float:
-    """Peak of activations on a device in a step of max_num_batched_tokens.
-
-    The larger of: inputs and outputs of the hungriest operator beside hidden state and residual;
-    logits of max_num_seqs sequences in 16 bits, fp32 and as probabilities (what vLLM's profiling
-    run meets).
-    """
-    act = WEIGHT_BYTES[graph.math]
-    T, S = pool.engine.max_num_batched_tokens, -(-pool.engine.max_num_seqs // pool.dp)
-
-    def held(op: Op) -> float:
-        if op.axis != "tokens" or isinstance(op.shape, Collective | Embedding | Sampling):
-            return 0.0
-        if isinstance(op.shape, Attention | Scan):
-            return 0.0
-        return float(op.shape.counts(-(-T // op.split)).activation_bytes)
-
-    stay = 2 * -(-T // (pool.dp * pool.cp)) * graph.hidden * act
-    return max(max(map(held, graph.ops)) + stay, S * graph.vocab * (act + 8.0))
-
-
-def reserve_bytes(device: Device, pool: Pool) -> float:
-    """Driver context, libraries and communication buffers of one device."""
-    n = pool.devices_per_replica
-    reserve = CONTEXT_BYTES if device.kind in ("gpu", "npu", "tpu") else 0.0
-    if n > 1:
-        reserve += NCCL_BYTES.get(n, NCCL_BYTES[3])
-    if device.kind == "gpu":  # graphs fit into what utilization leaves free, or count
-        spare = device.hbm_bytes * (1 - pool.engine.gpu_memory_utilization)
-        reserve += max(0.0, GRAPH_BYTES - spare)
-    return reserve
 
 
 def _problems(found: Memory, model: Model, pool: Pool, device: Device) -> list[Problem]:
