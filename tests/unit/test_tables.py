@@ -223,6 +223,14 @@ def test_units_are_checked_against_memory_links_and_the_start_of_a_kernel(tmp_pa
     assert problem.fix == "the unit may be off by 1,000"
 
 
+def test_a_slow_network_is_not_another_unit(tmp_path):
+    """1 GiB over 16 devices at 5 GB/s: 350 times what memory takes, 10 times what the port does."""
+    head = "device,op,n_gpus,n_nodes,bytes,time_ms\n"
+    assert _own(tmp_path, head + "h100-sxm,all_reduce,16,2,1073741824,420\n").rows.n == 1
+    (problem,) = _refused(tmp_path, head + "h100-sxm,all_reduce,16,2,1073741824,420000\n")
+    assert problem.fix == "the unit may be off by 1,000"
+
+
 def test_a_few_rows_above_the_peak_are_boost_clocks_and_many_are_another_device(tmp_path):
     rows = [GOOD.replace("4096", str(4096 + i), 1) for i in range(200)]
     high = GOOD.replace("200", "100").replace("4096", "4000", 1)  # 1.36 times the peak
