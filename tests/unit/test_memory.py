@@ -59,7 +59,8 @@ def test_recurrent_state_is_per_sequence_not_per_token():
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "gpt-oss-20b", "qwen3-32b-fp8", "deepseek-v3"])
 def test_weights_take_what_the_checkpoint_stores(name):
     # latent projections are kept in 16 bits for the absorbed form: 0.15 % of DeepSeek-V3
-    got = measure(model(name), Pool(device=H100), device(H100)).weights_bytes
+    kept = measure(model(name), Pool(device=H100), device(H100))
+    got = kept.weights_bytes - kept.weights_by_part.get("padding", 0.0)
     assert got == pytest.approx(weight_bytes(model(name)), rel=2e-3)
 
 
@@ -85,14 +86,15 @@ def test_a_tied_head_needs_its_own_copy_on_another_stage():
 
 def test_blocks_fill_what_is_left():
     m = kept()
-    left = 0.9 * device(H100).hbm_bytes - m.weights_bytes - m.activation_bytes - m.reserve_bytes
+    left = 0.9 * m.hbm_bytes - m.weights_bytes - m.activation_bytes - m.reserve_bytes
     assert m.kv_pool_bytes == pytest.approx(left)
     assert m.n_blocks == int(left // (16 * 131072))
     assert m.max_concurrency(1600) == int(left // (1600 * 131072))
 
 
 def test_attention_groups_have_a_cache_each():
-    assert kept(dp=2).n_blocks >= 2 * kept().n_blocks
+    # each pays for buffers to talk to the other
+    assert kept(dp=2).n_blocks >= 1.9 * kept().n_blocks
 
 
 def test_a_stated_number_of_blocks_is_taken():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from forerun import units
-from forerun.cost.reserve import activation_bytes, reserve_bytes, visible_bytes
+from forerun.cost.reserve import activation_bytes, padding_bytes, reserve_bytes, visible_bytes
 from forerun.errors import Problem, ShapeError
 from forerun.ops.attention import Attention
 from forerun.ops.check import check_parallel, divisors
@@ -222,6 +222,7 @@ def _stage(graph: Graph, parts: list[tuple[int, int]]) -> Stage:
             whole = graph.layers_of_group[group] if group >= 0 else 1
             times = op.count * n / whole
             weights[op.part] += op.stored_bytes * times
+            weights["padding"] += padding_bytes(op) * times
             if isinstance(op.shape, Attention):
                 attention.append((op.shape, times))
             elif isinstance(op.shape, Scan):
