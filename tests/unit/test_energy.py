@@ -4,16 +4,18 @@ import gzip
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from forerun import catalog
 from forerun.calibrate import power_cap as fitting
 from forerun.calibrate.energy import model_of
+from forerun.cli import group
 from forerun.cost.energy import curves, power
 from forerun.cost.power_cap import capped, clock, curve, drawn_at
 from forerun.errors import SpecError
-from forerun.measure.energy import llm_inference_bench, mlenergy, splitwise, zeus
+from forerun.measure.energy import llm_inference_bench, mlenergy, read_all, splitwise, zeus
 
 H100 = catalog.device("h100-sxm")
 V100 = catalog.device("v100-pcie-32gb")
@@ -200,3 +202,55 @@ def test_a_file_without_its_columns_is_refused_by_name(tmp_path):
 )
 def test_published_names_find_the_catalogs_models(name, meant):
     assert model_of(name).name == meant
+
+
+OWN = "model,device,tp,isl,osl,concurrency,output_tokens_per_s,power_w\n"
+
+
+def test_a_table_of_ones_own_is_read(tmp_path):
+    path = tmp_path / "metered.csv"
+    path.write_text(OWN + "llama-3.1-8b,h100,2,1000,200,16,1600,900\n")
+    (runs,), capped = read_all([path])
+    assert not capped
+    assert runs.device.tolist() == ["h100-sxm"]
+    assert runs.power_w.tolist() == [450]  # of one of two
+    assert runs.step_s.tolist() == [0.01]
+
+
+def test_milliwatt_and_missing_columns_are_refused_all_at_once(tmp_path):
+    path, other = tmp_path / "metered.csv", tmp_path / "short.csv"
+    path.write_text(OWN + "llama-3.1-8b,h100,1,1000,200,16,1600,450000\n")
+    other.write_text("model,power_w\nllama-3.1-8b,450\n")
+    with pytest.raises(SpecError) as caught:
+        read_all([path, other, tmp_path / "nowhere"])
+    text = str(caught.value)
+    assert "450000 W a device" in text
+    assert "output_tokens_per_s" in text
+    assert "no such file" in text
+
+
+def test_metered_runs_become_a_curve_that_every_command_uses(tmp_path, monkeypatch):
+    rows = []
+    for name in ("llama-3.1-8b", "qwen3-8b"):
+        for batch, rate, watts in ((1, 60, 45), (4, 230, 48), (16, 800, 52), (32, 1200, 55)):
+            rows.append(f"{name},l4,1,500,300,{batch},{rate},{watts}\n")
+    (tmp_path / "metered.csv").write_text(OWN + "".join(rows))
+    monkeypatch.setenv("FORERUN_DATA_DIR", str(tmp_path / "data"))
+    curves.cache_clear()
+    power.cache_clear()
+    try:
+        before = power(catalog.device("l4"))
+        done = CliRunner().invoke(group, ["calibrate", "energy", str(tmp_path / "metered.csv")])
+        assert done.exit_code == 0, done.output
+        assert "l4" in done.output
+        assert "8" in done.output
+        curves.cache_clear()
+        power.cache_clear()
+        after = power(catalog.device("l4"))
+        assert any("not metered" in said for said in before.assumed)
+        assert not any("not metered" in said for said in after.assumed)
+        assert after.source == "own table metered.csv"
+    finally:
+        monkeypatch.undo()
+        curves.cache_clear()
+        power.cache_clear()

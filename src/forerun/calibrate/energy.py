@@ -184,11 +184,12 @@ def _laid_out(
     model = model_of(name)
     own = model.quantization.weights if model.quantization else model.dtype
     # fp16 for bf16, or fp8 for fp8 by blocks: the checkpoint's own is meant
-    same = abs(WEIGHT_BYTES[dtype] / WEIGHT_BYTES[own] - 1) < 0.1
+    same = not dtype or abs(WEIGHT_BYTES[dtype] / WEIGHT_BYTES[own] - 1) < 0.1
     pool = Pool(
         device=device, tp=n, ep=ep, dtype=None if same else dtype,
-        engine=Engine(max_num_seqs=SEATS, runtime=runtime),
+        engine=Engine(max_num_seqs=SEATS, runtime=runtime or "vllm"),
     )  # fmt: skip
+    runtime = runtime or "vllm"
     graph = lower(model, pool)
     return graph, costs(graph, catalog.device(device), runtime=runtime), tuple(merged(graph))
 

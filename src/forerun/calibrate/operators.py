@@ -225,7 +225,7 @@ def fit_general(
     whole = _general(used, owns, date)
     devices = np.unique(used.s.device.astype(str))
     if not with_errors or len(devices) < 2:
-        return replace(whole, notes=("its error on other devices is not known",)), None
+        return replace(whole, trees=None, notes=("its error on other devices is not known",)), None
     weight = balance(used)
     plain, learnt = np.empty(used.x.n), np.empty(used.x.n)
     scaled = np.zeros(used.x.n, dtype=bool)  # from another device of the same architecture

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from forerun import catalog
-from forerun.cost.power_cap import FILE, CapCurve, capped
+from forerun.cost.power_cap import PLACE, CapCurve, capped
 from forerun.errors import MissingDependency
 from forerun.measure.energy import CapRuns
 
@@ -100,13 +100,14 @@ def fit(runs: CapRuns) -> CapCurve:
     return found.model_copy(update={"error": error, **shares})
 
 
-def save(found: CapCurve, path: Path = FILE) -> Path:
-    """Write the curve as YAML; returns the path."""
+def save(found: CapCurve, folder: Path) -> Path:
+    """Write the curve into a folder of power curves; returns the path."""
     from ruamel.yaml import YAML
 
     text, writer = io.StringIO(), YAML()
     writer.width = 100
     writer.dump(found.model_dump(mode="json", exclude_defaults=True), text)
+    path = folder / PLACE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text.getvalue())
     return path

@@ -35,6 +35,7 @@ SD = {
     "transfer_s": 0.15, "api_request_s": 10e-3, "api_token_s": 30e-6,
 }  # fmt: skip
 FACTOR_SD = 0.1
+FEW = 10  # runs below which no interval is stated
 LEAST = 0.01  # of a deviation; what is smaller is nothing
 NAMES = (*SD, *FACTORS)
 #: deviations of the logarithms of what is measured: between versions and clusters, not repeats
@@ -195,20 +196,24 @@ def together(parts: Sequence[Scored]) -> Scored:
 
 
 def _errors(scored: Scored) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
-    """(factors that hold 80 % of the runs, median and p90 errors), by figure."""
+    """(factors that hold 80 % of the runs, median and p90 errors), by figure; of pools apart under
+    "split <figure>"."""
     use = scored.answered & (scored.runs.note == "")
-    spread, error = {}, {}
-    for name in ("ttft_s", "tpot_s"):
-        off = np.log(getattr(scored.runs, name)[use] / getattr(scored, name)[use])
-        if not len(off):
-            continue
-        low, high = np.exp(np.quantile(off, [0.1, 0.9]))
-        spread[name] = (round(float(low), 3), round(float(high), 3))
-        ape = np.abs(np.expm1(-off))
-        error[f"{name} median"] = round(float(np.median(ape)), 3)
-        error[f"{name} p90"] = round(float(np.quantile(ape, 0.9)), 3)
-    if "tpot_s" in spread:
-        spread["e2el_s"] = spread["tpot_s"]
+    apart = scored.runs.table.text("mode") == "disagg"
+    spread: dict[str, tuple[float, float]] = {}
+    error: dict[str, float] = {}
+    for prefix, mine in (("", use & ~apart), ("split ", use & apart)):
+        for name in ("ttft_s", "tpot_s"):
+            off = np.log(getattr(scored.runs, name)[mine] / getattr(scored, name)[mine])
+            if len(off) < FEW:
+                continue
+            low, high = np.exp(np.quantile(off, [0.1, 0.9]))
+            spread[prefix + name] = (round(float(low), 3), round(float(high), 3))
+            ape = np.abs(np.expm1(-off))
+            error[f"{prefix}{name} median"] = round(float(np.median(ape)), 3)
+            error[f"{prefix}{name} p90"] = round(float(np.quantile(ape, 0.9)), 3)
+        if prefix + "tpot_s" in spread:
+            spread[prefix + "e2el_s"] = spread[prefix + "tpot_s"]
     return spread, error
 
 

@@ -29,12 +29,13 @@ from forerun.cost.efficiency import IDLE_SHARE, LINK_J_PER_BYTE
 from forerun.errors import SpecError
 from forerun.ops.check import math_format
 from forerun.ops.counts import Array
+from forerun.paths import data_dir
 from forerun.spec import yaml
 from forerun.spec.base import Spec
 from forerun.spec.bridge import problems_of
 from forerun.spec.device import Device
 
-FOLDER = Path(__file__).parent / "power_curves"
+SHIPPED = Path(__file__).parent / "power_curves"
 
 
 class PowerCurve(Spec):
@@ -128,10 +129,18 @@ def _curve(device: Device) -> PowerCurve:
     return min(curves(), key=distance)
 
 
+def user_folder() -> Path:
+    """Where curves of one's own are found by every command."""
+    return data_dir() / "power_curves"
+
+
 @functools.cache
 def curves() -> tuple[PowerCurve, ...]:
-    """What was fitted, by name of the device."""
-    return tuple(read(path) for path in sorted(FOLDER.glob("*.yaml")))
+    """What was fitted, by name of the device; the user's own stand for those that ship."""
+    found = {
+        path.name: path for folder in (SHIPPED, user_folder()) for path in folder.glob("*.yaml")
+    }
+    return tuple(read(found[name]) for name in sorted(found))
 
 
 def read(path: Path) -> PowerCurve:

@@ -18,12 +18,11 @@ leaves alone: it loses less time than this says, by how much no metered run here
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import numpy as np
 from pydantic import Field, ValidationError
 
-from forerun.cost.energy import power
+from forerun.cost.energy import SHIPPED, power, user_folder
 from forerun.errors import SpecError
 from forerun.ops.counts import Array
 from forerun.spec import yaml
@@ -31,7 +30,7 @@ from forerun.spec.base import Spec
 from forerun.spec.bridge import problems_of
 from forerun.spec.device import Device
 
-FILE = Path(__file__).parent / "power_curves" / "caps" / "any.yaml"
+PLACE = "caps/any.yaml"  # in a folder of power curves
 LOWEST = 0.05  # of the clock: drivers refuse caps that would need less
 
 
@@ -52,8 +51,9 @@ class CapCurve(Spec):
 
 @functools.cache
 def curve() -> CapCurve:
-    """The curve that ships.  Raises SpecError with every mistake in its file."""
-    source, name = yaml.read_text(str(FILE))
+    """The user's own curve, or that which ships.  Raises SpecError with every mistake in it."""
+    own = user_folder() / PLACE
+    source, name = yaml.read_text(str(own if own.exists() else SHIPPED / PLACE))
     root = yaml.parse(source, name)
     try:
         return CapCurve.model_validate(root.plain(), context={"file": True})

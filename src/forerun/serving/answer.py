@@ -47,7 +47,7 @@ PERCENTILES = {"p50": 50, "p90": 90, "p99": 99}
 TURNS = 6  # of finding the two stations' rates
 #: what a table reaches at least, so that questions of one layout share theirs
 LEAST_LEN, LEAST_TOKENS = 16384, 8192
-DEPARTURES = 2.0  # how much wider an interval is where the device's runs were never seen
+UNKNOWN = (0.4, 2.5)  # factors on latencies of an engine without runs: estimate
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ def _told(
     low, high = {}, {}
     for name, value in seconds.items():
         figure = next(f for f in FIGURES if name.startswith(f))
-        below, above = interval(q.profile, figure, tables[-1])
+        below, above = interval(q.profile, figure, tables[-1], split=q.is_split)
         low[name], high[name] = value * below, value * above
     pools = [s.served.pool for s in stations]
     n_devices = sum(pool.n_devices for pool in pools)
@@ -315,10 +315,13 @@ def _told(
     )  # fmt: skip
 
 
-def interval(profile: EngineProfile, figure: str, table: CostTable) -> tuple[float, float]:
+def interval(
+    profile: EngineProfile, figure: str, table: CostTable, *, split: bool = False
+) -> tuple[float, float]:
     """Factors on a prediction: what the profile's other runs were off by and, by squares, what the
     device's own costs are not known to."""
-    below, above = np.log(profile.spread.get(figure, (0.5, 2.0)))
+    known = profile.spread.get(f"split {figure}" if split else figure, UNKNOWN)
+    below, above = np.log(known)
     own = np.log([table.low, table.high])
     measured = any("fitted" in source for source in table.sources)
     share = 0.0 if measured else 1.0

@@ -52,7 +52,8 @@ class EngineProfile(Spec):
     rows: int = Field(default=0, ge=0)
     #: |predicted / measured - 1| on runs not used: "ttft_s median", "tpot_s p90", ...
     error: dict[str, float] = {}
-    #: factors on a prediction that hold 80 % of the runs not used, by figure
+    #: factors on a prediction that hold 80 % of the runs not used, by figure; "split ttft_s" where
+    #: prompts and answers have pools of their own
     spread: dict[str, tuple[float, float]] = {}
 
     def budget(self, isl: int) -> int:

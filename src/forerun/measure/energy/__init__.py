@@ -1,13 +1,25 @@
-"""Measured power and energy, one file a source: `read(folder)` gives `Runs`, `CapRuns` or `Phases`.
+"""Measured power and energy, one reader a source; each becomes `Runs`, `CapRuns` or values.
 
-Watts are those of one device, whatever the source states, and seconds are seconds.
+Watts are those of one device, whatever the source states, and seconds are seconds.  A reader with
+
+    recognises(path) -> bool
+    read(path) -> Runs | CapRuns
+
+is found by `read_all`; the others are for checks alone.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+
+from forerun.errors import Problem, SpecError
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,3 +85,49 @@ class CapRuns:
         """Some of the rows, by index or mask."""
         columns = {k: v[at] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
         return CapRuns(**columns, origin=self.origin, licence=self.licence)
+
+
+def joined(parts: list[Runs]) -> Runs:
+    """Runs of several sources as one."""
+    names = [name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)]
+    return Runs(
+        **{name: np.concatenate([getattr(p, name) for p in parts]) for name in names},
+        origin="; ".join(dict.fromkeys(p.origin for p in parts)),
+        licence="; ".join(dict.fromkeys(p.licence for p in parts)),
+        estimated=tuple(dict.fromkeys(e for p in parts for e in p.estimated)),
+    )
+
+
+def read_all(paths: Iterable[str | Path]) -> tuple[list[Runs], list[CapRuns]]:
+    """(serving runs, capped runs) of files and folders; a folder of several sets is looked into.
+
+    Raises SpecError with the problems of all paths.
+    """
+    runs: list[Runs] = []
+    capped: list[CapRuns] = []
+    problems: list[Problem] = []
+    for path in map(Path, paths):
+        places = [path, *sorted(path.iterdir())] if path.is_dir() else [path]
+        found = [(place, reader) for place in places if (reader := _reader(place))]
+        if not found:
+            what = "holds no metered runs" if path.exists() else "there is no such file or folder"
+            problems.append(Problem(str(path), what, "a table with the column power_w"))
+        for place, reader in found:
+            try:
+                one = reader.read(place)
+            except SpecError as error:
+                problems += error.problems
+                continue
+            (capped if isinstance(one, CapRuns) else runs).append(one)
+    if problems:
+        raise SpecError(*problems)
+    return runs, capped
+
+
+def _reader(path: Path) -> ModuleType | None:
+    """The reader that knows a path."""
+    for info in pkgutil.iter_modules(__path__):
+        reader = importlib.import_module(f"{__name__}.{info.name}")
+        if hasattr(reader, "recognises") and reader.recognises(path):
+            return reader
+    return None

@@ -23,6 +23,11 @@ RUNTIMES = {"vLLM": "vllm", "TensorRT-LLM": "trtllm", "Deepspeed-MII": "deepspee
 MILLIWATT = 1e4  # above it the number can only be milliwatt
 
 
+def recognises(path: Path) -> bool:
+    """A folder with power.csv."""
+    return path.is_dir() and any(path.glob("power.csv*"))
+
+
 def read(folder: Path) -> Runs:
     """Rows in milliwatt of power.csv.  Raises SpecError where it lacks columns."""
     path = next(iter(sorted(folder.glob("power.csv*"))), folder / "power.csv")

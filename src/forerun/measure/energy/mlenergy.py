@@ -30,12 +30,21 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def recognises(path: Path) -> bool:
+    """A folder with tables whose power is `avg_power_watts`."""
+    return path.is_dir() and any("avg_power_watts" in frame_of(p).columns for p in _files(path))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.csv*"))
+
+
 def read(folder: Path) -> Runs:
     """Text tasks of every file in the folder.  Raises SpecError for files that lack columns."""
     import polars
 
     frames = []
-    for path in sorted(folder.glob("*.csv*")):
+    for path in _files(folder):
         frame = frame_of(path)
         needed(frame, COLUMNS, path)
         frames.append(frame.select(COLUMNS).cast({"weight_precision": polars.String}))

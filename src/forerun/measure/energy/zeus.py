@@ -20,6 +20,11 @@ DEVICES = {"v100": "v100-pcie-32gb", "p100": "p100-pcie-16gb"}
 JOB = ("dataset", "network", "batch_size", "optimizer")
 
 
+def recognises(path: Path) -> bool:
+    """A folder with power_<gpu>.csv."""
+    return path.is_dir() and any(path.glob("power_*.csv*"))
+
+
 def read(folder: Path) -> CapRuns:
     """Every power_<gpu>.csv.  Raises SpecError where one lacks columns."""
     parts: dict[str, list[np.ndarray]] = {
