@@ -12,7 +12,7 @@ import pytest
 
 from forerun.catalog import device, model
 from forerun.cost.memory import Memory, memory
-from forerun.cost.reserve import GiB, visible_bytes
+from forerun.cost.reserve import GiB, n_graphs, visible_bytes
 from forerun.spec.deployment import Engine, Pool
 
 PLANNER = "github.com/llm-d-incubation/llm-d-planner, accuracy report of vLLM 0.19.0 on H100 80 GB"
@@ -200,3 +200,10 @@ def test_graphs_count_within_the_budget_since_they_are_profiled():
         for version in ("0.20.0", "0.21.0")
     )
     assert 0.5 < (before - since) / GiB < 1.85  # pools seen on H100
+
+
+def test_as_many_graphs_are_captured_as_the_log_says():
+    # vllm pull 39559: PIECEWISE=51 (largest=512), FULL=35 (largest=256)
+    assert n_graphs(256) == 51 + 35
+    assert n_graphs(1) == 1 + 2  # of one sequence; in pieces of one and two
+    assert n_graphs(1024) == 51 + 51
