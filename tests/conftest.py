@@ -1,6 +1,9 @@
 """What every test may use."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,10 @@ from hypothesis import settings
 # the same examples in every run; HYPOTHESIS_PROFILE=default looks for new ones
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+# calibrations and devices of the person who runs the tests are not of the package
+os.environ["FORERUN_DATA_DIR"] = tempfile.mkdtemp(prefix="forerun-tests-")
+atexit.register(shutil.rmtree, os.environ["FORERUN_DATA_DIR"], ignore_errors=True)
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
