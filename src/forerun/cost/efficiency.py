@@ -97,11 +97,6 @@ SPLIT_TOKENS = 256
 #: tiles are 64 to 176 wide
 KEY_TILE = 128
 
-#: energy, as shares of (tdp - idle); estimates, calibrated later.  A product at the sustained rate
-#: draws 0.8 of it beside its memory traffic; memory at full rate draws 0.6 (decode on H100 draws
-#: 400-500 of 700 W).
-FLOP_POWER = 0.8
-BYTE_POWER = 0.6
 #: joule a byte over a link: 5 pJ/bit scale-up, estimate
 LINK_J_PER_BYTE = 40e-12
 #: idle draw as a share of TDP where the catalog knows none: estimate
