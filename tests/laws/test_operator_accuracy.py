@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from forerun.calibrate import operators as fitting
-from forerun.calibrate.accuracy import judge, lines
+from forerun.calibrate.judged import judge, lines
 from forerun.calibrate.operators import fit, gathered
 from forerun.cost.operators import predict
 from forerun.measure.tables import Table, read_all

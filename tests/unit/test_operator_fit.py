@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from forerun.calibrate import operators as fitting
-from forerun.calibrate.accuracy import accuracy, judge, lines, splits, text
+from forerun.calibrate.accuracy import accuracy
 from forerun.calibrate.baselines import nearest_scaled_s, roofline_s
+from forerun.calibrate.judged import judge, lines, splits, text
 from forerun.calibrate.operators import Data, fit, fit_coefs, fit_own, gathered, learn
 from forerun.calibrate.run import calibrate, check_family, fitted, write
 from forerun.calibrate.split import held_out

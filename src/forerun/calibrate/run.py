@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from forerun.calibrate.accuracy import Judged, judge
+from forerun.calibrate.judged import Judged, judge
 from forerun.calibrate.operators import Data, Fitted, fit, gathered
 from forerun.cost.calibration import save
 from forerun.cost.families import families

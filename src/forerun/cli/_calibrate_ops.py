@@ -34,7 +34,7 @@ def command(
     Writes one calibration a family, device and runtime, which every command uses from then on, and
     prints the errors on rows held out of the fit.
     """
-    from forerun.calibrate.accuracy import lines, text
+    from forerun.calibrate.judged import lines, text
     from forerun.calibrate.run import calibrate, counted, write
     from forerun.cost.calibration import user_folder
 

@@ -46,9 +46,10 @@ def command(
     """
     from dataclasses import asdict
 
-    from forerun.calibrate.accuracy import accuracy, splits
-    from forerun.calibrate.accuracy import lines as operator_lines
-    from forerun.calibrate.accuracy import text as operator_text
+    from forerun.calibrate.accuracy import accuracy
+    from forerun.calibrate.judged import lines as operator_lines
+    from forerun.calibrate.judged import splits
+    from forerun.calibrate.judged import text as operator_text
     from forerun.calibrate.serving_errors import lines as run_lines
     from forerun.calibrate.serving_errors import text as run_text
     from forerun.cli._output import emit
