@@ -12,7 +12,7 @@ from forerun import catalog
 from forerun.calibrate import power_cap as fitting
 from forerun.calibrate.energy import model_of
 from forerun.cli import group
-from forerun.cost.energy import curves, power
+from forerun.cost.energy import curves, power, read
 from forerun.cost.power_cap import capped, clock, curve, drawn_at
 from forerun.errors import SpecError
 from forerun.measure.energy import llm_inference_bench, mlenergy, read_all, splitwise, zeus
@@ -254,3 +254,13 @@ def test_metered_runs_become_a_curve_that_every_command_uses(tmp_path, monkeypat
         monkeypatch.undo()
         curves.cache_clear()
         power.cache_clear()
+
+
+def test_a_damaged_curve_is_refused_with_every_mistake(tmp_path):
+    path = tmp_path / "h100-sxm.yaml"
+    path.write_text("device: h100-sxm\nactive: -1\nmemory: much\nwatts: 3\n")
+    with pytest.raises(SpecError) as caught:
+        read(path)
+    text = str(caught.value)
+    for word in ("active", "memory", "watts", "origin"):
+        assert word in text

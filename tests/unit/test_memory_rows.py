@@ -5,13 +5,14 @@ parts, `cache` is what it leaves for the KV cache, `tokens` what that holds.  A 
 stated in its source, or are vLLM's defaults of that version and device.
 """
 
+import csv
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from forerun.catalog import device, model
-from forerun.cost.memory import Memory, memory
+from forerun.cost.memory import Memory, measure, memory
 from forerun.cost.reserve import GiB, n_graphs, visible_bytes
 from forerun.spec.deployment import Engine, Pool
 
@@ -200,6 +201,25 @@ def test_graphs_count_within_the_budget_since_they_are_profiled():
         for version in ("0.20.0", "0.21.0")
     )
     assert 0.5 < (before - since) / GiB < 1.85  # pools seen on H100
+
+
+def test_tokens_of_every_split_of_opt_are_within_3_percent(shared_data):
+    # DistServe's engine on A100 80 GB, three models over 1 to 64 devices.  What it lets a
+    # device use is not stated, so one number is taken from all rows: their median
+    with open(shared_data / "distserve_fits" / "max_num_tokens.csv") as file:
+        rows = list(csv.DictReader(file))
+    n = np.array([int(row["tp"]) * int(row["pp"]) for row in rows])
+    tokens = np.array([int(row["max_num_tokens"]) for row in rows])
+    on = device("a100-sxm-80gb")
+    one = [measure(model(row["model"].split("/")[1]), Pool(device=on.name), on) for row in rows]
+    weights = np.array([m.weights_bytes for m in one])
+    a_token = np.array([m.kv_bytes_per_token for m in one])
+    usable = np.median((tokens * a_token + weights) / n)
+    assert 0.9 < usable / visible_bytes(on) < 0.95
+    off = np.abs((n * usable - weights) / a_token / tokens - 1)
+    assert len(off) == 76
+    assert np.median(off) < 0.01
+    assert off.max() < 0.03
 
 
 def test_as_many_graphs_are_captured_as_the_log_says():
