@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from forerun.calibrate import operators as fitting
+from forerun.calibrate import solve
+from forerun.calibrate.data import gathered
 from forerun.calibrate.judged import judge, lines
-from forerun.calibrate.operators import fit, gathered
+from forerun.calibrate.operators import fit
 from forerun.cost.operators import predict
 from forerun.measure.tables import Table, read_all
 
@@ -52,7 +54,7 @@ def judged(request, shared_data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(fitting.OWN, "n_trees", 150)
         patch.setitem(fitting.GENERAL, "n_trees", 60)
-        patch.setitem(fitting.FIXED, "num_threads", 1)
+        patch.setitem(solve.FIXED, "num_threads", 1)
         paths = [shared_data / place for place in FAMILIES[request.param][0]]
         tables = [_thinned(table) for table in read_all(paths)]
         (data,) = gathered(tables, only=request.param)

@@ -18,7 +18,9 @@ import pytest
 
 from forerun import catalog
 from forerun.calibrate import onnx_loop
-from forerun.calibrate.operators import fit_own, gathered, predicted
+from forerun.calibrate.data import gathered
+from forerun.calibrate.operators import fit_own
+from forerun.calibrate.solve import predicted
 from forerun.catalog import hardware
 from forerun.cost import operators
 from forerun.cost.families import gemm

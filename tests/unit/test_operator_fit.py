@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 from forerun.calibrate import operators as fitting
+from forerun.calibrate import solve
 from forerun.calibrate.accuracy import accuracy
 from forerun.calibrate.baselines import nearest_scaled_s, roofline_s
+from forerun.calibrate.data import Data, gathered
 from forerun.calibrate.judged import judge, lines, splits, text
-from forerun.calibrate.operators import Data, fit, fit_coefs, fit_own, gathered, learn
+from forerun.calibrate.operators import fit, fit_own
 from forerun.calibrate.run import calibrate, check_family, fitted, write
+from forerun.calibrate.solve import fit_coefs, learn
 from forerun.calibrate.split import held_out
 from forerun.cost import trees as trees_module
 from forerun.cost.calibration import Store, save
@@ -37,7 +40,7 @@ def few_trees(monkeypatch):
     """Fits of a moment: what is tested holds for any number of trees."""
     monkeypatch.setitem(fitting.OWN, "n_trees", 40)
     monkeypatch.setitem(fitting.GENERAL, "n_trees", 20)
-    monkeypatch.setitem(fitting.FIXED, "num_threads", 1)
+    monkeypatch.setitem(solve.FIXED, "num_threads", 1)
 
 
 def _shapes(name, n, seed=0, **more):
@@ -340,7 +343,7 @@ def test_tree_arrays_answer_what_lightgbm_answers():
     left = np.sin(3 * matrix[:, 0]) + (matrix[:, 1] > 0.3) * matrix[:, 2]
     names = ["a", "b", "c", "d"]
     data = lightgbm.Dataset(matrix, left, feature_name=names)
-    settings = dict(fitting.FIXED, num_leaves=31, learning_rate=0.1)
+    settings = dict(solve.FIXED, num_leaves=31, learning_rate=0.1)
     booster = lightgbm.train(settings, data, 60)
     ours = trees_of_booster(booster)(dict(zip(names, matrix.T, strict=True)))
     theirs = booster.predict(matrix, pred_leaf=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from forerun.calibrate.data import Data, gathered
 from forerun.calibrate.judged import Judged, judge
-from forerun.calibrate.operators import Data, Scored, gathered
+from forerun.calibrate.operators import Scored
 from forerun.calibrate.run import check_family, counted, fitted, left_out
 from forerun.cost import operators
 from forerun.cost.calibration import Store, store

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from forerun.calibrate.operators import Data
+from forerun.calibrate.data import Data
 from forerun.cost.families import collective
 from forerun.cost.rows import NUMBERS, Rows
 from forerun.cost.sheet import Sheet

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from forerun.calibrate.baselines import nearest_scaled_s, roofline_s
-from forerun.calibrate.operators import FIFTHS, Data, Scored, regimes, thinned
+from forerun.calibrate.data import Data, thinned
+from forerun.calibrate.intervals import regimes
+from forerun.calibrate.operators import FIFTHS, Scored
 from forerun.calibrate.split import held_out, parts_of
 from forerun.cost.calibration import REGIMES
 from forerun.errors import Problem, SpecError, nearest

@@ -23,7 +23,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from forerun import units
-from forerun.calibrate.operators import fit_own, gathered
+from forerun.calibrate.data import gathered
+from forerun.calibrate.operators import fit_own
 from forerun.cost import operators
 from forerun.cost.calibration import Calibration, Store, save
 from forerun.errors import MissingDependency, SpecError

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from forerun.calibrate.data import Data, gathered
 from forerun.calibrate.judged import Judged, judge
-from forerun.calibrate.operators import Data, Fitted, fit, gathered
+from forerun.calibrate.operators import Fitted, fit
 from forerun.cost.calibration import save
 from forerun.cost.families import families
 from forerun.errors import SpecError, nearest
