@@ -317,6 +317,17 @@ def test_decode_of_an_8b_model_on_an_h100_takes_the_milliseconds_people_see():
     assert 7e-3 < eight.value < 14e-3
 
 
+def test_a_slow_path_that_was_measured_is_not_taken_for_what_an_engine_runs():
+    plain, narrow = table("qwen3-30b-a3b"), table("qwen3-30b-a3b", dtype="fp8")
+
+    def step(t):
+        return step_time(t, n_tokens=32, n_seqs=32, decode_ctx=1024).value
+
+    assert step(narrow) < 0.85 * step(plain)
+    assert any("is a fallback" in a for a in narrow.assumed)
+    assert not any("is a fallback" in a for a in plain.assumed)
+
+
 def test_a_narrower_format_is_faster_where_the_device_has_it():
     def decode(**kw):
         return step_time(table(**kw), n_tokens=1, n_seqs=1, decode_ctx=1024).value

@@ -7,8 +7,9 @@ lines in the logarithm between them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from forerun.cost.operators import (
     UNCALIBRATED,
     Chosen,
     choose,
+    coefs_of,
     is_compute_bound,
     keys_of,
     regime_of,
@@ -39,6 +41,9 @@ from forerun.spec.device import Device, Link
 
 #: knots of the residual in an octave of tokens or contexts
 PER_OCTAVE = 6
+#: share of the memory rate below which a measured kernel is a slow path that engines avoid
+FALLBACK = 0.3
+SLOW = "the kernel that was measured in that format is a fallback"
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Costs:
     runtime: str = "vllm"
     store: Store = field(default_factory=store)
     cached: bool = False  # all weights of the device fit in its last-level cache
+    said: list[str] = field(default_factory=list)  # what stood in for what
     _known: dict[tuple[str, str], Chosen] = field(default_factory=dict)
 
     @property
@@ -239,6 +245,13 @@ class Costs:
         if (name, key) not in self._known:
             engine, version = split_runtime(self.runtime)
             found = choose(name, self.device, engine, version, key, self.store)
+            for other in stand_ins(family(name), found, key):
+                better = choose(name, self.device, engine, version, other, self.store)
+                if better.own is not None and not is_fallback(better):
+                    one, two = (k.partition("|")[0] for k in (key, better.key))
+                    self.said.append(f"{name} in {one} takes the times of {two}: {SLOW}")
+                    found = better
+                    break
             most = getattr(family(name), "GRAPH_S", np.inf)
             self._known[name, key] = replace(found, most_launch_s=most)
         chosen = self._known[name, key]
@@ -261,6 +274,23 @@ def _together(points: list[Point]) -> Point:
         sum(p.time_s for p in points), sum(p.low_s for p in points),
         sum(p.high_s for p in points), longest.source, any(p.outside for p in points),
     )  # fmt: skip
+
+
+def is_fallback(chosen: Chosen) -> bool:
+    """Whether the kernel that was measured moves its weights far slower than memory could."""
+    if chosen.own is None:
+        return False
+    return coefs_of(chosen.own, chosen.key).get("stream", 1.0) < FALLBACK
+
+
+def stand_ins(module: ModuleType, chosen: Chosen, key: str) -> Iterator[str]:
+    """Keys of other formats that an engine would run in place of a fallback."""
+    known: dict[str, tuple[str, ...]] = getattr(module, "STANDS_IN", {})
+    if is_fallback(chosen):
+        parts = key.split("|")
+        at = module.KEYS.index("dtype")
+        for dtype in known.get(parts[at], ()):
+            yield "|".join([*parts[:at], dtype, *parts[at + 1 :]])
 
 
 def _steps(n: np.ndarray) -> np.ndarray:

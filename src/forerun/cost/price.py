@@ -269,6 +269,7 @@ def _assumed(graph: Graph, device: Device, m: Costs, share: _Share) -> list[str]
             out.append(f"{device.name} has no {wanted} arithmetic: {dtype} products run in {used}")
     if graph.pp > 1:
         out.append(f"{graph.pp} batches are in flight, one a pipeline stage")
+    out += m.said
     if m.cached:
         out.append("all weights of a device stay in its last-level cache")
     return out

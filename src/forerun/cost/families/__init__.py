@@ -20,6 +20,8 @@ A family file defines
 
 and, where tables of eager calls hold more than a kernel's own start,
 
+    STANDS_IN               {format: formats whose kernels an engine runs where that one's measured
+                            kernel is a slow path}
     GRAPH_S                 most seconds that an empty call takes in a replayed graph
 
 The residual is log(measured / physics).  The file name is the family's public name.

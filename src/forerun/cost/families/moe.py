@@ -26,6 +26,7 @@ from forerun.ops.counts import Counts
 from forerun.spec.dtype import ACTIVATION, WEIGHT_BYTES
 
 OPS = ("moe",)
+STANDS_IN = {"fp8": ("fp8_block",), "fp8_block": ("fp8",), "nvfp4": ("mxfp4",), "mxfp4": ("nvfp4",)}
 GRAPH_S = 60e-6  # routing, sorting, two products and the sum: estimate
 NEEDS = ("n_tokens", "hidden", "inter", "topk", "n_experts")
 DEFAULTS: dict[str, float | str] = {
