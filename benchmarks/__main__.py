@@ -17,7 +17,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from benchmarks import predict_ops, serving, startup
+from benchmarks import predict_ops, predict_serving, serving, startup
 from benchmarks.vidur_same_work import event_loop_ms
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "vidur_run"
@@ -57,6 +57,7 @@ def main() -> None:
         *same_work(),
         *startup.figures(),
         *predict_ops.figures(),
+        *predict_serving.figures(),
         *serving.figures(billion=asked.billion),
     ):
         row = {"name": name, "value": value, "unit": unit, "peer": peer, "peer_value": theirs}

@@ -248,8 +248,8 @@ class Costs:
             for other in stand_ins(family(name), found, key):
                 better = choose(name, self.device, engine, version, other, self.store)
                 if better.own is not None and not is_fallback(better):
-                    one, two = (k.partition("|")[0] for k in (key, better.key))
-                    self.said.append(f"{name} in {one} takes the times of {two}: {SLOW}")
+                    asked, used = (k.partition("|")[0] for k in (key, better.key))
+                    self.said.append(f"{name} in {asked} takes the times of {used}: {SLOW}")
                     found = better
                     break
             most = getattr(family(name), "GRAPH_S", np.inf)
