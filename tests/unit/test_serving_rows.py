@@ -45,10 +45,21 @@ def refusal(**more):
         ({"mode": "disagg"}, "prefill_replicas: is not given"),
         ({"spec_tokens": "3"}, "speculation is not simulated yet"),
         ({"tp": "3"}, "has no experts to spread"),
+        ({"isl": "200000"}, "more than the 131,072 of llama-3.1-8b's context"),
+        ({"isl": "1e30"}, "more than the 131,072"),
+        ({"concurrency": "900000"}, "n_requests: 9,000,000 is more than"),
+        ({"max_tokens_per_step": "1e9"}, "max_tokens_per_step: 1,000,000,000 is more than"),
+        ({"max_batch": "90000", "concurrency": ""}, "max_batch: 90,000 is more than"),
     ],
 )
 def test_a_row_that_cannot_be_answered_says_why(cells, said):
     assert said in refusal(**cells)
+
+
+def test_a_request_longer_than_the_cache_is_refused():
+    row = {**ROW, "device": "l4", "isl": "60000", "osl": "100"}
+    with pytest.raises(ForerunError, match="tokens of one request do not fit"):
+        answer(question(row))
 
 
 def test_what_is_not_given_is_named():

@@ -77,6 +77,10 @@ class Answer:
 def answer(q: Question) -> Answer:
     """Raises Infeasible where the model does not fit, SpecError where it cannot be laid out."""
     ready = [_ready(q.model, pool, q.profile, q.isl + q.osl) for pool in q.pools]
+    most = min(station.served.max_len for station in ready)
+    if q.isl + q.osl > most:
+        what = f"{q.isl + q.osl:,} tokens of one request do not fit: the cache holds {most:,}"
+        raise Infeasible.one("isl, osl", what, "more devices a replica, or a narrower kv_dtype")
     if q.is_split:
         return _split(q, ready[0], ready[1])
     (station,) = ready

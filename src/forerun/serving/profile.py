@@ -19,6 +19,7 @@ from forerun.spec.deployment import Engine, Policy
 
 FOLDER = Path(__file__).parent / "profiles"
 HOST = ("host_step_s", "host_seq_s", "host_request_s", "host_prompt_token_s", "host_kernel_s")
+LONG_STEP = 32_768  # tokens of a step that set-ups for long prompts stay below
 FACTORS = ("tokens", "decode", "prefill")
 FIGURES = ("ttft_s", "tpot_s", "e2el_s")
 
@@ -60,7 +61,7 @@ class EngineProfile(Spec):
         """Tokens of a step where the question gives none."""
         if self.prompts_a_step is None:
             return self.max_num_batched_tokens
-        return round(self.prompts_a_step * isl)
+        return min(round(self.prompts_a_step * isl), LONG_STEP)
 
     def settings(self, runtime: str) -> Engine:
         """An engine with this scheduler and host."""

@@ -24,6 +24,7 @@ from forerun.spec.model import Model, Moe
 ALIKE = ({"fp8", "fp8_block", "mxfp8"}, {"nvfp4", "mxfp4"})
 #: requests a client of a closed loop sends, as benchmarks of engines do
 ROUNDS = 10
+MOST_REQUESTS, MOST_TOKENS = 2_000_000, 1 << 20  # of a row: a table has many
 SEATS, MOST_SEATS = 2048, 8192  # sequences of a step at most, of a group and of a replica
 _QUANTISED = re.compile(
     r"[-_](nvfp4|mxfp4|fp4|fp8|w8a8|w4a16|int8|int4|awq|gptq)([-_].*)?$", re.IGNORECASE
@@ -76,6 +77,9 @@ def question(row: Mapping[str, str], known: EngineProfile | None = None) -> Ques
     isl, osl = _whole(row, "isl"), _whole(row, "osl")
     if isl is None or osl is None:
         raise SpecError.one("isl, osl", "must be given", "isl: 1024 and osl: 128")
+    if model.max_len is not None and isl + osl > model.max_len:
+        what = f"{isl + osl:,} tokens are more than the {model.max_len:,} of {model.name}'s context"
+        raise SpecError.one("isl, osl", what, "a shorter prompt or answer")
     dtype = _dtype(row, model, assumed)
     kv_dtype = row.get("kv_dtype", "") or None
     common = {"device": device.name, "dtype": dtype, "kv_dtype": kv_dtype}
@@ -107,6 +111,14 @@ def question(row: Mapping[str, str], known: EngineProfile | None = None) -> Ques
         assumed.append(
             f"answers end up to {100 * found.early:g} % early, so a loop falls out of step"
         )
+    limits = {
+        "n_requests": (n, MOST_REQUESTS), "max_batch": (batch or 0, MOST_SEATS),
+        "max_tokens_per_step": (budget, MOST_TOKENS),
+    }  # fmt: skip
+    for name, (value, most) in limits.items():
+        if value > most:
+            what = f"{value:,} is more than the {most:,} that a row may have"
+            raise SpecError.one(name, what, f"{name}: {most}")
     seats = batch or _power(min(concurrency or n, SEATS * groups, MOST_SEATS))
     engine_of = settings.model_copy(
         update={"max_num_seqs": seats, "max_num_batched_tokens": max(budget, seats)}
