@@ -38,6 +38,7 @@ LEAST_ROWS = 60
 FIFTHS = 5
 #: how many devices' worth of doubt stand against moving a starting value for all
 SHRINK = 2.0
+ALONE_S = 1.2e-6  # a start below this is not of a kernel that anything waited for
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +234,8 @@ def _common_factors(used: Data, owns: Sequence[Calibration]) -> np.ndarray:
 
         log factor = sum over devices of log(own / start) / (devices + SHRINK)
 
-    Every device counts once, by the mean of its runtimes and keys.
+    Every device counts once, by the mean of its runtimes and keys.  A start far below what any
+    kernel has is of a profiler that times kernels alone: it says nothing of others' starts.
     """
     by_device: dict[str, list[np.ndarray]] = {}
     names = [c.name for c in used.module.COEFS]
@@ -250,11 +252,22 @@ def _common_factors(used: Data, owns: Sequence[Calibration]) -> np.ndarray:
         for key in set(keys) & set(own.keys):
             first = [np.median(start[n][keys == key]) for n in names]
             ratio = np.log(own.coefs[own.keys.index(key)] / first)
+            if (
+                "launch_s" in names
+                and own.coefs[own.keys.index(key)][names.index("launch_s")] < ALONE_S
+            ):
+                ratio[names.index("launch_s")] = np.nan
             by_device.setdefault(group.device, []).append(ratio)
     if not by_device:
         return np.ones(len(names))
-    means = np.array([np.mean(ratios, axis=0) for ratios in by_device.values()])
-    return np.exp(means.sum(axis=0) / (len(means) + SHRINK))
+    known = [np.array(ratios) for ratios in by_device.values()]
+    total, count = np.zeros(len(names)), np.zeros(len(names))
+    for ratios in known:
+        here = np.isfinite(ratios)
+        n = here.sum(axis=0)
+        total += np.where(n > 0, np.nansum(ratios, axis=0) / np.maximum(n, 1), 0.0)
+        count += n > 0
+    return np.exp(total / (count + SHRINK))
 
 
 def _other_runtime(used: Data, owns: Sequence[Calibration]) -> dict[str, tuple[float, float]]:
