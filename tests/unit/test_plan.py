@@ -1,7 +1,7 @@
 """Plans of small cases: what wins, what is said of the rest, and how a search stops and goes on."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -12,14 +12,14 @@ from forerun.cli.plan import command
 from forerun.cost.table import CostTable, Work, grid
 from forerun.errors import SpecError
 from forerun.plan import bounds, evaluate
-from forerun.plan.evaluate import Bench, loosened
+from forerun.plan.evaluate import Bench, content, loosened
 from forerun.plan.lower import lower_bound
 from forerun.plan.screen import Ready, least_replicas
 from forerun.plan.search import plan
 from forerun.plan.seek import capacity, search_one
 from forerun.plan.seek import least_replicas as least
 from forerun.plan.space import ROUTE, Candidate, candidates
-from forerun.plan.store import Store
+from forerun.plan.store import Store, digest
 from forerun.plan.write import as_yaml
 from forerun.sim.core.state import DONE
 from forerun.sim.serve import Served
@@ -386,6 +386,43 @@ def test_a_store_that_cannot_be_written_is_no_error(tmp_path):
     store.put("a", {"b": 1})
     assert store.path is None
     assert store.get("a") == {"b": 1}
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(CostTable)])
+def test_a_change_of_any_part_of_the_costs_is_another_point(name):
+    bench = one_at_a_time(0.010, device="slow")
+    table = bench.ready.served.table
+    served = replace(bench.ready.served, table=replace(table, **{name: changed(table, name)}))
+    other = replace(bench, ready=replace(bench.ready, served=served))
+    same = replace(bench, ready=replace(bench.ready, served=replace(served, table=replace(table))))
+    assert key(other) != key(bench) == key(same)
+
+
+def key(bench):
+    return bench._key("verdict", 1, 1.0, 1.0)
+
+
+def changed(table, name):
+    """Another value of a field; of work, in its last part alone."""
+    value = getattr(table, name)
+    if isinstance(value, Work):
+        return replace(value, prefill=value.prefill + 1.0)
+    if isinstance(value, str):
+        return value + "?"
+    if isinstance(value, tuple):
+        return (*value, "?")
+    if isinstance(value, dict):
+        return {**value, "?": 1.0}
+    return np.ones((2, 1)) if value is None else value + 1
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Work)])
+def test_a_change_of_any_part_of_the_work_is_another_point(name):
+    work = one_at_a_time(0.010, device="slow").ready.served.table.time_s
+    other = replace(work, **{name: getattr(work, name) + 1.0})
+    assert digest(*content(other)) != digest(*content(work))
+    turned = replace(work, **{name: np.ravel(getattr(work, name))[None, :]})
+    assert digest(*content(turned)) != digest(*content(work))
 
 
 def test_another_slo_or_seed_is_another_point(tmp_path):

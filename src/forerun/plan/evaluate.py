@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from forerun.plan.store import Store
 from forerun.sim import serve
 from forerun.sim.core.state import STATUS
 from forerun.sim.log import Log
+from forerun.spec.base import Spec
 from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
 from forerun.spec.slo import Slo
@@ -203,28 +205,28 @@ class Bench:
     def _base(self) -> str:
         """Everything that a run depends on but the number of replicas and the two factors."""
         served, r = self.ready.served, self.requests
-        table, pool = served.table, served.pool
-        arrays = [table.knots_ctx, table.knots_past]
-        for quantity in (table.time_s, table.flop, table.hbm_bytes, table.link_bytes,
-                         table.energy_j):  # fmt: skip
-            arrays += [quantity.tokens, quantity.seqs, quantity.decode, quantity.prefill]
-        if table.mixed_decode is not None:
-            arrays.append(table.mixed_decode)
-        plain = [
-            getattr(table, k)
-            for k in ("max_tokens", "max_seqs", "idle_w", "host_step_s", "host_seq_s", "n_devices",
-                      "peak_flop_per_s", "peak_hbm_bytes_per_s", "stages", "mixed_prefill",
-                      "mixed_factor", "mixed_cross_s", "between")
-        ]  # fmt: skip
-        columns = [r.arrival_s, r.isl, r.osl, r.priority, r.session, r.tenant, r.deadline_s]
-        loop = [r.meta.get("concurrency"), r.meta.get("think_s")]
-        engine, route = pool.engine, self.ready.candidate.route
+        engine, route = served.pool.engine, self.ready.candidate.route
         chosen = [engine.batch, engine.order, engine.admit, engine.preempt, route]
+        # of what a trace says of itself only the closed loop decides anything
+        loop = {name: r.meta.get(name) for name in ("concurrency", "think_s")}
         return keeping.digest(
-            keeping.code_version(), *arrays, plain, *columns, loop, pool.model_dump(mode="json"),
-            served.n_blocks, served.max_len, route.model_dump(mode="json"),
-            self.slo.model_dump(mode="json"), self.seed, *map(_source, chosen),
+            keeping.code_version(), *content(served), *content(replace(r, meta=loop)),
+            *content(route), *content(self.slo), self.seed, *map(_source, chosen),
         )  # fmt: skip
+
+
+def content(value: Any) -> Iterator[Any]:
+    """All that a value holds, for a digest: every field of a dataclass, so that one which is added
+    later cannot be forgotten."""
+    if is_dataclass(value):
+        for f in fields(value):
+            yield f.name
+            yield from content(getattr(value, f.name))
+    elif isinstance(value, np.ndarray):
+        yield value.shape
+        yield value
+    else:
+        yield value.model_dump(mode="json") if isinstance(value, Spec) else value
 
 
 def _source(policy: Policy) -> bytes | None:
