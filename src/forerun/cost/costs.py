@@ -18,7 +18,7 @@ from forerun.cost.calibration import Store, store
 from forerun.cost.collectives import Wires, collective_time
 from forerun.cost.efficiency import Efficiency, efficiency
 from forerun.cost.families import family, family_of_op
-from forerun.cost.generic import generic_decode, generic_prefill, generic_time
+from forerun.cost.generic import generic_decode, generic_prefill
 from forerun.cost.operators import (
     ROOFLINE,
     UNCALIBRATED,
@@ -86,9 +86,6 @@ class Costs:
             out[at] = self._message(shape, n[at])
             return np.maximum.accumulate(out)
         x = shapes.rows_by_tokens(shape, _steps(n[at]))
-        if x is None:
-            out[at] = generic_time(shape, n[at], self.device, self.eff)
-            return out
         time = self._curve(x, _steps(n[at]), n[at])
         if not self.cached:
             # tables repeat one product, whose weights stay on chip; a model's come from memory

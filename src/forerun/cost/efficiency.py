@@ -76,8 +76,6 @@ def efficiency(device: Device) -> Efficiency:
     return row
 
 
-#: share of the 16-bit peak of chunked scans (Mamba-2, delta nets): estimate
-SCAN = 0.20
 #: share of a link's rate that long collectives reach: estimate (NCCL bus bandwidth over link rate)
 LINK = 0.80
 #: the same over PCI Express, where packets and the root complex take more: estimate

@@ -1,26 +1,19 @@
-"""Seconds of operators no family has columns for: scans, sparse and compressed attention.
+"""Seconds of attention no family has columns for: sparse, compressed, keys that are values too.
 
 A roofline with the architecture's efficiencies, from the flop and bytes that `ops` counts.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from forerun.cost.efficiency import KEY_TILE, SCAN, SPLIT_TOKENS, Efficiency
+from forerun.cost.efficiency import KEY_TILE, SPLIT_TOKENS, Efficiency
 from forerun.ops.attention import Attention
 from forerun.ops.check import math_format
-from forerun.ops.counts import Array, Counts
+from forerun.ops.counts import Array
 from forerun.spec.device import Device
 
 DECODE_ATTENTION = 0.7  # share of the prefill efficiency that decode kernels reach, estimate
-
-
-def generic_time(shape: Any, n: Array, device: Device, eff: Efficiency) -> Array:
-    """Traffic of a shape that only moves data, at the rate of gathers."""
-    return shape.counts(n).hbm_bytes / (device.hbm_bytes_per_s * eff.gather)
 
 
 def peak_flop_per_s(device: Device, dtype: str) -> float:
@@ -30,7 +23,9 @@ def peak_flop_per_s(device: Device, dtype: str) -> float:
     return rates[used] if used else max(rates.values())  # type: ignore[index]
 
 
-def generic_decode(shape: Any, n_seqs: Array, ctx: Array, device: Device, eff: Efficiency) -> Array:
+def generic_decode(
+    shape: Attention, n_seqs: Array, ctx: Array, device: Device, eff: Efficiency
+) -> Array:
     """One decode step: max(cache traffic, padded flop) and filling the chip, [B, K].
 
         c'      = max(c, KEY_TILE)                   # a kernel takes a whole tile of keys at least
@@ -41,8 +36,6 @@ def generic_decode(shape: Any, n_seqs: Array, ctx: Array, device: Device, eff: E
     `fill` is the time in which too few blocks are in flight.
     """
     gather = device.hbm_bytes_per_s * eff.gather
-    if not isinstance(shape, Attention):
-        return shape.decode(n_seqs, ctx).hbm_bytes / gather
     ctx = np.maximum(ctx, KEY_TILE)
     counts = shape.decode(n_seqs, ctx)
     heads = 1 if shape.latent_dim else shape.n_kv_heads
@@ -59,7 +52,7 @@ def generic_decode(shape: Any, n_seqs: Array, ctx: Array, device: Device, eff: E
 
 
 def generic_prefill(
-    shape: Any, n_new: Array, n_past: Array, device: Device, eff: Efficiency
+    shape: Attention, n_new: Array, n_past: Array, device: Device, eff: Efficiency
 ) -> Array:
     """One chunk: padded flop, then traffic, [T, K].
 
@@ -72,11 +65,9 @@ def generic_prefill(
     loads its queries before and stores its outputs after it computes, so the two add up.
     """
     n_new = np.asarray(n_new, float)
-    counts: Counts = shape.prefill(n_new, n_past)
+    counts = shape.prefill(n_new, n_past)
     memory = counts.hbm_bytes / (device.hbm_bytes_per_s * eff.gather)
     peak = peak_flop_per_s(device, shape.math)
-    if not isinstance(shape, Attention):
-        return np.maximum(memory, counts.flop / (peak * SCAN))
     least = max(1.0, eff.rows * shape.n_kv_heads / shape.n_heads)
     padded = np.maximum(n_new, least) * (n_new > 0)
     ratio = padded / np.where(n_new > 0, n_new, 1.0)

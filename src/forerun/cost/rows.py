@@ -15,25 +15,21 @@ import numpy as np
 #: columns of text.  runtime: "vllm 0.24.0"; impl: the kernel or library where it is known
 TEXTS = ("device", "runtime", "op", "dtype", "kv_dtype", "distribution", "impl")
 
-#: columns of numbers: those of the contract, then ours (see `WORDS`)
+#: columns of numbers: those of the contract, then ours:
+#:   width         elements of one row of a row-wise operator (n_tokens rows)
+#:   read_bytes    bytes one row reads, where they do not follow from width and dtype
+#:   write_bytes   bytes one row writes, the same
+#:   causal        1 (default) when a query sees itself and what came before, 0 for encoders
+#:   n_decode      decoding requests in the same kernel as a prefill chunk
+#:   past_decode   tokens in the cache of each of them
+#:   gated         1 (default) for gated experts, 0 for two products instead of three
+#:   n_active      distinct experts woken, where it was counted
 NUMBERS = (
     "m", "n", "k", "batch", "isl", "past", "n_heads", "n_kv_heads", "head_dim", "v_head_dim",
     "q_lora_rank", "kv_lora_rank", "rope_dim", "window", "n_tokens", "hidden", "inter", "topk",
     "n_experts", "moe_tp", "moe_ep", "n_gpus", "n_nodes", "bytes", "graphs",
     "width", "read_bytes", "write_bytes", "causal", "n_decode", "past_decode", "gated", "n_active",
 )  # fmt: skip
-
-#: what the columns mean that the contract does not have
-WORDS = {
-    "width": "elements of one row of a row-wise operator (n_tokens rows)",
-    "read_bytes": "bytes one row reads, where they do not follow from width and dtype",
-    "write_bytes": "bytes one row writes, the same",
-    "causal": "1 (default) when a query sees itself and what came before, 0 for encoders",
-    "n_decode": "decoding requests in the same kernel as a prefill chunk",
-    "past_decode": "tokens in the cache of each of them",
-    "gated": "1 (default) for gated experts, 0 for two products instead of three",
-    "n_active": "distinct experts woken, where it was counted",
-}
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from forerun.cost.families import family_of_op
+from forerun.cost.collectives import DIRECT_BYTES
 from forerun.cost.rows import Rows, rows
 from forerun.ops.attention import Attention
 from forerun.ops.collectives import Collective
@@ -23,9 +23,8 @@ from forerun.ops.ssm import Scan
 _KV = {4.0: "fp32", 2.0: "bf16", 1.0: "fp8", 0.5625: "nvfp4", 0.53125: "mxfp4"}
 
 
-def rows_by_tokens(shape: Shape, n: np.ndarray) -> Rows | None:
-    """An operator at n tokens or sequences, n float64 [N] and positive; None where no family has
-    columns for it."""
+def rows_by_tokens(shape: Shape, n: np.ndarray) -> Rows:
+    """An operator at n tokens or sequences, n float64 [N] and positive."""
     N = len(n)
     if isinstance(shape, Matmul):
         return rows(
@@ -55,11 +54,7 @@ def rows_by_tokens(shape: Shape, n: np.ndarray) -> Rows | None:
             N, op="sampling", n_tokens=n, width=shape.vocab, read_bytes=half, write_bytes=half,
             dtype="bf16",
         )  # fmt: skip
-    return None
-
-
-#: messages up to this use kernels that share memory (vLLM's limit: 8 MiB), longer ones a library
-DIRECT_BYTES = 8 * 2**20
+    raise TypeError(f"{type(shape).__name__} is priced by sequences or by messages")
 
 
 def rows_of_message(shape: Collective, n: np.ndarray) -> Rows:
@@ -144,8 +139,6 @@ def _scan(kernel: ScanKernel, count: int, **columns: Any) -> Rows:
 def _plain(shape: Attention) -> bool:
     """Without compressed entries, indexers or a cache that is key and value at once, for which no
     family has columns."""
-    if shape.latent_dim and family_of_op("mla_decode") is None:
-        return False
     return not (shape.compress or shape.index_heads or shape.sparse_topk or shape.one_cache)
 
 

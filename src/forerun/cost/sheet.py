@@ -28,18 +28,15 @@ class Sheet:
     hbm_bytes_per_s: np.ndarray
     n_sm: np.ndarray  # 1 where it is not known
     l2_bytes: np.ndarray
-    clock_hz: np.ndarray
     link_bytes_per_s: np.ndarray  # to its neighbours in a node, one direction
     link_latency_s: np.ndarray
     switched: np.ndarray  # 1 where every pair of a node has the whole rate at once
     network_bytes_per_s: np.ndarray  # between nodes, one device's port
     network_latency_s: np.ndarray
     per_node: np.ndarray  # devices that talk without the network
-    year: np.ndarray
     is_gpu: np.ndarray
     # shares of the sheet that kernels reach before any measurement (cost.efficiency)
     gemm: np.ndarray
-    attention: np.ndarray
     stream: np.ndarray
     gather: np.ndarray
     launch_s: np.ndarray
@@ -122,16 +119,14 @@ def _numbers(
         "hbm_bytes_per_s": device.hbm_bytes_per_s,
         "n_sm": device.n_sm or 1.0,
         "l2_bytes": device.l2_bytes or np.nan,
-        "clock_hz": device.clock_hz or np.nan,
         "link_bytes_per_s": link.bandwidth_bytes_per_s if link else np.nan,
         "link_latency_s": link.latency_s if link else np.nan,
         "switched": float(device.topology == "switch"),
         "network_bytes_per_s": network.bandwidth_bytes_per_s if network else np.nan,
         "network_latency_s": network.latency_s if network else np.nan,
         "per_node": float(device.scale_up_domain or device.devices_per_node),
-        "year": device.year,
         "is_gpu": float(device.kind == "gpu"),
-        "gemm": eff.gemm, "attention": eff.attention, "stream": eff.stream, "gather": eff.gather,
+        "gemm": eff.gemm, "stream": eff.stream, "gather": eff.gather,
         "launch_s": eff.launch_s, "tile_rows": eff.rows,
         "architecture": device.architecture.lower().replace(" ", "").replace("-", ""),
         "device": device.name,

@@ -54,8 +54,6 @@ class Replica:
     router: str = "round_robin"
     max_tokens: int = 4096  # longest request the run's generator makes
     max_request_tokens: int = 4096  # longest context the predictor knows
-    max_chunk: int = 4096
-    max_batch: int = 128
     granularity: int = 64
     decode_overhead: float = 0.0
     prefill_overhead: float = 0.0
@@ -146,8 +144,6 @@ def _replica(config: Mapping[str, Any]) -> Replica:
         router=str(cluster["global_scheduler_config"]["name"]),
         max_tokens=int(generator.get("max_tokens") or longest),
         max_request_tokens=longest,
-        max_chunk=int(predictor["prediction_max_prefill_chunk_size"]),
-        max_batch=int(predictor["prediction_max_batch_size"]),
         granularity=int(predictor["kv_cache_prediction_granularity"]),
         decode_overhead=grouped * float(predictor["attention_decode_batching_overhead_fraction"]),
         prefill_overhead=grouped * float(predictor["attention_prefill_batching_overhead_fraction"]),
