@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from forerun.cost.calibration import Calibration, Errors, Origin, Store, load, save
+from forerun.cost.choose import coefs_across, coefs_of
 from forerun.cost.families import families, family
-from forerun.cost.operators import coefs_across, coefs_of, predict
+from forerun.cost.operators import predict
 from forerun.cost.rows import rows
 from forerun.cost.sheet import sheet
 from forerun.cost.trees import LEAF, STEP, Trees, trees_from

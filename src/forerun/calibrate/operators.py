@@ -29,7 +29,7 @@ from forerun.calibrate.intervals import (
 )
 from forerun.calibrate.solve import GENERAL, OWN, across_devices, fit_coefs, learn, predicted
 from forerun.calibrate.split import held_out, parts_of
-from forerun.cost import operators
+from forerun.cost import choose, operators
 from forerun.cost.calibration import REGIMES, Calibration, Errors
 
 #: rows below which a device has coefficients and no residual
@@ -204,12 +204,12 @@ def from_siblings(rest: Data, others: Sequence[Calibration]) -> tuple[np.ndarray
         device = catalog.device(group.device)
         for key in set(keys[group.at]):
             at = group.at[keys[group.at] == key]
-            found = operators.sibling_of(others, device, group.engine, key)
+            found = choose.sibling_of(others, device, group.engine, key)
             if found is None:
                 continue
             own, measured = found
             part = rest.take(at)
-            chosen = operators.Chosen(rest.module, own, measured, None, False, "")
+            chosen = choose.Chosen(rest.module, own, measured, None, False, "")
             x = chosen.rows(part.x)
             said[at] = chosen.physics(x, part.s) * np.exp(chosen.residual(x, part.s))
             known[at] = True
@@ -247,7 +247,7 @@ def _common_factors(used: Data, owns: Sequence[Calibration]) -> np.ndarray:
         if own is None:
             continue
         part = used.take(group.at)
-        start = operators.starting(part.x, part.s, part.module)
+        start = choose.starting(part.x, part.s, part.module)
         keys = operators.keys_of(part.x, part.module)
         for key in set(keys) & set(own.keys):
             first = [np.median(start[n][keys == key]) for n in names]

@@ -15,20 +15,12 @@ import numpy as np
 
 from forerun.cost import shapes
 from forerun.cost.calibration import Store, store
+from forerun.cost.choose import ROOFLINE, UNCALIBRATED, Chosen, choose, coefs_of
 from forerun.cost.collectives import Wires, collective_time
 from forerun.cost.efficiency import Efficiency, efficiency
 from forerun.cost.families import family, family_of_op
 from forerun.cost.generic import generic_decode, generic_prefill
-from forerun.cost.operators import (
-    ROOFLINE,
-    UNCALIBRATED,
-    Chosen,
-    choose,
-    coefs_of,
-    is_compute_bound,
-    keys_of,
-    regime_of,
-)
+from forerun.cost.operators import is_compute_bound, keys_of, regime_of
 from forerun.cost.rows import Rows, rows
 from forerun.cost.sheet import Sheet, sheet, split_runtime
 from forerun.cost.table import DENSE
