@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -37,30 +38,35 @@ Where = Callable[[int], str]
 def checked(
     rows: Rows, time_s: np.ndarray, *, name: str, origin: str, licence: str,
     where: Where | None = None, strict: bool = False,
+    passed_over: Mapping[str, int] | None = None, file: Path | None = None,
 ) -> Table:  # fmt: skip
     """The table of rows that can be; repeated rows become their median.
 
+    file : what messages about the whole table begin with; else the name.
     where : what row i is called in messages; else the name and a line of the file, under a header.
     strict : a table of one's own.  Operators, devices and formats that are not known, and sizes
     that are missing or cannot be, are refused one by one; of tables that others published, whom
     nobody here can mend, they are left out and counted.
+
+    passed_over : rows that the reader left out before, by reason; they are counted with the others.
 
     Counted and left out: no time, a time of 0 (how collectors mark a failed run), a negative one.
     Raises SpecError, with the rows and all at once, for columns that are not there; then for times
     that cannot be those of the device: units off by a thousand, or rates above its peak in more
     than SHARE_ABOVE of the rows.
     """
+    place = str(file or name)
     called = where or (lambda i: f"{name}:{i + 2}")
-    count: dict[str, int] = {}
+    count: dict[str, int] = {reason: n for reason, n in (passed_over or {}).items() if n}
     time_s = np.asarray(time_s, dtype=float)
     if not rows.n:
-        raise SpecError.one(name, "has a header and no row below it", "a row for each operator")
+        raise SpecError.one(place, "has a header and no row below it", "a row for each operator")
     bad = {
         "no time": np.isnan(time_s),
         "time of 0": time_s == 0,
         "negative or endless time": (time_s < 0) | np.isinf(time_s),
     }
-    lacking, problems = _sizes(rows, name, called, strict)
+    lacking, problems = _sizes(rows, place, called, strict)
     unknown, said = _devices(rows, called)
     if strict:
         problems += said
@@ -69,15 +75,17 @@ def checked(
         bad["a device or format without a data sheet"] = unknown
     if problems:
         raise SpecError(*problems)
-    for reason, which in bad.items():
-        if which.any():
-            count[reason] = int(which.sum())
-    good = np.flatnonzero(~np.logical_or.reduce(list(bad.values())))
+    kept = np.ones(rows.n, dtype=bool)
+    for reason, which in bad.items():  # a row counts once, under the first reason
+        if n := int((which & kept).sum()):
+            count[reason] = count.get(reason, 0) + n
+        kept &= ~which
+    good = np.flatnonzero(kept)
     if unknown.all() and not strict:  # the other tables of the set are still good
         return Table(rows.take(good), time_s[good], name, origin, licence, count)
     if not len(good):
         why = ", ".join(f"{n} {reason}" for reason, n in count.items())
-        raise SpecError.one(name, f"holds no row that can be used ({why})", "measure them again")
+        raise SpecError.one(place, f"holds no row that can be used ({why})", "measure them again")
     rows, time_s = rows.take(good), time_s[good]
     problems = list(_physics(rows, time_s, lambda i: called(int(good[i]))))
     if problems:
@@ -96,7 +104,7 @@ def _some(at: np.ndarray, called: Where) -> str:
     return called(int(at[0])) + more
 
 
-def _sizes(rows: Rows, name: str, called: Where, strict: bool) -> tuple[np.ndarray, list[Problem]]:
+def _sizes(rows: Rows, place: str, called: Where, strict: bool) -> tuple[np.ndarray, list[Problem]]:
     """Rows whose sizes are missing or cannot be, bool [N], and what is wrong with the table."""
     out = np.zeros(rows.n, dtype=bool)
     problems: list[Problem] = []
@@ -113,7 +121,7 @@ def _sizes(rows: Rows, name: str, called: Where, strict: bool) -> tuple[np.ndarr
         absent = [column for column in needs if np.isnan(x.get(column)).all()]
         if absent:
             what = f"lacks {', '.join(absent)} of every row of {op}"
-            problems.append(Problem(name, what, f"{op} needs {', '.join(needs)}"))
+            problems.append(Problem(place, what, f"{op} needs {', '.join(needs)}"))
             continue
         said = asked.lacking(x, found)
         out[at] = said != ""
@@ -159,8 +167,14 @@ def _physics(rows: Rows, time_s: np.ndarray, called: Where) -> Iterable[Problem]
             counts = family(known).counts(x)
         took = time_s[at]
         busy, traffic = _least(x, s, counts, known)
-        over = busy / took
+        with np.errstate(over="ignore"):
+            over = busy / took
         least = np.maximum(busy, traffic)
+        endless = np.flatnonzero(~np.isfinite(least))
+        if len(endless):
+            what = f"{op} has sizes from which no finite time follows"
+            yield Problem(_some(at[endless], called), what, "the sizes of an operator that ran")
+            continue
         large = least >= np.quantile(least, 0.9)
         first = int(np.flatnonzero(large)[0])
         gpu = bool((s.is_gpu > 0).all())

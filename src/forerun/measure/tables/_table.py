@@ -25,6 +25,44 @@ class Table:
     n_dropped: Mapping[str, int] = field(default_factory=dict)  # reason -> rows
 
 
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A polars frame that knows its file, so that what it lacks is said with the place."""
+
+    path: Path
+    data: Any
+    begin: int = 2  # line of the file that the first row stands on
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.data.columns)
+
+    @property
+    def height(self) -> int:
+        return int(self.data.height)
+
+    def __getitem__(self, name: str) -> Any:
+        needed(self, (name,), self.path)
+        return self.data[name]
+
+    def place(self, i: int) -> str:
+        """Where row i stands: "file:7" in a CSV, "file row 6" in a Parquet file."""
+        if self.path.suffix == ".parquet":
+            return f"{self.path} row {i + 1}"
+        return f"{self.path}:{i + self.begin}"
+
+
+def table_of(path: Path) -> Frame:
+    """The rows of a published file.
+
+    Raises what `frame_of` does, and SpecError for a file without rows.
+    """
+    frame = frame_of(path)
+    if not frame.height:
+        raise SpecError.one(str(path), "has a header and no row below it", "fetch it again")
+    return Frame(path, frame)
+
+
 def frame_of(path: Path) -> Any:
     """A polars frame of a CSV (gzip too) or Parquet file.
 
@@ -55,8 +93,20 @@ def needed(frame: Any, columns: tuple[str, ...], path: Path) -> None:
 
 
 def numbers(frame: Any, name: str) -> np.ndarray:
-    """A column as float64 [N], NaN where it is empty."""
-    return frame[name].cast(float, strict=False).fill_null(float("nan")).to_numpy().astype(float)
+    """A column as float64 [N], NaN where it is empty.
+
+    Raises SpecError where a cell of a `Frame` holds words: taken for empty, a default would stand
+    for what was measured.
+    """
+    column = frame[name]
+    cast = column.cast(float, strict=False)
+    if isinstance(frame, Frame) and cast.null_count() > column.null_count():
+        words = cast.is_null() & column.is_not_null()
+        at = np.flatnonzero(words.to_numpy())
+        more = f", and {len(at) - 1:,} more" if len(at) > 1 else ""
+        what = f"{str(column[int(at[0])])[:40]!r} is not a number{more}"
+        raise SpecError.one(f"{frame.place(int(at[0]))} {name}", what, "fetch it again")
+    return cast.fill_null(float("nan")).to_numpy().astype(float)
 
 
 def texts(frame: Any, name: str) -> np.ndarray:
@@ -64,9 +114,22 @@ def texts(frame: Any, name: str) -> np.ndarray:
     return np.array([str(v) if v is not None else "" for v in frame[name].to_list()], dtype=object)
 
 
-def mapped(values: np.ndarray, known: Mapping[str, str], where: str) -> np.ndarray:
-    """Each text by its meaning.  Raises SpecError for texts that have none, all at once."""
+def mapped(values: np.ndarray, known: Mapping[str, Any], where: str) -> np.ndarray:
+    """Each text by its meaning, [N].  Raises SpecError for texts that have none, all at once."""
     strange = sorted({str(v) for v in values} - set(known))
     if strange:
-        raise SpecError.one(where, f"{', '.join(strange)} not known", f"one of {', '.join(known)}")
+        shown = ", ".join(v or "an empty cell" for v in strange)
+        raise SpecError.one(where, f"{shown} not known", f"one of {', '.join(known)}")
     return np.array([known[str(v)] for v in values], dtype=object)
+
+
+def only(frame: Frame, name: str) -> str:
+    """The one text of a column that says what kind of table it is.
+
+    Raises SpecError where it says several: rows of one kind would be read as another.
+    """
+    found = sorted(set(texts(frame, name)))
+    if len(found) != 1:
+        shown = ", ".join(v or "an empty cell" for v in found[:5])
+        raise SpecError.one(f"{frame.path} {name}", f"is {shown}", "one of them in each file")
+    return str(found[0])

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from forerun.cost.rows import Rows, rows
 from forerun.measure.tables._checks import checked
-from forerun.measure.tables._table import Table, frame_of, mapped, needed, numbers, texts
+from forerun.measure.tables._table import (
+    Frame,
+    Table,
+    mapped,
+    needed,
+    numbers,
+    only,
+    table_of,
+    texts,
+)
 
 ORIGIN = "ai-dynamo/aiconfigurator @095f58a, systems/data (arXiv 2601.06288)"
 LICENCE = "Apache-2.0"
@@ -51,22 +59,27 @@ def read(path: Path) -> Iterator[Table]:
         make = READERS.get(file.name.removesuffix("_perf.parquet"))
         if make is None:
             continue
-        frame = frame_of(file)
+        frame = table_of(file)
         needed(frame, ("latency",), file)
         system, runtime = file.parts[-3], file.parts[-2].replace("-", " ", 1)
         yield checked(
             make(frame, file, system, runtime), numbers(frame, "latency") * 1e-3,
             name="/".join(("aiconfigurator_ops", *file.parts[-3:-1], file.stem[: -len("_perf")])),
-            origin=ORIGIN, licence=LICENCE,
+            origin=ORIGIN, licence=LICENCE, file=file, where=frame.place,
         )  # fmt: skip
 
 
-def _dtype(frame: Any, column: str, file: Path) -> np.ndarray:
+def _dtype(frame: Frame, column: str, file: Path) -> np.ndarray:
     needed(frame, (column,), file)
     return mapped(texts(frame, column), DTYPES, f"{file} {column}")
 
 
-def kernel(frame: Any) -> np.ndarray:
+def _element(frame: Frame, column: str, file: Path) -> np.ndarray:
+    """Bytes an element, float64 [N]."""
+    return mapped(texts(frame, column), ELEMENT, f"{file} {column}").astype(float)
+
+
+def kernel(frame: Frame) -> np.ndarray:
     """The kernel's name, short and in lower case."""
     return np.array([
         t.lower().removeprefix("vllm_").removeprefix("moe_").removesuffix("kernel")
@@ -74,7 +87,7 @@ def kernel(frame: Any) -> np.ndarray:
     ], dtype=object)  # fmt: skip
 
 
-def _gemm(frame: Any, file: Path, system: str, runtime: str) -> Rows:
+def _gemm(frame: Frame, file: Path, system: str, runtime: str) -> Rows:
     return rows(
         frame.height, op="gemm", device=system, runtime=runtime,
         dtype=_dtype(frame, "gemm_dtype", file), impl=kernel(frame),
@@ -82,8 +95,8 @@ def _gemm(frame: Any, file: Path, system: str, runtime: str) -> Rows:
     )  # fmt: skip
 
 
-def _attention(frame: Any, file: Path, system: str, runtime: str) -> Rows:
-    kind = str(frame["op_name"][0])
+def _attention(frame: Frame, file: Path, system: str, runtime: str) -> Rows:
+    kind = only(frame, "op_name")
     heads = numbers(frame, "num_heads")
     common = dict(
         device=system, runtime=runtime, dtype=_dtype(frame, "attn_dtype", file),
@@ -111,13 +124,13 @@ MLA = dict(kv_lora_rank=512.0, rope_dim=64.0, head_dim=192.0, v_head_dim=128.0, 
 MLA_HIDDEN = 7168.0
 
 
-def _mla(frame: Any, file: Path, system: str, runtime: str) -> Rows:
+def _mla(frame: Frame, file: Path, system: str, runtime: str) -> Rows:
     """Kernels, or whole blocks with their products ("module"), which give `hidden`.
 
     A block's dtype is that of its weights; attention inside runs in 16 bits.  `step` of a block is
     the whole context, of a kernel the cache before the new token.
     """
-    kind = str(frame["op_name"][0])
+    kind = only(frame, "op_name")
     decode, whole = "generation" in kind, "module" in kind
     return rows(
         frame.height, op="mla_decode" if decode else "mla_prefill", device=system, runtime=runtime,
@@ -129,7 +142,7 @@ def _mla(frame: Any, file: Path, system: str, runtime: str) -> Rows:
     )  # fmt: skip
 
 
-def _moe(frame: Any, file: Path, system: str, runtime: str) -> Rows:
+def _moe(frame: Frame, file: Path, system: str, runtime: str) -> Rows:
     kernels = kernel(frame)
     return rows(
         frame.height, op="moe", device=system, runtime=runtime,
@@ -142,7 +155,7 @@ def _moe(frame: Any, file: Path, system: str, runtime: str) -> Rows:
     )  # fmt: skip
 
 
-def _nccl(frame: Any, file: Path, system: str, runtime: str) -> Rows:
+def _nccl(frame: Frame, file: Path, system: str, runtime: str) -> Rows:
     """message_size counts elements: the same count takes twice as long in half as in int8.
 
     Which buffer it is follows from the bandwidth.  NCCL on 8 H100 moves 512 MiB in 2.68 ms
@@ -151,7 +164,7 @@ def _nccl(frame: Any, file: Path, system: str, runtime: str) -> Rows:
     for reduce_scatter (18.3 GB/s) and 88 ms for all_gather, which is 18.3 GB/s only if the buffer
     is what one device contributes: there the whole is n times as large.
     """
-    element = np.array([ELEMENT[t] for t in texts(frame, "nccl_dtype")])
+    element = _element(frame, "nccl_dtype", file)
     op = mapped(texts(frame, "op_name"), KINDS, f"{file} op_name")
     library = np.array([k.lower() for k in texts(frame, "kernel_source")], dtype=object)
     n = numbers(frame, "num_gpus")
@@ -163,8 +176,8 @@ def _nccl(frame: Any, file: Path, system: str, runtime: str) -> Rows:
     )  # fmt: skip
 
 
-def _custom(frame: Any, file: Path, system: str, runtime: str) -> Rows:
-    element = np.array([ELEMENT[t] for t in texts(frame, "allreduce_dtype")])
+def _custom(frame: Frame, file: Path, system: str, runtime: str) -> Rows:
+    element = _element(frame, "allreduce_dtype", file)
     graphs = np.array([0.0 if "eager" in k else 1.0 for k in texts(frame, "kernel_source")])
     return rows(
         frame.height, op="all_reduce", device=system, runtime=runtime,
@@ -173,9 +186,9 @@ def _custom(frame: Any, file: Path, system: str, runtime: str) -> Rows:
     )  # fmt: skip
 
 
-def _quantise(frame: Any, file: Path, system: str, runtime: str) -> Rows:
+def _quantise(frame: Frame, file: Path, system: str, runtime: str) -> Rows:
     k = numbers(frame, "k")
-    kind = str(frame["op_name"][0])
+    kind = only(frame, "op_name")
     written = 0.0 * k if kind == "compute_scale" else k
     return rows(
         frame.height, op="quantise", device=system, runtime=runtime, dtype="bf16", impl=kind,
@@ -183,7 +196,7 @@ def _quantise(frame: Any, file: Path, system: str, runtime: str) -> Rows:
     )  # fmt: skip
 
 
-def _bmm(frame: Any, file: Path, system: str, runtime: str) -> Rows:
+def _bmm(frame: Frame, file: Path, system: str, runtime: str) -> Rows:
     """Absorbed projections of latent attention: [T, 128] x [128, 512] a head, and back."""
     before = np.array([name.endswith("pre") for name in texts(frame, "op_name")])
     return rows(
@@ -194,7 +207,7 @@ def _bmm(frame: Any, file: Path, system: str, runtime: str) -> Rows:
     )  # fmt: skip
 
 
-def _gdn(frame: Any, file: Path, system: str, runtime: str) -> Rows:
+def _gdn(frame: Frame, file: Path, system: str, runtime: str) -> Rows:
     """Gated delta net, scan and short convolution apart.
 
     The convolution is over queries, keys and values, but in TensorRT-LLM's table over keys alone:
@@ -216,7 +229,7 @@ def _gdn(frame: Any, file: Path, system: str, runtime: str) -> Rows:
     )  # fmt: skip
 
 
-def _mamba2(frame: Any, file: Path, system: str, runtime: str) -> Rows:
+def _mamba2(frame: Frame, file: Path, system: str, runtime: str) -> Rows:
     """Mamba-2, scan and short convolution over x, B and C apart."""
     heads, width = numbers(frame, "nheads"), numbers(frame, "head_dim")
     groups, state = numbers(frame, "n_groups"), numbers(frame, "d_state")
@@ -230,11 +243,11 @@ def _mamba2(frame: Any, file: Path, system: str, runtime: str) -> Rows:
     )  # fmt: skip
 
 
-def _is_conv(frame: Any) -> np.ndarray:
-    return np.array(["conv1d" in k for k in kernel(frame)])
+def _is_conv(frame: Frame) -> np.ndarray:
+    return np.array(["conv1d" in k for k in kernel(frame)], dtype=bool)
 
 
-def _phase(frame: Any) -> dict[str, np.ndarray]:
+def _phase(frame: Frame) -> dict[str, np.ndarray]:
     """Tokens a sequence, and which kernels: a chunk of one token is not a decode step."""
     decode = np.array([p == "generation" for p in texts(frame, "phase")])
     return {

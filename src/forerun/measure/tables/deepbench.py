@@ -7,15 +7,15 @@ and recurrent layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from forerun.cost.rows import rows
 from forerun.measure.tables._checks import checked
-from forerun.measure.tables._table import Table, frame_of, needed, texts
+from forerun.measure.tables._table import Frame, Table, needed, table_of, texts
 
 ORIGIN = "baidu-research/DeepBench @da81ba7, results"
 LICENCE = "Apache-2.0"
@@ -36,24 +36,42 @@ def read(path: Path) -> Iterator[Table]:
     """One table a sheet of products."""
     for name, device in DEVICES.items():
         for file in sorted(path.glob(f"*_{name}.csv*")):
-            frame = frame_of(file)
+            frame = table_of(file)
             needed(frame, COLUMNS, file)
             cells = {column: texts(frame, column) for column in COLUMNS}
             runtime = f"cuda {_spec(cells, 'CUDA Version')}".rstrip()
             for sheet in dict.fromkeys(cells["sheet"]):
-                mine = {c: cell[cells["sheet"] == sheet] for c, cell in cells.items()}
-                found = _products(mine)
+                at = np.flatnonzero(cells["sheet"] == sheet)
+                found = _products({c: cell[at] for c, cell in cells.items()})
                 if found is None:
                     continue
-                dtype, sizes, transposed, time_ms = found
+                m, n, k = found.sizes
                 made = rows(
-                    len(time_ms), op="gemm", device=device, runtime=runtime, dtype=dtype,
-                    impl=transposed, m=sizes[0], n=sizes[1], k=sizes[2],
+                    len(found.time_ms), op="gemm", device=device, runtime=runtime,
+                    dtype=found.dtype, impl=found.transposed, m=m, n=n, k=k,
                 )  # fmt: skip
                 yield checked(
-                    made, time_ms * 1e-3, origin=ORIGIN, licence=LICENCE,
-                    name=f"deepbench/{file.name.split('.')[0]}/{dtype}",
+                    made, found.time_ms * 1e-3, origin=ORIGIN, licence=LICENCE, file=file,
+                    name=f"deepbench/{file.name.split('.')[0]}/{found.dtype}",
+                    where=_placed(frame, at[found.at]),
+                    passed_over={"with a cell that is no number": found.n_damaged},
                 )  # fmt: skip
+
+
+def _placed(frame: Frame, at: np.ndarray) -> Callable[[int], str]:
+    return lambda i: frame.place(int(at[i]))
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """A sheet's block of products."""
+
+    dtype: str
+    sizes: np.ndarray  # float64 [3, N]: m, n, k
+    transposed: np.ndarray  # str [N], which operands
+    time_ms: np.ndarray  # float64 [N]
+    at: np.ndarray  # int [N], rows of the sheet
+    n_damaged: int
 
 
 def _spec(cells: dict[str, np.ndarray], name: str) -> str:
@@ -61,25 +79,31 @@ def _spec(cells: dict[str, np.ndarray], name: str) -> str:
     return str(cells["c1"][at[0]]) if len(at) else ""
 
 
-def _products(cells: dict[str, np.ndarray]) -> tuple[str, np.ndarray, np.ndarray, Any] | None:
-    """(format, sizes float64 [3, N], which operands are transposed, milliseconds) of a sheet's
-    block of products, from its header to the first row that is none; None without one."""
+def _products(cells: dict[str, np.ndarray]) -> Products | None:
+    """The block from its header to that of the next, None without one."""
     head = np.flatnonzero(cells["c0"] == HEAD)
     precision = _spec(cells, "Precision")
     dtype = next((d for begin, d in DTYPES.items() if precision.startswith(begin)), None)
     if not len(head) or dtype is None:
         return None
-    found = []
+    found, at, n_damaged = [], [], 0
     for i in range(int(head[0]) + 1, len(cells["c0"])):
         row = [cells[column][i] for column in ("c2", "c3", "c4", "c8")]
-        if cells["c0"][i] or not all(_is_number(cell) for cell in row):
+        if cells["c0"][i]:
             break
+        if not all(_is_number(cell) for cell in row):
+            n_damaged += any(row)  # a line of empty cells is none
+            continue
         transposed = f"{cells['c5'][i]}{cells['c6'][i]}".lower()
         found.append((*(float(cell) for cell in row), transposed))
+        at.append(i)
     if not found:
         return None
     m, n, k, time_ms, kinds = zip(*found, strict=True)
-    return dtype, np.array([m, n, k]), np.array(kinds, dtype=object), np.array(time_ms)
+    return Products(
+        dtype, np.array([m, n, k]), np.array(kinds, dtype=object), np.array(time_ms),
+        np.array(at), n_damaged,
+    )  # fmt: skip
 
 
 def _is_number(cell: str) -> bool:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from forerun.cost.rows import Rows, joined, rows
+from forerun.errors import SpecError
 from forerun.measure.tables._checks import checked
-from forerun.measure.tables._table import Table, frame_of, needed, numbers, texts
+from forerun.measure.tables._table import Frame, Table, needed, numbers, table_of, texts
 
 ORIGIN = "alibaba/InferSim @f2293da, bench_data"
 LICENCE = "Apache-2.0"
@@ -29,16 +29,24 @@ def read(path: Path) -> Iterator[Table]:
     """One table a file."""
     for kind, make in READERS.items():
         for file in sorted(path.glob(f"{kind}/*/*.csv*")):
-            frame = frame_of(file)
+            frame = table_of(file)
             device = file.parent.name
             made, time_us = make(frame, file, device)
+            place = _place(frame, made.n)
             yield checked(
-                made, time_us * 1e-6, origin=ORIGIN, licence=LICENCE,
+                made, time_us * 1e-6, origin=ORIGIN, licence=LICENCE, file=file, where=place,
                 name=f"infersim_kernels/{kind}/{device}/{file.name.split('.')[0]}",
             )  # fmt: skip
 
 
-def _gemm(frame: Any, file: Path, device: str) -> tuple[Rows, np.ndarray]:
+def _place(frame: Frame, n: int) -> Callable[[int], str]:
+    """Where row i of n stands: of two operators a line, or of a file without a header."""
+    begin = 2 if {"dtype", "m", "seq_len", "batchsize"} & set(frame.columns) else 1
+    placed = Frame(frame.path, frame.data, begin)
+    return lambda i: placed.place(i % frame.height if n % frame.height == 0 else i)
+
+
+def _gemm(frame: Frame, file: Path, device: str) -> tuple[Rows, np.ndarray]:
     needed(frame, ("m", "n", "k", "latency_us"), file)
     made = rows(
         frame.height, op="gemm", device=device, runtime=RUNTIME, dtype="fp8_block",
@@ -47,21 +55,23 @@ def _gemm(frame: Any, file: Path, device: str) -> tuple[Rows, np.ndarray]:
     return made, numbers(frame, "latency_us")
 
 
-def _header(frame: Any) -> Any:
+def _header(frame: Frame) -> Frame:
     """Some files came without their header line; polars then took the first row for it."""
     if "dtype" in frame.columns:
         return frame
     import polars
 
+    names = ("dtype", "kv_dtype", "batch_size", "kv_len", "latency_us", "mfu")
+    if len(frame.columns) != len(names):
+        needed(frame, names, frame.path)
     first = [name.split("_duplicated")[0] for name in frame.columns]
     first[1] = "bf16" if first[1].startswith("bf16") else first[1]
-    names = ("dtype", "kv_dtype", "batch_size", "kv_len", "latency_us", "mfu")
     top = polars.DataFrame({n: [v] for n, v in zip(names, first, strict=True)})
-    rest = frame.rename(dict(zip(frame.columns, names, strict=True)))
-    return polars.concat([top, rest.cast(polars.String)])
+    rest = frame.data.rename(dict(zip(frame.columns, names, strict=True)))
+    return Frame(frame.path, polars.concat([top, rest.cast(polars.String)]), begin=1)
 
 
-def _decode(frame: Any, file: Path, device: str) -> tuple[Rows, np.ndarray]:
+def _decode(frame: Frame, file: Path, device: str) -> tuple[Rows, np.ndarray]:
     frame = _header(frame)
     heads, kv_heads, width = _name(file)
     made = rows(
@@ -73,7 +83,7 @@ def _decode(frame: Any, file: Path, device: str) -> tuple[Rows, np.ndarray]:
     return made, numbers(frame, "latency_us")
 
 
-def _prefill(frame: Any, file: Path, device: str) -> tuple[Rows, np.ndarray]:
+def _prefill(frame: Frame, file: Path, device: str) -> tuple[Rows, np.ndarray]:
     needed(frame, ("dtype", "seq_len", "latency_us"), file)
     heads, kv_heads, width = _name(file)
     made = rows(
@@ -84,7 +94,7 @@ def _prefill(frame: Any, file: Path, device: str) -> tuple[Rows, np.ndarray]:
     return made, numbers(frame, "latency_us")
 
 
-def _mla(frame: Any, file: Path, device: str) -> tuple[Rows, np.ndarray]:
+def _mla(frame: Frame, file: Path, device: str) -> tuple[Rows, np.ndarray]:
     heads, rank, rope = _name(file)
     made = rows(
         frame.height, op="mla_decode", device=device, runtime=RUNTIME,
@@ -96,11 +106,19 @@ def _mla(frame: Any, file: Path, device: str) -> tuple[Rows, np.ndarray]:
 
 
 def _name(file: Path) -> tuple[float, float, float]:
-    a, b, c = (float(part) for part in file.name.split(".")[0].split("-"))
+    a, b, c = _sizes(file, 3, "heads-kv heads-width, or heads-rank-rope")
     return a, b, c
 
 
-def _grouped(frame: Any, file: Path, device: str) -> tuple[Rows, np.ndarray]:
+def _sizes(file: Path, count: int, what: str) -> tuple[float, ...]:
+    """The numbers of a file's name.  Raises SpecError where it holds others."""
+    parts = file.name.split(".")[0].split("-")
+    if len(parts) != count or not all(part.isdigit() for part in parts):
+        raise SpecError.one(str(file), "has a name that does not say its sizes", what)
+    return tuple(float(part) for part in parts)
+
+
+def _grouped(frame: Frame, file: Path, device: str) -> tuple[Rows, np.ndarray]:
     """Both grouped products of the experts of one device; every local expert gets the same rows.
 
     tokens a device * devices = tokens of the layer, of which each goes to topk experts.
@@ -118,7 +136,7 @@ def _grouped(frame: Any, file: Path, device: str) -> tuple[Rows, np.ndarray]:
     return made, numbers(frame, "up_proj_us") + numbers(frame, "down_proj_us")
 
 
-def _gdn_decode(frame: Any, file: Path, device: str) -> tuple[Rows, np.ndarray]:
+def _gdn_decode(frame: Frame, file: Path, device: str) -> tuple[Rows, np.ndarray]:
     _, k_heads, k_dim, v_heads, v_dim = _gdn_name(file)
     common = dict(
         device=device, runtime=RUNTIME, dtype="bf16", impl="decode", n_heads=v_heads,
@@ -129,7 +147,7 @@ def _gdn_decode(frame: Any, file: Path, device: str) -> tuple[Rows, np.ndarray]:
     return joined(made), np.concatenate([numbers(frame, "conv"), numbers(frame, "gdn_update")])
 
 
-def _gdn_prefill(frame: Any, file: Path, device: str) -> tuple[Rows, np.ndarray]:
+def _gdn_prefill(frame: Frame, file: Path, device: str) -> tuple[Rows, np.ndarray]:
     _, k_heads, k_dim, v_heads, v_dim = _gdn_name(file)
     common = dict(
         device=device, runtime=RUNTIME, dtype="bf16", impl="prefill", n_heads=v_heads,
@@ -143,7 +161,7 @@ def _gdn_prefill(frame: Any, file: Path, device: str) -> tuple[Rows, np.ndarray]
 
 def _gdn_name(file: Path) -> tuple[float, ...]:
     """conv width - key heads - key width - value heads - value width."""
-    return tuple(float(part) for part in file.name.split(".")[0].split("-"))
+    return _sizes(file, 5, "conv width-key heads-key width-value heads-value width")
 
 
 READERS: dict[str, Callable[..., tuple[Rows, np.ndarray]]] = {

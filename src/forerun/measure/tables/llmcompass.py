@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from forerun import catalog
 from forerun.cost.rows import Rows, rows
 from forerun.measure.tables._checks import checked
-from forerun.measure.tables._table import Table, frame_of, needed, numbers
+from forerun.measure.tables._table import Frame, Table, needed, numbers, table_of
 
 ORIGIN = "PrincetonUniversity/LLMCompass, ae/figure5 (ISCA 2024)"
 LICENCE = "BSD-3-Clause"
@@ -40,15 +39,15 @@ def read(path: Path) -> Iterator[Table]:
         device = DEVICES.get(name.lower(), name.lower())
         if kind not in ("matmul", *OPS) or device not in catalog.devices():
             continue
-        frame = frame_of(file)
+        frame = table_of(file)
         made, time_s = (_product if kind == "matmul" else _rowwise)(frame, file, kind, device)
         yield checked(
             made, time_s, name=f"llmcompass_kernels/{file.name.split('.')[0]}", origin=ORIGIN,
-            licence=LICENCE,
+            licence=LICENCE, file=file, where=frame.place,
         )  # fmt: skip
 
 
-def _product(frame: Any, file: Path, kind: str, device: str) -> tuple[Rows, np.ndarray]:
+def _product(frame: Frame, file: Path, kind: str, device: str) -> tuple[Rows, np.ndarray]:
     needed(frame, ("m", "k", "n", "latency_ms"), file)
     made = rows(
         frame.height, op="gemm", device=device, runtime=RUNTIME, dtype="fp16",
@@ -57,7 +56,7 @@ def _product(frame: Any, file: Path, kind: str, device: str) -> tuple[Rows, np.n
     return made, numbers(frame, "latency_ms") * 1e-3
 
 
-def _rowwise(frame: Any, file: Path, kind: str, device: str) -> tuple[Rows, np.ndarray]:
+def _rowwise(frame: Frame, file: Path, kind: str, device: str) -> tuple[Rows, np.ndarray]:
     needed(frame, ("gelem_per_s",), file)
     if kind == "gelu":
         needed(frame, ("elements",), file)

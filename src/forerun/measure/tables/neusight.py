@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from forerun.cost.rows import Rows, rows
 from forerun.measure.tables._checks import checked
-from forerun.measure.tables._table import Table, frame_of, needed, numbers, texts
+from forerun.measure.tables._table import Frame, Table, needed, numbers, only, table_of, texts
 
 ORIGIN = "sitar-lab/NeuSight @6945927, scripts/asplos/data (ASPLOS 2025)"
 LICENCE = "MIT"
@@ -35,25 +34,26 @@ def read(path: Path) -> Iterator[Table]:
         file = path / f"{stem}.parquet"
         if not file.exists():
             continue
-        frame = frame_of(file)
+        frame = table_of(file)
         needed(frame, ("OPName", "Latency", "Device"), file)
         make = _product if stem in PRODUCTS else _rowwise
         yield checked(
             make(frame, file), numbers(frame, "Latency") * 1e-3,
-            name=f"neusight_ops/{stem}", origin=ORIGIN, licence=LICENCE,
+            name=f"neusight_ops/{stem}", origin=ORIGIN, licence=LICENCE, file=file,
+            where=frame.place,
         )  # fmt: skip
 
 
-def _product(frame: Any, file: Path) -> Rows:
+def _product(frame: Frame, file: Path) -> Rows:
     needed(frame, ("B", "M", "N", "K"), file)
     return rows(
         frame.height, op="gemm", device=texts(frame, "Device"), runtime=RUNTIME, dtype="fp32",
-        impl=str(frame["OPName"][0]), batch=numbers(frame, "B"), m=numbers(frame, "M"),
+        impl=only(frame, "OPName"), batch=numbers(frame, "B"), m=numbers(frame, "M"),
         k=numbers(frame, "N"), n=numbers(frame, "K"),
     )  # fmt: skip
 
 
-def _rowwise(frame: Any, file: Path) -> Rows:
+def _rowwise(frame: Frame, file: Path) -> Rows:
     needed(frame, ("B", "H"), file)
     names = texts(frame, "OPName")
     width = numbers(frame, "H")

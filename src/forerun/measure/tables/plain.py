@@ -80,7 +80,7 @@ def read(path: Path) -> Iterator[Table]:
     time_s = number.pop(times[0]) * TIMES[times[0]]
     found = checked(
         Rows(table.n, number, text), time_s, name=str(path), origin=f"own table {path.name}",
-        licence="own", strict=True, where=lambda i: f"{path}{table.place(i)}",
+        licence="own", strict=True, file=path, where=lambda i: f"{path}{table.place(i)}",
     )  # fmt: skip
     # the name tells a measurement again that a calibration was fitted to, wherever its file lies
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from forerun.cost.rows import joined, rows
+from forerun.errors import SpecError
 from forerun.measure.tables._checks import checked
-from forerun.measure.tables._table import Table, frame_of, needed, numbers
+from forerun.measure.tables._table import Frame, Table, needed, numbers, only, table_of, texts
 
 ORIGIN = "microsoft/vidur @7d47513, data/profiling (MLSys 2024)"
 LICENCE = "MIT"
@@ -31,28 +31,28 @@ def recognises(path: Path) -> bool:
 def read(path: Path) -> Iterator[Table]:
     """One table a file."""
     for file in sorted(path.glob("compute/*/*/*/mlp.csv*")):
-        yield _linear(frame_of(file), file)
+        yield _linear(table_of(file), file)
     for file in sorted(path.glob("network/*/*.csv*")):
-        yield _network(frame_of(file), file)
+        yield _network(table_of(file), file)
 
 
 def _device(folder: str) -> str:
     return DEVICES.get(folder.split("_")[0], folder.split("_")[0])
 
 
-def _linear(frame: Any, file: Path) -> Table:
+def _linear(frame: Frame, file: Path) -> Table:
     """Projections as products, the rest as row-wise operators, each at every count of tokens.
 
     head width = n_embd / n_head; heads and feed-forward width are divided by tensor parallelism.
     """
     needed(frame, ("n_head", "n_kv_head", "n_embd", "n_expanded_embd", "num_tokens",
-                   "num_tensor_parallel_workers"), file)  # fmt: skip
+                   "num_tensor_parallel_workers", "use_gated_mlp"), file)  # fmt: skip
     n_head, n_kv, D, F, T, tp = (
         numbers(frame, c) for c in ("n_head", "n_kv_head", "n_embd", "n_expanded_embd",
                                     "num_tokens", "num_tensor_parallel_workers")
     )  # fmt: skip
     H = D / n_head
-    gated = np.array([1.0 if str(v).lower() == "true" else 0.0 for v in frame["use_gated_mlp"]])
+    gated = np.array([1.0 if v.lower() == "true" else 0.0 for v in texts(frame, "use_gated_mlp")])
     products = {
         "attn_pre_proj": ((n_head + 2 * np.maximum(n_kv, tp)) * H / tp, D),
         "attn_post_proj": (D, n_head * H / tp),
@@ -83,16 +83,20 @@ def _linear(frame: Any, file: Path) -> Table:
                      write_bytes=write_bytes, impl=name, **common)
             )  # fmt: skip
             times.append(numbers(frame, time))
+    if not made:
+        raise SpecError.one(str(file), "lacks the medians (time_stats.<operator>.median)",
+                            f"one of {', '.join((*products, *rowwise))}")  # fmt: skip
     return checked(
-        joined(made), np.concatenate(times) * 1e-3, origin=ORIGIN, licence=LICENCE,
+        joined(made), np.concatenate(times) * 1e-3, origin=ORIGIN, licence=LICENCE, file=file,
         name="vidur_profiles/" + "/".join(file.parts[-4:-1]),
+        where=lambda i: frame.place(i % frame.height),  # an operator below the other
     )  # fmt: skip
 
 
-def _network(frame: Any, file: Path) -> Table:
+def _network(frame: Frame, file: Path) -> Table:
     """Collectives of `size` bytes, on as many nodes as their devices need."""
     needed(frame, ("num_workers", "size", "devices_per_node", "collective"), file)
-    op = str(frame["collective"][0])
+    op = only(frame, "collective")
     workers, per_node = numbers(frame, "num_workers"), numbers(frame, "devices_per_node")
     made = rows(
         frame.height, op=op, device=_device(file.parts[-2]), runtime="nccl", dtype=DTYPE,
@@ -101,5 +105,6 @@ def _network(frame: Any, file: Path) -> Table:
     )  # fmt: skip
     return checked(
         made, numbers(frame, f"time_stats.{op}.median") * 1e-3, origin=ORIGIN, licence=LICENCE,
+        file=file, where=frame.place,
         name="vidur_profiles/" + "/".join(file.parts[-3:-1]) + "/" + file.name.split(".")[0],
     )  # fmt: skip

@@ -14,8 +14,10 @@ import numpy as np
 
 from forerun import catalog
 from forerun.cost.rows import Rows, joined, rows
+from forerun.errors import SpecError
 from forerun.measure.tables._checks import checked
-from forerun.measure.tables._table import Table, frame_of, needed, numbers, texts
+from forerun.measure.tables._table import Frame, Table, needed, numbers, table_of, texts
+from forerun.measure.tables.vllm_layers import degree
 from forerun.spec.model import Dense, Gqa, Model, Moe
 
 ORIGIN = "casys-kaist/LLMServingSim @5daddb2, profiler/v0/perf_models"
@@ -31,27 +33,34 @@ def recognises(path: Path) -> bool:
 def read(path: Path) -> Iterator[Table]:
     """Projections and attention of every model; models that the catalog lacks are passed over."""
     for file in sorted(path.glob("*/*/*/tp*/layers.csv*")):
-        device, _, name, tp = file.parts[-5:-1]
+        device, _, name, _ = file.parts[-5:-1]
         if name.lower() not in catalog.models():
             continue
         common = dict(device=device, runtime=RUNTIME, dtype="bf16")
         model, place = catalog.model(name), "/".join(("vllm_layer_profiles_v0", *file.parts[-5:-1]))
-        made, time_s = _layers(frame_of(file), file, model, int(tp[2:]), common)
-        yield checked(made, time_s, name=f"{place}/layers", origin=ORIGIN, licence=LICENCE)
+        yield _layers(table_of(file), model, degree(file), common, f"{place}/layers")
         beside = next(file.parent.glob("attention.csv*"), None)
         if beside:
-            made, time_s = _attention(frame_of(beside), beside, common)
-            yield checked(made, time_s, name=f"{place}/attention", origin=ORIGIN, licence=LICENCE)
+            yield _attention(table_of(beside), common, f"{place}/attention")
 
 
-def _layers(
-    frame: Any, file: Path, model: Model, tp: int, common: dict[str, Any]
-) -> tuple[Rows, np.ndarray]:
+def _checked(made: Rows, time_s: np.ndarray, frame: Frame, at: np.ndarray, name: str) -> Table:
+    """The rows at `at` of a file; the others are counted."""
+    return checked(
+        made, time_s, name=name, origin=ORIGIN, licence=LICENCE, file=frame.path,
+        where=lambda i: frame.place(int(at[i])),
+        passed_over={"of operators that no engine runs so": frame.height - len(at)},
+    )  # fmt: skip
+
+
+def _layers(frame: Frame, model: Model, tp: int, common: dict[str, Any], name: str) -> Table:
     """Products and element-wise operators at every count of tokens.  Norms and rotary positions of
     this profile were unfused PyTorch and are passed over: no engine runs them so."""
-    needed(frame, ("layer_name", "input", "latency(ns)"), file)
+    needed(frame, ("layer_name", "input", "latency(ns)"), frame.path)
     mixer, ffn = model.layers[0].mixer, model.layers[0].ffn
-    assert isinstance(mixer, Gqa)
+    if not isinstance(mixer, Gqa):
+        what = f"is of {model.name}, whose attention has no heads of keys"
+        raise SpecError.one(str(frame.path), what, "a model with grouped-query attention")
     D, H = float(model.hidden), mixer.head_dim
     N, K = mixer.n_heads / tp, mixer.n_kv_heads / tp
     F = ffn.inter / tp if isinstance(ffn, Dense | Moe) else np.nan
@@ -62,28 +71,33 @@ def _layers(
     }  # fmt: skip
     layer, T = texts(frame, "layer_name"), numbers(frame, "input")
     time = numbers(frame, "latency(ns)") * 1e-9
-    made, times = [], []
-    for name, (n, k) in products.items():
-        at = layer == name
-        if at.any():
-            made.append(rows(int(at.sum()), op="gemm", m=T[at], n=n, k=k, **common))
-            times.append(time[at])
-    return joined(made), np.concatenate(times)
+    made, places = [], []
+    for projection, (n, k) in products.items():
+        at = np.flatnonzero(layer == projection)
+        if len(at):
+            made.append(rows(len(at), op="gemm", m=T[at], n=n, k=k, **common))
+            places.append(at)
+    if not made:
+        known = ", ".join(products)
+        raise SpecError.one(f"{frame.path} layer_name", "names no product", f"one of {known}")
+    at = np.concatenate(places)
+    return _checked(joined(made), time[at], frame, at, name)
 
 
-def _attention(frame: Any, file: Path, common: dict[str, Any]) -> tuple[Rows, np.ndarray]:
+def _attention(frame: Frame, common: dict[str, Any], name: str) -> Table:
     """Prefill chunks of one request.  Its decode rows are passed over: 64 requests of 5,376 cached
     tokens in 0.118 ms would read 12 TB/s from memory that has 0.77."""
     prefill = "time_stats.attn_prefill.median"
-    needed(frame, (prefill, "n_embd", "n_q_head", "n_kv_head", "batch_size"), file)
+    needed(frame, (prefill, "n_embd", "n_q_head", "n_kv_head", "batch_size", "kv_cache_size",
+                   "prefill_chunk_size", "num_tensor_parallel_workers"), frame.path)  # fmt: skip
     tp = numbers(frame, "num_tensor_parallel_workers")
     chunk, time = numbers(frame, "prefill_chunk_size"), numbers(frame, prefill)
-    at = (chunk > 0) & ~np.isnan(time)
+    at = np.flatnonzero(chunk > 0)
     H = numbers(frame, "n_embd") / numbers(frame, "n_q_head")
     made = rows(
-        int(at.sum()), op="attention_prefill", batch=numbers(frame, "batch_size")[at],
+        len(at), op="attention_prefill", batch=numbers(frame, "batch_size")[at],
         n_heads=(numbers(frame, "n_q_head") / tp)[at], head_dim=H[at], isl=chunk[at],
         n_kv_heads=(numbers(frame, "n_kv_head") / tp)[at],
         past=numbers(frame, "kv_cache_size")[at], **common,
     )  # fmt: skip
-    return made, time[at] * 1e-3
+    return _checked(made, time[at] * 1e-3, frame, at, name)
