@@ -11,7 +11,7 @@ from forerun.errors import ForerunError
 from forerun.serving.answer import answer
 from forerun.serving.profile import engines, profile
 from forerun.serving.question import question
-from forerun.spec.columns import read_columns
+from forerun.spec.columns import Columns, read_columns
 
 ROW = {
     "model": "llama-3.1-8b", "device": "h100-sxm", "runtime": "vllm", "isl": "1024", "osl": "64",
@@ -46,7 +46,14 @@ def refusal(**more):
         ({"spec_tokens": "3"}, "speculation is not simulated yet"),
         ({"tp": "3"}, "has no experts to spread"),
         ({"isl": "200000"}, "more than the 131,072 of llama-3.1-8b's context"),
-        ({"isl": "1e30"}, "more than the 131,072"),
+        ({"isl": "1e30"}, "isl: 1e+30 is more than the 4,194,304 that a row may have"),
+        ({"tp": "inf"}, "tp: inf is not a count"),
+        ({"tp": "6", "dp_attention": "4"}, "6 devices do not make 4 groups of attention"),
+        ({"concurrency": "nan"}, "nan is negative or no number"),
+        ({"concurrency": "", "rate_per_s": "0"}, "0 sends no request"),
+        ({"concurrency": "", "rate_per_s": "1e-9"}, "come over more than 30 days"),
+        ({"kv_dtype": "fp9"}, "kv_dtype: 'fp9' is not known"),
+        ({"moe_dtype": "fp9"}, "moe_dtype: 'fp9' is not known"),
         ({"concurrency": "900000"}, "n_requests: 9,000,000 is more than"),
         ({"max_tokens_per_step": "1e9"}, "max_tokens_per_step: 1,000,000,000 is more than"),
         ({"max_batch": "90000", "concurrency": ""}, "max_batch: 90,000 is more than"),
@@ -54,6 +61,78 @@ def refusal(**more):
 )
 def test_a_row_that_cannot_be_answered_says_why(cells, said):
     assert said in refusal(**cells)
+
+
+NASTY = ("inf", "-inf", "-1", "1e30", "1e-30", "nan", "", "abc", "0", "0.5", "1" * 400, "\u0664",
+         "\u00bd", "1_0", "\u221e", "x" * 500, "None", "0x10", "a\tb; 'c", "\u540d")  # fmt: skip
+COLUMNS = (
+    "model", "device", "runtime", "runtime_version", "dtype", "kv_dtype", "moe_dtype", "mode",
+    "isl", "osl", "concurrency", "rate_per_s", "n_requests", "tp", "pp", "dp_attention", "moe_tp",
+    "moe_ep", "max_batch", "max_tokens_per_step", "prefix_len", "spec_tokens", "spec_acceptance",
+    *(f"{phase}_{name}" for phase in ("prefill", "decode")
+      for name in ("tp", "pp", "dp", "moe_tp", "moe_ep", "replicas", "batch")),
+)  # fmt: skip
+APART = {"mode": "disagg", "prefill_replicas": "1", "decode_replicas": "1"}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_no_cell_of_any_column_ends_a_batch(column):
+    base = APART if column.startswith(("prefill_", "decode_")) else {}
+    moe = {"model": "gpt-oss-20b"} if "moe" in column else {}
+    rows = [{**ROW, "osl": "2", "concurrency": "2", **base, **moe, column: cell} for cell in NASTY]
+    if column in ("rate_per_s", "n_requests"):
+        rows = [{**row, "concurrency": ""} for row in rows]
+    cells = {name: np.array([row.get(name, "") for row in rows], object) for name in COLUMNS}
+    out = predict_serving(Columns(COLUMNS, cells, len(rows)))
+    for i, cell in enumerate(NASTY):
+        said = out["refused"][i]
+        assert bool(said) != bool(np.isfinite(out["e2el_s"][i])), (column, cell, said)
+        assert len(said) < 700, cell
+        assert "\n" not in said, cell
+        if said:
+            assert ": " in said, cell
+
+
+def test_columns_that_change_nothing_are_named():
+    told = "; ".join(
+        question({**ROW, "prefill_tp": "2", "spec_acceptance": "0.7", "moe_dtype": "fp8",
+                  "moe_tp": "4", "rate_per_s": "3"}).assumed
+    )  # fmt: skip
+    assert "prefill_tp say nothing of mode agg" in told
+    assert "spec_acceptance says nothing without spec_tokens" in told
+    assert "moe_dtype fp8 says nothing of llama-3.1-8b, which has no experts" in told
+    assert "moe_tp says nothing of llama-3.1-8b" in told
+    assert "rate_per_s is not used" in told
+    q = question({**ROW, **APART, "tp": "4"})
+    assert any("tp say nothing of mode disagg" in a for a in q.assumed)
+
+
+def test_the_width_of_a_replica_with_groups_of_attention_is_said():
+    q = question({**ROW, "model": "deepseek-r1", "device": "gb200", "tp": "8",
+                  "dp_attention": "4"})  # fmt: skip
+    assert (q.pools[0].tp, q.pools[0].dp) == (2, 4)
+    said = "tp 8 with dp_attention 4 is read as 8 devices a replica, 4 groups of attention of 2"
+    assert any(said in a for a in q.assumed)
+
+
+def test_experts_take_the_format_and_the_cut_that_a_row_gives():
+    moe = {**ROW, "model": "qwen3-30b-a3b", "tp": "4"}
+    both, narrow = question(moe), question({**moe, "moe_dtype": "fp8"})
+    assert dict(narrow.model.quantization.by_part) == {"experts": "fp8"}
+    assert narrow.pools[0].dtype is None
+    assert answer(narrow).hbm_bytes < 0.75 * answer(both).hbm_bytes
+    assert question({**moe, "moe_tp": "2"}).pools[0].ep == 2
+    assert question({**moe, "moe_tp": "4"}).pools[0].ep == 1
+    q = question({**moe, "moe_tp": "1", "moe_ep": "2"})
+    assert any("cut over 2 devices, which moe_tp 1 contradicts" in a for a in q.assumed)
+
+
+def test_a_pool_of_its_own_computes_as_many_sequences_as_its_batch():
+    apart = {**ROW, **APART, "concurrency": "64", "isl": "2048"}
+    q = question({**apart, "prefill_batch": "1", "decode_batch": "16"})
+    assert [p.engine.max_num_seqs for p in q.pools] == [1, 16]
+    wide, narrow = answer(question(apart)), answer(q)
+    assert narrow.seconds["tpot_s"] < wide.seconds["tpot_s"]
 
 
 def test_a_request_longer_than_the_cache_is_refused():

@@ -6,29 +6,22 @@ raises SpecError with one sentence.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
-from forerun import catalog
 from forerun.cost.sheet import device_of, split_runtime
 from forerun.errors import SpecError
-from forerun.ops.lower import lower
+from forerun.serving.cells import check_most, dtype, needed, number, whole, word
+from forerun.serving.layout import PHASES, formats_of, model_of, pools_of
 from forerun.serving.profile import EngineProfile, engines, profile
-from forerun.spec.deployment import Pool
-from forerun.spec.dtype import DTYPES, WEIGHT_BYTES
-from forerun.spec.model import Model, Moe
+from forerun.spec.deployment import Engine, Pool
+from forerun.spec.model import Model
 
-#: formats that name the same width with other scales: the checkpoint's own is meant
-ALIKE = ({"fp8", "fp8_block", "mxfp8"}, {"nvfp4", "mxfp4"})
 #: requests a client of a closed loop sends, as benchmarks of engines do
 ROUNDS = 10
-MOST_REQUESTS, MOST_TOKENS = 2_000_000, 1 << 20  # of a row: a table has many
+N_OPEN = 1000  # requests of an open loop
+LONGEST_S = 30 * 86_400.0  # from the first arrival to the last
 SEATS, MOST_SEATS = 2048, 8192  # sequences of a step at most, of a group and of a replica
-_QUANTISED = re.compile(
-    r"[-_](nvfp4|mxfp4|fp4|fp8|w8a8|w4a16|int8|int4|awq|gptq)([-_].*)?$", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -55,207 +48,125 @@ class Question:
         return len(self.pools) == 2
 
 
+@dataclass(frozen=True)
+class Load:
+    """How requests come."""
+
+    n_requests: int
+    concurrency: int | None
+    rate_per_s: float | None
+
+
 def question(row: Mapping[str, str], known: EngineProfile | None = None) -> Question:
     """The question in a row; cells are text, "" where not given.  Raises SpecError.
 
     known : in place of the profile of the row's engine.
     """
     assumed: list[str] = []
+    _check_later(row, assumed)
+    model = model_of(needed(row, "model", "model: llama-3.1-8b"), assumed)
+    device, note = device_of(needed(row, "device", "a name of the catalog"))
+    assumed += [note] if note else []
+    found, runtime = _engine(row, assumed)
+    found = known or found
+    isl, osl = _lengths(row, model)
+    mode = word(row, "mode") or "agg"
+    if mode not in ("agg", "disagg"):
+        raise SpecError.one("mode", f"{mode!r} is neither agg nor disagg", "mode: agg")
+    model, weights = formats_of(row, model, assumed)
+    common = {"device": device.name, "dtype": weights, "kv_dtype": dtype(row, "kv_dtype")}
+    load = _load(row, mode, assumed)
+    pools = pools_of(row, mode, model, common, assumed)
+    budget = whole(row, "max_tokens_per_step")
+    if budget is None:
+        budget = found.budget(isl)
+        assumed.append(f"at most {budget} tokens a step")
+    check_most("max_tokens_per_step", budget)
+    if found.early and load.concurrency:
+        assumed.append(
+            f"answers end up to {100 * found.early:g} % early, so a loop falls out of step"
+        )
+    settings = found.settings(runtime)
+    engines_of = [_seated(row, settings, pool, load, budget, pools) for pool in pools]
+    return Question(
+        model=model, profile=found, isl=isl, osl=osl, n_requests=load.n_requests,
+        pools=tuple(
+            pool.model_copy(update={"engine": engine})
+            for pool, engine in zip(pools, engines_of, strict=True)
+        ),
+        concurrency=load.concurrency, rate_per_s=load.rate_per_s, assumed=tuple(assumed),
+    )  # fmt: skip
+
+
+def _check_later(row: Mapping[str, str], assumed: list[str]) -> None:
+    """Refuses what the engine does not simulate yet."""
     for name, what in (("spec_tokens", "speculation"), ("prefix_len", "a cached prefix")):
-        if (_number(row, name) or 0) > 0:
+        if whole(row, name):
             raise SpecError.one(name, f"{what} is not simulated yet", f"leave {name} empty")
-    model = _model(row.get("model", ""), assumed)
-    device, note = device_of(_needed(row, "device"))
-    if note:
-        assumed.append(note)
-    asked = f"{row.get('runtime', '')} {row.get('runtime_version', '')}".strip()
+    if number(row, "spec_acceptance"):
+        assumed.append("spec_acceptance says nothing without spec_tokens")
+
+
+def _engine(row: Mapping[str, str], assumed: list[str]) -> tuple[EngineProfile, str]:
+    """(profile of the row's engine or of the one that stands for it, engine and version)."""
+    asked = f"{word(row, 'runtime')} {word(row, 'runtime_version')}".strip()
     engine, version = split_runtime(asked) if asked else ("", "")
     if engine not in engines():
         assumed.append(f"scheduled as vllm does ({engine or 'no runtime'} has no profile)")
         engine = engine or "vllm"
-    found = known or profile(engine if engine in engines() else "vllm")
-    isl, osl = _whole(row, "isl"), _whole(row, "osl")
+    found = profile(engine if engine in engines() else "vllm")
+    return found, f"{engine} {version}".strip()
+
+
+def _lengths(row: Mapping[str, str], model: Model) -> tuple[int, int]:
+    """(isl, osl)"""
+    isl, osl = whole(row, "isl"), whole(row, "osl")
     if isl is None or osl is None:
         raise SpecError.one("isl, osl", "must be given", "isl: 1024 and osl: 128")
     if model.max_len is not None and isl + osl > model.max_len:
         what = f"{isl + osl:,} tokens are more than the {model.max_len:,} of {model.name}'s context"
         raise SpecError.one("isl, osl", what, "a shorter prompt or answer")
-    dtype = _dtype(row, model, assumed)
-    kv_dtype = row.get("kv_dtype", "") or None
-    common = {"device": device.name, "dtype": dtype, "kv_dtype": kv_dtype}
-    settings = found.settings(f"{engine} {version}".strip())
-    concurrency, rate = _whole(row, "concurrency"), _number(row, "rate_per_s")
-    mode = row.get("mode", "") or "agg"
-    if mode not in ("agg", "disagg"):
-        raise SpecError.one("mode", f"{mode!r} is neither agg nor disagg", "mode: agg")
-    batch = _whole(row, "max_batch")
-    if concurrency is None and rate is None:
+    return isl, osl
+
+
+def _load(row: Mapping[str, str], mode: str, assumed: list[str]) -> Load:
+    """The closed loop, the open loop, or the batch at once that a row asks for."""
+    concurrency, rate = whole(row, "concurrency"), number(row, "rate_per_s")
+    n = whole(row, "n_requests")
+    if rate == 0:
+        raise SpecError.one("rate_per_s", "0 sends no request", "rate_per_s: 4, or inf")
+    if concurrency is not None:
+        if rate is not None:
+            assumed.append(f"a closed loop of {concurrency}: rate_per_s is not used")
+        n = n or ROUNDS * concurrency
+        check_most("n_requests", n)
+        return Load(n, concurrency, None)
+    if rate is None:
         if mode == "disagg":
             raise SpecError.one("concurrency", "is not given", "concurrency or rate_per_s")
-        concurrency = batch or 1
-        assumed.append(f"a batch of {concurrency} that comes at once")
-        rate, n = float("inf"), concurrency
-        concurrency = None
-    else:
-        n = _whole(row, "n_requests") or (ROUNDS * concurrency if concurrency else 1000)
-    if mode == "disagg":
-        pools = tuple(_phase_pool(row, phase, model, common, assumed) for phase in PHASES)
-    else:
-        pools = (_pool(row, "", model, common, assumed),)
-    budget = _whole(row, "max_tokens_per_step")
-    if budget is None:
-        budget = found.budget(isl)
-        assumed.append(f"at most {budget} tokens a step")
-    groups = max(pool.dp for pool in pools)
-    if found.early and concurrency:
-        assumed.append(
-            f"answers end up to {100 * found.early:g} % early, so a loop falls out of step"
-        )
-    limits = {
-        "n_requests": (n, MOST_REQUESTS), "max_batch": (batch or 0, MOST_SEATS),
-        "max_tokens_per_step": (budget, MOST_TOKENS),
-    }  # fmt: skip
-    for name, (value, most) in limits.items():
-        if value > most:
-            what = f"{value:,} is more than the {most:,} that a row may have"
-            raise SpecError.one(name, what, f"{name}: {most}")
-    seats = batch or _power(min(concurrency or n, SEATS * groups, MOST_SEATS))
-    engine_of = settings.model_copy(
+        n = n or whole(row, "max_batch") or 1
+        assumed.append(f"a batch of {n} that comes at once")
+        return Load(n, None, float("inf"))
+    n = n or N_OPEN
+    if n / rate > LONGEST_S:
+        what = f"{n:,} requests at {rate:g} a second come over more than 30 days"
+        raise SpecError.one("rate_per_s", what, "a higher rate, or a smaller n_requests")
+    return Load(n, None, rate)
+
+
+def _seated(
+    row: Mapping[str, str], settings: Engine, pool: Pool, load: Load, budget: int,
+    pools: tuple[Pool, ...],
+) -> Engine:  # fmt: skip
+    """The engine of a pool with its sequences and tokens a step."""
+    batch = whole(row, f"{pool.name}_batch") if pool.name in PHASES else None
+    batch = batch * pool.dp if batch else whole(row, "max_batch")
+    groups = max(p.dp for p in pools)
+    usual = _power(min(load.concurrency or load.n_requests, SEATS * groups, MOST_SEATS))
+    seats = batch or usual
+    return settings.model_copy(
         update={"max_num_seqs": seats, "max_num_batched_tokens": max(budget, seats)}
     )
-    return Question(
-        model=model, pools=tuple(p.model_copy(update={"engine": engine_of}) for p in pools),
-        profile=found, isl=isl, osl=osl, n_requests=n, concurrency=concurrency, rate_per_s=rate,
-        assumed=tuple(assumed),
-    )  # fmt: skip
-
-
-PHASES = ("prefill", "decode")
-
-
-def _phase_pool(
-    row: Mapping[str, str], phase: str, model: Model, common: dict, assumed: list[str]
-) -> Pool:
-    replicas = _whole(row, f"{phase}_replicas")
-    if replicas is None:
-        raise SpecError.one(
-            f"{phase}_replicas", "is not given, so the load of a worker is not known",
-            "prefill_replicas and decode_replicas",
-        )  # fmt: skip
-    pool = _pool(row, f"{phase}_", model, common, assumed)
-    return pool.model_copy(update={"name": phase, "replicas": replicas})
-
-
-def _pool(
-    row: Mapping[str, str], prefix: str, model: Model, common: dict, assumed: list[str]
-) -> Pool:
-    """The layout of one pool.  Tensor parallelism that the model's shapes forbid is taken as
-    attention data parallelism, which is how engines spread a model that wide."""
-    tp, pp = _whole(row, f"{prefix}tp") or 1, _whole(row, f"{prefix}pp") or 1
-    dp = _whole(row, f"{prefix}dp" if prefix else "dp_attention") or 1
-    ep = _whole(row, f"{prefix}moe_ep") or 1
-    if dp > 1 and tp > 1:
-        # tables name the width of the replica `tp` and the groups of attention beside it
-        n = max(tp, dp)
-        assumed.append(f"{n} devices a replica: {dp} groups of attention")
-        tp, dp = n // dp, dp
-    ep = min(ep, tp * dp)
-    wide = tp * dp
-    tried = [(tp, dp, ep, 0), (1, wide, wide, 0), (1, wide, wide, _spare(model, wide))]
-    for i, (t, d, e, spare) in enumerate(tried):
-        pool = Pool(tp=t, pp=pp, dp=d, ep=e, redundant_experts=spare, **common)
-        try:
-            _can_be_cut(model, pool)
-        except SpecError:
-            if i + 1 == len(tried):
-                raise
-            continue
-        if i:
-            assumed.append(
-                f"{model.name} cannot be cut {tp} ways: attention is data parallel over {d} "
-                f"devices and experts are spread over them"
-                + (f", {spare} of them twice" if spare else "")
-            )
-        return pool
-    raise AssertionError("unreachable")
-
-
-@lru_cache(maxsize=1024)
-def _can_be_cut(model: Model, pool: Pool) -> bool:
-    """True; raises SpecError where the layout is impossible."""
-    lower(model, pool)
-    return True
-
-
-def _spare(model: Model, n_devices: int) -> int:
-    """Copies of experts that let every device hold as many."""
-    counts = [g.ffn.n_experts for g in model.layers if isinstance(g.ffn, Moe)]
-    return -max(counts) % n_devices if counts else 0
-
-
-def _model(name: str, assumed: list[str]) -> Model:
-    """The model of a name; a quantised copy stands for what it was made from."""
-    if not name:
-        raise SpecError.one("model", "is not given", "model: llama-3.1-8b")
-    tried = [name, name.rsplit("/", 1)[-1]]
-    tried.append(_QUANTISED.sub("", tried[-1]))
-    for i, one in enumerate(dict.fromkeys(tried)):
-        try:
-            found = catalog.model(one)
-        except SpecError as error:
-            if i == 0:
-                first = error
-            continue
-        if i:
-            assumed.append(f"{name} is taken to be {found.name}")
-        return found
-    raise first
-
-
-def _dtype(row: Mapping[str, str], model: Model, assumed: list[str]) -> str | None:
-    """Format of the weights, None for the checkpoint's own."""
-    asked = row.get("dtype", "").lower()
-    if not asked:
-        return None
-    if asked not in DTYPES:
-        raise SpecError.one("dtype", f"{asked!r} is not known", f"one of {', '.join(DTYPES)}")
-    own = model.quantization.weights if model.quantization else model.dtype
-    alike = any(asked in group and own in group for group in ALIKE)
-    if asked == own or alike or WEIGHT_BYTES[asked] > WEIGHT_BYTES[own]:
-        if asked != own:
-            assumed.append(f"weights as in the checkpoint, {own}")
-        return None
-    return asked
-
-
-def _needed(row: Mapping[str, str], name: str) -> str:
-    value = row.get(name, "")
-    if not value:
-        raise SpecError.one(name, "is not given", "a name of the catalog")
-    return value
-
-
-def _number(row: Mapping[str, str], name: str) -> float | None:
-    cell = row.get(name, "")
-    if cell == "":
-        return None
-    try:
-        value = float(cell)
-    except ValueError:
-        raise SpecError.one(name, f"{cell!r} is not a number", f"{name}: 8") from None
-    if not value >= 0:
-        raise SpecError.one(name, f"{cell} is negative or no number", f"{name}: 8")
-    return value
-
-
-def _whole(row: Mapping[str, str], name: str) -> int | None:
-    """A count; 0 is as not given."""
-    value = _number(row, name)
-    if value is None or value == 0:
-        return None
-    if value != round(value):
-        raise SpecError.one(name, f"{value:g} is not a whole number", f"{name}: {round(value)}")
-    return int(value)
 
 
 def _power(n: int) -> int:
