@@ -3,6 +3,8 @@
 import atexit
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -26,3 +28,22 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the folder of shared measurements (../shared/data) is not here")
     return SHARED_DATA
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs one command in an empty folder, with no settings and no variables but a test's own."""
+    from forerun.paths import cache_dir
+
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("FORERUN_", "XDG_"))}
+    # compiled code is shared with the other tests: compiling takes longer than most commands
+    env |= {"HOME": str(tmp_path / "home"), "NO_COLOR": "1", "FORERUN_CACHE_DIR": str(cache_dir())}
+
+    def call(*args, stdin=None, **extra):
+        return subprocess.run(
+            [sys.executable, "-c", "from forerun.cli import main; main()", *map(str, args)],
+            capture_output=True, text=True, cwd=tmp_path, env=env | extra, input=stdin,
+            timeout=120, check=False,
+        )  # fmt: skip
+
+    return call

@@ -3,12 +3,10 @@
 import csv
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -20,36 +18,6 @@ from forerun.errors import ForerunError, Infeasible, MissingDependency
 ENGINE_FREE = ["doctor", "fit", "init", "schema", "show", "trace"]
 SMALL = ["llama-3.1-8b", "--gpu", "h100:1", "--isl", "300", "--osl", "20", "--rate", "5"]
 SMALL += ["--n-requests", "40"]
-
-
-@pytest.fixture
-def run(tmp_path):
-    """Runs one command in an empty folder, with no settings and no variables but a test's own."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("FORERUN_")}
-    env |= {"HOME": str(tmp_path / "home"), "NO_COLOR": "1"}
-    # compiled code is shared with the other tests: compiling takes longer than everything here
-    env["FORERUN_CACHE_DIR"] = str(forerun_cache())
-    env.pop("XDG_CONFIG_HOME", None)
-
-    def call(*args, stdin=None, **extra):
-        return subprocess.run(
-            [sys.executable, "-c", "from forerun.cli import main; main()", *map(str, args)],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=env | extra,
-            input=stdin,
-            timeout=120,
-            check=False,
-        )
-
-    return call
-
-
-def forerun_cache() -> Path:
-    from forerun.paths import cache_dir
-
-    return cache_dir()
 
 
 def _fails(done, code, *sentences):

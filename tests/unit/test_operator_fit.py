@@ -1,9 +1,6 @@
 """Fits of operator costs: what is known is found again, and what was kept back is never seen."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import lightgbm
@@ -576,23 +573,6 @@ def test_a_split_or_family_that_is_not_known_is_said_with_the_nearest():
 
 
 # -- the commands ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(tmp_path):
-    """Runs one command in an empty folder with an empty home."""
-    from forerun.paths import cache_dir
-
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("FORERUN_", "XDG_"))}
-    env |= {"HOME": str(tmp_path / "home"), "NO_COLOR": "1", "FORERUN_CACHE_DIR": str(cache_dir())}
-
-    def call(*args):
-        return subprocess.run(
-            [sys.executable, "-c", "from forerun.cli import main; main()", *map(str, args)],
-            capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120, check=False,
-        )  # fmt: skip
-
-    return call
 
 
 def test_a_table_is_calibrated_predicted_and_judged_from_the_command_line(run, tmp_path, other):

@@ -3,9 +3,6 @@
 import csv
 import gzip
 import io
-import os
-import subprocess
-import sys
 
 import numpy as np
 import polars
@@ -311,23 +308,6 @@ def test_the_interval_is_the_one_that_was_measured_and_wider_outside_the_range(a
 
 
 # -- the command -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(tmp_path):
-    """Runs one command in an empty folder with an empty home."""
-    from forerun.paths import cache_dir
-
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("FORERUN_", "XDG_"))}
-    env |= {"HOME": str(tmp_path / "home"), "NO_COLOR": "1", "FORERUN_CACHE_DIR": str(cache_dir())}
-
-    def call(*args):
-        return subprocess.run(
-            [sys.executable, "-c", "from forerun.cli import main; main()", *map(str, args)],
-            capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120, check=False,
-        )  # fmt: skip
-
-    return call
 
 
 QUESTIONS = """\

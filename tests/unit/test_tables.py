@@ -1,9 +1,6 @@
 """Measured tables: every format is read into SI units; what cannot be is refused in sentences."""
 
 import gzip
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,23 +32,6 @@ def _refused(tmp_path, text, name="own.csv"):
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return _problems(path)
-
-
-@pytest.fixture
-def run(tmp_path):
-    """Runs one command in an empty folder with an empty home."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("FORERUN_", "XDG_"))}
-    from forerun.paths import cache_dir
-
-    env |= {"HOME": str(tmp_path / "home"), "NO_COLOR": "1", "FORERUN_CACHE_DIR": str(cache_dir())}
-
-    def call(*args):
-        return subprocess.run(
-            [sys.executable, "-c", "from forerun.cli import main; main()", *map(str, args)],
-            capture_output=True, text=True, cwd=tmp_path, env=env, timeout=120, check=False,
-        )  # fmt: skip
-
-    return call
 
 
 # -- a table of one's own --------------------------------------------------------------------------
