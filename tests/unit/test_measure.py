@@ -22,8 +22,8 @@ from forerun.calibrate.data import gathered
 from forerun.calibrate.operators import fit_own
 from forerun.calibrate.solve import predicted
 from forerun.catalog import hardware
-from forerun.cost import operators
-from forerun.cost.families import gemm
+from forerun.cost import choose, operators
+from forerun.cost.families import family, family_of_op, gemm
 from forerun.cost.sheet import sheet
 from forerun.errors import MissingDependency, SpecError
 from forerun.measure import machine, threads
@@ -81,10 +81,10 @@ class FakeBench:
 def seconds(rows, **coefs):
     """What the physics says of rows of one family, with some coefficients given."""
     x = as_rows([{**row, "device": CPU, "runtime": FakeBench.runtime} for row in rows])
-    module = operators.family(operators.family_of_op(rows[0]["op"]))
+    module = family(str(family_of_op(rows[0]["op"])))
     x = x.filled(module.DEFAULTS)
     s = sheet(x)
-    c = operators.starting(x, s, module)
+    c = choose.starting(x, s, module)
     known = {name: value for name, value in coefs.items() if name in c}
     return module.physics(x, s, {**c, **known})
 
@@ -124,7 +124,7 @@ def test_chosen_points_tell_coefficients_more_than_points_at_random():
     def told(rows):
         x = as_rows([{**row, "device": CPU} for row in rows]).filled(gemm.DEFAULTS)
         s = sheet(x)
-        g = gradients(lambda c: gemm.physics(x, s, c), operators.starting(x, s, gemm))
+        g = gradients(lambda c: gemm.physics(x, s, c), choose.starting(x, s, gemm))
         return np.linalg.slogdet(0.1 * np.eye(g.shape[1]) + g.T @ g)[1]
 
     chosen = told(representatives(Kind("gemm", 1), device, "fp32", 20))
