@@ -1,11 +1,9 @@
-"""PyTorch, eager: on the first NVIDIA GPU in bf16, else on the processor in fp32.
-
-On a GPU LAUNCHES operators are queued between two events, so that the time is that of the slower of
-kernel and launch, as an eager program sees it.
-"""
+"""PyTorch, eager: on the first GPU it sees in bf16 (fp16 where that has none), else on the
+processor in fp32."""
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,10 +11,12 @@ from typing import Any
 
 from forerun import catalog
 from forerun.measure.backends import not_installed
+from forerun.measure.backends._gpu import SETS, between_events, format_of, n_weights, told
 from forerun.measure.points import KINDS
 
-LAUNCHES = 10
-SETS = 4  # of weights and inputs that take turns
+#: what torch calls the formats, and bytes of an element
+TORCH_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
 def missing() -> str:
@@ -40,38 +40,49 @@ class TorchBench:
 
         self.torch = torch
         self.on_gpu = has_gpu()
-        self.device, self.where = "", "cpu"
+        self.device, self.where, self.dtype, self.sheet = "", "cpu", "fp32", None
         self.runtime = f"torch {torch.__version__.partition('+')[0]}"
         self.versions = f"torch {torch.__version__}"
         if self.on_gpu:
             self.where = "cuda"
-            self.device = catalog.device(torch.cuda.get_device_name(0)).name
-            self.versions += f", CUDA {torch.version.cuda}"
+            self.sheet = catalog.device(torch.cuda.get_device_name(0))
+            self.device, self.dtype = self.sheet.name, format_of(self.sheet)
+            hip = getattr(torch.version, "hip", None)
+            self.versions += f", HIP {hip}" if hip else f", CUDA {torch.version.cuda}"
         else:
             torch.set_num_threads(threads)
-        self.dtype = "bf16" if self.on_gpu else "fp32"
-        self.format = torch.bfloat16 if self.on_gpu else torch.float32
+        self.format = getattr(torch, TORCH_NAMES[self.dtype])
         causal = int(self.on_gpu)  # language models run there, encoders here
         self.kinds = tuple(replace(kind, causal=causal) for kind in KINDS if not kind.impl)
 
     def prepare(self, row: Mapping[str, Any]) -> Callable[[], float]:
-        runs = [self._operator(row) for _ in range(SETS)]
-        return self._on_gpu(runs) if self.on_gpu else self._on_cpu(runs)
+        if not self.on_gpu:
+            return self._on_cpu(self._operators(row))
+        with told(f"{self.runtime}: {row['op']}", RuntimeError):
+            return self._on_gpu(str(row["op"]), self._operators(row))
 
     def _values(self, *shape: int) -> Any:
         return self.torch.randn(*shape, device=self.where, dtype=self.format)
 
+    def _operators(self, row: Mapping[str, Any]) -> list[Callable[[], Any]]:
+        """The operator on several sets of operands: of a product, of weights beside one input,
+        which in a model was written a moment ago."""
+        if row["op"] == "gemm":
+            F = self.torch.nn.functional
+            m, n, k = (int(row[name]) for name in ("m", "n", "k"))
+            sets = n_weights(n * k * BYTES[self.dtype], self.sheet) if self.sheet else SETS
+            x = self._values(m, k)
+            weights = [self._values(n, k) for _ in range(sets)]
+            return [functools.partial(F.linear, x, w) for w in weights]
+        return [self._operator(row) for _ in range(SETS)]
+
     def _operator(self, row: Mapping[str, Any]) -> Callable[[], Any]:
         F, op = self.torch.nn.functional, row["op"]
-        if op == "gemm":
-            m, n, k = (int(row[name]) for name in ("m", "n", "k"))
-            x, w = self._values(m, k), self._values(n, k)
-            return lambda: F.linear(x, w)
         if op == "attention_prefill":
             B, S, N, H = (int(row[name]) for name in ("batch", "isl", "n_heads", "head_dim"))
-            q, k_, v = (self._values(B, N, S, H) for _ in range(3))
+            q, k, v = (self._values(B, N, S, H) for _ in range(3))
             causal = bool(row.get("causal", 1))
-            return lambda: F.scaled_dot_product_attention(q, k_, v, is_causal=causal)
+            return lambda: F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         rows, width = int(row["n_tokens"]), int(row["width"])
         x, y = self._values(rows, width), self._values(rows, width)
         scale = self._values(width)
@@ -83,17 +94,15 @@ class TorchBench:
         }
         return made[str(op)]
 
-    def _on_gpu(self, runs: list[Callable[[], Any]]) -> Callable[[], float]:
-        cuda = self.torch.cuda
+    def _on_gpu(self, op: str, runs: list[Callable[[], Any]]) -> Callable[[], float]:
+        cuda, inference = self.torch.cuda, self.torch.inference_mode
 
         def repeat() -> float:
-            start, end = (cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            for i in range(LAUNCHES):
-                runs[i % SETS]()
-            end.record()
-            cuda.synchronize()
-            return 1e-3 * start.elapsed_time(end) / LAUNCHES
+            with told(f"{self.runtime}: {op}", RuntimeError), inference():
+                return between_events(
+                    runs, lambda: cuda.Event(enable_timing=True),
+                    lambda start, end: start.elapsed_time(end), lambda end: end.synchronize(),
+                )  # fmt: skip
 
         return repeat
 
