@@ -265,3 +265,80 @@ def test_what_a_summary_does_not_hold_is_drawn_and_said(tmp_path):
     requests, said = rebuild(only(written(tmp_path, equal)))
     assert set(requests.osl.tolist()) == {20}
     assert "one length" in said[0]
+
+
+WHOLE = {
+    "vllm": {
+        "date": "20260914-101500", "backend": "vllm", "model_id": "m", "request_rate": 2.0,
+        "burstiness": 1.0, "max_concurrency": None, "completed": 2, "total_input_tokens": 300,
+        "total_output_tokens": 40, "mean_ttft_ms": 100.0, "request_throughput": 1.0,
+        "input_lens": [100, 200], "output_lens": [20, 20], "ttfts": [0.1, 0.2],
+        "itls": [[0.01] * 19, [0.01] * 19], "start_times": [0.0, 1.0],
+    },
+    "sglang": {
+        "backend": "sglang", "request_rate": 2.0, "completed": 2, "total_input_tokens": 300,
+        "total_output_tokens": 40, "mean_e2e_latency_ms": 300.0, "server_info": {"version": "1"},
+    },
+    "guidellm": {
+        "metadata": {"guidellm_version": "0.5"},
+        "benchmarks": [{
+            "config": {"strategy": {"type_": "poisson", "rate": 2.0}, "backend": {"model": "m"}},
+            "requests": {"successful": [{
+                "prompt_tokens": 100, "output_tokens": 20, "time_to_first_token_ms": 100.0,
+                "request_latency": 0.5, "request_start_time": 1.0,
+            }]},
+        }],
+    },
+    "aiperf": {
+        "input_config": {"loadgen": {"request_rate": 2.0, "concurrency": 4}},
+        "request_count": {"unit": "requests", "avg": 2},
+        "input_sequence_length": {"unit": "tokens", "avg": 100},
+        "output_sequence_length": {"unit": "tokens", "avg": 20},
+        "time_to_first_token": {"unit": "ms", "avg": 100}, "request_latency": {"unit": "ms",
+                                                                               "avg": 500},
+    },
+    "prometheus": {"status": "success", "data": {"resultType": "matrix", "result": [
+        {"metric": {"__name__": f"vllm:{name}", "model_name": "m"},
+         "values": [[1e9, "0"], [1e9 + 60, "1000"]]}
+        for name in ("e2e_request_latency_seconds_count", "e2e_request_latency_seconds_sum",
+                     "prompt_tokens_total", "generation_tokens_total", "num_requests_running")
+    ]}},
+}  # fmt: skip
+STRANGE = (None, "x", -1, 0, [], {}, float("nan"), 1e300, True, [None], [1], "1", {"a": 1})
+
+
+def _places(value, at=()):
+    yield at
+    keys = value if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
+    for key in keys:
+        yield from _places(value[key], (*at, key))
+
+
+def _with(whole, at, value):
+    if not at:
+        return value
+    copy = dict(whole) if isinstance(whole, dict) else list(whole)
+    copy[at[0]] = _with(whole[at[0]], at[1:], value)
+    return copy
+
+
+@pytest.mark.parametrize("tool", WHOLE)
+def test_any_value_of_another_kind_is_a_sentence_or_changes_nothing_that_counts(tmp_path, tool):
+    path = tmp_path / "run.json"
+    refused = []
+    for at in _places(WHOLE[tool]):
+        for value in STRANGE:
+            path.write_text(json.dumps(_with(WHOLE[tool], at, value)))
+            try:
+                runs = bench.read(path)
+            except SpecError as error:
+                refused += error.problems
+                continue
+            for run in runs:
+                assert run.n >= 1
+                assert run.mean_isl >= 1
+                assert run.mean_osl >= 1
+                assert all(0 <= v < 1e13 for v in run.figures.values())
+                rebuild(run)
+    assert len(refused) > 20
+    assert all(str(path) in p.where and p.what and p.fix for p in refused)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from forerun.errors import SpecError
+from forerun.errors import Problem, SpecError
 from forerun.spec.requests import Requests
 from forerun.spec.streams import stream
 
 PERCENTILES = (50, 90, 95, 99)
+MOST = 1e12  # of anything that is counted or timed here
 SPREAD = 0.7  # deviation over mean of lengths that a file does not hold; chats have 0.6 to 1.2
 
 
@@ -66,6 +67,26 @@ class Bench:
         return f"{self.rate_per_s:g} req/s" if self.rate_per_s else "all at once"
 
 
+def check_run(bench: Bench) -> list[Problem]:
+    """What no run can have, a sentence each: means below one token, rates that are no numbers."""
+    least = {"mean prompt": (bench.mean_isl, 1.0), "mean answer": (bench.mean_osl, 1.0)}
+    least |= {"requests": (bench.n, 1.0)}
+    for name, value in (("rate", bench.rate_per_s), ("concurrency", bench.concurrency)):
+        if value is not None:
+            least[name] = value, 1e-9
+    least |= {name: (value, 0.0) for name, value in bench.figures.items()}
+    fix = "the file as it was saved, of a run that answered"
+    return [
+        Problem(str(bench.file), f"{name} of {value!r} cannot be", fix)
+        for name, (value, low) in least.items()
+        if not (_is_number(value) and low <= value <= MOST)
+    ]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -106,7 +127,13 @@ def of_requests(
         raise SpecError.one(str(path), what, "save the result again")
     prompt, answer, ttft, e2el = columns
     good = np.isfinite(np.stack(columns)).all(axis=0)
-    good &= (prompt >= 1) & (answer >= 1) & (ttft > 0) & (e2el >= ttft * (1 - 1e-9))
+    good &= (
+        (prompt >= 1)
+        & (answer >= 1)
+        & (np.fmax(prompt, answer) <= MOST)
+        & (ttft > 0)
+        & (e2el >= ttft * (1 - 1e-9))
+    )
     said = list(notes)
     if not good.any():
         raise SpecError.one(

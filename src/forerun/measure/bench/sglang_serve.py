@@ -12,13 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from forerun.errors import SpecError
-from forerun.measure.bench._bench import Bench, of_requests
-from forerun.measure.bench.vllm_serve import in_seconds, rate, throughput
+from forerun.measure.bench._bench import Bench
+from forerun.measure.bench._serve import rate, run_of
 
 TOOL = "sglang.bench_serving"
-NEEDS = ("completed", "total_input_tokens", "total_output_tokens")
-DETAILED = ("input_lens", "output_lens", "ttfts", "itls")
 
 
 def detect(found: list[Any]) -> bool:
@@ -36,33 +33,16 @@ def read(found: list[Any], path: Path) -> tuple[Bench, ...]:
 
 
 def _run(one: dict[str, Any], path: Path, line: int) -> Bench:
-    missing = [key for key in NEEDS if key not in one]
-    if missing:
-        where = f"{path}:{line}"
-        raise SpecError.one(
-            where, f"has no {', '.join(missing)}", "sglang.bench_serving's own file"
-        )
-    server = one.get("server_info") or {}
+    server = one.get("server_info")
     server = server if isinstance(server, dict) else {}
-    about: dict[str, Any] = {
+    about = {
         "rate_per_s": rate(one.get("request_rate")),
         "concurrency": one.get("max_concurrency") or None,
         "model": str(server.get("model_path") or one.get("model") or ""),
         "engine": "sglang" if "sglang" in str(one.get("backend") or "sglang") else "",
         "engine_version": str(server.get("version") or ""),
     }
-    if all(one.get(key) for key in DETAILED):
-        e2el = [t + sum(gaps or ()) for t, gaps in zip(one["ttfts"], one["itls"], strict=False)]
-        return of_requests(
-            path, TOOL, isl=one["input_lens"], osl=one["output_lens"], ttft_s=one["ttfts"],
-            e2el_s=e2el, start_s=one.get("start_times"), figures=throughput(one), **about,
-        )  # fmt: skip
-    n = int(one["completed"])
-    if n < 1:
-        raise SpecError.one(f"{path}:{line}", "no request succeeded", "a run that did")
-    return Bench(
-        file=path, tool=TOOL, n=n, mean_isl=one["total_input_tokens"] / n,
-        mean_osl=one["total_output_tokens"] / n,
-        figures=in_seconds(one, "e2e_latency") | throughput(one),
-        notes=("the file has no single requests: use --output-details for a sharper fit",), **about,
+    return run_of(
+        one, path, where=f"{path}:{line}", tool=TOOL, command="sglang.bench_serving's own file",
+        detailed="--output-details", e2el="e2e_latency", about=about,
     )  # fmt: skip

@@ -13,12 +13,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from forerun.errors import SpecError
-from forerun.measure.bench._bench import Bench, of_requests
+from forerun.measure.bench._bench import Bench
+from forerun.measure.bench._serve import rate, run_of
 
 TOOL = "vllm bench serve"
-NEEDS = ("completed", "total_input_tokens", "total_output_tokens")
-DETAILED = ("input_lens", "output_lens", "ttfts", "itls")
 
 
 def detect(found: list[Any]) -> bool:
@@ -37,13 +35,7 @@ def read(found: list[Any], path: Path) -> tuple[Bench, ...]:
 
 
 def _run(one: dict[str, Any], path: Path) -> Bench:
-    missing = [key for key in NEEDS if key not in one]
-    has = [key for key in DETAILED if one.get(key)]
-    if missing and len(has) < len(DETAILED):
-        raise SpecError.one(
-            str(path), f"has no {', '.join(missing)}", "vllm bench serve --save-result"
-        )
-    about: dict[str, Any] = {
+    about = {
         "rate_per_s": rate(one.get("request_rate")),
         "burstiness": float(one.get("burstiness") or 1.0),
         "concurrency": one.get("max_concurrency") or None,
@@ -52,49 +44,10 @@ def _run(one: dict[str, Any], path: Path) -> Bench:
         "engine_version": str(one.get("vllm_version") or one.get("version") or ""),
         "date": _date(str(one.get("date") or "")),
     }
-    figures = in_seconds(one) | throughput(one)
-    if len(has) == len(DETAILED):
-        e2el = one.get("latencies") or [
-            t + sum(gaps or ()) for t, gaps in zip(one["ttfts"], one["itls"], strict=False)
-        ]
-        return of_requests(
-            path, TOOL, isl=one["input_lens"], osl=one["output_lens"], ttft_s=one["ttfts"],
-            e2el_s=e2el, start_s=one.get("start_times"), figures=throughput(one), **about,
-        )  # fmt: skip
-    n = int(one["completed"])
-    if n < 1:
-        raise SpecError.one(str(path), "no request succeeded", "a run that did")
-    return Bench(
-        file=path, tool=TOOL, n=n, mean_isl=one["total_input_tokens"] / n,
-        mean_osl=one["total_output_tokens"] / n, figures=figures,
-        notes=("the file has no single requests: use --save-detailed for a sharper fit",), **about,
+    return run_of(
+        one, path, where=str(path), tool=TOOL, command="vllm bench serve --save-result",
+        detailed="--save-detailed", about=about,
     )  # fmt: skip
-
-
-def rate(value: Any) -> float | None:
-    """Requests a second; None for "inf", which means all that the loop allows."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if 0 < number < float("inf") else None
-
-
-def in_seconds(one: dict[str, Any], e2el: str = "e2el") -> dict[str, float]:
-    """`mean_ttft_ms` and its like as `ttft_s_mean`, for those that are there."""
-    out = {}
-    for name, theirs in (("ttft_s", "ttft"), ("tpot_s", "tpot"), ("e2el_s", e2el)):
-        for mine, prefix in (("mean", "mean"), ("p50", "median"), ("p90", "p90"), ("p95", "p95"),
-                             ("p99", "p99")):  # fmt: skip
-            value = one.get(f"{prefix}_{theirs}_ms")
-            if isinstance(value, int | float) and value > 0:
-                out[f"{name}_{mine}"] = 1e-3 * float(value)
-    return out
-
-
-def throughput(one: dict[str, Any]) -> dict[str, float]:
-    pairs = (("requests_per_s", "request_throughput"), ("output_tokens_per_s", "output_throughput"))
-    return {mine: float(one[theirs]) for mine, theirs in pairs if one.get(theirs)}
 
 
 def _engine(one: dict[str, Any]) -> str:
