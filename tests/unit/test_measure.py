@@ -268,6 +268,23 @@ def test_a_file_of_something_else_is_refused_with_its_lines(tmp_path):
     assert len(caught.value.problems) == 3
 
 
+@pytest.mark.parametrize(("name", "value"), [
+    ("time_s", "fast"), ("time_s", -1.0), ("time_s", float("nan")), ("time_s", float("inf")),
+    ("repeats", None), ("row", 7), ("row", {"op": "gemm"}), ("about", 7),
+])  # fmt: skip
+def test_a_pass_that_no_clock_gave_is_refused_with_its_line(tmp_path, name, value):
+    table = tmp_path / "m.csv"
+    passes = Passes.of(table)
+    passes.add({"op": "add", "device": CPU, "n_tokens": 1, "width": 8}, Pass(1e-6, 0.0, 5), {})
+    line = json.loads(passes_path(table).read_text())
+    (line if name in line else line["pass"])[name] = value
+    with passes_path(table).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    with pytest.raises(SpecError, match="is not a pass that was measured") as caught:
+        Passes.of(table)
+    assert caught.value.problems[0].where == f"{passes_path(table)}:2"
+
+
 def test_when_the_time_is_over_the_most_telling_points_are_there(tmp_path):
     ticks = itertools.count()
     table = tmp_path / "m.csv"

@@ -14,7 +14,7 @@ from forerun.calibrate.baselines import nearest_scaled_s, roofline_s
 from forerun.calibrate.data import Data, gathered
 from forerun.calibrate.judged import judge, lines, splits, text
 from forerun.calibrate.operators import fit, fit_own
-from forerun.calibrate.run import calibrate, check_family, fitted, write
+from forerun.calibrate.run import calibrate, check_family, fitted, left_out, write
 from forerun.calibrate.solve import fit_coefs, learn
 from forerun.calibrate.split import held_out
 from forerun.cost import trees as trees_module
@@ -436,6 +436,7 @@ def test_rows_without_a_family_or_a_data_sheet_are_left_out():
     (data,) = gathered([table])
     assert data.x.n == 3
     assert gathered([table], only="moe") == []
+    assert left_out([table, table]) == ["  2 of fft, which no family of operators answers"]
 
 
 # -- baselines and error tables --------------------------------------------------------------------

@@ -51,7 +51,8 @@ class Data:
 def gathered(tables: Sequence[Table], *, only: str | None = None) -> list[Data]:
     """The rows of all tables by family, with defaults filled in, each family's rows at once.
 
-    Rows of ops that no family answers and of devices that no data sheet describes are left out.
+    Rows of ops that no family answers and of devices that no data sheet describes are left out;
+    `unanswered` counts the first, the readers of tables the second.
     """
     parts: dict[str, list[tuple[Rows, np.ndarray, np.ndarray]]] = {}
     for j, table in enumerate(tables):
@@ -75,6 +76,17 @@ def gathered(tables: Sequence[Table], *, only: str | None = None) -> list[Data]:
             else np.ones(x.n, dtype=bool)
         )
         found.append(Data(name, x.take(good), s.take(good), time_s[good], table_of[good], origins))
+    return found
+
+
+def unanswered(tables: Sequence[Table]) -> dict[str, int]:
+    """How many rows are of each op that no family answers."""
+    found: dict[str, int] = {}
+    for table in tables:
+        for op, n in zip(*np.unique(table.rows.words("op").astype(str), return_counts=True),
+                         strict=True):  # fmt: skip
+            if family_of_op(str(op)) is None:
+                found[str(op)] = found.get(str(op), 0) + int(n)
     return found
 
 

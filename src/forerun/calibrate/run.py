@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from forerun.calibrate.data import Data, gathered
+from forerun.calibrate.data import Data, gathered, unanswered
 from forerun.calibrate.judged import Judged, judge
 from forerun.calibrate.operators import Fitted, fit
 from forerun.cost.calibration import save
@@ -64,6 +64,8 @@ def left_out(tables: Sequence[Table]) -> list[str]:
     for table in tables:
         for reason, n in table.n_dropped.items():
             total[reason] = total.get(reason, 0) + n
+    for op, n in unanswered(tables).items():
+        total[f"of {op}, which no family of operators answers"] = n
     return [f"  {n:,} {reason}" for reason, n in total.items()]
 
 

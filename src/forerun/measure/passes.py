@@ -56,9 +56,9 @@ class Passes:
         for i, line in enumerate(lines):
             try:
                 got = json.loads(line)
-                taken = Pass(**got["pass"])
+                taken = _checked(got["row"], Pass(**got["pass"]))
                 self._remember(got["row"], taken, got["about"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 bad.append(i)
         if any(i != torn for i in bad):
             raise SpecError(*(
@@ -112,6 +112,15 @@ class Passes:
         columns |= {name: [row.get(name) for row in said] for name in ABOUT}
         write_columns(table, columns)
         return len(known)
+
+
+def _checked(row: Any, taken: Pass) -> Pass:
+    """The pass.  Raises ValueError for what no measurement writes."""
+    told = (taken.time_s, taken.spread, taken.repeats, taken.disturbed)
+    good = all(isinstance(v, int | float) and 0 <= v < float("inf") for v in told)
+    if not good or not isinstance(row, dict) or not {"op", "device"} <= set(row):
+        raise ValueError(told)
+    return taken
 
 
 def passes_path(table: Path) -> Path:
