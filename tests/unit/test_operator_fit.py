@@ -7,12 +7,13 @@ import lightgbm
 import numpy as np
 import pytest
 
+from forerun.calibrate import data as data_module
 from forerun.calibrate import operators as fitting
 from forerun.calibrate import solve
 from forerun.calibrate.accuracy import accuracy
 from forerun.calibrate.baselines import nearest_scaled_s, roofline_s
-from forerun.calibrate.data import Data, gathered
-from forerun.calibrate.judged import judge, lines, splits, text
+from forerun.calibrate.data import Data, gathered, machine_of
+from forerun.calibrate.judged import _kept_apart, judge, lines, splits, text
 from forerun.calibrate.operators import fit, fit_own
 from forerun.calibrate.run import calibrate, check_family, fitted, left_out, write
 from forerun.calibrate.solve import fit_coefs, learn
@@ -239,6 +240,48 @@ def test_a_device_left_out_is_really_left_out(device, monkeypatch):
     assert fits[0] == {"h100-sxm", "a100-sxm-80gb", "l4"}
     assert sorted(map(len, fits)) == [2, 2, 2, 3]
     assert sum(device not in used for used in fits[1:]) == 1
+
+
+@pytest.mark.parametrize(("device", "machine"), [
+    ("cpu-box-2t", "cpu-box"), ("cpu-box-16t", "cpu-box"), ("cpu-box-2", "cpu-box-2"),
+    ("h100-sxm", "h100-sxm"), ("rtx-4t", "rtx-4t"),
+])  # fmt: skip
+def test_threads_are_not_another_processor(device, machine):
+    assert machine_of(device) == machine
+
+
+def test_one_device_under_two_names_is_left_out_under_both(monkeypatch):
+    """As a processor with two counts of threads: neither fit nor baseline may use the other."""
+    fits = []
+
+    def spied(used, owns, date, real=fitting._general):
+        fits.append({*used.s.device} | {own.device for own in owns})
+        return real(used, owns, date)
+
+    def one_box(device):
+        return "box" if device in ("l4", "h100-sxm") else device
+
+    monkeypatch.setattr(fitting, "_general", spied)
+    for module in (fitting, data_module):
+        monkeypatch.setattr(module, "machine_of", one_box)
+    data = _three(80)
+    scored = _across(data)
+    assert sorted(fits[1:], key=len) == [{"a100-sxm-80gb"}, {"h100-sxm", "l4"}]
+    for device in ("l4", "h100-sxm"):
+        mine = np.flatnonzero(data.s.device == device)
+        ((_, known),) = _kept_apart(data, scored.data, mine, seen=False)
+        assert set(data.take(known).s.device) == {"a100-sxm-80gb"}
+
+
+@pytest.mark.parametrize("given", [{}, {"batch": 1.0}, {"batch": 1.0, "dtype": "bf16"}])
+def test_a_shape_is_one_whether_its_defaults_are_written_or_not(given):
+    """Else a row that a table writes out in full would be learnt from one that does not."""
+    bare = _timed("gemm", _shapes("gemm", 300, 3), GEMM)
+    columns = {**bare.rows.number, **bare.rows.text}
+    columns = {name: v for name, v in columns.items() if name not in ("batch", "dtype")}
+    x = rows(300, **columns, **given)
+    (data,) = gathered([replace(bare, rows=x)])
+    assert (held_out(data.x) == held_out(gathered([bare])[0].x)).all()
 
 
 def test_what_is_said_of_a_device_left_out_does_not_depend_on_its_times():

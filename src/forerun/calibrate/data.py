@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -40,12 +41,24 @@ class Data:
     def module(self) -> ModuleType:
         return family(self.name)
 
+    @property
+    def machine(self) -> np.ndarray:
+        """Which physical device each row was measured on, str [N]."""
+        names, inverse = np.unique(self.s.device.astype(str), return_inverse=True)
+        return np.array([machine_of(str(name)) for name in names], dtype=object)[inverse]
+
     def origins(self) -> tuple[Origin, ...]:
         found = []
         for j in np.unique(self.table):
             rows = int(np.count_nonzero(self.table == j))
             found.append(replace(self.tables[j], rows=rows))
         return tuple(found)
+
+
+def machine_of(device: str) -> str:
+    """The physical device behind a name: a processor that `forerun measure` took with two threads
+    and with four is one, whose rows must not speak for each other when it is left out."""
+    return re.sub(r"-\d+t$", "", device) if device.startswith("cpu-") else device
 
 
 def gathered(tables: Sequence[Table], *, only: str | None = None) -> list[Data]:

@@ -74,7 +74,7 @@ def _kept_apart(
     """(rows asked about, rows the nearest-row baseline may use): as much as the fit did."""
     same = data.s.device == rest.s.device[mine[0]]
     if not seen:
-        yield mine, _thinned(data, np.flatnonzero(~same))
+        yield mine, _thinned(data, np.flatnonzero(data.machine != rest.machine[mine[0]]))
     elif held_out(rest.x.take(mine)).all():
         yield mine, _thinned(data, np.flatnonzero(same & ~held_out(data.x)))
     else:  # a device of few rows: each part of them was predicted from the others

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from forerun import catalog
-from forerun.calibrate.data import Data, balance, ranges, thinned
+from forerun.calibrate.data import Data, balance, machine_of, ranges, thinned
 from forerun.calibrate.intervals import (
     HELD,
     bounds,
@@ -150,15 +150,16 @@ def fit_general(
     """
     used = data.take(thinned(data))
     whole = _general(used, owns, date)
-    devices = np.unique(used.s.device.astype(str))
+    machine = used.machine
+    devices = np.unique(machine.astype(str))
     if not with_errors or len(devices) < 2:
         return replace(whole, trees=None, notes=("its error on other devices is not known",)), None
     weight = balance(used)
     plain, learnt = np.empty(used.x.n), np.empty(used.x.n)
     scaled = np.zeros(used.x.n, dtype=bool)  # from another device of the same architecture
     for device in devices:
-        out = used.s.device == device
-        others = [own for own in owns if own.device != device]
+        out = machine == device
+        others = [own for own in owns if machine_of(own.device) != device]
         general, rest = _general(used.take(~out), others, date), used.take(out)
         learnt[out] = across_devices(rest, general)
         plain[out] = across_devices(rest, replace(general, trees=None))
@@ -173,14 +174,14 @@ def fit_general(
     off = np.log(used.time_s / said)
     low, high = np.empty(used.x.n), np.empty(used.x.n)
     for device in devices:
-        out = used.s.device == device
+        out = machine == device
         spread = spread_of(used.take(~out), off[~out], weights=weight[~out])
         low[out], high[out] = bounds(used.take(out), spread, said[out])
     # devices differ by more than the rows of those known do: so much wider an interval has to be
     middle, half = np.log(low * high) / 2 - np.log(said), np.log(high / low) / 2
     need = np.abs(off - middle) / half
     for device in devices:
-        out = used.s.device == device
+        out = machine == device
         wider = max(1.0, quantile(need[~out], weight[~out], HELD))
         low[out] = said[out] * np.exp(middle[out] - wider * half[out])
         high[out] = said[out] * np.exp(middle[out] + wider * half[out])
