@@ -6,10 +6,11 @@ import io
 import numpy as np
 import pytest
 
+from forerun import catalog
 from forerun.api._serving import OUT, predict_serving
+from forerun.cost.engine_profile import engines, profile
 from forerun.errors import ForerunError
 from forerun.serving.answer import answer
-from forerun.serving.profile import engines, profile
 from forerun.serving.question import question
 from forerun.spec.columns import Columns, read_columns
 
@@ -219,6 +220,7 @@ def test_prompts_that_a_pool_of_their_own_computes_do_not_slow_answers():
     a, together = ask(**apart), ask(concurrency="16", isl="4096")
     assert a.seconds["tpot_s"] < 0.7 * together.seconds["tpot_s"]
     assert a.n_devices == 3
+    assert a.energy_j_per_token > together.energy_j_per_token  # three devices for one's work
     # half the prefill workers: never sooner
     one = ask(**{**apart, "prefill_replicas": "1"})
     assert one.seconds["ttft_s"] > a.seconds["ttft_s"]
@@ -233,6 +235,26 @@ def test_an_api_server_that_takes_longer_than_the_engine_is_waited_for():
     assert bound.seconds["e2el_s"] == pytest.approx(64 * 64 * 1e-3, rel=0.1)
     assert bound.seconds["ttft_s"] > 10 * free.seconds["ttft_s"]
     assert bound.seconds["tpot_s"] <= free.seconds["tpot_s"]
+
+
+def test_an_api_server_is_waited_for_before_prompts_of_a_pool_of_their_own():
+    known = profile("vllm").model_copy(update={"api_request_s": 0.0, "api_token_s": 0.0})
+    row = {**ROW, **APART, "concurrency": "64"}
+    free = answer(question(row, known))
+    late = answer(question(row, known.model_copy(update={"api_request_s": 5e-3})))
+    assert late.seconds["ttft_s"] == pytest.approx(free.seconds["ttft_s"] + 5e-3, rel=0.02)
+    bound = answer(question(row, known.model_copy(update={"api_token_s": 1e-3})))
+    # 64 clients, 64 tokens of 1 ms each: a round takes 4.1 s at least
+    assert bound.seconds["e2el_s"] == pytest.approx(64 * 64 * 1e-3, rel=0.1)
+
+
+def test_energy_of_pools_of_their_own_is_idle_power_and_the_work_of_both():
+    a = answer(question({**ROW, **APART, "concurrency": "16"}))
+    b = answer(question({**ROW, **APART, "concurrency": "16", "decode_replicas": "8"}))
+    device = catalog.device("h100-sxm")
+    power = a.energy_j_per_token * a.output_tokens_per_s
+    assert 2 * 50 < power < 2 * device.tdp_w
+    assert b.energy_j_per_token > a.energy_j_per_token  # devices that idle
 
 
 def test_a_table_comes_back_with_every_column_of_the_contract(tmp_path):

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from forerun.errors import ForerunError
+from forerun.cost.engine_profile import FIGURES
+from forerun.errors import ForerunError, Infeasible
 from forerun.serving.answer import PERCENTILES, Answer, answer
-from forerun.serving.profile import FIGURES
 from forerun.serving.question import question
 from forerun.spec.columns import Columns
 
@@ -37,7 +37,7 @@ def predict_serving(table: Columns) -> dict[str, Any]:
     """
     out: dict[str, Any] = {name: np.full(table.n, np.nan) for name in NUMBERS}
     out |= {name: np.full(table.n, "", dtype=object) for name in WORDS}
-    known: dict[tuple[str, ...], Answer | str] = {}
+    known: dict[tuple[str, ...], Answer | ForerunError] = {}
     asked = [name for name in table.names if name != "row_id"]
     for i in range(table.n):
         row = {name: str(table.cells[name][i]) for name in asked}
@@ -46,16 +46,16 @@ def predict_serving(table: Columns) -> dict[str, Any]:
             try:
                 known[key] = answer(question(row))
             except ForerunError as error:
-                known[key] = _sentence(error)
+                known[key] = error
         _put(out, i, known[key])
     given = {f"given_{n}" if n in OUT else n: table.cells[n] for n in table.names}
     return {**given, **out}
 
 
-def _put(out: dict[str, Any], i: int, found: Answer | str) -> None:
-    if isinstance(found, str):
-        out["refused"][i] = found
-        out["fits"][i] = "no" if "needs" in found else ""
+def _put(out: dict[str, Any], i: int, found: Answer | ForerunError) -> None:
+    if isinstance(found, ForerunError):
+        out["refused"][i] = _sentence(found)
+        out["fits"][i] = "no" if isinstance(found, Infeasible) else ""
         return
     for name, value in found.seconds.items():
         out[name][i] = value

@@ -21,7 +21,8 @@ import numpy as np
 
 from forerun import catalog
 from forerun.calibrate.least import UNTOLD, Solved, solve
-from forerun.cost.engine_fit import FACTORS, HOST, EngineFit, Source
+from forerun.cost.engine_fit import HOST, EngineFit, Source
+from forerun.cost.engine_terms import FACTORS
 from forerun.cost.scale import Scale, scaled
 from forerun.errors import Problem, SpecError
 from forerun.measure.bench import Bench, rebuild
@@ -37,7 +38,7 @@ from forerun.spec.requests import Requests
 HOST_SD = {"host_step_s": 3e-3, "host_seq_s": 3e-5, "host_request_s": 2e-2,
            "host_prompt_token_s": 5e-6}  # fmt: skip
 LEAST_SD, TEN_PERCENT = 0.2, 1.2816  # of a factor's logarithm; a normal's 90 % quantile
-NAMES = (*HOST, *FACTORS)
+NAMES = EngineFit.coefficients()
 #: where a fit sets out from beside nothing: terms that engines have, and kernels a deviation slower
 STARTS = ({"host_step_s": 2e-3}, {"host_request_s": 5e-3}, {"tokens": 1.0},
           {"host_step_s": 2e-3, "host_request_s": 5e-3},
@@ -105,6 +106,7 @@ def calibrate(
     pools; Infeasible where the model does not fit.
     """
     _check(benches, model, deployment)
+    deployment = _uncalibrated(deployment)
     notes: list[str] = [note for bench in benches for note in bench.notes]
     runs = []
     for bench in benches:
@@ -319,6 +321,18 @@ def _engine_fit(
 def _own(run: Run, name: str) -> float:
     """The host term that the deployment's engine has before the fit."""
     return float(getattr(run.pools[0].pool.engine, name))
+
+
+def _uncalibrated(deployment: Deployment) -> Deployment:
+    """The deployment without a calibration: a file stands for itself, on costs that none changed.
+
+    Host terms that its engine gives are where the fit sets out from.
+    """
+    pools = tuple(
+        pool.model_copy(update={"engine": pool.engine.model_copy(update={"calibration": None})})
+        for pool in deployment.pools
+    )
+    return deployment.model_copy(update={"pools": pools})
 
 
 def _first(bench: Bench, n: int) -> Bench:

@@ -23,13 +23,15 @@ import numpy as np
 
 from forerun import units
 from forerun.calibrate.least import solve
+from forerun.cost.engine_profile import EngineProfile, engines, profile
+from forerun.cost.engine_terms import FACTORS
 from forerun.cost.sheet import split_runtime
 from forerun.errors import ForerunError
 from forerun.measure.runs import Runs, joined
 from forerun.serving.answer import answer
-from forerun.serving.profile import FACTORS, EngineProfile, engines, profile
 from forerun.serving.question import question
 
+#: deviations of the priors of the profile's times; nothing is where they are centred
 SD = {
     "host_step_s": 1e-3, "host_seq_s": 2e-5, "host_kernel_s": 20e-6,
     "transfer_s": 0.15, "api_request_s": 10e-3, "api_token_s": 30e-6,
@@ -37,7 +39,8 @@ SD = {
 FACTOR_SD = 0.1
 FEW = 10  # runs below which no interval is stated
 LEAST = 0.01  # of a deviation; what is smaller is nothing
-NAMES = (*SD, *FACTORS)
+TIMES = EngineProfile.times()
+NAMES = EngineProfile.coefficients()
 #: deviations of the logarithms of what is measured: between versions and clusters, not repeats
 TTFT_SD, TPOT_SD = 0.35, 0.12
 #: residuals beyond this many deviations count with their root: some runs have hidden settings
@@ -121,7 +124,7 @@ def fit_profile(runs: Runs, base: EngineProfile) -> EngineProfile:
             out.append(np.log(tpot / a.seconds["tpot_s"]) / TPOT_SD)
         return _softened(np.array(out))
 
-    low = np.array([0.0] * len(SD) + [-np.inf] * len(FACTORS))
+    low = np.array([0.0] * len(TIMES) + [-np.inf] * len(FACTORS))
     high = np.full(len(NAMES), np.inf)
     free = np.ones(len(NAMES), dtype=bool)
     free[NAMES.index("transfer_s")] = any(row.get("mode") == "disagg" for row, _ in pairs)
@@ -132,9 +135,9 @@ def fit_profile(runs: Runs, base: EngineProfile) -> EngineProfile:
 
 def with_values(base: EngineProfile, z: np.ndarray) -> EngineProfile:
     """The profile at coefficients of the fit."""
-    told = np.where(z[: len(SD)] > LEAST, z[: len(SD)], 0.0)
-    values = {n: float(f"{x * SD[n]:.4g}") for n, x in zip(SD, told, strict=True)}
-    factors = np.exp(FACTOR_SD * z[len(SD) :])
+    told = np.where(z[: len(TIMES)] > LEAST, z[: len(TIMES)], 0.0)
+    values = {n: float(f"{x * SD[n]:.4g}") for n, x in zip(TIMES, told, strict=True)}
+    factors = np.exp(FACTOR_SD * z[len(TIMES) :])
     values |= {n: float(f"{f:.4g}") for n, f in zip(FACTORS, factors, strict=True)}
     return base.model_copy(update=values)
 
@@ -218,7 +221,7 @@ def _errors(scored: Scored) -> tuple[dict[str, tuple[float, float]], dict[str, f
 
 
 def save(found: EngineProfile, folder: Path) -> Path:
-    """Write a profile as a file of `serving/profiles`; returns its path."""
+    """Write a profile as a file of `cost/profiles`; returns its path."""
     import io
 
     from ruamel.yaml import YAML
@@ -226,9 +229,10 @@ def save(found: EngineProfile, folder: Path) -> Path:
     data = found.model_dump(mode="json", exclude_defaults=True)
     data["batch"] = found.batch.name
     data["spread"] = {name: list(pair) for name, pair in found.spread.items()}
-    for name in SD:
+    for name in TIMES:
         if name in data:
             data[name] = units.show(data[name], "time", digits=4)
+    data = {name: data[name] for name in ("engine", "batch")} | data
     text = io.StringIO()
     writer = YAML()
     writer.width = 100

@@ -4,6 +4,9 @@ The file is YAML: host terms of the engine, factors on the parts of the cost tab
 `cost.scale`), and where they are from.  `deployment.engine.calibration` (or `--calibration FILE`)
 applies it: host terms replace those the case does not give itself, factors scale the table.
 A file of another schema, changed after it was written, or of another model or device is refused.
+
+`of_pool`, `on_pool` and `on_table` are the one place where costs become an engine's: by such a fit,
+by the profile that ships for the engine a deployment names (`engine_profile`), or not at all.
 """
 
 from __future__ import annotations
@@ -19,18 +22,19 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from forerun import units
-from forerun.cost.scale import Scale, scaled
+from forerun.cost import engine_profile
+from forerun.cost.engine_profile import EngineProfile
+from forerun.cost.engine_terms import FACTORS, EngineTerms
+from forerun.cost.scale import scaled
 from forerun.cost.table import CostTable
 from forerun.errors import SpecError
 from forerun.spec import yaml
 from forerun.spec.base import Spec
 from forerun.spec.bridge import problems_of
-from forerun.spec.deployment import Pool
+from forerun.spec.deployment import PROFILE, Pool
 
 SCHEMA = 1
 KEY = "forerun_engine_fit"  # the first key of a file, its value is the schema
-HOST = ("host_step_s", "host_seq_s", "host_request_s", "host_prompt_token_s")
-FACTORS = ("tokens", "decode", "prefill")
 AGAIN = "forerun calibrate --from BENCH.json --model MODEL --fleet DEVICE:N -o FILE"
 
 
@@ -44,7 +48,7 @@ class Source(Spec):
     rows_held_out: int = Field(ge=0)
 
 
-class EngineFit(Spec):
+class EngineFit(EngineTerms):
     """Host terms and factors of one engine with one model on one device type."""
 
     model: str
@@ -54,13 +58,8 @@ class EngineFit(Spec):
     engine_version: str = ""
     date: str = ""  # of the benchmark, ISO
     forerun_version: str = ""
-    host_step_s: float = Field(default=0.0, ge=0)
-    host_seq_s: float = Field(default=0.0, ge=0)
     host_request_s: float = Field(default=0.0, ge=0)
     host_prompt_token_s: float = Field(default=0.0, ge=0)
-    tokens: float = Field(default=1.0, gt=0)
-    decode: float = Field(default=1.0, gt=0)
-    prefill: float = Field(default=1.0, gt=0)
     untold: tuple[str, ...] = ()  # coefficients the benchmark does not tell; they stay as they were
     #: |predicted / measured - 1| on requests or files that were not used, by figure
     error: dict[str, float] = {}
@@ -74,29 +73,44 @@ class EngineFit(Spec):
         return f"{engine} with {self.model} on {self.device}, calibrated {self.date}".rstrip()
 
 
-def on_pool(fit: EngineFit, model: str, pool: Pool) -> Pool:
+HOST = EngineFit.times()
+ABOUT = ("model", "device", "tp", "engine", "engine_version", "date", "forerun_version")
+
+
+def of_pool(pool: Pool) -> EngineFit | EngineProfile | None:
+    """What corrects a pool's costs: the file its engine names, or the profile of that engine."""
+    named = pool.engine.calibration
+    if named == PROFILE:
+        return engine_profile.of_runtime(pool.engine.runtime)
+    return load(named) if named else None
+
+
+def on_pool(fit: EngineFit | EngineProfile | None, model: str, pool: Pool) -> Pool:
     """The pool with the fitted host terms where its engine gives none itself.
 
     Raises SpecError when the fit is of another model or device.
     """
+    if fit is None:
+        return pool
+    if isinstance(fit, EngineProfile):
+        return engine_profile.on_pool(fit, pool)
     where = "deployment.engine.calibration"
     for kind, mine, theirs in (("model", fit.model, model), ("device", fit.device, pool.device)):
         if mine != theirs:
             what = f"{pool.engine.calibration} is of {kind} {mine}, and this is {theirs}"
             fix = f"calibrate from a benchmark of {theirs}, or leave --calibration out"
             raise SpecError.one(where, what, fix)
-    given = pool.engine.model_fields_set
-    update = {name: getattr(fit, name) for name in HOST if name not in given}
-    engine = pool.engine.model_copy(update=update)
-    return pool.model_copy(update={"engine": engine})
+    return fit.on_pool(pool)
 
 
-def on_table(fit: EngineFit, table: CostTable, pool: Pool) -> CostTable:
+def on_table(fit: EngineFit | EngineProfile | None, table: CostTable, pool: Pool) -> CostTable:
     """The table with the fitted factors; its interval is that of the error on what was held out."""
-    scale = Scale(
-        tokens=(fit.tokens,), decode=fit.decode, prefill=fit.prefill,
-        n_rows=sum(s.rows_used for s in fit.sources), residual=fit.rms,
-    )  # fmt: skip
+    if fit is None:
+        return _without(table, pool)
+    if isinstance(fit, EngineProfile):
+        return engine_profile.on_table(fit, table, pool)
+    n_rows = sum(s.rows_used for s in fit.sources)
+    scale = replace(fit.scale(), n_rows=n_rows, residual=fit.rms)
     source = f"calibrated from {', '.join(Path(s.file).name for s in fit.sources) or 'a benchmark'}"
     out = scaled(table, scale, source=source)
     said = [f"{fit.name}: {', '.join(fit.untold)} could not be told and stay"] if fit.untold else []
@@ -108,10 +122,26 @@ def on_table(fit: EngineFit, table: CostTable, pool: Pool) -> CostTable:
     return replace(out, assumed=(*kept, used, *said))
 
 
+def _without(table: CostTable, pool: Pool) -> CostTable:
+    """The table, saying so where the host takes no time in it."""
+    engine = pool.engine
+    if any(value for name, value in engine if name.startswith("host_")):
+        return table
+    why = f"{engine.runtime} has no profile" if engine.calibration else "no engine is named"
+    said = f"the host takes no time ({why}; deployment.engine.runtime names one)"
+    return replace(table, assumed=(*table.assumed, said))
+
+
 def ids(pools: Iterable[Pool]) -> list[str]:
-    """The calibrations that pools name: file and content hash, for a provenance."""
-    named = dict.fromkeys(pool.engine.calibration for pool in pools)
-    return [f"{path} {load(path).content_hash()}" for path in named if path]
+    """The calibrations that pools name: file or profile and content hash, for a provenance."""
+    out = []
+    for pool in pools:
+        fit = of_pool(pool)
+        if fit is not None:
+            is_file = isinstance(fit, EngineFit)
+            label = pool.engine.calibration if is_file else f"profile of {fit.engine}"
+            out.append(f"{label} {fit.content_hash()}")
+    return list(dict.fromkeys(out))
 
 
 def save(fit: EngineFit, path: str | Path) -> None:
@@ -129,7 +159,10 @@ def text(fit: EngineFit) -> str:
 
     from ruamel.yaml import YAML
 
-    data = {KEY: SCHEMA, "digest": _digest(_plain(fit))} | _plain(fit)
+    plain = _plain(fit)
+    what = {name: plain[name] for name in ABOUT}  # what it is of stands before the numbers
+    numbers = {name: plain[name] for name in EngineFit.coefficients()}
+    data = {KEY: SCHEMA, "digest": _digest(plain)} | what | numbers | plain
     out = io.StringIO()
     writer = YAML()
     writer.width = 100

@@ -90,5 +90,10 @@ def needed(row: Mapping[str, str], name: str, fix: str) -> str:
     return value
 
 
+def power_of_two(n: int) -> int:
+    """The power of two that n fits in."""
+    return 1 << (n - 1).bit_length()
+
+
 def _short(cell: str) -> str:
     return cell if len(cell) <= 40 else cell[:37] + "..."

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from forerun.cost.engine_profile import EngineProfile, engines, profile
 from forerun.cost.sheet import device_of, split_runtime
 from forerun.errors import SpecError
-from forerun.serving.cells import check_most, dtype, needed, number, whole, word
+from forerun.serving.cells import check_most, dtype, needed, number, power_of_two, whole, word
 from forerun.serving.layout import PHASES, formats_of, model_of, pools_of
-from forerun.serving.profile import EngineProfile, engines, profile
 from forerun.spec.deployment import Engine, Pool
 from forerun.spec.model import Model
 
@@ -21,6 +21,7 @@ from forerun.spec.model import Model
 ROUNDS = 10
 N_OPEN = 1000  # requests of an open loop
 LONGEST_S = 30 * 86_400.0  # from the first arrival to the last
+LEAST_SEATS = 64  # and powers of two, so that layouts share their tables
 SEATS, MOST_SEATS = 2048, 8192  # sequences of a step at most, of a group and of a replica
 
 
@@ -162,13 +163,8 @@ def _seated(
     batch = whole(row, f"{pool.name}_batch") if pool.name in PHASES else None
     batch = batch * pool.dp if batch else whole(row, "max_batch")
     groups = max(p.dp for p in pools)
-    usual = _power(min(load.concurrency or load.n_requests, SEATS * groups, MOST_SEATS))
-    seats = batch or usual
+    most = min(load.concurrency or load.n_requests, SEATS * groups, MOST_SEATS)
+    seats = batch or max(LEAST_SEATS, power_of_two(most))
     return settings.model_copy(
         update={"max_num_seqs": seats, "max_num_batched_tokens": max(budget, seats)}
     )
-
-
-def _power(n: int) -> int:
-    """The power of two that n fits in, 64 at least: layouts share their tables."""
-    return max(64, 1 << (n - 1).bit_length())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from forerun.spec.base import Spec
 from forerun.spec.dtype import Dtype
+
+PROFILE = "profile"  # the calibration that is the profile of the engine itself
 
 
 class Policy(Spec):
@@ -29,6 +31,8 @@ class Engine(Spec):
     whole prompt at admission (vLLM V0), `full` prompt and maximal output at admission (Orca).
     Host terms add to every step and are not hidden behind the device.  A step with prompt tokens is
     no replayed graph: it takes at least the launches of all its kernels.
+    A `runtime` that is given brings the profile that ships for it, unless a host term or a
+    calibration (null is none) is given too.
     """
 
     batch: Policy = Policy(name="chunked")  # chunked, prefill_first, decode_first, whole, static
@@ -43,14 +47,33 @@ class Engine(Spec):
     watermark: float = Field(default=0.0, ge=0, lt=1)  # share of blocks kept free at admission
     reserve: Literal["chunk", "prompt", "full"] = "chunk"
     n_blocks: int | None = Field(default=None, ge=1)  # overrides what memory leaves
+    prefix_caching: bool = True  # prompts share what they begin with, where their blocks are known
     host_step_s: float = Field(default=0.0, ge=0)  # scheduling and launch of one step
     host_seq_s: float = Field(default=0.0, ge=0)  # per sequence of an attention group in a step
     host_request_s: float = Field(default=0.0, ge=0)  # API server and tokenising, before queueing
     host_prompt_token_s: float = Field(default=0.0, ge=0)  # the same, per prompt token
     host_kernel_s: float = Field(default=0.0, ge=0)  # launch of a kernel where no graph is replayed
     runtime: str = "vllm"  # engine whose kernels run, with or without a version: "vllm 0.24.0"
-    calibration: str | None = None  # a file of `forerun calibrate`: host terms and factors
+    #: host terms and factors: a file of `forerun calibrate`, or "profile", that of the runtime
+    calibration: str | None = None
     source: str = "default"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_engine(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not data.get("runtime"):
+            return data
+        own = any(name == "calibration" or name.startswith("host_") for name in data)
+        return data if own else data | {"calibration": PROFILE}
+
+    @model_serializer(mode="wrap")
+    def _without_unsaid(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What a calibration is to give is left out, so that it does when this is read again."""
+        data: dict[str, Any] = plain(self)
+        if self.calibration is not None:
+            said = self.model_fields_set
+            data = {k: v for k, v in data.items() if not k.startswith("host_") or k in said}
+        return data
 
 
 class Pool(Spec):
@@ -67,6 +90,9 @@ class Pool(Spec):
     cp: int = Field(default=1, ge=1)
     dtype: Dtype | None = None  # weights; the checkpoint's own when absent
     kv_dtype: Dtype | None = None
+    role: Literal["both", "prefill", "decode"] = "both"  # prompts, answers, or all of it
+    link: str | None = None  # that KV leaves and comes by; the device's network when absent
+    stream_kv: bool = False  # layers of KV leave while later ones are computed
     engine: Engine = Engine()
 
     @property
@@ -94,6 +120,7 @@ class Deployment(Spec):
 
     pools: tuple[Pool, ...]
     route: Policy = Policy(name="least_outstanding")
+    place: Policy = Policy(name="least_outstanding")  # whose answers go on elsewhere, and where
     techniques: tuple[Policy, ...] = ()
 
     @property
