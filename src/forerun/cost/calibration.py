@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -245,10 +245,14 @@ class Store:
         found = [self.get(path) for path in paths if path.exists()]
         return max(found, key=lambda own: own.rows, default=None)
 
-    def all(self, family: str) -> list[Calibration]:
-        """Every calibration of a device."""
-        files = self.files(family)
-        return [self.get(path) for name, path in files.items() if name != "general.npz"]
+    def all(
+        self, family: str, wanted: Callable[[str, str], bool] = lambda device, engine: True
+    ) -> list[Calibration]:
+        """Calibrations of devices; of those that are not wanted, by the device and engine that
+        their names tell, the files are not read."""
+        files = {n: path for n, path in self.files(family).items() if n != "general.npz"}
+        told = {name: [*_parts(name), ""][:2] for name in files}
+        return [self.get(path) for name, path in files.items() if wanted(*told[name])]
 
     def origins(self) -> set[str]:
         """Names of all tables that any of them was fitted to."""

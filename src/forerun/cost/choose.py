@@ -131,13 +131,24 @@ def choose(
     general = calibrations.general(name) if known_kind else None
     found = calibrations.measured(name, device.name, engine, version, key)
     if found is None:
-        near = sibling_of(calibrations.all(name), device, engine, key) if known_kind else None
+        near = _near(name, device, engine, key, calibrations) if known_kind else None
         if near is None:
             return Chosen(family(name), None, key, general, False, "")
         return Chosen(family(name), *near, general, False, _told(near[0], engine, ""), True)
     own, known = found
     other = bool(engine) and own.engine not in (engine, *LIBRARIES)
     return Chosen(family(name), own, known, general, other, _told(own, engine, version))
+
+
+def _near(
+    name: str, device: Device, engine: str, key: str, calibrations: Store
+) -> tuple[Calibration, str] | None:
+    """The sibling of a device among calibrations; those of others stay unread."""
+
+    def may_be(other: str, its_engine: str) -> bool:
+        return its_engine == engine and _line(catalog.device(other)) == _line(device)
+
+    return sibling_of(calibrations.all(name, may_be), device, engine, key)
 
 
 def sibling_of(

@@ -120,11 +120,14 @@ def power(device: Device) -> Power:
 
 def _curve(device: Device) -> PowerCurve:
     """The shares for a device: its own, its architecture's, or those of the nearest year."""
+    for curve in curves():
+        if curve.device == device.name:
+            return curve
 
-    def distance(curve: PowerCurve) -> tuple[bool, bool, int]:
+    def distance(curve: PowerCurve) -> tuple[bool, int]:
         other = catalog.device(curve.device)
         alike = bool(device.architecture) and other.architecture == device.architecture
-        return other.name != device.name, not alike, abs(other.year - device.year)
+        return not alike, abs(other.year - device.year)
 
     return min(curves(), key=distance)
 
