@@ -471,3 +471,20 @@ def test_every_public_name_is_there():
         assert getattr(forerun, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         forerun.nothing  # noqa: B018
+
+
+def test_a_prediction_loads_no_library_of_matrices_and_policies_may_still_use_one(tmp_path):
+    pytest.importorskip("scipy")
+    code = f"""
+import sys
+from forerun.cli import group
+assert not group.main(["predict", *{SMALL!r}], "forerun", standalone_mode=False)
+assert "numba" in sys.modules and "scipy.linalg" not in sys.modules
+import numba, numpy as np
+print(numba.njit(lambda a, b: np.dot(a, b))(np.array([1.0, 2.0]), np.array([3.0, 4.0])))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "11.0"

@@ -46,8 +46,10 @@ def command(given: Given, out: Output) -> int:
     from forerun import api
     from forerun.cli._case import reading_of
     from forerun.cli._output import emit
+    from forerun.cli._start import without_blas
 
     found = reading_of(given, out, may_lack=api.MAY_LACK)
+    without_blas()
     points = api.predict(found.case, found.wishes)
     rows = [point.row() for point in points]
     data = {"seed": found.case.seed, "points": [{**r, "problems": list(p.problems)} for r, p in

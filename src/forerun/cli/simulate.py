@@ -64,8 +64,10 @@ def command(
 def run(case: Any, log: str, out: Output) -> Any:
     """The result, with a progress bar on a terminal."""
     from forerun import api
+    from forerun.cli._start import without_blas
     from forerun.report.progress import Progress
 
+    without_blas()
     with Progress("simulating", quiet=out.quiet or not out.progress) as bar:
         return api.simulate(case, log=log, progress=bar.update, announce=out.note)
 
