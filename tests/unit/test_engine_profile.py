@@ -38,8 +38,9 @@ def test_an_engine_that_is_named_brings_its_profile(engine):
     assert "median error on runs not used: TPOT" in told(found)
     assert found.provenance["calibration_ids"] == [f"profile of {engine} {known.content_hash()}"]
     assert found.metrics.tpot_s.mean != plain.metrics.tpot_s.mean
-    # the API server's time comes before the first token
-    assert found.metrics.ttft_s.mean > plain.metrics.ttft_s.mean + 0.9 * known.api_request_s
+    # the API server's time comes before the first token; prompts differ by the factors on them
+    later = found.metrics.ttft_s.mean - plain.metrics.ttft_s.mean
+    assert later > known.api_request_s - 0.3 * plain.metrics.ttft_s.mean
     is_other = known.batch.name != "chunked"
     assert (f"the profile is of {engine}'s {known.batch.name} batches" in told(found)) is is_other
 
