@@ -295,6 +295,31 @@ def test_the_first_folder_that_has_a_file_wins(tmp_path):
     assert len(store.all("gemm")) == 2
 
 
+@pytest.mark.parametrize(("mine", "shipped", "taken"), [
+    (10, 900, "shipped"), (59, 60, "shipped"), (60, 900, "mine"), (10, 9, "mine"),
+    (900, 10, "mine"),
+])  # fmt: skip
+def test_few_rows_of_ones_own_do_not_hide_a_whole_table_of_the_device(
+    tmp_path, mine, shipped, taken
+):
+    keys_of = {"mine": ("bf16|", "fp4|x"), "shipped": ("bf16|", "fp8|x")}
+    for name, n in (("mine", mine), ("shipped", shipped)):
+        keys = keys_of[name]
+        origin = Origin(f"table of {name}", "x", "MIT", n, ("0a",))
+        save(_calibration(date=name, keys=keys, origins=(origin,)), tmp_path / name)
+    store = Store(tmp_path / "mine", tmp_path / "shipped")
+
+    def answers(key):
+        return store.measured("gemm", "h100-sxm", "vllm", "0.24.0", key)[0].date
+
+    assert answers("bf16|") == taken
+    assert answers("fp4|x") == "mine"  # what the other one lacks is not lost
+    assert answers("fp8|x") == "shipped"
+    assert [own.date for own in store.all("gemm")] == [taken]
+    assert store.origins() == {"table of mine", "table of shipped"}
+    assert store.marks() == {"0a"}
+
+
 @pytest.mark.parametrize(("mine", "shipped", "taken"), [(10, 900, 900), (900, 10, 900)])
 def test_what_is_common_to_devices_comes_from_the_most_rows(tmp_path, mine, shipped, taken):
     for folder, n in (("mine", mine), ("shipped", shipped)):

@@ -567,6 +567,49 @@ def test_rows_of_a_fit_are_not_taken_for_new_when_their_file_moves_or_grows(
     assert "0 tables were never fitted to, 1 held out and refitted" in said[-1]
 
 
+def _retimed(lines, time_of, name="time_us"):
+    """The lines of a table with other times."""
+    at = lines[0].split(",").index("time_us")
+    rows_ = [line.split(",") for line in lines]
+    rows_[0][at] = name
+    for i, cells in enumerate(rows_[1:]):
+        cells[at] = f"{time_of(i, float(cells[at])):.9g}"
+    return [",".join(cells) for cells in rows_]
+
+
+def _changed(lines, change):
+    head, *body = lines
+    if change == "part":
+        return [head, *body[::3]]
+    if change == "other unit":
+        return _retimed(lines, lambda i, time_us: 1e-6 * time_us, "time_s")
+    return [head, *reversed(body), *_retimed(lines, lambda i, time_us: 1.1 * time_us)[1:6]]
+
+
+@pytest.mark.parametrize("change", ["part", "other order, with rows added", "other unit"])
+def test_rows_of_a_fit_are_told_again_in_another_file(tmp_path, mine, change):
+    """Neither name nor content of the file is the same, and no row of it is new."""
+    write(calibrate([mine]), tmp_path / "store")
+    path = tmp_path / "another.csv"
+    path.write_text("\n".join(_changed(mine.read_text().splitlines(), change)) + "\n")
+    said = []
+    judged = accuracy([path], calibrations=Store(tmp_path / "store"), say=said.append)
+    assert "0 tables were never fitted to, 1 held out and refitted" in said[-1]
+    assert all(j.scored.data.x.n < len(path.read_text().splitlines()) - 1 for j in judged)
+
+
+def test_a_new_measurement_of_the_same_shapes_is_new(tmp_path, mine):
+    """Two rows that took the same time by chance do not make it known."""
+    write(calibrate([mine]), tmp_path / "store")
+    lines_ = mine.read_text().splitlines()
+    anew = _retimed(lines_, lambda i, time_us: time_us * (1.0 if i < 2 else 1.02))
+    path = tmp_path / "anew.csv"
+    path.write_text("\n".join(anew) + "\n")
+    said = []
+    accuracy([path], calibrations=Store(tmp_path / "store"), say=said.append)
+    assert "1 table was never fitted to, 0 held out and refitted" in said[-1]
+
+
 def test_what_was_left_out_or_refused_is_said(tmp_path, mine):
     body = mine.read_text().splitlines()
     zero = body[1].rpartition(",")[0] + ",0"
@@ -639,6 +682,21 @@ def test_a_table_is_calibrated_predicted_and_judged_from_the_command_line(run, t
     assert line["seen"]
     assert line["n"] == 100
     assert 0.01 < line["median"] < 0.15
+
+
+def test_ten_rows_of_a_device_that_ships_are_said_to_be_few(run, tmp_path):
+    x = _shapes("gemm", 10, 5)
+    made = _timed("gemm", x, GEMM)
+    path = tmp_path / "ten.csv"
+    told = {name: x.words(name) for name in ("device", "runtime", "op", "dtype")}
+    write_columns(path, told | {n: x.get(n) for n in "mnk"} | {"time_s": made.time_s})
+    done = run("calibrate", "ops", path)
+    assert done.returncode == 0, done.stderr
+    assert "gemm: 10 rows of h100-sxm are few; the calibration that ships, of " in done.stderr
+    path.write_text("device,op,dtype,m,n,k,runtime\nh100-sxm,gemm,bf16,64,4096,4096,vllm 0.24.0\n")
+    done = run("predict", "ops", path)
+    assert "fitted: h100-sxm vllm 0.24.0" in done.stdout
+    assert " 10 rows" not in done.stdout
 
 
 @pytest.mark.parametrize(

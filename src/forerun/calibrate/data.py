@@ -9,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
+from forerun.calibrate.split import marks
 from forerun.cost import operators
 from forerun.cost.calibration import Origin
 from forerun.cost.families import family, family_of_op
@@ -47,11 +48,13 @@ class Data:
         names, inverse = np.unique(self.s.device.astype(str), return_inverse=True)
         return np.array([machine_of(str(name)) for name in names], dtype=object)[inverse]
 
-    def origins(self) -> tuple[Origin, ...]:
+    def origins(self, *, marked: bool = False) -> tuple[Origin, ...]:
+        """The tables that the rows came from, with how many; marked: with marks of the rows."""
         found = []
         for j in np.unique(self.table):
-            rows = int(np.count_nonzero(self.table == j))
-            found.append(replace(self.tables[j], rows=rows))
+            at = np.flatnonzero(self.table == j)
+            told = marks(self.x.take(at), self.time_s[at]) if marked else ()
+            found.append(replace(self.tables[j], rows=len(at), marks=told))
         return tuple(found)
 
 

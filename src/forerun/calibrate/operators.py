@@ -30,10 +30,10 @@ from forerun.calibrate.intervals import (
 from forerun.calibrate.solve import GENERAL, OWN, across_devices, fit_coefs, learn, predicted
 from forerun.calibrate.split import held_out, parts_of
 from forerun.cost import choose, operators
-from forerun.cost.calibration import REGIMES, Calibration, Errors
+from forerun.cost.calibration import FEW_ROWS, REGIMES, Calibration, Errors
 
 #: rows below which a device has coefficients and no residual
-LEAST_ROWS = 60
+LEAST_ROWS = FEW_ROWS
 #: parts of such a device's rows, each predicted from the others
 FIFTHS = 5
 #: how many devices' worth of doubt stand against moving a starting value for all
@@ -89,7 +89,7 @@ def fit_own(
             family=mine.name, device=group.device, engine=group.engine, version=group.version,
             keys=keys, names=tuple(c.name for c in mine.module.COEFS), coefs=coefs,
             ranges=ranges(part.x), spread={}, errors=Errors(0, 0.0, 0.0, ""),
-            origins=part.origins(), date=date,
+            origins=part.origins(marked=part is mine), date=date,
         )  # fmt: skip
         if part.x.n < LEAST_ROWS:
             return own

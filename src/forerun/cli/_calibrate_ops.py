@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -45,11 +46,30 @@ def command(
     written = write(done, folder)
     size = sum(path.stat().st_size for path in written)
     out.note(f"wrote {counted(len(written), 'calibration')}, {size / 1e6:.2f} MB, to {folder}")
+    for line in hidden(done, folder):
+        out.note(line)
     if not done.judged:
         out.note("too few rows to hold any out: errors are not known")
         return 0
     click.echo(text(lines(done.judged, ("op",)), ("op",)))
     return 0
+
+
+def hidden(done: Any, folder: Path) -> list[str]:
+    """Calibrations of few rows that will not answer, because one of more rows ships."""
+    from forerun.cost.calibration import SHIPPED, Store, user_folder
+
+    if folder != user_folder():
+        return []
+    store, said = Store(folder, SHIPPED), []
+    for own in (own for found in done.fits for own in found.calibrations if own.device):
+        first = store.get(store.files(own.family)[own.file_name])
+        if first.rows > own.rows:
+            said.append(
+                f"{own.family}: {own.rows} rows of {own.device} are few; the calibration that "
+                f"ships, of {first.rows:,} rows, goes on answering for what it knows"
+            )
+    return said
 
 
 def _check_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ SHIPPED = Path(__file__).parent / "calibrations"
 #: what bounds a row, in this order: a launch (under SHORT_S), traffic, arithmetic
 REGIMES = ("under_20us", "bandwidth", "compute")
 SHORT_S = 20e-6
+#: rows below which a calibration has coefficients and no residual, and does not take the place of
+#: one of the same device and runtime that has more
+FEW_ROWS = 60
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Origin:
     origin: str
     licence: str
     rows: int
+    marks: tuple[str, ...] = ()  # of some of the rows, by which they are told again
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,10 @@ def load(path: Path) -> Calibration:
                 "names": tuple(meta["names"]),
                 "notes": tuple(meta["notes"]),
                 "errors": Errors(**meta["errors"]),
-                "origins": tuple(Origin(**origin) for origin in meta["origins"]),
+                "origins": tuple(
+                    Origin(**origin | {"marks": tuple(origin.get("marks", ()))})
+                    for origin in meta["origins"]
+                ),
                 "ranges": {k: (v[0], v[1]) for k, v in meta["ranges"].items()},
                 "spread": {k: (v[0], v[1]) for k, v in meta["spread"].items()},
             }
@@ -214,22 +221,32 @@ def mismatch(own: Calibration) -> str:
 
 
 class Store:
-    """Calibrations by family, from folders; of a device the first folder that has a file wins.
+    """Calibrations by family, from folders; of a device and runtime the first folder's answers.
 
+    Unless it was fitted to few rows, and one of a later folder to more: ten rows of one's own say
+    little beside a whole table of the same device, and answer only for what that one lacks.
     Files are found when a family is first asked for and read when they are first used.
     """
 
     def __init__(self, *folders: Path) -> None:
         self.folders = folders
         self._read: dict[Path, Calibration] = {}
-        self._found: dict[str, dict[str, Path]] = {}
+        self._found: dict[str, dict[str, list[Path]]] = {}
 
     def files(self, family: str) -> dict[str, Path]:
-        """File name -> path."""
+        """File name -> path of the one that answers first."""
+        return {name: paths[0] for name, paths in self.copies(family).items()}
+
+    def copies(self, family: str) -> dict[str, list[Path]]:
+        """File name -> paths of all folders that have it, the one that answers first."""
         if family not in self._found:
-            found: dict[str, Path] = {}
-            for folder in reversed(self.folders):
-                found |= {path.name: path for path in sorted((folder / family).glob("*.npz"))}
+            found: dict[str, list[Path]] = {}
+            for folder in self.folders:
+                for path in sorted((folder / family).glob("*.npz")):
+                    found.setdefault(path.name, []).append(path)
+            for name, paths in found.items():
+                if len(paths) > 1 and self.get(paths[0]).rows < FEW_ROWS:
+                    found[name] = sorted(paths, key=lambda path: -self.get(path).rows)
             self._found[family] = found
         return self._found[family]
 
@@ -256,13 +273,18 @@ class Store:
 
     def origins(self) -> set[str]:
         """Names of all tables that any of them was fitted to."""
+        return {origin.name for origin in self._origins()}
+
+    def marks(self) -> set[str]:
+        """Marks of rows that any of them was fitted to."""
+        return {mark for origin in self._origins() for mark in origin.marks}
+
+    def _origins(self) -> Iterator[Origin]:
         families = {path.name for folder in self.folders for path in folder.glob("*")}
-        return {
-            origin.name
-            for family in sorted(families)
-            for path in self.files(family).values()
-            for origin in self.get(path).origins
-        }
+        for name in sorted(families):
+            for paths in self.copies(name).values():
+                for path in paths:
+                    yield from self.get(path).origins
 
     def measured(
         self, family: str, device: str, engine: str, version: str, key: str
@@ -270,8 +292,8 @@ class Store:
         """The calibration of a device that knows a key, and the key as it was measured: of this
         engine and version, else its newest version, else of any engine.  None where none does."""
         mine = [
-            (parts, path) for name, path in self.files(family).items()
-            if (parts := _parts(name))[0] == device
+            (parts, path) for name, paths in self.copies(family).items()
+            if (parts := _parts(name))[0] == device for path in paths
         ]  # fmt: skip
         mine.sort(key=lambda file: _newest(file[0]), reverse=True)
         mine.sort(key=lambda file: (file[0][1:2] != [engine], file[0][1:3] != [engine, version]))
