@@ -8,10 +8,13 @@ import numpy as np
 import polars
 import pytest
 
+from forerun import catalog
 from forerun.api._ops import OUT, predict_ops
-from forerun.cost.calibration import Calibration, Errors, Origin, Store, save
+from forerun.cost.calibration import Calibration, Errors, Origin, Store, save, store
+from forerun.cost.choose import starting
 from forerun.cost.families import families, family
-from forerun.cost.rows import NUMBERS, TEXTS
+from forerun.cost.rows import NUMBERS, TEXTS, rows
+from forerun.cost.sheet import sheet
 from forerun.spec.columns import Columns
 
 #: every op of the contract with the columns it cannot do without, and sizes that fit one device
@@ -215,14 +218,31 @@ def test_columns_of_other_ops_are_not_looked_at(ask):
     assert got["time_s"][0] == got["time_s"][1]
 
 
+@pytest.mark.parametrize("op", ["attention_decode", "attention_prefill"])
+def test_a_negative_window_is_none_on_a_device_that_was_measured_too(ask, op):
+    got = ask(*(row(op, runtime="vllm", window=w) for w in (0, -1, -5)), calibrations=store())
+    for name in ("time_s", "low_s", "high_s", "assumed"):
+        assert len(set(got[name].tolist())) == 1, name
+    assert got["source"][0].startswith("fitted")
+
+
+def test_a_collective_over_a_network_that_nobody_knows_has_no_time():
+    x = rows(
+        op=["all_reduce"] * 2, n_gpus=[8, 8], n_nodes=[1, 2], bytes=1e6, graphs=1, device="h100-sxm"
+    )
+    device = catalog.device("h100-sxm").model_copy(update={"network": None})
+    s, module = sheet(x, {"h100-sxm": device}), family("collective")
+    time_s = module.physics(x, s, starting(x, s, module))
+    assert time_s[0] > 0
+    assert np.isnan(time_s[1])
+
+
 def test_a_window_of_minus_one_is_no_window(ask):
     got = ask(*(row("attention_decode", window=w) for w in (-1, 0, "", 512)))
     assert got["time_s"][0] == got["time_s"][1] == got["time_s"][2] > got["time_s"][3]
 
 
 def test_a_device_without_a_link_says_that_it_has_none(ask):
-    from forerun import catalog
-
     alone = next(
         d for d in map(catalog.device, catalog.devices())
         if not d.scale_up and not d.host_link

@@ -56,6 +56,14 @@ def lacking(x: Rows, name: str) -> np.ndarray:
     return out
 
 
+def without_windows(x: Rows) -> Rows:
+    """The rows with windows of 0 where they say by a number below 0 that there is none."""
+    if "window" not in x.number:
+        return x
+    window = np.maximum(x.number["window"], 0.0)
+    return Rows(x.n, {**x.number, "window": window}, x.text)
+
+
 def _wrong(x: Rows, name: str) -> Iterator[tuple[int, str]]:
     """(row, what cannot be in it)."""
     module = family(name)

@@ -72,7 +72,7 @@ def _answer(out: Answers, at: np.ndarray, x: Rows, name: str, calibrations: Stor
     if not x.n:
         return
     notes = _defaults_named(x, module)
-    x = x.filled(module.DEFAULTS)
+    x = asked.without_windows(x.filled(module.DEFAULTS))
     s = sheet(x)
     for i, problem in s.problems.items():
         out.refused[at[i]] = problem
@@ -190,6 +190,8 @@ def _endless(x: Rows, s: Sheet, i: int, name: str) -> str:
     """Why no finite time follows for a row."""
     if name == "collective" and np.isnan(s.link_bytes_per_s[i]):
         return f"{s.device[i]} has no link to another device on its data sheet"
+    if name == "collective" and np.isnan(s.network_bytes_per_s[i]):
+        return f"{s.device[i]} has no network between nodes on its data sheet"
     return "no finite time follows from these sizes"
 
 

@@ -75,7 +75,7 @@ def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     nodes = np.maximum(x.get("n_nodes"), np.ceil(n / s.per_node))
     far = nodes > 1
     near = s.link_bytes_per_s * c["share"]
-    port = np.where(far, np.nan_to_num(s.network_bytes_per_s, nan=1e9) * c["across"], near)
+    port = np.where(far, s.network_bytes_per_s * c["across"], near)
     rate = np.where(far, np.minimum(port, near), near)
     hops = np.where(op == "all_reduce", 2 * (n - 1), np.where(op == "send_recv", 1, n - 1))
     begin = c["start_s"] + np.where(x.get("graphs") > 0, 0.0, c["eager_s"])
