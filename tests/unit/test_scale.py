@@ -80,6 +80,10 @@ def test_the_interval_is_that_of_the_fit(table):
     assert scaled(table, Scale(residual=0.0)).low == pytest.approx(0.95)
 
 
+def test_a_fit_that_is_far_off_leaves_no_step_below_nothing(table):
+    assert scaled(table, Scale(residual=2.0)).low == 0.05
+
+
 def test_rows_that_cannot_fix_the_coefficients_are_refused(table):
     rows = measured(table, Scale())
     with pytest.raises(SpecError, match="cannot fix"):

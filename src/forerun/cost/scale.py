@@ -25,6 +25,7 @@ from forerun.cost.table import CostTable, Work, grid
 from forerun.errors import SpecError
 
 FREE = ("tokens", "decode", "prefill", "host_step", "host_seq")
+LEAST = 0.05  # low end of an interval over its value
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def fit_scale(
 def scaled(table: CostTable, scale: Scale, *, source: str = "fitted") -> CostTable:
     """The table with its times (not its work or energy) scaled; host terms add to its own.
 
-    The 80 % interval becomes that of the fit: 1.28 rms errors, 5 % at least, to either side.
+    The 80 % interval becomes that of the fit: 1.28 rms errors, 5 % at least, to either side; no
+    step takes less than LEAST of its time, however badly the rows fit.
     """
     time = table.time_s
     half = max(1.28 * scale.residual, 0.05)
@@ -136,7 +138,7 @@ def scaled(table: CostTable, scale: Scale, *, source: str = "fitted") -> CostTab
         mixed_cross_s=table.mixed_cross_s * scale.decode,
         host_step_s=table.host_step_s + scale.host_step_s,
         host_seq_s=table.host_seq_s + scale.host_seq_s,
-        low=1 - half,
+        low=max(LEAST, 1 - half),
         high=1 + half,
         sources={source: 1.0},
         assumed=(*table.assumed, f"times scaled to {scale.n_rows} measured steps ({source})"),
