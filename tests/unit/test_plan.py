@@ -99,6 +99,19 @@ def test_the_step_times_at_the_pessimistic_end_are_simulated():
     assert bench.tails(4, time_factor=1.5).ttft_p99_s == pytest.approx(0.015, abs=0.002)
 
 
+def test_a_slower_device_is_slower_beside_chunks_too():
+    table = replace(
+        one_at_a_time(0.010, device="slow").ready.served.table,
+        mixed_decode=np.array([[0.0], [0.004]]), mixed_cross_s=0.001, eager_s=0.002,
+    )  # fmt: skip
+    twice = evaluate.slowed(table, 2.0)
+    assert twice.mixed_decode[1, 0] == 0.008
+    assert twice.mixed_cross_s == 0.002
+    assert twice.time_s.tokens[1] == 0.020
+    assert twice.eager_s == 0.002
+    assert evaluate.slowed(replace(table, mixed_decode=None), 2.0).mixed_decode is None
+
+
 def test_the_least_work_takes_every_part_at_its_best_batch():
     # tokens: 4 at once cost 1 each; samples: 2 at once 0.5 each; decode: best per request is
     # 3 without context and 5 at 10 tokens, so 0.2 more a token, both below half a token's 12

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from forerun.cost.table import CostTable, Work
 from forerun.metrics import goodput, stats
 from forerun.metrics.latency import finished, tpot_s, ttft_s
 from forerun.metrics.reason import spent
@@ -161,10 +162,7 @@ class Bench:
         served, wanted = self.ready.served, self.requests
         table = served.table
         if time_factor != 1.0:
-            time = table.time_s
-            parts = {k: getattr(time, k) * time_factor for k in ("tokens", "seqs", "decode",
-                                                                 "prefill")}  # fmt: skip
-            table = replace(table, time_s=replace(time, **parts))
+            table = slowed(table, time_factor)
         if rate != 1.0:
             wanted = replace(wanted, arrival_s=wanted.arrival_s / rate)
         deployment = self.ready.candidate.deployment(replicas)
@@ -213,6 +211,18 @@ class Bench:
             keeping.code_version(), *content(served), *content(replace(r, meta=loop)),
             *content(route), *content(self.slo), self.seed, *map(_source, chosen),
         )  # fmt: skip
+
+
+def slowed(table: CostTable, factor: float) -> CostTable:
+    """The costs with every time on the device so many times as long; the host's stay."""
+    time = table.time_s
+    mixed = None if table.mixed_decode is None else table.mixed_decode * factor
+    return replace(
+        table,
+        time_s=Work(**{f.name: getattr(time, f.name) * factor for f in fields(Work)}),
+        mixed_decode=mixed,
+        mixed_cross_s=table.mixed_cross_s * factor,
+    )
 
 
 def content(value: Any) -> Iterator[Any]:
