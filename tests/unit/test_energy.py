@@ -15,7 +15,7 @@ from forerun.cli import group
 from forerun.cost.energy import curves, power, read
 from forerun.cost.power_cap import capped, clock, curve, drawn_at
 from forerun.errors import SpecError
-from forerun.measure.energy import llm_inference_bench, mlenergy, read_all, splitwise, zeus
+from forerun.measure.energy import joined, llm_inference_bench, mlenergy, read_all, splitwise, zeus
 
 H100 = catalog.device("h100-sxm")
 V100 = catalog.device("v100-pcie-32gb")
@@ -149,6 +149,8 @@ def test_power_of_several_gpus_is_read_as_that_of_one(tmp_path):
     )
     runs = mlenergy.read(folder)
     assert runs.n == 1  # images are another story
+    assert runs.n_dropped["of tasks with images, video or unknown prompts"] == 1
+    assert joined([runs, runs]).n_dropped["of tasks with images, video or unknown prompts"] == 2
     assert runs.power_w[0] == 500
     assert runs.step_s[0] == pytest.approx(8 / 400)
     assert runs.energy_j_per_token[0] == pytest.approx(2000 / 400)
@@ -164,6 +166,7 @@ def test_milliwatt_and_whole_nodes_are_told_apart(tmp_path):
     )
     runs = llm_inference_bench.read(folder)
     assert runs.power_w.tolist() == pytest.approx([320.6848])
+    assert sum(runs.n_dropped.values()) == 1
     assert runs.step_s[0] == pytest.approx(46.06 / 1024)
 
 

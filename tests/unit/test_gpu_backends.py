@@ -83,7 +83,7 @@ def fake_torch(gpu, name="NVIDIA H100 80GB HBM3", *, hip=None):
     torch = types.ModuleType("torch")
     torch.__spec__, torch.__version__ = ModuleSpec("torch", None), "2.9.0+cu128"
     torch.bfloat16, torch.float16, torch.float32 = "bf16", "fp16", "fp32"
-    torch.made = []
+    torch.made, torch.options = [], []
 
     def randn(*shape, device, dtype):
         array = Array(*shape)
@@ -97,9 +97,11 @@ def fake_torch(gpu, name="NVIDIA H100 80GB HBM3", *, hip=None):
         yield
 
     def called(kernel):
-        return lambda *operands, **options: gpu.launch(
-            kernel, *(o for o in operands if isinstance(o, Array))
-        )
+        def call(*operands, **options):
+            torch.options.append((kernel, options))
+            gpu.launch(kernel, *(o for o in operands if isinstance(o, Array)))
+
+        return call
 
     functional = types.SimpleNamespace(**{
         kernel: called(kernel) for kernel in
@@ -221,6 +223,17 @@ def test_a_device_without_bf16_runs_fp16(here, gpu_name, dtype):
     bench.prepare(GEMM)
     assert bench.dtype == dtype
     assert {entry[1:] for entry in made.made} == {("cuda", dtype)}
+
+
+@pytest.mark.parametrize(("gpu_name", "causal"), [("NVIDIA H200", True), ("", False)])
+def test_attention_is_causal_on_a_gpu_and_of_encoders_on_a_processor(here, gpu_name, causal):
+    made = here("torch", Gpu(), gpu_name)
+    bench = ready("torch", 1)
+    (kind,) = (kind for kind in bench.kinds if kind.op == "attention_prefill")
+    row = next(candidates(kind, bench.dtype))
+    bench.prepare(row)()
+    assert bool(row["causal"]) is causal
+    assert {o["is_causal"] for name, o in made.options if "attention" in name} == {causal}
 
 
 def test_without_a_gpu_torch_times_the_processor_by_the_clock(here):

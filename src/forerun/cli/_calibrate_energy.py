@@ -31,9 +31,14 @@ def command(tables: tuple[str, ...], to: str | None, quiet: bool) -> int:
     out = Output("table", quiet, False, None)
     folder = Path(to) if to else user_folder()
     runs, capped = read_all(tables)
+    for reason, n in (pair for part in runs for pair in part.n_dropped.items() if pair[1]):
+        out.note(f"  {n:,} rows {reason} are left out")
     lines = []
     for device in sorted({name for part in runs for name in part.device}):
-        found = energy.fit(joined([part for part in runs if device in part.device]), device)
+        part = joined([part for part in runs if device in part.device])
+        found = energy.fit(part, device)
+        if unpriced := int((part.device == device).sum()) - found.rows:
+            out.note(f"  {unpriced:,} runs of {device} are of models that cannot be priced here")
         out.note(f"wrote {energy.save(found, folder)}")
         lines.append([device, "power", str(found.rows), *_shown(found.error, "power_w")])
     for jobs in capped:

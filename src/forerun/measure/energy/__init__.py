@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -43,6 +44,7 @@ class Runs:
     origin: str
     licence: str
     estimated: tuple[str, ...] = ()  # what the source does not state
+    n_dropped: Mapping[str, int] = field(default_factory=dict)  # reason -> rows of the source
 
     @property
     def n(self) -> int:
@@ -56,7 +58,7 @@ class Runs:
     def take(self, at: np.ndarray) -> Runs:
         """Some of the runs, by index or mask."""
         columns = {k: v[at] for k, v in vars(self).items() if isinstance(v, np.ndarray)}
-        return Runs(**columns, origin=self.origin, licence=self.licence, estimated=self.estimated)
+        return replace(self, **columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,7 @@ def joined(parts: list[Runs]) -> Runs:
         origin="; ".join(dict.fromkeys(p.origin for p in parts)),
         licence="; ".join(dict.fromkeys(p.licence for p in parts)),
         estimated=tuple(dict.fromkeys(e for p in parts for e in p.estimated)),
+        n_dropped=dict(sum((Counter(p.n_dropped) for p in parts), Counter())),
     )
 
 

@@ -35,6 +35,7 @@ def read(folder: Path) -> Runs:
     wanted = ("Hardware", "Num of Hardware", "Framework", "Model", "Input Output Length",
               "Batch Size", "Latency", "avg_power")  # fmt: skip
     needed(frame, wanted, path)
+    n_rows = frame.height
     frame = frame.filter(frame["avg_power"] > MILLIWATT)
     batch, length = numbers(frame, "Batch Size"), numbers(frame, "Input Output Length")
     return Runs(
@@ -51,4 +52,5 @@ def read(folder: Path) -> Runs:
         power_w=numbers(frame, "avg_power") / 1e3 / numbers(frame, "Num of Hardware"),
         origin=ORIGIN,
         licence=LICENCE,
+        n_dropped={"in watt of a whole node, or without a power": n_rows - frame.height},
     )

@@ -49,6 +49,7 @@ def read(folder: Path) -> Runs:
         needed(frame, COLUMNS, path)
         frames.append(frame.select(COLUMNS).cast({"weight_precision": polars.String}))
     frame = polars.concat(frames, how="vertical_relaxed")
+    n_rows = frame.height
     frame = frame.filter(frame["task"].is_in(list(ISL)))
     gpus, n = texts(frame, "gpu_model"), numbers(frame, "num_gpus")
     batch = numbers(frame, "avg_batch_size")
@@ -68,5 +69,9 @@ def read(folder: Path) -> Runs:
         origin=ORIGIN,
         licence=LICENCE,
         estimated=("prompt lengths",),
+        n_dropped={
+            "of tasks with images, video or unknown prompts": n_rows - frame.height,
+            "without a batch or a power": int((~ok).sum()),
+        },
     )
     return found.take(ok)
