@@ -69,6 +69,11 @@ def test_without_a_named_engine_the_host_takes_no_time_and_the_answer_says_so():
     assert "the host takes no time" not in told(own)
 
 
+def test_a_prediction_names_the_profile():
+    assert api.predict(case(runtime="vllm"))[0].why.endswith("; host: profile of vllm")
+    assert "host" not in api.predict(case())[0].why
+
+
 def test_an_engine_without_a_profile_is_said():
     found = api.simulate(case(runtime="llamacpp"), bootstrap=False)
     assert "the host takes no time (llamacpp has no profile; " in told(found)
@@ -77,7 +82,9 @@ def test_an_engine_without_a_profile_is_said():
 def test_host_terms_of_ones_own_win():
     alone = case(runtime="vllm", host_step_s="1 ms").deployment.pools[0].engine
     assert alone.calibration is None  # nothing is mixed unless that is asked for
-    assert case(runtime="vllm", calibration=None).deployment.pools[0].engine.calibration is None
+    for none in (None, "none"):
+        off = case(runtime="vllm", calibration=none).deployment.pools[0].engine
+        assert off.calibration is None
     engine = Engine(runtime="vllm", calibration="profile", host_step_s=1e-3)
     pool = Pool(device="h100-sxm", engine=engine)
     mixed = engine_fit.on_pool(engine_fit.of_pool(pool), MODEL, pool).engine

@@ -150,8 +150,18 @@ def _throughput(result: Any) -> dict[str, Any]:
         "energy_j_per_output_token": m.energy_j_per_output_token.value,
         "low": m.model_low,
         "high": m.model_high,
-        "why": _why(m.cost_sources),
+        "why": _why(m.cost_sources) + _host(result.deployment),
     }
+
+
+def _host(deployment: Deployment) -> str:
+    """The profiles that host terms are from, "" where a case names no engine."""
+    from forerun.cost.engine_fit import of_pool
+    from forerun.cost.engine_profile import EngineProfile
+
+    found = [of_pool(pool) for pool in deployment.pools]
+    names = dict.fromkeys(fit.engine for fit in found if isinstance(fit, EngineProfile))
+    return f"; host: profile of {', '.join(names)}" if names else ""
 
 
 def _why(sources: Mapping[str, float]) -> str:

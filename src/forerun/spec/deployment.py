@@ -9,7 +9,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from forerun.spec.base import Spec
 from forerun.spec.dtype import Dtype
 
-PROFILE = "profile"  # the calibration that is the profile of the engine itself
+#: calibrations that are no file: the profile of the engine itself, and nothing at all
+PROFILE, NO_CALIBRATION = "profile", "none"
 
 
 class Policy(Spec):
@@ -32,7 +33,7 @@ class Engine(Spec):
     Host terms add to every step and are not hidden behind the device.  A step with prompt tokens is
     no replayed graph: it takes at least the launches of all its kernels.
     A `runtime` that is given brings the profile that ships for it, unless a host term or a
-    calibration (null is none) is given too.
+    calibration is given too.
     """
 
     batch: Policy = Policy(name="chunked")  # chunked, prefill_first, decode_first, whole, static
@@ -53,14 +54,18 @@ class Engine(Spec):
     host_prompt_token_s: float = Field(default=0.0, ge=0)  # the same, per prompt token
     host_kernel_s: float = Field(default=0.0, ge=0)  # launch of a kernel where no graph is replayed
     runtime: str = "vllm"  # engine whose kernels run, with or without a version: "vllm 0.24.0"
-    #: host terms and factors: a file of `forerun calibrate`, or "profile", that of the runtime
+    #: host terms and factors: a file of `forerun calibrate`, "profile" (of the runtime) or "none"
     calibration: str | None = None
     source: str = "default"
 
     @model_validator(mode="before")
     @classmethod
     def _named_engine(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or not data.get("runtime"):
+        if not isinstance(data, dict):
+            return data
+        if data.get("calibration") == NO_CALIBRATION:
+            return data | {"calibration": None}
+        if not data.get("runtime"):
             return data
         own = any(name == "calibration" or name.startswith("host_") for name in data)
         return data if own else data | {"calibration": PROFILE}
