@@ -503,6 +503,21 @@ def test_the_nearest_row_is_scaled_by_the_ratio_of_data_sheets():
     assert np.isnan(nearest_scaled_s(known.take(np.arange(0)), asked)).all()
 
 
+def test_a_row_of_twice_the_work_is_taken_to_last_twice_as_long():
+    """4096 x 4096 x 4096 is bound by arithmetic on an H100, and so is twice as wide a product; an
+    L4 has 121 of its 989 Tflop/s."""
+
+    def product(n, device):
+        x = rows(1, op="gemm", device=device, dtype="bf16", m=4096.0, n=n, k=4096.0)
+        return gathered([Table(x, np.array([2e-4]), "t", "o", "l")])[0]
+
+    known = product(4096.0, "h100-sxm")
+    assert nearest_scaled_s(known, product(8192.0, "h100-sxm"))[0] == pytest.approx(4e-4, rel=0.01)
+    peak = [sheet(product(1.0, d).x).flop_per_s[0] for d in ("h100-sxm", "l4")]
+    other = nearest_scaled_s(known, product(4096.0, "l4"))[0]
+    assert other == pytest.approx(2e-4 * peak[0] / peak[1], rel=0.01)
+
+
 @pytest.mark.parametrize("n", [30, 300])
 def test_the_nearest_row_is_never_the_row_itself(n):
     data = _data("gemm", n)
