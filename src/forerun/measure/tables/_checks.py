@@ -75,12 +75,7 @@ def checked(
         bad["a device or format without a data sheet"] = unknown
     if problems:
         raise SpecError(*problems)
-    kept = np.ones(rows.n, dtype=bool)
-    for reason, which in bad.items():  # a row counts once, under the first reason
-        if n := int((which & kept).sum()):
-            count[reason] = count.get(reason, 0) + n
-        kept &= ~which
-    good = np.flatnonzero(kept)
+    good = _kept(bad, count)
     if unknown.all() and not strict:  # the other tables of the set are still good
         return Table(rows.take(good), time_s[good], name, origin, licence, count)
     if not len(good):
@@ -96,6 +91,16 @@ def checked(
     if contrary:
         count[f"of these, repeats more than {APART:g} times apart"] = contrary
     return Table(rows, time_s, name, origin, licence, count)
+
+
+def _kept(bad: Mapping[str, np.ndarray], count: dict[str, int]) -> np.ndarray:
+    """Indices of rows with nothing against them; the others are counted, each under one reason."""
+    kept = np.ones(len(next(iter(bad.values()))), dtype=bool)
+    for reason, which in bad.items():
+        if n := int((which & kept).sum()):
+            count[reason] = count.get(reason, 0) + n
+        kept &= ~which
+    return np.flatnonzero(kept)
 
 
 def _some(at: np.ndarray, called: Where) -> str:
