@@ -12,7 +12,7 @@ from forerun.calibrate import operators as fitting
 from forerun.calibrate import solve
 from forerun.calibrate.accuracy import accuracy
 from forerun.calibrate.baselines import nearest_scaled_s, roofline_s
-from forerun.calibrate.data import Data, gathered, machine_of
+from forerun.calibrate.data import Data, balance, gathered, machine_of
 from forerun.calibrate.judged import _kept_apart, judge, lines, splits, text
 from forerun.calibrate.operators import fit, fit_own
 from forerun.calibrate.run import calibrate, check_family, fitted, left_out, write
@@ -291,6 +291,16 @@ def test_what_is_said_of_a_device_left_out_does_not_depend_on_its_times():
     at = before.data.s.device == "l4"
     assert np.allclose(after.predicted_s[at], before.predicted_s[at], rtol=1e-12)
     assert not np.allclose(after.predicted_s[~at], before.predicted_s[~at], rtol=1e-12)
+
+
+def test_every_device_counts_by_the_root_of_its_rows():
+    """90 rows of one device and 10 of another weigh 3 to 1, not 9 to 1."""
+    data = _three(100)
+    data = data.take(np.flatnonzero(data.s.device != "l4")[:110])
+    names, counts = np.unique(data.s.device.astype(str), return_counts=True)
+    total = [balance(data)[data.s.device == name].sum() for name in names]
+    assert sorted(counts) == [10, 100]
+    assert total == pytest.approx(np.sqrt(counts))
 
 
 def test_a_sibling_left_out_is_told_by_the_other_one():
