@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -78,6 +80,13 @@ def test_scaling_by_nothing_changes_no_time(table):
 def test_the_interval_is_that_of_the_fit(table):
     assert scaled(table, Scale(residual=0.1)).high == pytest.approx(1.128)
     assert scaled(table, Scale(residual=0.0)).low == pytest.approx(0.95)
+
+
+def test_decoding_beside_chunks_is_scaled_as_decoding_alone_is(table):
+    both = replace(table, mixed_decode=table.time_s.decode + 1.0, mixed_cross_s=0.5)
+    twice = scaled(both, Scale(decode=2.0))
+    np.testing.assert_array_equal(twice.mixed_decode, 2.0 * both.mixed_decode)
+    assert twice.mixed_cross_s == 1.0
 
 
 def test_a_fit_that_is_far_off_leaves_no_step_below_nothing(table):

@@ -1,0 +1,118 @@
+"""What a model's kernels take from what was measured: bounds, stand-ins, and wider intervals."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from forerun.catalog import device, model
+from forerun.cost.calibration import Calibration, Errors, Origin, Store, save
+from forerun.cost.collectives import wires
+from forerun.cost.costs import Costs
+from forerun.cost.families import family
+from forerun.cost.operators import predict
+from forerun.cost.price import merged, n_kernels, price
+from forerun.cost.rows import rows
+from forerun.cost.step import step_time
+from forerun.ops.attention import Attention
+from forerun.ops.elementwise import Elementwise
+from forerun.ops.lower import lower
+from forerun.ops.matmul import Matmul
+from forerun.spec.deployment import Pool
+
+H100 = device("h100-sxm")
+REGIMES = ("under_20us", "bandwidth", "compute")
+
+
+def fitted(folder, name, key, *, spread=0.1, on="h100-sxm", **coefs):
+    """A folder with one calibration more; coefficients as before any fit but for those given."""
+    module = family(name)
+    values = {c.name: coefs.get(c.name, c.start) for c in module.COEFS}
+    own = Calibration(
+        family=name, device=on, engine="vllm" if on else "", version="1.0" if on else "",
+        keys=(key,), names=tuple(values), coefs=np.array([list(values.values())]),
+        ranges={"m": (64.0, 1024.0)} if on else {},
+        spread=dict.fromkeys(REGIMES, (-spread, spread)),
+        errors=Errors(9, 0.1, 0.2, "x"), origins=(Origin("t", "me", "MIT", 10),), date="d",
+    )  # fmt: skip
+    save(own, folder)
+    return Store(folder)
+
+
+def on_h100(store):
+    return Costs(H100, wires(H100), store=store)
+
+
+def gemm(**more):
+    return rows(**dict(op="gemm", m=512, n=4096, k=4096, dtype="bf16", device="h100-sxm") | more)
+
+
+def test_an_interval_is_wider_below_the_range_above_it_and_under_another_runtime(tmp_path):
+    fitted(tmp_path, "gemm", "", on="", spread=0.5)
+    store = fitted(tmp_path, "gemm", "bf16|", spread=0.1)
+
+    def high(**more):
+        got = predict(gemm(**{"runtime": "vllm 1.0"} | more), store)
+        return float(np.log(got.high_s / got.time_s)[0]), bool(got.outside[0])
+
+    assert high() == (pytest.approx(0.1), False)
+    assert high(m=32) == (pytest.approx(0.5), True)
+    assert high(m=2048) == (pytest.approx(0.5), True)
+    assert high(runtime="sglang 1.0") == (pytest.approx(0.5), False)
+
+
+def test_no_product_is_done_before_its_flop_at_the_peak(tmp_path):
+    # a boost clock of 1.1 would take 0.91 of it; 0.95 is as far as clocks go
+    store = fitted(tmp_path, "gemm", "bf16|", compute=1.1, launch_s=3e-7, step_s=1e-10)
+    got = predict(gemm(m=16384, n=16384, k=16384, runtime="vllm 1.0"), store)
+    least = 2 * 16384.0**3 / H100.peak_flop_per_s["bf16"]
+    assert got.time_s[0] == pytest.approx(0.95 * least)
+
+
+def test_a_models_weights_come_from_memory_however_a_table_repeats_a_product(tmp_path):
+    store = fitted(tmp_path, "gemm", "bf16|", cached=12.0, stream=1.1, launch_s=3e-7)
+    shape, one = Matmul(4096, 2048, "bf16"), np.ones(1)  # 16 MiB, a third of the cache
+    from_memory = 2.0 * 4096 * 2048 / H100.hbm_bytes_per_s
+    assert on_h100(store).by_tokens(shape, one)[0] == pytest.approx(from_memory)
+    assert replace(on_h100(store), cached=True).by_tokens(shape, one)[0] < 0.6 * from_memory
+
+
+def test_an_eager_start_of_attention_is_not_that_of_a_replayed_graph(tmp_path):
+    store = fitted(tmp_path, "attention_decode", "bf16|bf16|", launch_s=400e-6)
+    shape = next(o.shape for o in lower(model("llama-3.1-8b"), Pool(device="h100-sxm")).ops
+                 if isinstance(o.shape, Attention))  # fmt: skip
+    assert on_h100(store).launch(shape) == family("attention_decode").GRAPH_S < 400e-6
+
+
+def test_each_further_kernel_of_an_operator_is_started():
+    m, one = on_h100(Store()), np.ones(1)
+    alone, three = (Elementwise(8192, 8192, kernels=k) for k in (1, 3))
+    more = m.by_tokens(three, one) - m.by_tokens(alone, one)
+    assert more[0] == pytest.approx(2 * m.eff.launch_s)
+
+
+def test_a_collective_outside_a_graph_starts_later():
+    x = rows(op="all_reduce", n_gpus=4, bytes=1024.0, graphs=[1.0, 0.0], device="h100-sxm")
+    within, outside = predict(x, Store()).time_s
+    assert outside > within
+
+
+def test_a_window_is_all_that_a_chunk_reads_of_its_past():
+    x = rows(
+        op="attention_prefill", isl=16, past=4096, n_heads=8, n_kv_heads=8, head_dim=64,
+        window=[512.0, 0.0], device="h100-sxm",
+    )  # fmt: skip
+    module = family("attention_prefill")
+    kv_bytes = module.counts(x.filled(module.DEFAULTS)).kv_bytes
+    assert kv_bytes.tolist() == [2 * 2 * 8 * 64 * 512, 2 * 2 * 8 * 64 * 4096]
+
+
+def test_a_step_with_a_prompt_takes_no_less_than_the_host_to_start_its_kernels():
+    graph = replace(lower(model("llama-3.1-8b"), Pool(device="h100-sxm")), host_kernel_s=1e-3)
+    table = price(graph, H100, max_tokens=64, max_seqs=4, max_len=1024)
+    assert table.eager_s == pytest.approx(1e-3 * n_kernels(merged(graph)))
+    prompt = step_time(table, n_tokens=16, n_seqs=1, chunks=[(16, 0)])
+    decode = step_time(table, n_tokens=1, n_seqs=1, decode_ctx=100)
+    host = table.host_step_s + table.host_seq_s
+    assert prompt.value == pytest.approx(table.eager_s + host)
+    assert decode.value < 0.1 * prompt.value
