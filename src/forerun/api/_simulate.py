@@ -120,6 +120,7 @@ def simulate(
     server = serve.Server(
         pools,
         route=edited.deployment.route,
+        place=edited.deployment.place,
         seed=case.seed,
         log=log,
         policies=policies or {},
@@ -127,6 +128,7 @@ def simulate(
         think_s=wanted.meta.get("think_s", 0.0),
         announce=announce,
         n_requests=len(wanted),
+        hash_tokens=wanted.hash_tokens if wanted.block_hashes is not None else 0,
     )
     interrupted = _advance(server, wanted, progress)
     written = server.log_so_far()

@@ -9,7 +9,8 @@ import numpy as np
 
 from forerun.errors import PolicyError
 from forerun.sim.core import state
-from forerun.sim.core.batch import BAD_BATCH, BAD_ROUTE, STUCK
+from forerun.sim.core.batch import BAD_BATCH, STUCK
+from forerun.sim.core.front import BAD_PLACE, BAD_ROUTE
 from forerun.sim.policy import Found
 
 PS = 1e12
@@ -23,9 +24,8 @@ def live_slots(now: state.State) -> np.ndarray:
     while at >= 0:
         free[at] = True
         at = following[at]
-    return np.flatnonzero(
-        ~free & ((now.live["aborted"] == 0) | (now.live["phase"] != state.WAITING))
-    )
+    ended = np.isin(now.live["phase"], (state.WAITING, state.HELD)) & (now.live["aborted"] == 1)
+    return np.flatnonzero(~free & ~ended)
 
 
 def unfinished(now: state.State) -> np.ndarray:
@@ -33,7 +33,16 @@ def unfinished(now: state.State) -> np.ndarray:
     live = np.asarray(now.live)[live_slots(now)]
     rows = np.zeros(len(live), dtype=state.DONE)
     same = ("request", "arrival_ps", "scheduled_ps", "first_token_ps", "isl", "osl", "n_out")
-    for name in (*same, "replica", "n_preempt", "recomputed", "max_itl_ps"):
+    for name in (
+        *same,
+        "replica",
+        "n_preempt",
+        "recomputed",
+        "max_itl_ps",
+        "cached",
+        "prefill_replica",
+        "n_retries",
+    ):
         rows[name] = live[name]
     decoding = live["phase"] == state.DECODING
     rows["n_out"] += np.where(
@@ -49,9 +58,9 @@ def wrong_choice(clock: Any, found: Mapping[str, Sequence[Found]], n_replicas: i
     """The error for what a policy did, as the core noted it."""
     kind, value, at = int(clock.wrong_kind), int(clock.wrong_value), int(clock.now_ps) / PS
     batch = found["batch"][0].name
-    if kind == BAD_ROUTE:
+    if kind in (BAD_ROUTE, BAD_PLACE):
         return PolicyError.one(
-            f"policy {found['route'][0].name}",
+            f"policy {found['route' if kind == BAD_ROUTE else 'place'][0].name}",
             f"sent request {int(clock.wrong_request)} to replica {value} at {at:.6f} s; "
             f"there are replicas 0 to {n_replicas - 1}",
             "return the index of a replica",

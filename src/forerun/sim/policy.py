@@ -31,7 +31,10 @@ ARGUMENTS = {
     "batch": ("replica", "engine", "params"),
     "preempt": ("request", "params"),
     "route": ("request", "load", "params", "memory", "rng"),
+    "place": ("request", "load", "params", "memory", "rng"),
 }
+
+FOLDER = {"place": "route"}  # whoever chooses a replica for a prompt can choose one for an answer
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Found:
     shipped: bool  # its compiled form may be kept
     every_step: bool  # it reads what changes inside a leap
     fresh: bool  # a router that wants the KV use of this moment
+    cached: bool  # a router that wants to know who keeps how much of the prompt
 
     def compiled(self) -> Any:
         """The function as the engine calls it.  Raises PolicyError if it cannot be compiled."""
@@ -69,7 +73,7 @@ def _compiled_shipped(kind: str, function: Callable[..., Any]) -> Any:
 
 def names(kind: str) -> tuple[str, ...]:
     """The policies of a kind that ship with Forerun."""
-    package = importlib.import_module(f"{policies.__name__}.{kind}")
+    package = importlib.import_module(f"{policies.__name__}.{FOLDER.get(kind, kind)}")
     return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__)))
 
 
@@ -90,7 +94,7 @@ def find(kind: str, policy: Policy | Callable[..., Any]) -> Found:
         raise PolicyError.one(
             where, f"no `{kind}` policy of this name", nearest(policy.name, names(kind))
         )
-    module = importlib.import_module(f"{policies.__name__}.{kind}.{policy.name}")
+    module = importlib.import_module(f"{policies.__name__}.{FOLDER.get(kind, kind)}.{policy.name}")
     function = getattr(module, policy.name)
     return _found(kind, function, policy.name, policy.params, module, shipped=True)
 
@@ -129,6 +133,7 @@ def _found(
         shipped,
         bool(said("EVERY_STEP", False)),
         bool(said("FRESH", False)),
+        bool(said("CACHED_WANTED", False)),
     )
 
 

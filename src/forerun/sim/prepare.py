@@ -14,6 +14,7 @@ from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
 from forerun.sim.serve import Served
 from forerun.spec.deployment import Deployment, Pool
+from forerun.spec.device import Device
 from forerun.spec.model import Model
 
 USUAL_LEN = 2048
@@ -61,7 +62,31 @@ def prepare(
         if reprice is not None:
             table = reprice(table, graph, pool)
         n_blocks = held.blocks_for(max(min(mean_len, max_len), pool.engine.block_tokens))
-        ready.append(Served(pool=pool, table=table, n_blocks=n_blocks, max_len=max_len))
+        port_bytes_per_s, port_latency_s = port(pool, device)
+        ready.append(
+            Served(
+                pool=pool,
+                table=table,
+                n_blocks=n_blocks,
+                max_len=max_len,
+                kv_token_bytes=held.kv_bytes_per_token_replica,
+                n_layers=model.n_layers,
+                port_bytes_per_s=port_bytes_per_s,
+                port_latency_s=port_latency_s,
+            )
+        )
     if problems:
         raise Infeasible(*problems)
     return ready
+
+
+def port(pool: Pool, device: Device) -> tuple[float, float]:
+    """Bytes a second that a replica sends (and receives) KV by, and the latency of a transfer.
+
+    Each device has its own link and moves its own share.  (0, 0) when there is no link.
+    """
+    name = pool.link or device.network
+    if name is None:
+        return 0.0, 0.0
+    link = catalog.link(name)
+    return link.bandwidth_bytes_per_s * pool.tp * pool.cp * pool.dp * pool.pp, link.latency_s

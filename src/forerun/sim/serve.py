@@ -23,6 +23,7 @@ from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.log import Log
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
+from forerun.sim.split import check_hashes, check_roles
 from forerun.spec.deployment import Engine, Policy
 from forerun.spec.requests import Requests
 
@@ -51,6 +52,7 @@ class Server:
 
     pools: Sequence[Served]
     route: Policy | Callable[..., Any] = LEAST_OUTSTANDING
+    place: Policy | Callable[..., Any] = LEAST_OUTSTANDING
     seed: int = 0
     log: str = "full"
     leap: bool = True
@@ -59,6 +61,7 @@ class Server:
     think_s: float = 0.0
     sink: Callable[[Batches], None] | None = None
     n_requests: int | None = None  # how many will come, when known: their rows need no sorting
+    hash_tokens: int = 0  # of the prefix blocks that requests will name; 0: none do
     announce: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
@@ -75,7 +78,9 @@ class Server:
                 think_s=self.think_s,
                 n_requests=self.n_requests,
                 every_step=[batch.every_step for batch in self._found["batch"]],
-                fresh=self._found["route"][0].fresh,
+                fresh=any(self._found[kind][0].fresh for kind in ("route", "place")),
+                cached=any(self._found[kind][0].cached for kind in ("route", "place")),
+                hash_tokens=self.hash_tokens,
             ),
         )
         if JIT and not compiler.is_cached():
@@ -111,7 +116,10 @@ class Server:
             kind: [self._policy(kind, served.pool.engine) for served in self.pools]
             for kind in ("order", "admit", "batch", "preempt")
         }
-        self._found["route"] = [policy_room.find("route", self.policies.get("route", self.route))]
+        for kind, chosen in (("route", self.route), ("place", self.place)):
+            self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
+        check_roles(self.pools)
+        check_hashes(self.pools, self.hash_tokens)
 
     def _policy(self, kind: str, engine: Engine) -> policy_room.Found:
         return policy_room.find(kind, self.policies.get(kind, getattr(engine, kind)))
@@ -150,6 +158,18 @@ class Server:
         clock.next_arrival, clock.n_arrivals = 0, len(buffer)
         self._put(arrivals=buffer)
 
+    def command(self, time_s: float, verb: str, replica: int, value: int = 0) -> None:
+        """Order something of a replica for a time not yet past (`VERBS` in `sim.core.state`)."""
+        clock, old = self._clock, self._state.commands
+        row = state.rows(1, state.COMMAND)
+        row.time_ps, row.verb = max(round(time_s * PS), int(clock.now_ps)), state.VERBS[verb]
+        row.who, row.value = replica, value
+        ahead = old[clock.next_command : clock.n_commands]
+        at = int(np.searchsorted(ahead["time_ps"], row.time_ps[0], side="right"))
+        buffer = np.concatenate([ahead[:at], row, ahead[at:]]).view(np.recarray)
+        clock.next_command, clock.n_commands = 0, len(buffer)
+        self._put(commands=buffer)
+
     def _arrivals(self, requests: Requests) -> np.recarray:
         n = len(requests)
         rows = state.rows(n, state.ARRIVAL)
@@ -171,6 +191,7 @@ class Server:
         rows.priority = 0 if requests.priority is None else requests.priority
         rows.tenant = 0 if requests.tenant is None else requests.tenant
         rows.session = -1 if requests.session is None else requests.session
+        self._name_prefixes(rows, requests)
         rows.deadline_ps = NEVER
         if requests.deadline_s is not None:
             known = np.isfinite(requests.deadline_s)
@@ -181,6 +202,20 @@ class Server:
         if per_token and self.concurrency is None:
             rows = rows[np.argsort(rows.ready_ps, kind="stable")]
         return rows
+
+    def _name_prefixes(self, rows: Any, requests: Requests) -> None:
+        """Give each row its whole prefix blocks; blocks of requests that ended are forgotten."""
+        if self.hash_tokens == 0 or requests.block_hashes is None:
+            return
+        if requests.hash_tokens != self.hash_tokens:
+            what = f"have prefix blocks of {requests.hash_tokens} tokens, not {self.hash_tokens}"
+            raise SpecError.one("requests", what, "one size of prefix blocks in a run")
+        assert requests.block_starts is not None
+        old = self._state.hashes
+        named = np.diff(requests.block_starts)
+        rows.hash_at = len(old) + requests.block_starts[:-1]
+        rows.n_hash = np.minimum(named, requests.isl // self.hash_tokens)
+        self._put(hashes=np.concatenate([old, requests.block_hashes.astype(np.int64)]))
 
     def advance(self, until_s: float = np.inf) -> None:
         """Handle every event up to `until_s`; afterwards the clock stands there (or at the last
@@ -205,7 +240,7 @@ class Server:
             live = state.rows(2 * len(old), state.LIVE)
             live[: len(old)] = old
             state.free_slots(live, len(old))
-            self._put(live=live)
+            self._put(live=live, moving=np.resize(self._state.moving, len(live)))
             self._clock.free = len(old)
         elif reason == core_serve.WANT_LOG:
             self._drain()
@@ -221,11 +256,9 @@ class Server:
 
     def _release_first(self) -> None:
         """Closed loop: every client sends its first request at the start."""
-        from forerun.sim.core.arrivals import release
-
         self._released = True
         for _ in range(self.concurrency or 0):
-            release(self._state, 0)
+            compiler.entry("release")(self._state, 0)
 
     def abort(self, request: int) -> bool:
         """The client of a request goes away now.  False if the request is not in the system."""
@@ -319,8 +352,11 @@ def run(
     settings : those of `Server`.
     progress : called now and then with the number of requests put in so far.
     """
-    if isinstance(requests, Requests) and settings.get("sink") is None:
-        settings["n_requests"] = len(requests)
+    if isinstance(requests, Requests):
+        named = requests.block_hashes is not None
+        settings.setdefault("hash_tokens", requests.hash_tokens if named else 0)
+        if settings.get("sink") is None:
+            settings["n_requests"] = len(requests)
     server = Server(pools, **settings)
     if isinstance(requests, Requests):
         # a closed loop takes the workload whole: when a request leaves depends on the others

@@ -27,6 +27,10 @@ class Served:
     table: CostTable
     n_blocks: int  # KV blocks of one replica
     max_len: int  # longest request in tokens, prompt and answer
+    kv_token_bytes: float = 0.0  # KV of one token, all devices of a replica together
+    n_layers: int = 1
+    port_bytes_per_s: float = 0.0  # that a replica can send, and receive; 0: it has no link
+    port_latency_s: float = 0.0
 
     @property
     def seats(self) -> int:
@@ -51,6 +55,8 @@ class Options:
     n_requests: int | None  # how many will come, when known: their rows need no sorting
     every_step: Sequence[bool]  # by pool: its batch policy reads what changes inside a leap
     fresh: bool  # the router wants the KV use of the moment
+    cached: bool  # a router wants to know who keeps a prompt's prefix
+    hash_tokens: int = 0  # of a prefix block; 0 when prefixes are not kept
 
 
 def pool_of_replica(pools: Sequence[Served]) -> np.ndarray:
@@ -73,12 +79,19 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     load = np.zeros((signatures.LOAD_FIELDS, n), dtype=np.int64)
     load[signatures.POOL] = pool_of
     load[signatures.KV_CAPACITY] = engines.n_blocks[pool_of]
-    load[signatures.SPEED] = _speeds(pools)[pool_of]
+    engines.speed = _speeds(pools)
+    load[signatures.SPEED] = engines.speed[pool_of]
+    load[signatures.REPLICA] = np.arange(n)
     live = state.rows(1024, state.LIVE)
     state.free_slots(live, 0)
     clock = state.rows(1, state.CLOCK)
     clock[0].keep_leaps = int(options.keep_leaps)
     clock[0].refresh_load = int(options.fresh)
+    clock[0].refresh_cached = int(options.cached)
+    clock[0].hash_tokens = options.hash_tokens
+    clock[0].restricted = int((engines.role != state.ROLE["both"]).any())
+    clock[0].next_move_ps = NEVER
+    clock[0].held_head = clock[0].held_tail = -1
     clock[0].by_request = int(options.n_requests is not None)
     clock[0].closed = int(options.concurrency is not None)
     clock[0].think_ps = round(options.think_s * PS)
@@ -93,6 +106,13 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         arrivals=state.rows(0, state.ARRIVAL),
         pending=state.rows((options.concurrency or 0) + 2, state.ARRIVAL),
         live=live,
+        moving=np.zeros(len(live), dtype=np.int64),
+        offered=np.zeros(load.size, dtype=np.int64),
+        offered_of=np.zeros(n, dtype=np.int64),
+        ports=_ports([pools[p] for p in pool_of]),
+        hashes=np.zeros(0, dtype=np.int64),
+        commands=state.rows(0, state.COMMAND),
+        **stores([pools[p] for p in pool_of], options.hash_tokens),
         replicas=replicas,
         totals=state.rows(n, state.TOTALS),
         engines=engines,
@@ -112,7 +132,40 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         **{f"{kind}_params": nothing for kind in signatures.KINDS},
         route_memory=np.zeros(signatures.MEMORY, dtype=np.int64),
         route_rng=rng,
+        place_memory=np.zeros(signatures.MEMORY, dtype=np.int64),
     )
+
+
+def _ports(served: Sequence[Served]) -> np.recarray:
+    """The ports of each replica: out, then in."""
+    ports = state.rows(2 * len(served), state.PORT)
+    for i, one in enumerate(served):
+        for port in ports[2 * i : 2 * i + 2]:
+            port.bytes_per_ps = one.port_bytes_per_s / PS
+            port.latency_ps = round(one.port_latency_s * PS)
+    return ports
+
+
+def stores(served: Sequence[Served], hash_tokens: int) -> dict[str, np.ndarray]:
+    """An empty store of prefix blocks for each replica, as large as its memory."""
+    rows = state.rows(len(served), state.STORE)
+    sizes, buckets = [], []
+    for one in served:
+        engine = one.pool.engine
+        keeps = hash_tokens > 0 and engine.prefix_caching
+        lanes = one.n_blocks // one.pool.pp * engine.block_tokens
+        sizes.append(lanes // hash_tokens + 1 if keeps else 0)
+        buckets.append(1 << (2 * sizes[-1]).bit_length() if keeps else 0)
+    kept = state.rows(sum(sizes), state.KEPT)
+    rows.n_rows, rows.mask = sizes, np.maximum(np.array(buckets) - 1, 0)
+    rows.at = np.cumsum(sizes) - sizes
+    rows.bucket_at = np.cumsum(buckets) - buckets
+    rows.oldest = rows.newest = rows.spare = -1
+    kept.next = np.arange(1, len(kept) + 1)
+    ends = np.cumsum(sizes)
+    kept.next[ends[ends > 0] - 1] = -1
+    rows.spare = np.where(np.array(sizes) > 0, rows.at, -1)
+    return {"stores": rows, "kept": kept, "buckets": np.full(sum(buckets), -1, dtype=np.int64)}
 
 
 def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None:
@@ -132,6 +185,9 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
         row.mixed_num, row.mixed_den = round(1000 * table.mixed_factor), 1000
     row.mixed_cross_ps = round(table.mixed_cross_s * PS)
     row.n_ctx, row.n_past = len(table.knots_ctx), len(table.knots_past)
+    row.role = state.ROLE[served.pool.role]
+    row.kv_token_bytes = round(served.kv_token_bytes)
+    row.streamed, row.n_layers = int(served.pool.stream_kv), served.n_layers
 
 
 def _speeds(pools: Sequence[Served]) -> np.ndarray:

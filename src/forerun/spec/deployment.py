@@ -48,6 +48,7 @@ class Engine(Spec):
     watermark: float = Field(default=0.0, ge=0, lt=1)  # share of blocks kept free at admission
     reserve: Literal["chunk", "prompt", "full"] = "chunk"
     n_blocks: int | None = Field(default=None, ge=1)  # overrides what memory leaves
+    prefix_caching: bool = True  # prompts share what they begin with, where their blocks are known
     host_step_s: float = Field(default=0.0, ge=0)  # scheduling and launch of one step
     host_seq_s: float = Field(default=0.0, ge=0)  # per sequence of an attention group in a step
     host_request_s: float = Field(default=0.0, ge=0)  # API server and tokenising, before queueing
@@ -94,6 +95,9 @@ class Pool(Spec):
     cp: int = Field(default=1, ge=1)
     dtype: Dtype | None = None  # weights; the checkpoint's own when absent
     kv_dtype: Dtype | None = None
+    role: Literal["both", "prefill", "decode"] = "both"  # prompts, answers, or all of it
+    link: str | None = None  # that KV leaves and comes by; the device's network when absent
+    stream_kv: bool = False  # layers of KV leave while later ones are computed
     engine: Engine = Engine()
 
     @property
@@ -121,6 +125,7 @@ class Deployment(Spec):
 
     pools: tuple[Pool, ...]
     route: Policy = Policy(name="least_outstanding")
+    place: Policy = Policy(name="least_outstanding")  # whose answers go on elsewhere, and where
     techniques: tuple[Policy, ...] = ()
 
     @property

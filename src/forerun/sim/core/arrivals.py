@@ -27,6 +27,7 @@ def _copy(target, source):
     target.osl = source.osl
     target.priority = source.priority
     target.tenant = source.tenant
+    target.hash_at, target.n_hash = source.hash_at, source.n_hash
 
 
 @jit
@@ -93,3 +94,13 @@ def next_ready(state):
     if clock.next_arrival < clock.n_arrivals:
         return state.arrivals[clock.next_arrival].ready_ps
     return NEVER
+
+
+@jit
+def next_arrival(state):
+    """Take out the request that reaches the router now."""
+    clock = state.clock[0]
+    if clock.closed == 1:
+        return state.pending[take_first(state)]
+    clock.next_arrival += 1
+    return state.arrivals[clock.next_arrival - 1]

@@ -8,6 +8,7 @@ Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
 
 from __future__ import annotations
 
+from forerun.sim.core import fetch, prefix
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
@@ -20,7 +21,7 @@ from forerun.sim.core.state import DECODING, WAITING
 LONG = 1 << 40  # more steps than any leap has
 
 # what a policy can do wrong (clock.wrong_kind)
-STUCK, BAD_BATCH, BAD_ROUTE = 1, 2, 3
+STUCK, BAD_BATCH = 1, 2
 
 
 @jit
@@ -42,9 +43,9 @@ def preempt_one(state, i, preempt):
     else:
         lists.unlink_chunk(state, i, victim)
         state.load[OUTSTANDING_TOKENS, i] -= request.n_known - request.n_computed
-    take(state, i, -request.n_blocks)
+    prefix.give_back(state, i, victim, request.n_blocks, request.n_shared)
     lists.unlink_running(state, i, victim)
-    request.n_blocks = 0
+    request.n_blocks = request.n_shared = 0
     request.recomputed += request.n_computed
     request.n_computed = 0
     request.n_known = request.isl + request.n_out
@@ -111,6 +112,36 @@ def grow_chunks(state, i, left, whole, decoding, preempt):
 
 
 @jit
+def note_reuse(request, have):
+    """Count tokens that need not be computed: saved, or not lost after all."""
+    if request.scheduled_ps < 0:
+        request.cached = have
+    else:
+        request.recomputed -= have
+
+
+@jit
+def join_ready(state, i, t):
+    """Requests whose KV has come take a seat, first come first."""
+    replica = state.replicas[i]
+    engine = state.engines[replica.pool]
+    r = replica.ready_head
+    while r >= 0 and (state.live[r].aborted == 1 or replica.n_running < engine.max_seqs):
+        request = state.live[r]
+        replica.ready_head = request.chunk_next
+        if replica.ready_head < 0:
+            replica.ready_tail = -1
+        lists.start_running(state, i, r, t)
+        if request.aborted == 1:
+            lists.end_running(state, i, r, t, lists.ABORTED)
+        elif request.n_computed < request.n_known:
+            lists.join_chunks(state, i, r)
+        else:
+            lists.join_decoders(state, i, r)
+        r = replica.ready_head
+
+
+@jit
 def admit_waiting(state, i, t, left, whole, n_max, keep, admit):
     """Start waiting requests, first come by the order's key, until one does not fit.
 
@@ -127,26 +158,41 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit):
             return left, admitted
         r = replica.queue
         request = state.live[r]
-        q = request.n_known
+        here = prefix.leading(state, i, r)  # prefix blocks
+        have = here * state.clock[0].hash_tokens
+        if request.source >= 0:
+            have = request.n_computed
+        q = request.n_known - have
         if q > left:
             # what a preempted request knew can outgrow a step: then it is cut, or it never returned
             if whole == 1 and (request.n_preempt == 0 or q <= engine.max_tokens):
                 break
             q = left
-        blocks = blocks_for(q, b)
+        blocks = blocks_for(have + q, b)
         if engine.reserve == FULL:
             blocks = blocks_for(request.isl + request.osl - 1, b)
         elif engine.reserve > 0:
             blocks = blocks_for(request.n_known, b)
-        if replica.n_blocks + keep + blocks > engine.n_blocks - engine.watermark:
+        shared = here * prefix.blocks_a_hash(state, i) if here > 0 else 0
+        held = shared - prefix.idle_among(state, i, r, here) * (shared // max(here, 1))
+        if replica.n_blocks + keep + blocks - held > engine.n_blocks - engine.watermark:
             break
         if admit(request, replica, engine, state.admit_params) == 0:
             break
         lists.dequeue(state, i)
-        lists.start_running(state, i, r, t)
-        request.chunk = q
+        if here > 0:
+            prefix.hold_leading(state, i, r, here)
         request.n_blocks = blocks
-        take(state, i, blocks)
+        take(state, i, blocks - shared)
+        state.load[OUTSTANDING_TOKENS, i] -= have
+        if request.source >= 0:
+            fetch.pull(state, i, r, have - shared * b, t)
+        else:
+            note_reuse(request, have)
+            request.n_computed = have
+            lists.start_running(state, i, r, t)
+            lists.join_chunks(state, i, r)
+            request.chunk = q
         left -= q
         admitted += 1
         lists.drop_aborted_heads(state, i)
@@ -162,6 +208,8 @@ def form(state, i, t, admit, batch, preempt):
     clock = state.clock[0]
     replica.n_steps = 0
     lists.drop_aborted_heads(state, i)
+    if replica.ready_head >= 0:
+        join_ready(state, i, t)
     if replica.n_running == 0 and replica.n_waiting == 0:
         return NEVER
     decode, left, whole, n_max = batch(replica, engine, state.batch_params)
@@ -241,6 +289,8 @@ def leap(state, i, t, decoding, unsettled):
                 slope += grow
                 steps = min(steps, until)
         r = request.chunk_next
+    if n_tokens == 0 and replica.n_away > 0:
+        return NEVER  # what holds the memory is on its way, and wakes the replica
     if n_tokens == 0:
         clock.wrong_kind, clock.wrong_replica, clock.wrong_value = STUCK, i, replica.n_waiting
         return NEVER
@@ -273,6 +323,8 @@ def leap(state, i, t, decoding, unsettled):
     first += engine.host_step_ps + engine.host_seq_ps * n_seqs
     if ends or n_chunks > 1 or unsettled > 0 or engine.every_step == 1:
         steps = 1
+    if n_chunks > 0 and clock.hash_tokens > 0:
+        steps = 1  # prefix blocks can be found from the boundary on that completes them
     steps = min(steps, engine.max_leap)
     if steps > 1:
         free = engine.n_blocks - replica.n_blocks

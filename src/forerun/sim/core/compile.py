@@ -8,12 +8,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from forerun.sim.core import live, serve
+from forerun.sim.core import arrivals, live, serve, wake
 from forerun.sim.core.jit import JIT, cache_dir, jit
 from forerun.sim.core.signatures import KINDS, numba_signatures
 
 #: the order in which `advance` takes its policies
-POLICIES = ("order", "admit", "batch", "preempt", "route")
+POLICIES = ("order", "admit", "batch", "preempt", "route", "place")
 
 
 def is_cached() -> bool:
@@ -29,9 +29,14 @@ def _set_cache_dir() -> None:
 
 @cache
 def entry(name: str) -> Any:
-    """One of `advance`, `abort`, `cut_leap`, taking a State first: compiled when first asked for
-    (from the cache folder when it can be), or as it is."""
-    function = {"advance": serve.advance, "abort": live.abort, "cut_leap": serve.cut_leap}[name]
+    """One of `advance`, `abort`, `cut_leap`, `release`, taking a State first: compiled when first
+    asked for (from the cache folder when it can be), or as it is."""
+    function = {
+        "advance": serve.advance,
+        "abort": live.abort,
+        "cut_leap": wake.cut_leap,
+        "release": arrivals.release,
+    }[name]
     if not JIT:
         return function
     from numba import types
@@ -46,9 +51,11 @@ def entry(name: str) -> Any:
     i8 = types.int64
     kinds = numba_signatures()
     policies = [types.FunctionType(kinds[kind]) for kind in POLICIES]
-    arguments = [i8, *policies] if name == "advance" else [i8, i8]
+    takes: dict[str, list[Any]] = {"advance": [i8, *policies], "release": [i8]}
+    arguments = takes.get(name, [i8, i8])
+    result = types.void if name == "release" else i8
     try:
-        compiled = jit(signature=i8(native.STATE, *arguments), cache=True)(function.py_func)
+        compiled = jit(signature=result(native.STATE, *arguments), cache=True)(function.py_func)
     finally:
         setattr(config, "OPT", usual)  # noqa: B010
     return lambda state, *rest: compiled(native.Pointer(state), *rest)

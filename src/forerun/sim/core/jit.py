@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 JIT = os.environ.get("FORERUN_JIT", "1") != "0"
 
@@ -31,13 +32,20 @@ if JIT:
     import numba
 
     def jit(function=None, *, signature=None, cache=False):
-        """Compile now for `signature`, or at the first call; errors are those of numpy."""
+        """Compile now for `signature`, or where compiled code calls it; errors are numpy's."""
         if function is None:
             return lambda f: jit(f, signature=signature, cache=cache)
-        options = {"cache": cache, "error_model": "numpy", "nogil": True, "_nrt": False}
-        if signature is None:
-            return numba.njit(**options)(function)
-        return numba.njit(signature, **options)(function)
+        options: Any = {"cache": cache, "error_model": "numpy", "nogil": True, "_nrt": False}
+        if signature is not None:
+            return numba.njit(signature, **options)(function)
+        # only the engine itself calls it: no way in from Python, and one version for all constants
+        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        inner: Any = numba.njit(**options)(function)
+        resolve = inner.get_call_template
+        inner.get_call_template = lambda args, kws: resolve(
+            tuple(map(numba.types.unliteral, args)), kws
+        )
+        return inner
 
 else:
 

@@ -10,6 +10,7 @@ Legend: i replica, r slot, b tokens a block.
 
 from __future__ import annotations
 
+from forerun.sim.core import store
 from forerun.sim.core.clock import steps_to_reach
 from forerun.sim.core.jit import jit
 from forerun.sim.core.signatures import KV_BLOCKS
@@ -76,12 +77,23 @@ def need(state, i, k, chunk_end, chunk):
 
 @jit
 def take(state, i, n):
-    """Account for n more blocks of replica i (n may be negative)."""
+    """Account for n more blocks of replica i (n may be negative); idle prefixes make room."""
     replica = state.replicas[i]
     replica.n_blocks += n
     state.load[KV_BLOCKS, i] = replica.n_blocks
+    if n > 0 and state.stores[i].n_idle > 0:
+        make_room_for(state, i, replica.n_blocks)
     if replica.n_blocks > state.totals[i].peak_blocks:
         state.totals[i].peak_blocks = replica.n_blocks
+
+
+@jit
+def make_room_for(state, i, in_use):
+    """Drop idle prefix blocks of replica i until they and `in_use` blocks fit its memory."""
+    engine = state.engines[state.replicas[i].pool]
+    each = state.clock[0].hash_tokens // engine.block_tokens
+    while state.stores[i].n_idle > 0 and in_use + state.stores[i].n_idle * each > engine.n_blocks:
+        store.drop_oldest(state, i)
 
 
 @jit

@@ -5,17 +5,18 @@ Legend: i replica, r slot of `live`, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import heaps, queue
+from forerun.sim.core import heaps, prefix, queue
 from forerun.sim.core.arrivals import release
 from forerun.sim.core.jit import jit
-from forerun.sim.core.kv import FULL, blocks_for, take
+from forerun.sim.core.kv import FULL, blocks_for
 from forerun.sim.core.signatures import (
     OUTSTANDING,
     OUTSTANDING_TOKENS,
     RUNNING,
     WAITING_REQUESTS,
 )
-from forerun.sim.core.state import COMPUTING, DECODING, STATUS, WAITING
+from forerun.sim.core.state import COMPUTING, DECODING, FETCHING, HELD, READY, STATUS, WAITING
+from forerun.sim.core.wake import wake
 
 FINISHED, ABORTED = STATUS["finished"], STATUS["aborted"]
 
@@ -56,6 +57,7 @@ def drop_aborted_heads(state, i):
 def free(state, r):
     """Give slot r back."""
     clock = state.clock[0]
+    state.live[r].source = -1
     state.live[r].next = clock.free
     clock.free = r
     clock.n_live -= 1
@@ -63,14 +65,12 @@ def free(state, r):
 
 @jit
 def start_running(state, i, r, t):
-    """Append r to the running list of replica i and to its chunks."""
+    """Append r to the running list of replica i."""
     replica = state.replicas[i]
     request = state.live[r]
-    request.phase = COMPUTING
+    request.pool = replica.pool
     request.admitted = replica.admissions
     replica.admissions += 1
-    request.n_computed = 0
-    request.chunk_next = -1
     request.prev = replica.run_tail
     request.next = -1
     if replica.run_tail >= 0:
@@ -78,18 +78,27 @@ def start_running(state, i, r, t):
     else:
         replica.run_head = r
     replica.run_tail = r
-    if replica.chunk_tail >= 0:
-        state.live[replica.chunk_tail].chunk_next = r
-    else:
-        replica.chunk_head = r
-    replica.chunk_tail = r
-    replica.n_chunks += 1
     replica.n_running += 1
     state.load[RUNNING, i] += 1
     if replica.n_running > state.totals[i].peak_running:
         state.totals[i].peak_running = replica.n_running
     if request.scheduled_ps < 0:
         request.scheduled_ps = t
+
+
+@jit
+def join_chunks(state, i, r):
+    """r computes more than one token: append it to the chunks of replica i."""
+    replica = state.replicas[i]
+    request = state.live[r]
+    request.phase = COMPUTING
+    request.chunk_next = -1
+    if replica.chunk_tail >= 0:
+        state.live[replica.chunk_tail].chunk_next = r
+    else:
+        replica.chunk_head = r
+    replica.chunk_tail = r
+    replica.n_chunks += 1
 
 
 @jit
@@ -129,14 +138,13 @@ def unlink_chunk(state, i, r):
 
 
 @jit
-def join_decoders(state, i, r, t):
-    """r has its prompt computed and a token out at t; from the next decode step on it decodes."""
+def join_decoders(state, i, r):
+    """r has its prompt computed and a token out; from the next decode step on it decodes."""
     replica = state.replicas[i]
     request = state.live[r]
     b = state.engines[replica.pool].block_tokens
     request.phase = DECODING
     request.joined = replica.decoded
-    request.last_token_ps = t
     heaps.add_finish(
         state.last_step[i],
         state.last_member[i],
@@ -261,9 +269,13 @@ def write_done(state, i, r, t, status):
     row.max_itl_ps = request.max_itl_ps
     row.status = status
     row.tag = request.tenant
-    if status == FINISHED:
-        state.totals[i].n_done += 1
-    state.load[OUTSTANDING, i] -= 1
+    row.cached = request.cached
+    row.prefill_replica = request.prefill_replica
+    row.n_retries = request.n_retries
+    if i >= 0:
+        state.load[OUTSTANDING, i] -= 1
+        if status == FINISHED:
+            state.totals[i].n_done += 1
     if clock.closed == 1:
         release(state, t + clock.think_ps)
 
@@ -271,10 +283,24 @@ def write_done(state, i, r, t, status):
 @jit
 def end_running(state, i, r, t, status):
     """A running request, already out of decoders and chunks, ends: log it, free what it holds."""
-    take(state, i, -state.live[r].n_blocks)
+    prefix.give_back(state, i, r, state.live[r].n_blocks, state.live[r].n_shared)
     unlink_running(state, i, r)
     write_done(state, i, r, t, status)
     free(state, r)
+
+
+@jit
+def leave_source(state, r, t):
+    """The replica that computed the KV of r gets its blocks back."""
+    request = state.live[r]
+    source = request.source
+    prefix.settle(state, source)
+    prefix.give_back(state, source, r, request.n_left, request.n_left_shared)
+    state.replicas[source].n_away -= 1
+    request.source = -1
+    request.n_left = request.n_left_shared = 0
+    if state.replicas[source].n_waiting > 0:
+        wake(state, source, t)
 
 
 @jit
@@ -289,8 +315,17 @@ def abort(state, r, t):
     if request.aborted == 1:
         return 0
     request.aborted = 1
+    if request.phase == HELD:
+        if request.source >= 0:
+            leave_source(state, r, t)
+        write_done(state, -1, r, t, ABORTED)  # its slot is freed when those held are let in
+        return 0
+    if request.phase == FETCHING or request.phase == READY:
+        return 0  # it ends when its KV has come
     replica = state.replicas[i]
     if request.phase == WAITING:
+        if request.source >= 0:
+            leave_source(state, r, t)
         replica.n_waiting -= 1
         state.load[WAITING_REQUESTS, i] -= 1
         state.load[OUTSTANDING_TOKENS, i] -= request.n_known

@@ -8,6 +8,8 @@ same whether a run of steps is leapt over or taken one by one.
 from __future__ import annotations
 
 ARRIVAL = 0  # a request reaches the router; it can join a step that begins at the same moment
-BOUNDARY = 1  # a replica ends its steps: tokens come out, requests finish, the next batch is formed
+TRANSFER = 1  # KV has come; its request can join a step that begins at the same moment
+BOUNDARY = 2  # a replica ends its steps: tokens come out, requests finish, the next batch is formed
+COMMAND = 3  # a replica opens, closes, fails, changes its costs or gives a request away
 
 NEVER = (1 << 63) - 1  # a time that does not come

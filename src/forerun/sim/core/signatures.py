@@ -8,7 +8,9 @@ the lowest index.  `params` are its knobs (float64, in the order its module list
     admit(request, replica, engine, params) -> int        1: may start now if memory allows
     batch(replica, engine, params) -> (decode, tokens, whole, admissions)
     preempt(request, params) -> int                       the largest loses its blocks first
-    route(request, load, params, memory, rng) -> int      a replica
+    route(request, load, params, memory, rng) -> int      a column of `load`: a replica
+    place(request, load, params, memory, rng) -> int      the same, for a request whose prompt has
+                                                          been computed by another replica
 
 `batch` shapes the next step: `decode` is NO, YES or IF_NO_PREFILL; at most `tokens` prompt tokens
 are computed, prompts only as a whole when `whole` is 1; at most `admissions` requests join.  It may
@@ -18,13 +20,14 @@ every step.
 
 `request` is a LIVE record, `replica` a REPLICA record, `engine` an ENGINE record (state.py).
 `load` is int64 [fields, replicas]: its rows are the constants below, so that
-`load[OUTSTANDING].argmin()` is the least loaded.  `memory` is int64 [8], the policy's own, zero at
+`load[OUTSTANDING].argmin()` is the least loaded.  It has the columns of those replicas that take
+the request; `load[REPLICA]` says which they are.  `memory` is int64 [8], the policy's own, zero at
 the start; `rng` is a stream for `rng.uniform` and `rng.integer`.
 """
 
 from __future__ import annotations
 
-from forerun.sim.core.state import ENGINE, LIVE, REPLICA
+from forerun.sim.core import state
 
 # rows of `load`
 OUTSTANDING = 0  # requests routed and not done
@@ -37,21 +40,25 @@ KV_BLOCKS = (
 KV_CAPACITY = 5
 POOL = 6
 SPEED = 7  # relative to the fastest pool, in thousandths
-LOAD_FIELDS = 8
+REPLICA = 8
+CACHED = (
+    9  # tokens of this request's prompt that it keeps (when the policy says CACHED_WANTED = True)
+)
+LOAD_FIELDS = 10
 
 MEMORY = 8
 
 # values of `decode`
 NO, YES, IF_NO_PREFILL = 0, 1, 2
 
-KINDS = ("order", "admit", "batch", "preempt", "route")
+KINDS = ("order", "admit", "batch", "preempt", "route", "place")
 
 
 def numba_signatures():
     """The numba signature of each kind (imports numba)."""
     from numba import from_dtype, types
 
-    request, replica, engine = (from_dtype(d) for d in (LIVE, REPLICA, ENGINE))
+    request, replica, engine = (from_dtype(d) for d in (state.LIVE, state.REPLICA, state.ENGINE))
     i8, params = types.int64, types.Array(types.float64, 1, "C")
     load = types.Array(i8, 2, "C")
     memory, rng = types.Array(i8, 1, "C"), types.Array(types.uint64, 1, "C")
@@ -61,4 +68,5 @@ def numba_signatures():
         "batch": types.UniTuple(i8, 4)(replica, engine, params),
         "preempt": i8(request, params),
         "route": i8(request, load, params, memory, rng),
+        "place": i8(request, load, params, memory, rng),
     }

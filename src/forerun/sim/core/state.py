@@ -31,6 +31,12 @@ DONE = np.dtype(
         ("max_itl_ps", "i8"),  # longest gap between two of its tokens; 0 with one token
         ("status", "i4"),  # one of STATUS
         ("tag", "i4"),  # the workload's tenant
+        ("cached", "i4"),  # tokens that a cache or a transfer gave at its first admission
+        (
+            "prefill_replica",
+            "i4",
+        ),  # that computed the prompt for another one; -1 when `replica` did
+        ("n_retries", "i8"),  # times it was sent again because its replica failed
     ],
     align=True,
 )
@@ -53,6 +59,7 @@ LEAP = np.dtype(
         ("past", "i8"),  # tokens before the chunks at the first step, all chunks together
         ("n_blocks", "i4"),  # in use during the last step
         ("n_running", "i4"),
+        ("pool", "i8"),  # whose costs it ran with
     ],
     align=True,
 )
@@ -74,6 +81,9 @@ TOTALS = np.dtype(
         ("n_out", "i8"),
         ("n_done", "i8"),
         ("n_preempt", "i8"),
+        ("n_failed", "i8"),
+        ("n_moved", "i8"),  # requests that left it with their KV
+        ("lost_ps", "i8"),  # of steps that failures cut short
         ("peak_blocks", "i8"),
         ("peak_running", "i8"),
     ],
@@ -92,11 +102,16 @@ ARRIVAL = np.dtype(
         ("osl", "i8"),
         ("priority", "i4"),
         ("tenant", "i4"),
+        ("hash_at", "i8"),  # its prompt's blocks in `hashes`
+        ("n_hash", "i8"),
     ],
     align=True,
 )
 
-WAITING, COMPUTING, DECODING = 0, 1, 2  # phases of a live request
+#: phases of a live request.  FETCHING: it holds blocks that its KV is on the way to, and no seat;
+#: READY: the KV is there, and it joins at the next boundary at which a seat is free; HELD: no
+#: replica takes requests, and it waits in front of the router.
+WAITING, COMPUTING, DECODING, FETCHING, READY, HELD = 0, 1, 2, 3, 4, 5
 
 #: a request between router and last token; policies see this record
 LIVE = np.dtype(
@@ -131,8 +146,23 @@ LIVE = np.dtype(
         ("next", "i8"),
         ("chunk_next", "i8"),  # list of requests that compute more than one token
         ("chunk", "i8"),  # tokens of its chunk in each step of the present leap
-        ("phase", "i8"),  # WAITING, COMPUTING, DECODING
+        ("phase", "i8"),
         ("aborted", "i8"),
+        ("hash_at", "i8"),  # its prompt's blocks in `hashes` ...
+        ("n_hash", "i8"),  # ... whole ones only
+        ("n_shared", "i8"),  # of them in the store of its replica, held
+        ("cached", "i8"),
+        ("source", "i8"),  # replica that computed its KV and still holds it; -1 when none
+        ("n_left", "i8"),  # blocks held there for it alone ...
+        ("n_left_shared", "i8"),  # ... and prefix blocks in the store there
+        ("n_retries", "i8"),
+        ("prefill_replica", "i8"),
+        ("rate", "f8"),  # of its transfer, bytes a picosecond
+        ("to_move", "f8"),  # bytes still to be moved ...
+        ("moved_ps", "i8"),  # ... at this time, later than now while latency passes
+        ("move_end_ps", "i8"),
+        ("move_from", "i8"),  # ports
+        ("move_to", "i8"),
     ],
     align=True,
 )
@@ -155,6 +185,13 @@ REPLICA = np.dtype(
         ("n_fresh", "i8"),  # joined the decoders since the last decode step
         ("n_gaps", "i8"),  # entries in the stack of longest gaps
         ("n_aborted", "i8"),  # running requests to be dropped at the next boundary
+        ("accepts", "i8"),  # 1: routers may choose it
+        ("ready_head", "i8"),  # requests whose KV has come, linked by chunk_next
+        ("ready_tail", "i8"),
+        ("n_orders", "i8"),  # commands that wait for its next boundary
+        ("next_pool", "i8"),  # whose costs and role it takes on at its next boundary
+        ("n_to_move", "i8"),  # decoding requests to be given away at its next boundary
+        ("n_away", "i8"),  # requests that hold blocks here and do not run here: KV comes or goes
         ("n_blocks", "i8"),  # in use at the start of the leap in progress
         ("admissions", "i8"),
         ("decoded", "i8"),  # decode steps completed
@@ -194,10 +231,62 @@ ENGINE = np.dtype(
         ("mixed_cross_ps", "i8"),  # in such a step, per decoding request and token of its chunks
         ("n_ctx", "i8"),  # knots in use
         ("n_past", "i8"),
+        ("role", "i8"),  # one of ROLE
+        ("kv_token_bytes", "i8"),  # of KV, all devices of a replica together
+        ("streamed", "i8"),  # 1: layers of KV leave while later ones are computed
+        ("n_layers", "i8"),
+        ("speed", "i8"),  # relative to the fastest pool, in thousandths
     ],
     align=True,
 )
 RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
+#: what a replica is for: everything, prompts only, or answers to prompts computed elsewhere
+ROLE = {"both": 0, "prefill": 1, "decode": 2}
+
+#: prefix blocks that one replica keeps, by hash, least recently used first out
+STORE = np.dtype(
+    [
+        ("at", "i8"),  # first of its rows of `kept`
+        ("n_rows", "i8"),
+        ("bucket_at", "i8"),  # first of its rows of `buckets`
+        ("mask", "i8"),  # how many buckets, a power of two, less one
+        ("spare", "i8"),  # head of its unused rows, linked by `next`
+        ("oldest", "i8"),  # blocks that nobody holds, linked by `next` and `prev`
+        ("newest", "i8"),
+        ("n_idle", "i8"),  # how many nobody holds
+        ("n_kept", "i8"),
+        ("n_evicted", "i8"),
+    ],
+    align=True,
+)
+
+#: a prefix block in a store
+KEPT = np.dtype(
+    [("key", "i8"), ("holders", "i8"), ("prev", "i8"), ("next", "i8")],
+    align=True,
+)
+
+#: one direction of a connection; its transfers share it equally
+PORT = np.dtype(
+    [
+        ("bytes_per_ps", "f8"),
+        ("latency_ps", "i8"),
+        ("n", "i8"),  # transfers under way
+        ("free_ps", "i8"),  # when it was last in use
+        ("bytes", "f8"),  # moved or being moved
+        ("n_moved", "i8"),
+    ],
+    align=True,
+)
+
+#: what a caller can order of a replica: it takes requests or takes no more, it is gone, it runs as
+#: one of pool `value`, it gives `value` of its decoding requests to whom the `place` policy chooses
+VERBS = {"open": 0, "close": 1, "fail": 2, "switch": 3, "move": 4}
+#: for a time to come
+COMMAND = np.dtype(
+    [("time_ps", "i8"), ("verb", "i8"), ("who", "i8"), ("value", "i8")],
+    align=True,
+)
 
 CLOCK = np.dtype(
     [
@@ -218,6 +307,15 @@ CLOCK = np.dtype(
         ("by_request", "i8"),  # 1: row r of `done` is request r's, else rows come as they end
         ("keep_leaps", "i8"),
         ("refresh_load", "i8"),  # 1: the router wants KV use as of now
+        ("refresh_cached", "i8"),  # 1: a router wants to know who keeps the prompt's prefix
+        ("hash_tokens", "i8"),  # tokens of a prefix block; 0 when prefixes are not kept
+        ("restricted", "i8"),  # 1: not every replica takes every request
+        ("next_move_ps", "i8"),  # first end of a transfer
+        ("n_moving", "i8"),
+        ("next_command", "i8"),
+        ("n_commands", "i8"),
+        ("held_head", "i8"),  # requests that no replica takes, linked by next
+        ("held_tail", "i8"),
         ("wrong_kind", "i8"),  # what a policy did wrong, with the request and replica
         ("wrong_request", "i8"),
         ("wrong_replica", "i8"),
@@ -230,7 +328,7 @@ CLOCK = np.dtype(
 
 class State(NamedTuple):
     """All of a run.  Shapes: A arrivals in the buffer, L live slots, R replicas, P pools, M most
-    sequences a replica runs, Z gap stack, G grid points, K knots."""
+    sequences a replica runs, Z gap stack, G grid points, K knots, B prefix blocks kept."""
 
     clock: np.ndarray  # CLOCK [1]
     arrivals: np.ndarray  # ARRIVAL [A], by ready_ps (closed loop: in order of release)
@@ -240,6 +338,15 @@ class State(NamedTuple):
     totals: np.ndarray  # TOTALS [R]
     engines: np.ndarray  # ENGINE [P]
     load: np.ndarray  # int64 [fields, R], what routers read; rows in signatures.py
+    offered: np.ndarray  # int64 [fields * R], those columns of `load` that a router may choose from
+    offered_of: np.ndarray  # int64 [R], which replicas they are
+    moving: np.ndarray  # int64 [L], slots of requests whose KV is on its way
+    ports: np.ndarray  # PORT [2R], out of replica i at 2i and into it at 2i + 1
+    hashes: np.ndarray  # int64, prefix blocks of the prompts in `arrivals`
+    stores: np.ndarray  # STORE [R]
+    kept: np.ndarray  # KEPT [B]
+    buckets: np.ndarray  # int64, hash tables of the stores: a row of `kept`, or -1
+    commands: np.ndarray  # COMMAND, by time_ps
     agenda: np.ndarray  # int64 [R], heap of replicas by next event ...
     agenda_ps: np.ndarray  # int64 [R], ... and when that is
     residue: (
@@ -269,6 +376,8 @@ class State(NamedTuple):
     route_params: np.ndarray
     route_memory: np.ndarray  # int64 [8], the router's own
     route_rng: np.ndarray  # uint64 [1]
+    place_params: np.ndarray
+    place_memory: np.ndarray
 
 
 _I8, _I4, _F8, _U8 = np.dtype("i8"), np.dtype("i4"), np.dtype("f8"), np.dtype("u8")
@@ -283,6 +392,15 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "totals": (TOTALS, 1),
     "engines": (ENGINE, 1),
     "load": (_I8, 2),
+    "offered": (_I8, 1),
+    "offered_of": (_I8, 1),
+    "moving": (_I8, 1),
+    "ports": (PORT, 1),
+    "hashes": (_I8, 1),
+    "stores": (STORE, 1),
+    "kept": (KEPT, 1),
+    "buckets": (_I8, 1),
+    "commands": (COMMAND, 1),
     "agenda": (_I8, 1),
     "agenda_ps": (_I8, 1),
     "residue": (_I4, 2),
@@ -309,6 +427,8 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "route_params": (_F8, 1),
     "route_memory": (_I8, 1),
     "route_rng": (_U8, 1),
+    "place_params": (_F8, 1),
+    "place_memory": (_I8, 1),
 }
 assert tuple(LAYOUT) == State._fields
 
@@ -321,6 +441,7 @@ def rows(n, dtype):
 def free_slots(live, start):
     """Chain the slots from `start` on into a list of free ones, linked by `next`."""
     n = len(live)
+    live.source[start:] = -1
     live.next[start:] = np.arange(start + 1, n + 1)
     if n > start:
         live.next[n - 1] = -1
@@ -332,6 +453,9 @@ def new_replicas(pool_of_replica):
     replicas = rows(n, REPLICA)
     replicas.pool = pool_of_replica
     replicas.place = np.arange(n)
-    for link in ("queue", "run_head", "run_tail", "chunk_head", "chunk_tail"):
+    links = ("queue", "run_head", "run_tail", "chunk_head", "chunk_tail")
+    for link in (*links, "ready_head", "ready_tail"):
         replicas[link] = -1
+    replicas.accepts = 1
+    replicas.next_pool = pool_of_replica
     return replicas

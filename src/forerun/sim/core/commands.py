@@ -1,0 +1,247 @@
+"""What a caller orders: a replica opens, closes, fails, changes pools or gives requests away.
+
+Commands stand in `state.commands` by time.  Failures happen in the midst of a step; the others wait
+for the replica's next step boundary where they touch what a step uses.
+
+Legend: i replica, j another one, p pool, r slot, k steps, t picoseconds.
+"""
+
+from __future__ import annotations
+
+from forerun.sim.core import front, heaps, prefix, store, transfer
+from forerun.sim.core import live as lists
+from forerun.sim.core.clock import steps_to_reach
+from forerun.sim.core.jit import jit
+from forerun.sim.core.kv import make_room_for
+from forerun.sim.core.order import NEVER
+from forerun.sim.core.signatures import KV_CAPACITY, OUTSTANDING, OUTSTANDING_TOKENS, POOL, SPEED
+from forerun.sim.core.state import DECODING, HELD, ROLE, VERBS, WAITING
+from forerun.sim.core.step_end import complete, hand_on
+from forerun.sim.core.wake import wake
+
+BOTH, DECODE = ROLE["both"], ROLE["decode"]
+OPEN, CLOSE, FAIL, SWITCH, MOVE = (VERBS[v] for v in ("open", "close", "fail", "switch", "move"))
+
+
+@jit
+def next_due(state):
+    """When the next command is due; NEVER when none is left."""
+    clock = state.clock[0]
+    if clock.next_command < clock.n_commands:
+        return state.commands[clock.next_command].time_ps
+    return NEVER
+
+
+@jit
+def obey(state, t, order, route, place):
+    """Carry out the next command."""
+    clock = state.clock[0]
+    command = state.commands[clock.next_command]
+    clock.next_command += 1
+    i = command.who
+    replica = state.replicas[i]
+    if command.verb == OPEN:
+        replica.accepts = 1
+        restrict(state)
+        front.let_in(state, t, order, route, place)
+    elif command.verb == CLOSE:
+        replica.accepts = 0
+        clock.restricted = 1
+    elif command.verb == FAIL:
+        fail(state, i, t, order, route, place)
+    elif command.verb == SWITCH:
+        replica.next_pool = command.value
+        replica.n_orders += 1
+        wake(state, i, t)
+    elif command.verb == MOVE and replica.n_decode > 0:
+        replica.n_to_move += command.value
+        replica.n_orders += 1
+        wake(state, i, t)
+
+
+@jit
+def restrict(state):
+    """Note whether every replica takes every request."""
+    restricted = 0
+    for i in range(state.replicas.shape[0]):
+        replica = state.replicas[i]
+        if replica.accepts == 0 or state.engines[replica.pool].role != BOTH:
+            restricted = 1
+    state.clock[0].restricted = restricted
+
+
+# -- at a step boundary -------------------------------------------------------------------------
+
+
+@jit
+def at_boundary(state, i, t, order, preempt, route, place):
+    """Carry out what waited for replica i to end its step."""
+    replica = state.replicas[i]
+    replica.n_orders = 0
+    if replica.next_pool != replica.pool:
+        change_pool(state, i, t, order, route, place)
+    n = replica.n_to_move if another_takes(state, i) else 0
+    replica.n_to_move = 0
+    while n > 0 and replica.n_decode > 0 and state.clock[0].wrong_kind == 0:
+        r = last_choice(state, i, preempt)
+        lists.leave_decoders(state, i, r)
+        hand_on(state, i, r, t, order, route, place)
+        n -= 1
+
+
+@jit
+def another_takes(state, i):
+    """Whether some replica but i would go on with its requests."""
+    j = 0
+    while j < state.replicas.shape[0] and (j == i or not front.takes(state, j, DECODE)):
+        j += 1
+    return j < state.replicas.shape[0]
+
+
+@jit
+def change_pool(state, i, t, order, route, place):
+    """Replica i goes on with the costs, policies and role of another pool."""
+    replica = state.replicas[i]
+    p = replica.next_pool
+    replica.pool = p
+    state.load[POOL, i] = p
+    state.load[KV_CAPACITY, i] = state.engines[p].n_blocks
+    state.load[SPEED, i] = state.engines[p].speed
+    make_room_for(state, i, replica.n_blocks)
+    restrict(state)
+    front.let_in(state, t, order, route, place)
+
+
+@jit
+def last_choice(state, i, preempt):
+    """The decoding request of replica i that its `preempt` policy gives up first."""
+    r = state.replicas[i].run_head
+    chosen = -1
+    worst = 0
+    while r >= 0:
+        if state.live[r].phase == DECODING:
+            score = preempt(state.live[r], state.preempt_params)
+            if chosen < 0 or score >= worst:
+                worst = score
+                chosen = r
+        r = state.live[r].next
+    return chosen
+
+
+# -- failures -----------------------------------------------------------------------------------
+
+
+@jit
+def fail(state, i, t, order, route, place):
+    """Replica i is gone at t with all KV it holds; its requests are sent again.
+
+    Steps that ended before t count; the one under way gave nothing.
+    """
+    replica = state.replicas[i]
+    totals = state.totals[i]
+    replica.accepts = 0
+    state.clock[0].restricted = 1
+    totals.n_failed += 1
+    if replica.n_steps > 0:
+        elapsed = t - replica.start_ps
+        steps = replica.n_steps
+        k = steps_to_reach(replica.first_ps, replica.slope_ps, steps, elapsed + 1) - 1
+        began = replica.start_ps
+        if k > 0:
+            began = complete(state, i, k, order, route, place)
+        totals.lost_ps += t - began
+        replica.n_steps = 0
+        replica.chunk = 0
+        heaps.reschedule(state, i, NEVER)
+    stop_transfers(state, i, t)
+    forget_sources(state, i, t)
+    empty(state, i, t, order, route, place)
+    while state.stores[i].n_idle > 0:
+        store.drop_oldest(state, i)
+
+
+@jit
+def stop_transfers(state, i, t):
+    """Transfers into replica i or out of it end; their requests wait again, with or without KV."""
+    m = 0
+    while m < state.clock[0].n_moving:
+        r = state.moving[m]
+        request = state.live[r]
+        j = request.replica
+        if j != i and request.source != i:
+            m += 1
+            continue
+        transfer.stop(state, m, t)
+        prefix.give_back(state, j, r, request.n_blocks, request.n_shared)
+        request.n_blocks = request.n_shared = 0
+        state.replicas[j].n_away -= 1
+        lists.enqueue(state, j, r)
+        wake(state, j, t)
+
+
+@jit
+def forget_sources(state, i, t):
+    """Requests whose KV waits on replica i to be fetched compute their prompts again, where they
+    are."""
+    for r in range(state.live.shape[0]):
+        request = state.live[r]
+        if request.source == i and (request.phase == WAITING or request.phase == HELD):
+            lists.leave_source(state, r, t)
+            before = request.n_known
+            forget(state, r)
+            if request.phase == WAITING:
+                state.load[OUTSTANDING_TOKENS, request.replica] += request.n_known - before
+
+
+@jit
+def forget(state, r):
+    """What r had computed is lost."""
+    request = state.live[r]
+    request.recomputed += request.n_computed
+    request.n_computed = 0
+    request.n_known = request.isl + request.n_out
+    request.n_retries += 1
+
+
+@jit
+def empty(state, i, t, order, route, place):
+    """Every request of replica i is sent again: running ones, ready ones, waiting ones."""
+    replica = state.replicas[i]
+    while replica.ready_head >= 0:
+        r = replica.ready_head
+        replica.ready_head = state.live[r].chunk_next
+        lists.start_running(state, i, r, t)
+        lists.join_chunks(state, i, r)
+    replica.ready_tail = -1
+    while replica.run_head >= 0:
+        r = replica.run_head
+        request = state.live[r]
+        if request.phase == DECODING:
+            lists.leave_decoders(state, i, r)
+        else:
+            lists.unlink_chunk(state, i, r)
+            state.load[OUTSTANDING_TOKENS, i] -= request.n_known - request.n_computed
+            request.chunk = 0
+        lists.unlink_running(state, i, r)
+        prefix.give_back(state, i, r, request.n_blocks, request.n_shared)
+        request.n_blocks = request.n_shared = 0
+        forget(state, r)
+        send_again(state, i, r, t, order, route, place)
+    lists.drop_aborted_heads(state, i)
+    while replica.queue >= 0:
+        r = lists.dequeue(state, i)
+        state.load[OUTSTANDING_TOKENS, i] -= state.live[r].n_known
+        send_again(state, i, r, t, order, route, place)
+        lists.drop_aborted_heads(state, i)
+
+
+@jit
+def send_again(state, i, r, t, order, route, place):
+    """r leaves replica i for another one; nothing when its client has gone away."""
+    state.load[OUTSTANDING, i] -= 1
+    if state.live[r].aborted == 1:
+        state.load[OUTSTANDING, i] += 1
+        lists.write_done(state, i, r, t, lists.ABORTED)
+        lists.free(state, r)
+    else:
+        front.send(state, r, t, order, route, place)

@@ -1,0 +1,217 @@
+"""In front of the replicas: which of them takes a request, and what happens when none does.
+
+Legend: i replica, p pool, r slot, t picoseconds.
+"""
+
+from __future__ import annotations
+
+from forerun.sim.core import live as lists
+from forerun.sim.core import prefix
+from forerun.sim.core.arrivals import release
+from forerun.sim.core.jit import jit
+from forerun.sim.core.kv import blocks_for, blocks_now
+from forerun.sim.core.signatures import CACHED, KV_BLOCKS, OUTSTANDING
+from forerun.sim.core.state import HELD, ROLE, STATUS
+from forerun.sim.core.wake import cut_leap, wake
+
+BAD_ROUTE, BAD_PLACE = 3, 4  # clock.wrong_kind
+NOBODY, WRONG = -2, -1  # no replica takes the request now; the router chose what is not there
+
+BOTH, PREFILL, DECODE = ROLE["both"], ROLE["prefill"], ROLE["decode"]
+REJECTED = STATUS["rejected"]
+
+
+@jit
+def fits(state, p, isl, osl):
+    """Whether an engine of pool p could do its part of a request alone."""
+    engine = state.engines[p]
+    last = isl if engine.role == PREFILL else isl + osl - 1  # the last token needs no cache
+    short = isl + osl <= engine.max_len
+    return short and blocks_for(last, engine.block_tokens) <= engine.n_blocks - engine.watermark
+
+
+@jit
+def some_pool_fits(state, role, isl, osl):
+    """Whether some pool of this role could do its part of a request alone."""
+    p = 0
+    while p < state.engines.shape[0] and (
+        state.engines[p].role != role or not fits(state, p, isl, osl)
+    ):
+        p += 1
+    return p < state.engines.shape[0]
+
+
+@jit
+def fits_somewhere(state, isl, osl):
+    """Whether the request could be answered by one replica alone, or by one after another."""
+    if some_pool_fits(state, BOTH, isl, osl):
+        return True
+    split = some_pool_fits(state, PREFILL, isl, osl)
+    return split and some_pool_fits(state, DECODE, isl, osl)
+
+
+@jit
+def refresh(state, r):
+    """What a router wants to know of this moment and of this request."""
+    clock = state.clock[0]
+    for i in range(state.replicas.shape[0]):
+        if clock.refresh_load == 1:
+            state.load[KV_BLOCKS, i] = blocks_now(state, i)
+        if clock.refresh_cached == 1:
+            state.load[CACHED, i] = prefix.tokens_kept(state, i, r)
+
+
+@jit
+def takes(state, i, role):
+    """Whether replica i takes requests that want this role."""
+    has = state.engines[state.replicas[i].pool].role
+    return state.replicas[i].accepts == 1 and has in (BOTH, role)
+
+
+@jit
+def checked(state, r, c, n):
+    """The choice c among n replicas; WRONG, and noted, when there is no such one."""
+    if 0 <= c < n:
+        return c
+    clock = state.clock[0]
+    clock.wrong_kind = BAD_ROUTE if state.live[r].source < 0 else BAD_PLACE
+    clock.wrong_request, clock.wrong_value, clock.wrong_replica = state.live[r].request, c, n
+    return WRONG
+
+
+@jit
+def choose(state, r, role, choice, params, memory):
+    """The replica that a router's `choice` gives request r; NOBODY, or what is out of range."""
+    clock = state.clock[0]
+    if clock.refresh_load + clock.refresh_cached > 0:
+        refresh(state, r)
+    source = state.live[r].source
+    if clock.restricted == 0 and source < 0:
+        i = choice(state.live[r], state.load, params, memory, state.route_rng)
+        return checked(state, r, i, state.replicas.shape[0])
+    n = 0
+    for i in range(state.replicas.shape[0]):
+        if i != source and takes(state, i, role):
+            state.offered_of[n] = i
+            n += 1
+    if n == 0:
+        return NOBODY
+    fields = state.load.shape[0]
+    offered = state.offered[: fields * n].reshape((fields, n))
+    for f in range(fields):
+        for c in range(n):
+            offered[f, c] = state.load[f, state.offered_of[c]]
+    c = choice(state.live[r], offered, params, memory, state.route_rng)
+    c = checked(state, r, c, n)
+    return state.offered_of[c] if c >= 0 else c
+
+
+@jit
+def send(state, r, t, order, route, place):
+    """Give request r to a replica; its KV, if it has some, stays where it is until it can move."""
+    request = state.live[r]
+    if request.source < 0:
+        i = choose(state, r, PREFILL, route, state.route_params, state.route_memory)
+    else:
+        i = choose(state, r, DECODE, place, state.place_params, state.place_memory)
+    if i == NOBODY:
+        hold(state, r)
+        return
+    if i == WRONG:
+        return
+    replica = state.replicas[i]
+    request.replica, request.pool = i, replica.pool
+    if not fits(state, replica.pool, request.n_known, request.isl + request.osl - request.n_known):
+        reject_routed(state, r, t)
+        return
+    request.key = order(request, t, state.order_params)
+    state.load[OUTSTANDING, i] += 1
+    lists.enqueue(state, i, r)
+    if replica.n_steps == 0:
+        wake(state, i, t)
+    elif replica.queue == r and replica.n_running < state.engines[replica.pool].max_seqs:
+        cut_leap(state, i, t)
+
+
+@jit
+def reject_routed(state, r, t):
+    """The replica that was chosen for r could never hold it."""
+    if state.live[r].source >= 0:
+        lists.leave_source(state, r, t)
+    state.load[OUTSTANDING, state.live[r].replica] += 1  # write_done takes it off
+    state.clock[0].rejected += 1
+    lists.write_done(state, state.live[r].replica, r, t, REJECTED)
+    lists.free(state, r)
+
+
+@jit
+def hold(state, r):
+    """No replica takes request r now: it waits until one opens."""
+    clock = state.clock[0]
+    request = state.live[r]
+    request.phase = HELD
+    request.replica = -1
+    request.next = -1
+    if clock.held_tail >= 0:
+        state.live[clock.held_tail].next = r
+    else:
+        clock.held_head = r
+    clock.held_tail = r
+
+
+@jit
+def let_in(state, t, order, route, place):
+    """A replica has opened: those that wait in front are sent again, first come first."""
+    clock = state.clock[0]
+    r = clock.held_head
+    clock.held_head = clock.held_tail = -1
+    while r >= 0 and clock.wrong_kind == 0:
+        after = state.live[r].next
+        if state.live[r].aborted == 1:
+            lists.free(state, r)
+        else:
+            send(state, r, t, order, route, place)
+        r = after
+
+
+@jit
+def reject(state, arrival):
+    """A request that no replica could ever hold: one row of the log, no more."""
+    clock = state.clock[0]
+    row = lists.done_row(state, arrival.request)
+    clock.rejected += 1
+    row.request, row.arrival_ps, row.done_ps = arrival.request, arrival.arrival_ps, clock.now_ps
+    row.scheduled_ps = row.first_token_ps = -1
+    row.isl, row.osl, row.n_out = arrival.isl, arrival.osl, 0
+    row.replica, row.n_preempt, row.recomputed = -1, 0, 0
+    row.max_itl_ps, row.status, row.tag = 0, REJECTED, arrival.tenant
+    row.cached, row.prefill_replica, row.n_retries = 0, -1, 0
+    if clock.closed == 1:
+        release(state, clock.now_ps + clock.think_ps)
+
+
+@jit
+def receive(state, arrival, order, route, place):
+    """A request reaches the front: it gets a slot and is sent to a replica."""
+    clock = state.clock[0]
+    if not fits_somewhere(state, arrival.isl, arrival.osl):
+        reject(state, arrival)
+        return
+    r = clock.free
+    request = state.live[r]
+    clock.free = request.next
+    clock.n_live += 1
+    request.request, request.arrival_ps = arrival.request, arrival.arrival_ps
+    request.deadline_ps, request.session = arrival.deadline_ps, arrival.session
+    request.isl, request.osl = arrival.isl, arrival.osl
+    request.priority, request.tenant = arrival.priority, arrival.tenant
+    request.hash_at, request.n_hash = arrival.hash_at, arrival.n_hash
+    request.n_preempt = request.n_retries = request.n_out = 0
+    request.n_computed = request.n_blocks = request.n_shared = 0
+    request.recomputed = request.cached = request.chunk = request.aborted = 0
+    request.source = request.prefill_replica = -1
+    request.n_left = request.n_left_shared = 0
+    request.n_known = arrival.isl
+    request.scheduled_ps = request.first_token_ps = request.last_token_ps = -1
+    request.max_itl_ps = 0
+    send(state, r, clock.now_ps, order, route, place)

@@ -1,0 +1,194 @@
+"""What a replica has done when its steps end: tokens, blocks, requests that finish or go on.
+
+Legend: i replica, r slot of a live request, k steps, t picoseconds.
+"""
+
+from __future__ import annotations
+
+from forerun.sim.core import front, prefix
+from forerun.sim.core import live as lists
+from forerun.sim.core.clock import span
+from forerun.sim.core.jit import jit
+from forerun.sim.core.kv import blocks_for, decode_blocks, need, take
+from forerun.sim.core.signatures import OUTSTANDING, OUTSTANDING_TOKENS
+from forerun.sim.core.state import DECODING, ROLE, STATUS
+
+FINISHED, ABORTED = STATUS["finished"], STATUS["aborted"]
+PREFILL = ROLE["prefill"]
+
+
+@jit
+def write_gap(state, i, t, gap_ps, count, resumed):
+    """One row of unusually long gaps."""
+    clock = state.clock[0]
+    if clock.keep_leaps == 0:
+        return
+    row = state.gaps[clock.n_gaps]
+    clock.n_gaps += 1
+    row.end_ps, row.gap_ps, row.replica = t, gap_ps, i
+    row.count, row.resumed = count, resumed
+
+
+@jit
+def write_leap(state, i, k):
+    """One row for the k steps that replica i has completed."""
+    clock = state.clock[0]
+    if clock.keep_leaps == 0:
+        return
+    replica = state.replicas[i]
+    row = state.leaps[clock.n_leaps]
+    clock.n_leaps += 1
+    row.start_ps, row.first_ps, row.slope_ps = replica.start_ps, replica.first_ps, replica.slope_ps
+    row.n_steps, row.replica, row.pool = k, i, replica.pool
+    row.n_tokens = replica.in_step + replica.chunk
+    row.n_seqs, row.n_decode = replica.n_seqs, replica.in_step
+    n_chunks = 0
+    r = replica.chunk_head
+    while r >= 0:
+        if state.live[r].chunk > 0:
+            n_chunks += 1
+        r = state.live[r].chunk_next
+    row.n_chunks = n_chunks
+    row.ctx = replica.ctx if replica.in_step > 0 else 0
+    row.chunk, row.past = replica.chunk, replica.past
+    row.n_waiting, row.n_running = replica.left_waiting, replica.n_running
+    grown = replica.chunk if state.engines[replica.pool].reserve == 0 and k > 1 else 0
+    row.n_blocks = replica.n_blocks
+    if replica.in_step == replica.n_decode:  # else decoders sit this step out and take nothing
+        row.n_blocks += need(state, i, k, replica.past + replica.chunk, grown)
+
+
+@jit
+def settle_gaps(state, i):
+    """The first decode step of the leap has ended: gaps of those who had to wait for it."""
+    replica = state.replicas[i]
+    end = replica.start_ps + replica.first_ps
+    veterans = replica.in_step - replica.n_fresh
+    if veterans > 0:
+        gap = end - replica.decoded_ps
+        lists.note_gap(state, i, replica.decoded + 1, gap)
+        if gap != replica.first_ps:
+            write_gap(state, i, end, gap, veterans, 0)
+    count = 0
+    same = 0
+    for f in range(replica.n_fresh):
+        request = state.live[state.fresh[i, f]]
+        gap = end - request.last_token_ps
+        request.max_itl_ps = max(request.max_itl_ps, gap)
+        if gap != replica.first_ps:
+            if count > 0 and gap != same:
+                write_gap(state, i, end, same, count, 0)
+                count = 0
+            same = gap
+            count += 1
+    if count > 0:
+        write_gap(state, i, end, same, count, 0)
+    replica.n_fresh = 0
+
+
+@jit
+def complete(state, i, k, order, route, place):
+    """Account for k steps of the leap in progress: tokens, blocks, and every request that ends."""
+    replica = state.replicas[i]
+    totals = state.totals[i]
+    t = replica.start_ps + span(replica.first_ps, replica.slope_ps, k)
+    totals.busy_ps += t - replica.start_ps
+    totals.n_steps += k
+    totals.n_tokens += k * (replica.in_step + replica.chunk)
+    write_leap(state, i, k)
+    if replica.in_step > 0:
+        take(state, i, decode_blocks(state, i, k))
+        settle_gaps(state, i)
+        if k > 1:
+            last = replica.first_ps + (k - 1) * replica.slope_ps
+            lists.note_gap(state, i, replica.decoded + k, last)
+        replica.decoded += k
+        replica.decoded_ps = t
+        replica.ctx += k * replica.n_decode
+        totals.n_out += k * replica.n_decode
+        while replica.n_decode > 0 and state.last_step[i, 0] == replica.decoded:
+            r = state.last_member[i, 0]
+            lists.leave_decoders(state, i, r)
+            lists.end_running(state, i, r, t, FINISHED)
+    if replica.chunk > 0:
+        complete_chunks(state, i, k, t, order, route, place)
+    replica.n_steps = 0
+    replica.chunk = 0
+    if replica.n_aborted > 0:
+        sweep_aborted(state, i, t)
+    return t
+
+
+@jit
+def complete_chunks(state, i, k, t, order, route, place):
+    """Advance the requests that computed chunks; those that are through give a token at t."""
+    replica = state.replicas[i]
+    b = state.engines[replica.pool].block_tokens
+    r = replica.chunk_head
+    while r >= 0:
+        request = state.live[r]
+        after = request.chunk_next
+        tokens = k * request.chunk
+        request.chunk = 0
+        request.n_computed += tokens
+        state.load[OUTSTANDING_TOKENS, i] -= tokens
+        extra = blocks_for(request.n_computed, b) - request.n_blocks
+        if extra > 0:
+            request.n_blocks += extra
+            take(state, i, extra)
+        prefix.publish(state, i, r)
+        if tokens > 0 and request.n_computed == request.n_known:
+            lists.unlink_chunk(state, i, r)
+            request.n_out += 1
+            state.totals[i].n_out += 1
+            if request.first_token_ps < 0:
+                request.first_token_ps = t
+            else:
+                gap = t - request.last_token_ps
+                request.max_itl_ps = max(request.max_itl_ps, gap)
+                write_gap(state, i, t, gap, 1, 1)
+            request.last_token_ps = t
+            if request.n_out == request.osl:
+                lists.end_running(state, i, r, t, FINISHED)
+            elif state.engines[replica.pool].role == PREFILL:
+                hand_on(state, i, r, t, order, route, place)
+            else:
+                lists.join_decoders(state, i, r)
+        r = after
+
+
+@jit
+def hand_on(state, i, r, t, order, route, place):
+    """r goes on elsewhere; its KV stays on replica i until it has been moved."""
+    request = state.live[r]
+    replica = state.replicas[i]
+    lists.unlink_running(state, i, r)
+    request.n_known = request.n_computed
+    request.source = i
+    if state.engines[replica.pool].role == PREFILL:
+        request.prefill_replica = i
+    request.n_left, request.n_left_shared = request.n_blocks, request.n_shared
+    request.n_blocks = request.n_shared = 0
+    replica.n_away += 1
+    state.totals[i].n_moved += 1
+    state.load[OUTSTANDING, i] -= 1
+    front.send(state, r, t, order, route, place)
+
+
+@jit
+def sweep_aborted(state, i, t):
+    """Drop the running requests whose clients have gone away."""
+    replica = state.replicas[i]
+    r = replica.run_head
+    while r >= 0:
+        after = state.live[r].next
+        if state.live[r].aborted == 1:
+            if state.live[r].phase == DECODING:
+                lists.leave_decoders(state, i, r)
+            else:
+                lists.unlink_chunk(state, i, r)
+                left = state.live[r].n_known - state.live[r].n_computed
+                state.load[OUTSTANDING_TOKENS, i] -= left
+            lists.end_running(state, i, r, t, ABORTED)
+        r = after
+    replica.n_aborted = 0

@@ -1,0 +1,120 @@
+"""Small fleets for the laws of the core: roles, links, prompts that share what they begin with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from serving import served, table, token_times, workload
+
+from forerun.sim.serve import Server
+
+
+def pool(role="both", name="main", *, bytes_per_s=2e6, latency_s=1e-3, **engine):
+    """A pool of a role whose replicas send 1,000 bytes of KV a token."""
+    stream = engine.pop("stream_kv", False)
+    one = served(**engine)
+    return replace(
+        one,
+        pool=one.pool.model_copy(update={"role": role, "name": name, "stream_kv": stream}),
+        kv_token_bytes=1000.0,
+        n_layers=4,
+        port_bytes_per_s=bytes_per_s,
+        port_latency_s=latency_s,
+    )
+
+
+def fleets(slow=4e-3):
+    """One pool, prompts apart from answers, prompts sent on to a pool that does all, two speeds."""
+    return {
+        "one": [pool(replicas=3, n_blocks=30)],
+        "split": [
+            pool("prefill", "p", replicas=2, n_blocks=26),
+            pool("decode", "d", replicas=2, n_blocks=30),
+        ],
+        "mixed": [
+            pool("prefill", "p", replicas=2, n_blocks=26, prefix_caching=False),
+            pool("both", "d", replicas=2, n_blocks=30),
+        ],
+        "unequal": [
+            pool(replicas=3, n_blocks=30),
+            pool("both", "slow", costs=table(flat=slow), n_blocks=26),
+        ],
+    }
+
+
+def sharing(seed, n, *, block=8, roots=4, **settings):
+    """Requests whose prompts begin like one of `roots` others, each for a part of its length."""
+    requests = workload(seed, n, **settings)
+    draw = np.random.default_rng(seed + 99)
+    hashes, starts = [], [0]
+    for i in range(n):
+        n_blocks = int(requests.isl[i]) // block + 1
+        root, shared = int(draw.integers(0, roots)), int(draw.integers(0, n_blocks + 1))
+        hashes += [root * 1000 + b for b in range(shared)]
+        hashes += [(i + 1) * 100_000 + b for b in range(shared, n_blocks)]
+        starts.append(len(hashes))
+    return replace(
+        requests,
+        block_hashes=np.array(hashes, dtype=np.int64),
+        block_starts=np.array(starts),
+        hash_tokens=block,
+    )
+
+
+def serve(requests, pools, *, commands=(), **settings):
+    """The server after all requests and commands."""
+    server = Server(pools, n_requests=len(requests), hash_tokens=requests.hash_tokens, **settings)
+    for command in commands:
+        server.command(*command)
+    server.inject(requests)
+    server.advance()
+    return server
+
+
+def troubles(seed, pools, n=12, until_s=1.6):
+    """Random commands, after which every replica opens again."""
+    draw = np.random.default_rng(seed)
+    n_replicas = sum(one.pool.replicas for one in pools)
+    out = []
+    for _ in range(n):
+        time_s, i = float(draw.uniform(0, until_s)), int(draw.integers(0, n_replicas))
+        verb = str(draw.choice(["open", "close", "fail", "switch", "move"]))
+        value = {"move": 2, "switch": int(draw.integers(0, len(pools)))}.get(verb, 0)
+        out.append((time_s, verb, i, value))
+    return [*out, *((until_s + 1, "open", i, 0) for i in range(n_replicas))]
+
+
+def assert_same(a, b):
+    """Two logs tell the same of every request, replica and gap between tokens."""
+    for name in a.requests.dtype.names:
+        np.testing.assert_array_equal(a.requests[name], b.requests[name], err_msg=name)
+    for name in a.replicas.dtype.names:
+        np.testing.assert_array_equal(a.replicas[name], b.replicas[name], err_msg=name)
+    assert token_times(a) == token_times(b)
+
+
+def assert_laws(server, requests):
+    """Conservation, causality and capacity at the end of a run."""
+    log, state = server.log_so_far(), server._state
+    rows = log.requests
+    assert rows["request"].tolist() == list(range(len(requests)))
+    done = rows[rows["status"] == 0]
+    np.testing.assert_array_equal(done["n_out"], done["osl"])
+    assert (done["arrival_ps"] <= done["scheduled_ps"]).all()
+    assert (done["scheduled_ps"] < done["first_token_ps"]).all()
+    assert (done["first_token_ps"] <= done["done_ps"]).all()
+    assert (done["cached"] < done["isl"]).all()
+    assert (
+        log.replicas["peak_blocks"] <= state.engines.n_blocks[state.replicas.pool]
+    ).all() or any(state.replicas.pool != server.pool_of_replica)
+    assert log.replicas["n_out"].sum() == rows["n_out"].sum()
+    computed = (done["isl"] + done["osl"] - 1 - done["cached"] + done["recomputed"]).sum()
+    if len(done) == len(rows):
+        assert log.replicas["n_tokens"].sum() == computed
+        assert not state.replicas.n_blocks.any()
+        assert not state.replicas.n_away.any()
+        assert not state.load[:4].any()
+        held = state.kept.holders.copy()
+        assert not held.any() or not held[held > 0].any()
+    return log
