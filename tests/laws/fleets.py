@@ -105,9 +105,9 @@ def assert_laws(server, requests):
     assert (done["scheduled_ps"] < done["first_token_ps"]).all()
     assert (done["first_token_ps"] <= done["done_ps"]).all()
     assert (done["cached"] < done["isl"]).all()
-    assert (
-        log.replicas["peak_blocks"] <= state.engines.n_blocks[state.replicas.pool]
-    ).all() or any(state.replicas.pool != server.pool_of_replica)
+    if (state.replicas.pool == server.pool_of_replica).all():  # else its memory has changed
+        capacity = state.engines.n_blocks[state.replicas.pool]
+        assert (log.replicas["peak_blocks"] <= capacity).all()
     assert log.replicas["n_out"].sum() == rows["n_out"].sum()
     computed = (done["isl"] + done["osl"] - 1 - done["cached"] + done["recomputed"]).sum()
     if len(done) == len(rows):
@@ -115,6 +115,5 @@ def assert_laws(server, requests):
         assert not state.replicas.n_blocks.any()
         assert not state.replicas.n_away.any()
         assert not state.load[:4].any()
-        held = state.kept.holders.copy()
-        assert not held.any() or not held[held > 0].any()
+        assert state.stores.n_idle.tolist() == state.stores.n_kept.tolist()  # nobody holds any
     return log

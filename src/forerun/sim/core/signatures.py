@@ -41,9 +41,7 @@ KV_CAPACITY = 5
 POOL = 6
 SPEED = 7  # relative to the fastest pool, in thousandths
 REPLICA = 8
-CACHED = (
-    9  # tokens of this request's prompt that it keeps (when the policy says CACHED_WANTED = True)
-)
+CACHED = 9  # tokens of this prompt that it keeps (when the policy says CACHED_WANTED = True)
 LOAD_FIELDS = 10
 
 MEMORY = 8
