@@ -15,9 +15,11 @@ from forerun.cost.price import merged, n_kernels, price
 from forerun.cost.rows import rows
 from forerun.cost.step import step_time
 from forerun.ops.attention import Attention
+from forerun.ops.collectives import Collective
 from forerun.ops.elementwise import Elementwise
 from forerun.ops.lower import lower
 from forerun.ops.matmul import Matmul
+from forerun.ops.ssm import Scan
 from forerun.spec.deployment import Pool
 
 H100 = device("h100-sxm")
@@ -31,7 +33,7 @@ def fitted(folder, name, key, *, spread=0.1, on="h100-sxm", **coefs):
     own = Calibration(
         family=name, device=on, engine="vllm" if on else "", version="1.0" if on else "",
         keys=(key,), names=tuple(values), coefs=np.array([list(values.values())]),
-        ranges={"m": (64.0, 1024.0)} if on else {},
+        ranges={"m": (64.0, 1024.0)},
         spread=dict.fromkeys(REGIMES, (-spread, spread)),
         errors=Errors(9, 0.1, 0.2, "x"), origins=(Origin("t", "me", "MIT", 10),), date="d",
     )  # fmt: skip
@@ -116,3 +118,25 @@ def test_a_step_with_a_prompt_takes_no_less_than_the_host_to_start_its_kernels()
     host = table.host_step_s + table.host_seq_s
     assert prompt.value == pytest.approx(table.eager_s + host)
     assert decode.value < 0.1 * prompt.value
+
+
+def test_a_shape_beyond_all_that_was_measured_says_so_on_a_device_never_measured(tmp_path):
+    store = fitted(tmp_path, "gemm", "", on="", spread=0.3)
+    got = predict(gemm(m=[512.0, 2048.0], device="b200"), store)
+    assert got.outside.tolist() == [False, True]
+    assert np.log(got.high_s / got.time_s) == pytest.approx([0.3, 0.6])
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-30b-a3b", "nemotron-h-8b"])
+def test_the_point_that_shares_and_intervals_come_from_is_that_of_the_table(name):
+    graph = lower(model(name), Pool(device="h100-sxm"))
+    m, n, ctx = on_h100(Store()), np.array([32.0]), np.array([1024.0])
+    for op in merged(graph):
+        if not op.kernels and not isinstance(op.shape, Collective):
+            continue
+        if isinstance(op.shape, Attention | Scan):
+            point = m.point(op.shape, 32, 1024)
+            table = m.decode(op.shape, n[:, None], ctx)[0, 0] + m.launch(op.shape)
+        else:
+            point, table = m.point(op.shape, 32), m.by_tokens(op.shape, n)[0]
+        assert point.time_s == pytest.approx(table, rel=0.01), op.name

@@ -297,7 +297,7 @@ def test_a_kernel_that_would_draw_too_much_is_held_to_the_limit():
 def test_shares_of_the_typical_step_sum_to_one():
     t = table("mixtral-8x7b", tp=2)
     assert sum(t.by_operator.values()) == pytest.approx(1)
-    assert sum(t.sources.values()) == 1
+    assert sum(t.sources.values()) == pytest.approx(1)
     assert 0 < t.low < 1 < t.high
     assert t.peak_flop_per_s == pytest.approx(2 * 989.4e12)
 

@@ -221,7 +221,7 @@ def _general(used: Data, owns: Sequence[Calibration], date: str) -> Calibration:
     names = tuple(c.name for c in used.module.COEFS)
     general = Calibration(
         family=used.name, device="", engine="", version="", keys=("",), names=names,
-        coefs=_common_factors(used, owns)[None, :], ranges={}, spread={},
+        coefs=_common_factors(used, owns)[None, :], ranges=ranges(used.x), spread={},
         errors=Errors(0, 0.0, 0.0, ""), origins=used.origins(), date=date,
     )  # fmt: skip
     left = np.log(used.time_s / across_devices(used, general))

@@ -31,6 +31,9 @@ ALIKE = 0.5
 LIBRARIES = ("nccl", "rccl", "oneccl")
 #: interval of a roofline with estimated efficiencies, as logarithms: a factor 2 either way
 UNCALIBRATED = (-0.7, 0.7)
+#: an interval across devices, as logarithms, is this much wider for a shape beyond all that was
+#: measured; nothing measured says by how much (an estimate)
+BEYOND = 2.0
 AGAIN = "fit it anew with `forerun calibrate ops`, or delete it to go without"
 ROOFLINE = "roofline with estimated efficiencies"
 
@@ -102,17 +105,17 @@ class Chosen:
     def outside(self, x: Rows) -> np.ndarray:
         """Rows with a shape beyond what was measured, bool [N]."""
         out = np.zeros(x.n, dtype=bool)
-        if self.own:
-            for name, (low, high) in self.own.ranges.items():
-                value = x.get(name)
-                out |= (value < low) | (value > high)
+        used = self.own or self.general
+        for name, (low, high) in used.ranges.items() if used else ():
+            value = x.get(name)
+            out |= (value < low) | (value > high)
         return out
 
     def interval(self, regime: np.ndarray, outside: np.ndarray) -> np.ndarray:
         """Logarithms of low and high over the prediction, float64 [2, N]."""
         across = _spread(self.general, regime)
         if self.own is None:
-            return across
+            return across * np.where(outside, BEYOND, 1.0)
         own = _spread(self.own, regime)
         if self.scaled or self.other:
             across = _spread(

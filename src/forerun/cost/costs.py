@@ -77,15 +77,19 @@ class Costs:
         if isinstance(shape, Collective):
             out[at] = self._message(shape, n[at])
             return np.maximum.accumulate(out)
-        x = shapes.rows_by_tokens(shape, _steps(n[at]))
-        time = self._curve(x, _steps(n[at]), n[at])
-        if not self.cached:
-            # tables repeat one product, whose weights stay on chip; a model's come from memory
-            counts = shape.counts(n[at])  # type: ignore[union-attr]
-            time = np.maximum(time, counts.weight_bytes / self.device.hbm_bytes_per_s)
-        out[at] = time + self.extra_launches(shape)
+        sizes = _steps(n[at])
+        time = self._curve(shapes.rows_by_tokens(shape, sizes), sizes, n[at])
+        out[at] = self._in_a_model(shape, n[at], time)
         # a kernel of more rows never ends before the same kernel of fewer
         return np.maximum.accumulate(out)
+
+    def _in_a_model(self, shape: Shape, n: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Seconds in a model [N], from those of a kernel that a table repeats alone."""
+        if not self.cached:
+            # tables repeat one product, whose weights stay on chip; a model's come from memory
+            counts = shape.counts(n)  # type: ignore[union-attr]
+            time = np.maximum(time, counts.weight_bytes / self.device.hbm_bytes_per_s)
+        return time + self.extra_launches(shape)
 
     def _curve(self, x: Rows, sizes: np.ndarray, n: np.ndarray) -> np.ndarray:
         """Seconds at n [N] from rows at `sizes`: the closed form at each of those, the residual at
@@ -179,6 +183,8 @@ class Costs:
         busy = is_compute_bound(s, chosen.module.counts(x))
         outside = chosen.outside(x)
         low, high = np.exp(chosen.interval(regime_of(busy, np.log(time_s)), outside))
+        if ctx is None and not isinstance(shape, Collective):
+            time_s = self._in_a_model(shape, one, time_s)
         t = float(time_s[0])
         return Point(t, t * float(low[0]), t * float(high[0]), chosen.kind, bool(outside[0]))
 
