@@ -17,7 +17,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from benchmarks import predict_ops, predict_serving, serving, startup
+from benchmarks import fleets, predict_ops, predict_serving, serving, startup
 from benchmarks.vidur_same_work import event_loop_ms
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "vidur_run"
@@ -59,6 +59,7 @@ def main() -> None:
         *predict_ops.figures(),
         *predict_serving.figures(),
         *serving.figures(billion=asked.billion),
+        *fleets.figures(SHARED.parent),
     ):
         row = {"name": name, "value": value, "unit": unit, "peer": peer, "peer_value": theirs}
         rows.append(row)
