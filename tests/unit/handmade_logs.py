@@ -12,8 +12,10 @@ S = 10**12  # picoseconds in a second
 
 
 def rows(dtype: np.dtype, *records: dict) -> np.ndarray:
-    """Records of a row type; fields not named are 0."""
+    """Records of a row type; fields not named are 0, but that no other replica did the prompt."""
     out = np.zeros(len(records), dtype)
+    if dtype is DONE:
+        out["prefill_replica"] = -1
     for i, record in enumerate(records):
         for name, value in record.items():
             out[i][name] = value

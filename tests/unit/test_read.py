@@ -123,7 +123,7 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_lines():
         "  try: did you mean chunk? (one of: chunk, prompt, full)",
         "forerun.yaml:11:58 deployment.engine.host_step_s: 'GB' is not a unit of time\n"
         "  try: 500 ms",
-        "forerun.yaml:12:3 deployment.rout: unknown key 'rout'\n  try: did you mean route?",
+        "forerun.yaml:12:3 deployment.rout: unknown key 'rout'\n  try: did you mean route or role?",
     ]
 
 

@@ -55,7 +55,7 @@ def spent(part: View) -> Steps | None:
     busy = float(span.sum())
     if busy <= 0:
         return Steps(0, 0, 0, 0)
-    pool = log.pool_of_replica[leaps["replica"]]
+    pool = leaps["pool"]
     host = sum(work.host_s(leaps[pool == p], t).sum() for p, t in enumerate(log.tables))
     at = leaps["replica"]
     flop_s = work.by_leap(leaps, log, "flop") / work.of_replica(log, "peak_flop_per_s")[at]

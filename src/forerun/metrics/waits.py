@@ -33,11 +33,14 @@ def waited_s(part: View) -> dict[str, float] | None:
         return None
     rows = part.arrived[part.arrived["scheduled_ps"] >= 0]
     leaps = part.log.leaps[np.lexsort((part.log.leaps["start_ps"], part.log.leaps["replica"]))]
-    rows = rows[np.argsort(rows["replica"], kind="stable")]
+    # a prompt waits where it is computed, wherever its answer goes on
+    where = np.where(rows["prefill_replica"] >= 0, rows["prefill_replica"], rows["replica"])
+    order = np.argsort(where, kind="stable")
+    rows, where = rows[order], where[order]
     reached = _limits(leaps, part)
     replicas = np.arange(len(part.log.pool_of_replica) + 1)
     of_leap = np.searchsorted(leaps["replica"], replicas)
-    of_row = np.searchsorted(rows["replica"], replicas)
+    of_row = np.searchsorted(where, replicas)
     total = dict.fromkeys((STEP, *reached, OUTSIDE), 0.0)
     for i in replicas[:-1]:
         mine, these = slice(of_leap[i], of_leap[i + 1]), rows[of_row[i] : of_row[i + 1]]
@@ -51,7 +54,7 @@ def waited_s(part: View) -> dict[str, float] | None:
 def _limits(leaps: np.ndarray, part: View) -> dict[str, np.ndarray]:
     """The limit that each leap is at: bool [L] each, exactly one true for every leap."""
     log = part.log
-    pool = log.pool_of_replica[leaps["replica"]]
+    pool = leaps["pool"]
     seats = np.array([t.max_seqs for t in log.tables])[pool]
     tokens = np.array([t.max_tokens for t in log.tables])[pool]
     full = leaps["n_blocks"] >= KV_FULL * log.kv_blocks[pool]

@@ -64,7 +64,7 @@ def by_leap(leaps: np.ndarray, log: Log, part: str) -> np.ndarray:
     if len(log.tables) == 1:
         return amount(leaps, log.tables[0], getattr(log.tables[0], part))
     out = np.zeros(len(leaps))
-    pool = log.pool_of_replica[leaps["replica"]]
+    pool = leaps["pool"]
     for p, table in enumerate(log.tables):
         mine = pool == p
         if mine.any():

@@ -42,6 +42,7 @@ def unfinished(now: state.State) -> np.ndarray:
         "cached",
         "prefill_replica",
         "n_retries",
+        "away_ps",
     ):
         rows[name] = live[name]
     decoding = live["phase"] == state.DECODING

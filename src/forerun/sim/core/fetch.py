@@ -19,6 +19,7 @@ def pull(state, i, r, n_tokens, t):
     source = request.source
     engine = state.engines[state.replicas[source].pool]
     n_bytes = float(n_tokens * engine.kv_token_bytes)
+    state.totals[source].moved_bytes += n_tokens * engine.kv_token_bytes
     out = 2 * source
     if engine.streamed == 1 and request.n_out == 1:
         began, ended = request.scheduled_ps, request.first_token_ps
@@ -33,6 +34,7 @@ def arrive(state, t):
     """The KV of a request is where it goes on: its source is free of it, it may take a seat."""
     r = transfer.end_first(state, t)
     request = state.live[r]
+    request.away_ps += t - request.left_ps
     i = request.replica
     replica = state.replicas[i]
     lists.leave_source(state, r, t)

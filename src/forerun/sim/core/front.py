@@ -185,7 +185,7 @@ def reject(state, arrival):
     row.isl, row.osl, row.n_out = arrival.isl, arrival.osl, 0
     row.replica, row.n_preempt, row.recomputed = -1, 0, 0
     row.max_itl_ps, row.status, row.tag = 0, REJECTED, arrival.tenant
-    row.cached, row.prefill_replica, row.n_retries = 0, -1, 0
+    row.cached, row.prefill_replica, row.n_retries, row.away_ps = 0, -1, 0, 0
     if clock.closed == 1:
         release(state, clock.now_ps + clock.think_ps)
 
@@ -206,7 +206,7 @@ def receive(state, arrival, order, route, place):
     request.isl, request.osl = arrival.isl, arrival.osl
     request.priority, request.tenant = arrival.priority, arrival.tenant
     request.hash_at, request.n_hash = arrival.hash_at, arrival.n_hash
-    request.n_preempt = request.n_retries = request.n_out = 0
+    request.n_preempt = request.n_retries = request.n_out = request.away_ps = 0
     request.n_computed = request.n_blocks = request.n_shared = 0
     request.recomputed = request.cached = request.chunk = request.aborted = 0
     request.source = request.prefill_replica = -1

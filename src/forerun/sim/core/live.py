@@ -272,6 +272,7 @@ def write_done(state, i, r, t, status):
     row.cached = request.cached
     row.prefill_replica = request.prefill_replica
     row.n_retries = request.n_retries
+    row.away_ps = request.away_ps
     if i >= 0:
         state.load[OUTSTANDING, i] -= 1
         if status == FINISHED:

@@ -37,6 +37,7 @@ DONE = np.dtype(
             "i4",
         ),  # that computed the prompt for another one; -1 when `replica` did
         ("n_retries", "i8"),  # times it was sent again because its replica failed
+        ("away_ps", "i8"),  # between replicas: until the next one had room and the KV had come
     ],
     align=True,
 )
@@ -83,6 +84,7 @@ TOTALS = np.dtype(
         ("n_preempt", "i8"),
         ("n_failed", "i8"),
         ("n_moved", "i8"),  # requests that left it with their KV
+        ("moved_bytes", "i8"),  # of KV, out of it
         ("lost_ps", "i8"),  # of steps that failures cut short
         ("peak_blocks", "i8"),
         ("peak_running", "i8"),
@@ -155,6 +157,8 @@ LIVE = np.dtype(
         ("source", "i8"),  # replica that computed its KV and still holds it; -1 when none
         ("n_left", "i8"),  # blocks held there for it alone ...
         ("n_left_shared", "i8"),  # ... and prefix blocks in the store there
+        ("left_ps", "i8"),  # when it left there
+        ("away_ps", "i8"),
         ("n_retries", "i8"),
         ("prefill_replica", "i8"),
         ("rate", "f8"),  # of its transfer, bytes a picosecond

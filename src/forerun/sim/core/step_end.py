@@ -164,7 +164,7 @@ def hand_on(state, i, r, t, order, route, place):
     replica = state.replicas[i]
     lists.unlink_running(state, i, r)
     request.n_known = request.n_computed
-    request.source = i
+    request.source, request.left_ps = i, t
     if state.engines[replica.pool].role == PREFILL:
         request.prefill_replica = i
     request.n_left, request.n_left_shared = request.n_blocks, request.n_shared
