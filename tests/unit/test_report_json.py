@@ -35,6 +35,7 @@ KEYS = {
     "goodput": ["attainment", "goodput_per_s"],
     "utilisation": ["busy", "hfu", "mfu", "mbu", "link_bytes_per_s", "kv_peak", "kv_mean",
                     "batch_mean"],
+    "kv": ["kv_hit", "kv_moved_bytes_per_s", "kv_wait_s", "kv_wait_p99_s"],
     "energy": ["energy_j", "power_w", "energy_j_per_output_token"],
     "money": ["usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"],
     "carbon": ["gco2e", "gco2e_per_million_output_tokens"],
@@ -55,7 +56,7 @@ def test_the_keys_of_schema_version_1():
         if inner is not None:
             assert list(out[key]) == inner, key
     assert all(list(q) == QUANTILES for q in out["latency"].values())
-    for group in ("throughput", "goodput", "utilisation", "energy", "money", "carbon"):
+    for group in ("throughput", "goodput", "utilisation", "kv", "energy", "money", "carbon"):
         assert all(list(f) == FIGURE for f in out[group].values())
 
 

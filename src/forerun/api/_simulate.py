@@ -195,6 +195,8 @@ def _pool_words(pool: Pool) -> str:
     sizes = {key: getattr(pool, key) for key in ("tp", "pp", "dp", "ep", "cp")}
     layout = " ".join(f"{k} {v}" for k, v in sizes.items() if v > 1) or "tp 1"
     replicas = f"{pool.replicas} replica" + ("s" if pool.replicas > 1 else "")
+    if pool.role != "both":
+        replicas = f"{pool.role} on {replicas}"
     return f"{pool.n_devices} x {pool.device}, {replicas} of {layout}"
 
 
@@ -215,6 +217,8 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         "traffic": f"{len(wanted):,} requests over {span} ({how})",
         "router": deployment.route.name,
     }
+    if any(pool.role == "prefill" for pool in deployment.pools):
+        out["router of answers"] = deployment.place.name
     if deployment.techniques:
         out["techniques"] = ", ".join(use.name for use in deployment.techniques)
     if skipped:

@@ -42,8 +42,8 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
     if steps is None:
         out.append("What bounds the steps is unknown: the log kept no steps.")
     else:
-        out += [*_waiting(part), *_bound(metrics, steps), *_gaps(part, metrics)]
-    return out + _preemption(metrics)
+        out += [*_waiting(part, metrics), *_bound(metrics, steps), *_gaps(part, metrics)]
+    return out + _moves(part, metrics) + _preemption(metrics)
 
 
 def spent(part: View) -> Steps | None:
@@ -157,7 +157,7 @@ def overload(part: View) -> tuple[float, float] | None:
     return came / seconds, went / seconds
 
 
-def _waiting(part: View) -> list[str]:
+def _waiting(part: View, m: Metrics) -> list[str]:
     found = waits.waited_s(part)
     total = sum(found.values()) if found else 0.0
     if not found or total <= 0:
@@ -172,7 +172,9 @@ def _waiting(part: View) -> list[str]:
         waits.TOKENS: f"while steps used up their tokens (max_num_batched_tokens {tokens})",
         waits.POLICY: "below these limits (the batch policy, the order, or a prompt too long for "
         "the free blocks)",
-        waits.OUTSIDE: "outside steps (API server and tokenizer)",
+        waits.OUTSIDE: "outside steps (API server and tokenizer)"
+        if m.kv_wait_s.value is None
+        else "while no step ran (the API server, or memory full of KV that waits to be moved)",
     }
     parts = sorted(((s / total, name) for name, s in found.items()), reverse=True)
     told = [f"{text(share, 'share')} is {words[name]}" for share, name in parts if share >= 0.01]
@@ -224,6 +226,20 @@ def _gaps(part: View, m: Metrics) -> list[str]:
         f"{text(q.p99 / q.p50, 'factor')} times the median, {text(q.p50, 's')}; of the gaps beyond "
         f"3 medians {text(min(mixed / total, 1.0), 'share')} are in steps that also compute "
         f"prompts, {text(min(waited / total, 1.0), 'share')} waited for whole other steps."
+    ]
+
+
+def _moves(part: View, m: Metrics) -> list[str]:
+    """How long KV that moved kept its requests, and how much of the links it took."""
+    if m.kv_wait_s.value is None or m.kv_moved_bytes_per_s.value is None:
+        return []
+    sent = part.log.replicas["moved_bytes"] > 0
+    ports = np.array(part.log.meta["port_bytes_per_s"])[part.log.pool_of_replica]
+    use = m.kv_moved_bytes_per_s.value / float(ports[sent].sum())
+    return [
+        f"Requests that went on elsewhere waited {text(m.kv_wait_s.value, 's')} on average for "
+        f"room there and their KV; the links that sent it were in use {text(use, 'share')} of the "
+        "time."
     ]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from forerun.metrics import carbon, energy, goodput, latency, money, stats, work
+from forerun.metrics import carbon, energy, goodput, kv, latency, money, stats, work
 from forerun.metrics.figure import Figure, ratio
 from forerun.metrics.gaps import itl, itl_quantiles
 from forerun.metrics.goodput import Failing
@@ -77,6 +77,10 @@ class Metrics:
     kv_peak: Figure
     kv_mean: Figure
     batch_mean: Figure
+    kv_hit: Figure
+    kv_moved_bytes_per_s: Figure
+    kv_wait_s: Figure
+    kv_wait_p99_s: Figure
     energy_j: Figure
     power_w: Figure
     energy_j_per_output_token: Figure
@@ -147,6 +151,7 @@ def score(
         slo_met=met,
         failing=goodput.failing(part.arrived, slo),
         **shares,
+        **kv.figures(part),
         energy_j=Figure(joule, "J", steps),
         power_w=Figure(ratio(joule, duration), "W", steps),
         energy_j_per_output_token=Figure(ratio(joule, n_out), "J/token", steps),
@@ -348,6 +353,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "utilisation": (
         "busy", "hfu", "mfu", "mbu", "link_bytes_per_s", "kv_peak", "kv_mean", "batch_mean",
     ),
+    "kv": ("kv_hit", "kv_moved_bytes_per_s", "kv_wait_s", "kv_wait_p99_s"),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
     "money": ("usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"),
     "carbon": ("gco2e", "gco2e_per_million_output_tokens"),

@@ -33,6 +33,10 @@ LABELS = {
     "kv_peak": "KV cache, peak",
     "kv_mean": "KV cache, mean",
     "batch_mean": "running requests",
+    "kv_hit": "prompt tokens found in caches",
+    "kv_moved_bytes_per_s": "KV moved between replicas",
+    "kv_wait_s": "wait for room and KV, mean",
+    "kv_wait_p99_s": "wait for room and KV, p99",
     "energy_j": "energy",
     "power_w": "power",
     "energy_j_per_output_token": "energy per output token",
@@ -58,10 +62,11 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
         lines += [_point(metrics, name, found, point) for point in ("mean", "p50", "p90", "p99")]
     yield "latency", lines
     for group, names in GROUPS.items():
-        lines = [_figure(name, getattr(metrics, name)) for name in names]
-        asked = group not in ("money", "carbon") or getattr(metrics, names[0]).value is not None
-        if asked:
-            yield group, lines
+        known = [name for name in names if getattr(metrics, name).value is not None]
+        if group == "kv":  # a figure each for what a fleet may do or not
+            names = tuple(known)
+        if known or group not in ("money", "carbon", "kv"):
+            yield group, [_figure(name, getattr(metrics, name)) for name in names]
 
 
 def _point(metrics: Metrics, name: str, found: Quantiles, point: str) -> Line:

@@ -312,6 +312,8 @@ class Server:
                     kind: sorted({f.name for f in found}) for kind, found in self._found.items()
                 },
                 "compiled": JIT,
+                "hash_tokens": self.hash_tokens,
+                "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
                 "assumed": self._assumed(),
             },
         )
