@@ -229,14 +229,16 @@ def workloads() -> str:
 @page
 def policies() -> str:
     from forerun.sim.core import signatures
-    from forerun.sim.policy import ARGUMENTS, names
+    from forerun.sim.policy import ARGUMENTS, FOLDER, names
 
     out = ["# Policies", "", "A policy is a plain function; its file name is its name. "
            "[Write your own](../guides/policy.md) says how.", "", "## What a policy may read", "",
            pre(inspect.getdoc(signatures) or "")]  # fmt: skip
     for kind in ARGUMENTS:
         out += ["", f"## {kind}", "", pre(f"{kind}({', '.join(ARGUMENTS[kind])})", "python")]
-        for name in names(kind):
+        if kind in FOLDER:
+            out += ["", f"Any `{FOLDER[kind]}` policy can be one."]
+        for name in names(kind) if kind not in FOLDER else ():
             module = importlib.import_module(f"forerun.sim.policies.{kind}.{name}")
             out += ["", f"### {kind}/{name} {{ #{kind}-{name} }}", "", doc(module)]
             knobs = getattr(module, "PARAMS", {})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from forerun.metrics.figure import Figure, ratio
 from forerun.metrics.latency import PS
 from forerun.metrics.stats import quantiles
 from forerun.metrics.window import View
 
 
-def figures(part: View) -> dict[str, Figure]:
+def figures(part: View) -> dict[str, Any]:
     """kv_hit, kv_moved_bytes_per_s, kv_wait_s, kv_wait_p99_s; None where nothing could be."""
     log, rows = part.log, part.arrived[part.arrived["scheduled_ps"] >= 0]
     hit = rate = None
