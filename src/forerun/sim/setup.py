@@ -130,9 +130,9 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         gaps=state.rows(n_leaps, state.GAP),
         **table_arrays.arrays([served.table for served in pools]),
         **{f"{kind}_params": nothing for kind in signatures.KINDS},
-        route_memory=np.zeros(signatures.MEMORY, dtype=np.int64),
+        route_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
         route_rng=rng,
-        place_memory=np.zeros(signatures.MEMORY, dtype=np.int64),
+        place_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
     )
 
 

@@ -21,8 +21,9 @@ every step.
 `request` is a LIVE record, `replica` a REPLICA record, `engine` an ENGINE record (state.py).
 `load` is int64 [fields, replicas]: its rows are the constants below, so that
 `load[OUTSTANDING].argmin()` is the least loaded.  It has the columns of those replicas that take
-the request; `load[REPLICA]` says which they are.  `memory` is int64 [8], the policy's own, zero at
-the start; `rng` is a stream for `rng.uniform` and `rng.integer`.
+the request; `load[REPLICA]` says which they are.  `memory` is int64 [MEMORY + replicas], the
+policy's own, zero at the start: MEMORY words and one for each replica.  `rng` is a stream for
+`rng.uniform` and `rng.integer`.
 """
 
 from __future__ import annotations

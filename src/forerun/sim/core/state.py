@@ -378,7 +378,7 @@ class State(NamedTuple):
     batch_params: np.ndarray
     preempt_params: np.ndarray
     route_params: np.ndarray
-    route_memory: np.ndarray  # int64 [8], the router's own
+    route_memory: np.ndarray  # int64 [8 + R], the router's own
     route_rng: np.ndarray  # uint64 [1]
     place_params: np.ndarray
     place_memory: np.ndarray
