@@ -48,6 +48,8 @@ class Engine(Spec):
     watermark: float = Field(default=0.0, ge=0, lt=1)  # share of blocks kept free at admission
     reserve: Literal["chunk", "prompt", "full"] = "chunk"
     n_blocks: int | None = Field(default=None, ge=1)  # overrides what memory leaves
+    evict: Literal["lru", "fifo", "lfu"] = "lru"  # which prefix block nobody uses is dropped first
+    preemption: Literal["recompute", "swap"] = "recompute"  # swap: KV waits in the first tier
     prefix_caching: bool = True  # prompts share what they begin with, where their blocks are known
     host_step_s: float = Field(default=0.0, ge=0)  # scheduling and launch of one step
     host_seq_s: float = Field(default=0.0, ge=0)  # per sequence of an attention group in a step
