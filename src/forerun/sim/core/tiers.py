@@ -120,7 +120,7 @@ def fall(state, i):
 
 @jit
 def swap_out(state, i, r):
-    """What r has computed goes to the first tier, where prefix blocks make room; True if it fits."""
+    """What r has computed goes to the first tier, prefix blocks make room; True if it fits."""
     s = state.stores[i].below
     request = state.live[r]
     tier = state.stores[s]
