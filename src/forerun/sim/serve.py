@@ -24,7 +24,7 @@ from forerun.sim.core.order import NEVER
 from forerun.sim.log import Log
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
 from forerun.sim.split import check_hashes, check_roles
-from forerun.sim.tiers import Tier, check_tiers
+from forerun.sim.tiers import Tier, check_tiers, uses
 from forerun.spec.deployment import Engine, Policy
 from forerun.spec.requests import Requests
 
@@ -315,6 +315,9 @@ class Server:
             pools=tuple(served.pool.name for served in self.pools),
             kv_blocks=np.array([served.n_blocks // served.pool.pp for served in self.pools]),
             seed=self.seed,
+            tiers=uses(self._state, self.tiers),
+            fetch_s=int(self._state.stores["wait_ps"].sum()) / PS,
+            n_fetched=int(self._state.stores["n_waits"].sum()),
             meta={
                 "policies": {
                     kind: sorted({f.name for f in found}) for kind, found in self._found.items()

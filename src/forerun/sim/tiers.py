@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from forerun.sim.setup import Served
 
 PS = 1e12
+BANDWIDTH = "link: pcie5-x16, or bandwidth_bytes_per_s: 50 GB/s"
 UNBOUNDED = 1e18  # bytes a picosecond: a port that never limits
+
+
+ORDER = ("replica", "node", "fleet")
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Tier:
     """A place below the replicas' memory.  Each direction has the rate given.
 
     capacity_bytes : of one store; a tier that each replica has for itself has as many as replicas.
-    bytes_per_s : of one replica's way there; 0: its network port.
+    bytes_per_s : of one replica's way there (with `per_device`: of each of its devices); 0: its
+        network port.
     total_bytes_per_s : of all who share a store together; infinite when only their ways limit.
     buffer_bytes : that may wait to be written; what comes then is lost.
     """
@@ -37,6 +42,7 @@ class Tier:
     capacity_bytes: float
     bytes_per_s: float = 0.0
     latency_s: float = 0.0
+    per_device: bool = False
     total_bytes_per_s: float = np.inf
     shared_by: Literal["replica", "node", "fleet"] = "replica"
     devices_per_node: int = 8
@@ -168,8 +174,48 @@ def _ports(
         ports.latency_ps[start:end] = round(tier.latency_s * PS)
         for i in range(len(chain)):
             at = 2 * (n + i * depths + d)
-            ports.bytes_per_ps[at : at + 2] = tier.bytes_per_s / PS
+            n_ways = served[i].pool.devices_per_replica if tier.per_device else 1
+            ports.bytes_per_ps[at : at + 2] = n_ways * tier.bytes_per_s / PS
     return ports
+
+
+# -- after a run ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TierUse:
+    """What a tier gave and took in a run, all its stores together."""
+
+    name: str
+    hit_tokens: int  # of prompts, found and brought up
+    swap_tokens: int  # of preempted requests, brought back
+    read_bytes: float
+    written_bytes: float
+    n_written: int  # prefix blocks
+    n_refused: int  # blocks lost because more than its buffer waited, or it was full of swapped KV
+    n_evicted: int
+    kept: float  # share of its rows in use at the end
+
+
+def uses(now: state.State, tiers: Sequence[Tier]) -> tuple[TierUse, ...]:
+    """The tiers' use so far."""
+    out = []
+    stores: Any = now.stores
+    for d, tier in enumerate(tiers):
+        s = np.flatnonzero(stores.depth == d)
+        total = {
+            name: int(stores[name][s].sum())
+            for name in ("hit_tokens", "swap_tokens", "n_written", "n_refused", "n_evicted")
+        }
+        rows = max(int(stores.n_rows[s].sum()), 1)
+        kept = int(stores.n_kept[s].sum() + stores.n_swapped[s].sum())
+        read, written = (float(now.ports["bytes"][2 * s + way].sum()) for way in (0, 1))
+        out.append(
+            TierUse(
+                tier.name, **total, read_bytes=read, written_bytes=written, kept=kept / rows
+            )
+        )
+    return tuple(out)
 
 
 # -- before a run ---------------------------------------------------------------------------------
@@ -190,18 +236,25 @@ def check_tiers(pools: Sequence[Served], tiers: Sequence[Tier], hash_tokens: int
                 f"{units.show(tier.capacity_bytes, 'bytes')} hold no block: {unit} tokens of KV "
                 f"are {units.show(block, 'bytes')}"
             )
-            problems.append(Problem(where, what, f"capacity: {units.show(1000 * block, 'bytes')}"))
+            problems.append(Problem(where, what, f"capacity_bytes: {units.show(1000 * block, 'bytes')}"))
         if len(sizes) > 1 and tier.shared_by != "replica":
             what = "pools share it whose tokens of KV are not the same number of bytes"
             problems.append(Problem(where, what, "shared_by: replica, or one kv_dtype"))
-        if tier.network and any(served.port_bytes_per_s <= 0 for served in pools):
+        if n and ORDER.index(tier.shared_by) < ORDER.index(tiers[n - 1].shared_by):
+            above = tiers[n - 1]
+            what = f"stands below {above.name}, which is shared by the {above.shared_by}"
+            problems.append(Problem(where, what, f"shared_by: {above.shared_by}, or before it"))
+        if tier.network and tier.shared_by != "fleet":
+            what = "has no bandwidth"
+            problems.append(Problem(where, what, BANDWIDTH))
+        elif tier.network and any(served.port_bytes_per_s <= 0 for served in pools):
             what = "has no bandwidth, and not every pool has a network link"
-            problems.append(Problem(where, what, "bandwidth: 50 GB/s, or link: NAME"))
+            problems.append(Problem(where, what, BANDWIDTH))
     problems += [
         Problem(
             f"deployment.pools.{served.pool.name}.engine.preemption",
             "swap needs somewhere to put KV, and there are no tiers",
-            "kv_tiers: [{tier: dram, capacity: 100 GB, link: pcie5-x16}], or preemption: recompute",
+            "kv_tiers: [{tier: dram, capacity_bytes: 100 GB, link: pcie5-x16}], or recompute",
         )
         for served in pools
         if served.pool.engine.preemption == "swap" and not tiers

@@ -111,6 +111,28 @@ class Pool(Spec):
         return self.replicas * self.devices_per_replica
 
 
+class KvTier(Spec):
+    """A place for KV below the devices' memory: what they drop goes there and comes back from it.
+
+    `bandwidth_bytes_per_s` is of one replica's way there, each direction; a `link` names one that
+    each of its devices has.  Without either a replica goes by its network, and the tier is shared
+    by the fleet.  A store that several share may have a rate of its own,
+    `total_bandwidth_bytes_per_s`.  Sources of the parts: LMCache, Mooncake, vLLM's KV connectors.
+    """
+
+    tier: str  # dram, nvme, pool: a name for the answer
+    capacity_bytes: float = Field(gt=0)  # of one store: of a replica's, a node's or the fleet's
+    shared_by: Literal["replica", "node", "fleet"] = "replica"
+    link: str | None = None  # a catalog name
+    bandwidth_bytes_per_s: float | None = Field(default=None, gt=0)
+    total_bandwidth_bytes_per_s: float | None = Field(default=None, gt=0)
+    latency_s: float | None = Field(default=None, ge=0)  # the link's when absent
+    devices_per_node: int = Field(default=8, ge=1)
+    evict: Literal["lru", "fifo", "lfu"] = "lru"
+    write: Literal["back", "through"] = "back"  # when memory drops a block, or when it is computed
+    buffer_bytes: float = Field(default=1e9, ge=0)  # waiting to be written; more is lost
+
+
 class Deployment(Spec):
     """What runs where, and who decides.
 
@@ -128,6 +150,8 @@ class Deployment(Spec):
     pools: tuple[Pool, ...]
     route: Policy = Policy(name="least_outstanding")
     place: Policy = Policy(name="least_outstanding")  # whose answers go on elsewhere, and where
+    kv_tiers: tuple[KvTier, ...] = ()  # the nearest first
+    fetch: Policy = Policy(name="always")  # what of a prompt is moved from them, not computed
     techniques: tuple[Policy, ...] = ()
 
     @property

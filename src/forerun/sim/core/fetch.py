@@ -41,10 +41,10 @@ def arrive(state, t):
     """The KV of a request is where it goes on: its source is free of it, it may take a seat."""
     r = transfer.end_first(state, t)
     request = state.live[r]
-    request.away_ps += t - request.left_ps
     i = request.replica
     replica = state.replicas[i]
     if request.source >= 0:
+        request.away_ps += t - request.left_ps
         lists.leave_source(state, r, t)
     elif climb(state, i, r, t):
         return
@@ -166,6 +166,7 @@ def come_up(state, i, r, t):
     """All that r wanted from tiers is in the memory of replica i."""
     request = state.live[r]
     state.stores[i].wait_ps += t - request.called_ps
+    state.stores[i].n_waits += 1
     if request.swapped > 0:
         tiers.forget_swapped(state, r)
     else:

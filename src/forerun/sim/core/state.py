@@ -283,6 +283,7 @@ STORE = np.dtype(
         ("hit_tokens", "i8"),  # that requests found here and used
         ("swap_tokens", "i8"),  # that came back from here after a preemption
         ("wait_ps", "i8"),  # of a replica: time of its requests in transfers from tiers
+        ("n_waits", "i8"),  # how many such waits
     ],
     align=True,
 )
