@@ -48,7 +48,7 @@ class Tier:
     devices_per_node: int = 8
     evict: str = "lru"
     write: Literal["back", "through"] = "back"
-    buffer_bytes: float = 1e9
+    buffer_bytes: float = 5e9
 
     @property
     def network(self) -> bool:
@@ -211,9 +211,7 @@ def uses(now: state.State, tiers: Sequence[Tier]) -> tuple[TierUse, ...]:
         kept = int(stores.n_kept[s].sum() + stores.n_swapped[s].sum())
         read, written = (float(now.ports["bytes"][2 * s + way].sum()) for way in (0, 1))
         out.append(
-            TierUse(
-                tier.name, **total, read_bytes=read, written_bytes=written, kept=kept / rows
-            )
+            TierUse(tier.name, **total, read_bytes=read, written_bytes=written, kept=kept / rows)
         )
     return tuple(out)
 
@@ -236,7 +234,9 @@ def check_tiers(pools: Sequence[Served], tiers: Sequence[Tier], hash_tokens: int
                 f"{units.show(tier.capacity_bytes, 'bytes')} hold no block: {unit} tokens of KV "
                 f"are {units.show(block, 'bytes')}"
             )
-            problems.append(Problem(where, what, f"capacity_bytes: {units.show(1000 * block, 'bytes')}"))
+            problems.append(
+                Problem(where, what, f"capacity_bytes: {units.show(1000 * block, 'bytes')}")
+            )
         if len(sizes) > 1 and tier.shared_by != "replica":
             what = "pools share it whose tokens of KV are not the same number of bytes"
             problems.append(Problem(where, what, "shared_by: replica, or one kv_dtype"))

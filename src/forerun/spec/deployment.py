@@ -130,7 +130,9 @@ class KvTier(Spec):
     devices_per_node: int = Field(default=8, ge=1)
     evict: Literal["lru", "fifo", "lfu"] = "lru"
     write: Literal["back", "through"] = "back"  # when memory drops a block, or when it is computed
-    buffer_bytes: float = Field(default=1e9, ge=0)  # waiting to be written; more is lost
+    buffer_bytes: float = Field(
+        default=5e9, ge=0
+    )  # waiting to be written; more is lost (LMCache: 5 GB)
 
 
 class Deployment(Spec):
