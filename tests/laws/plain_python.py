@@ -4,9 +4,11 @@ compiler and compares the lines."""
 import hashlib
 import os
 
+import fleets
 from serving import served, simulate, table, workload
 
 from forerun.sim.core.jit import JIT
+from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Policy
 
 CASES = [
@@ -49,4 +51,9 @@ if __name__ == "__main__":
         served(table(), n_blocks=24, batch="prefill_first"),
         served(table(), n_blocks=24, batch=chunked),
     ]
+    tier = Tier("dram", 160e3, 4e6, 1e-4, shared_by="fleet", evict="lfu")
+    for kept in ("recompute", "swap"):
+        one = fleets.pool(replicas=2, n_blocks=30, preemption=kept, evict="fifo")
+        settings = {"tiers": [tier], "fetch": Policy(name="faster"), "hash_tokens": 8}
+        print("tiers", kept, digest(simulate(fleets.sharing(3, 40, isl=60), one, **settings)))
     print("two pools", digest(simulate(workload(3, 25), pools)))

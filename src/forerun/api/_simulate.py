@@ -110,6 +110,7 @@ def simulate(
     from forerun.metrics.reason import explain
     from forerun.metrics.score import score
     from forerun.sim import serve
+    from forerun.sim.prepare import tiers
     from forerun.techniques import compose, prepare
 
     deployment = case.deployment or default_deployment(case)
@@ -121,6 +122,8 @@ def simulate(
         pools,
         route=edited.deployment.route,
         place=edited.deployment.place,
+        fetch=edited.deployment.fetch,
+        tiers=tiers(edited.deployment),
         seed=case.seed,
         log=log,
         policies=policies or {},
@@ -219,6 +222,12 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
     }
     if any(pool.role == "prefill" for pool in deployment.pools):
         out["router of answers"] = deployment.place.name
+    if deployment.kv_tiers:
+        below = ", ".join(
+            f"{one.tier} {units.show(one.capacity_bytes, 'bytes')} a {one.shared_by}"
+            for one in deployment.kv_tiers
+        )
+        out["KV below"] = f"{below}; fetch: {deployment.fetch.name}"
     if deployment.techniques:
         out["techniques"] = ", ".join(use.name for use in deployment.techniques)
     if skipped:

@@ -11,7 +11,7 @@ from forerun.metrics.window import View
 
 
 def figures(part: View) -> dict[str, Any]:
-    """kv_hit, kv_moved_bytes_per_s, kv_wait_s, kv_wait_p99_s; None where nothing could be."""
+    """All figures of the group kv; None where there could be nothing."""
     log, rows = part.log, part.arrived[part.arrived["scheduled_ps"] >= 0]
     hit = rate = None
     if log.meta.get("hash_tokens"):
@@ -21,9 +21,20 @@ def figures(part: View) -> dict[str, Any]:
         rate = ratio(float(log.replicas["moved_bytes"].sum()), part.duration_s)
     waits = quantiles(moved["away_ps"] * PS)
     mean, p99 = (waits.mean, waits.p99) if len(moved) else (None, None)
+    tokens, wait = float(rows["isl"].sum()), ratio(log.fetch_s, float(log.n_fetched))
+    below: dict[str, float | None] = dict.fromkeys(("hit", "read", "written"))
+    if part.whole and log.tiers:
+        below["hit"] = ratio(float(sum(tier.hit_tokens for tier in log.tiers)), tokens)
+        for way in ("read", "written"):
+            total = sum(getattr(tier, f"{way}_bytes") for tier in log.tiers)
+            below[way] = ratio(float(total), part.duration_s)
     return {
         "kv_hit": Figure(hit, "share", "requests"),
         "kv_moved_bytes_per_s": Figure(rate, "bytes/s", "transfers"),
+        "kv_hit_below": Figure(below["hit"], "share", "tiers"),
+        "kv_read_bytes_per_s": Figure(below["read"], "bytes/s", "tiers"),
+        "kv_written_bytes_per_s": Figure(below["written"], "bytes/s", "tiers"),
+        "kv_fetch_s": Figure(wait if part.whole else None, "s", "requests that fetched"),
         "kv_wait_s": Figure(mean, "s", "requests that moved"),
         "kv_wait_p99_s": Figure(p99, "s", "requests that moved"),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from forerun.metrics import waits, work
-from forerun.metrics.figure import plural, text
+from forerun.metrics.figure import plural, ratio, text
 from forerun.metrics.latency import PS, finished, queue_s, ttft_s
 from forerun.metrics.leaps import span_ps
 from forerun.metrics.score import Metrics
@@ -43,7 +43,7 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
         out.append("What bounds the steps is unknown: the log kept no steps.")
     else:
         out += [*_waiting(part, metrics), *_bound(metrics, steps), *_gaps(part, metrics)]
-    return out + _moves(part, metrics) + _preemption(metrics)
+    return out + _moves(part, metrics) + _tiers(part) + _preemption(metrics)
 
 
 def spent(part: View) -> Steps | None:
@@ -241,6 +241,24 @@ def _moves(part: View, m: Metrics) -> list[str]:
         f"room there and their KV; the links that sent it were in use {text(use, 'share')} of the "
         "time."
     ]
+
+
+def _tiers(part: View) -> list[str]:
+    """What each tier of KV gave and took, and what it lost."""
+    if not part.log.tiers or not part.whole:
+        return []
+    tokens = max(int(part.log.requests["isl"].sum(dtype=np.int64)), 1)
+    told = []
+    for tier in part.log.tiers:
+        gave = f"{tier.name} gave {text(tier.hit_tokens / tokens, 'share')} of all prompt tokens"
+        took = f"took {text(tier.written_bytes, 'bytes')} and is {text(tier.kept, 'share')} full"
+        swap = f", brought back {plural(tier.swap_tokens, 'swapped token')}"
+        lost = f", lost {plural(tier.n_refused, 'block')} that it could not take in time"
+        rest = (swap if tier.swap_tokens else "") + (lost if tier.n_refused else "")
+        told.append(f"{gave}, {took}{rest}")
+    wait = text(ratio(part.log.fetch_s, part.log.n_fetched), "s")
+    waited = f"; {plural(part.log.n_fetched, 'wait')} for it took {wait} on average"
+    return [f"KV below memory: {'; '.join(told)}{waited if part.log.n_fetched else ''}."]
 
 
 def _preemption(m: Metrics) -> list[str]:

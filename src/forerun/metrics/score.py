@@ -79,6 +79,10 @@ class Metrics:
     batch_mean: Figure
     kv_hit: Figure
     kv_moved_bytes_per_s: Figure
+    kv_hit_below: Figure
+    kv_read_bytes_per_s: Figure
+    kv_written_bytes_per_s: Figure
+    kv_fetch_s: Figure
     kv_wait_s: Figure
     kv_wait_p99_s: Figure
     energy_j: Figure
@@ -353,7 +357,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "utilisation": (
         "busy", "hfu", "mfu", "mbu", "link_bytes_per_s", "kv_peak", "kv_mean", "batch_mean",
     ),
-    "kv": ("kv_hit", "kv_moved_bytes_per_s", "kv_wait_s", "kv_wait_p99_s"),
+    "kv": (
+        "kv_hit", "kv_moved_bytes_per_s", "kv_wait_s", "kv_wait_p99_s", "kv_hit_below",
+        "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s",
+    ),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
     "money": ("usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"),
     "carbon": ("gco2e", "gco2e_per_million_output_tokens"),

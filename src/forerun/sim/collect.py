@@ -10,6 +10,7 @@ import numpy as np
 from forerun.errors import PolicyError
 from forerun.sim.core import state
 from forerun.sim.core.batch import BAD_BATCH, STUCK
+from forerun.sim.core.fetch import BAD_FETCH
 from forerun.sim.core.front import BAD_PLACE, BAD_ROUTE
 from forerun.sim.policy import Found
 
@@ -65,6 +66,13 @@ def wrong_choice(clock: Any, found: Mapping[str, Sequence[Found]], n_replicas: i
             f"sent request {int(clock.wrong_request)} to replica {value} at {at:.6f} s; "
             f"there are replicas 0 to {n_replicas - 1}",
             "return the index of a replica",
+        )
+    if kind == BAD_FETCH:
+        return PolicyError.one(
+            f"policy {found['fetch'][0].name}",
+            f"wants {value} blocks for request {int(clock.wrong_request)} at {at:.6f} s; "
+            f"{int(clock.wrong_replica)} are offered",
+            "return from 0 to offer.n_blocks",
         )
     where = f"policy {batch}, replica {int(clock.wrong_replica)} at {at:.6f} s"
     if kind == BAD_BATCH:

@@ -13,6 +13,7 @@ import numpy as np
 
 from forerun.cost.table import CostTable
 from forerun.sim.core.state import DONE, GAP, LEAP, STATUS  # noqa: F401  (the row types of a log)
+from forerun.sim.tiers import TierUse
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,4 +38,7 @@ class Log:
     pools: tuple[str, ...]
     kv_blocks: np.ndarray  # int64 [pools], capacity of one replica
     seed: int
+    tiers: tuple[TierUse, ...] = ()  # below the replicas' memory, the nearest first
+    fetch_s: float = 0.0  # time that requests waited for KV from them, all together
+    n_fetched: int = 0  # times that one did
     meta: Mapping[str, Any] = field(default_factory=dict)  # provenance: version, hashes, policies

@@ -32,6 +32,7 @@ ARGUMENTS = {
     "preempt": ("request", "params"),
     "route": ("request", "load", "params", "memory", "rng"),
     "place": ("request", "load", "params", "memory", "rng"),
+    "fetch": ("request", "engine", "offer", "params"),
 }
 
 FOLDER = {"place": "route"}  # whoever chooses a replica for a prompt can choose one for an answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from forerun import catalog
 from forerun.cost import engine_fit
@@ -13,6 +14,7 @@ from forerun.errors import Infeasible, Problem
 from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
 from forerun.sim.serve import Served
+from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Deployment, Pool
 from forerun.spec.device import Device
 from forerun.spec.model import Model
@@ -78,6 +80,35 @@ def prepare(
     if problems:
         raise Infeasible(*problems)
     return ready
+
+
+def tiers(deployment: Deployment) -> tuple[Tier, ...]:
+    """The deployment's KV tiers with the rates of their links."""
+    out = []
+    for one in deployment.kv_tiers:
+        rate, latency_s, per_device = one.bandwidth_bytes_per_s or 0.0, one.latency_s, False
+        if one.link is not None:
+            link = catalog.link(one.link)
+            if latency_s is None:
+                latency_s = link.latency_s
+            if one.bandwidth_bytes_per_s is None:
+                rate, per_device = link.bandwidth_bytes_per_s, True
+        out.append(
+            Tier(
+                name=one.tier,
+                capacity_bytes=one.capacity_bytes,
+                bytes_per_s=rate,
+                latency_s=latency_s or 0.0,
+                per_device=per_device,
+                total_bytes_per_s=one.total_bandwidth_bytes_per_s or inf,
+                shared_by=one.shared_by,
+                devices_per_node=one.devices_per_node,
+                evict=one.evict,
+                write=one.write,
+                buffer_bytes=one.buffer_bytes,
+            )
+        )
+    return tuple(out)
 
 
 def port(pool: Pool, device: Device) -> tuple[float, float]:

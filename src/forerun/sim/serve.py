@@ -24,11 +24,13 @@ from forerun.sim.core.order import NEVER
 from forerun.sim.log import Log
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
 from forerun.sim.split import check_hashes, check_roles
+from forerun.sim.tiers import Tier, check_tiers, uses
 from forerun.spec.deployment import Engine, Policy
 from forerun.spec.requests import Requests
 
 LONGEST_S = 9.2e6  # int64 picoseconds
 LEAST_OUTSTANDING = Policy(name="least_outstanding")
+ALWAYS = Policy(name="always")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Server:
     pools: Sequence[Served]
     route: Policy | Callable[..., Any] = LEAST_OUTSTANDING
     place: Policy | Callable[..., Any] = LEAST_OUTSTANDING
+    fetch: Policy | Callable[..., Any] = ALWAYS
+    tiers: Sequence[Tier] = ()  # below the replicas' memory, the nearest first
     seed: int = 0
     log: str = "full"
     leap: bool = True
@@ -81,6 +85,7 @@ class Server:
                 fresh=any(self._found[kind][0].fresh for kind in ("route", "place")),
                 cached=any(self._found[kind][0].cached for kind in ("route", "place")),
                 hash_tokens=self.hash_tokens,
+                tiers=self.tiers,
             ),
         )
         if JIT and not compiler.is_cached():
@@ -116,10 +121,11 @@ class Server:
             kind: [self._policy(kind, served.pool.engine) for served in self.pools]
             for kind in ("order", "admit", "batch", "preempt")
         }
-        for kind, chosen in (("route", self.route), ("place", self.place)):
+        for kind, chosen in (("route", self.route), ("place", self.place), ("fetch", self.fetch)):
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
         check_roles(self.pools)
         check_hashes(self.pools, self.hash_tokens)
+        check_tiers(self.pools, self.tiers, self.hash_tokens)
 
     def _policy(self, kind: str, engine: Engine) -> policy_room.Found:
         return policy_room.find(kind, self.policies.get(kind, getattr(engine, kind)))
@@ -240,7 +246,9 @@ class Server:
             live = state.rows(2 * len(old), state.LIVE)
             live[: len(old)] = old
             state.free_slots(live, len(old))
-            self._put(live=live, moving=np.resize(self._state.moving, len(live)))
+            to_fetch = np.zeros((len(live), self._state.to_fetch.shape[1]), dtype=np.int64)
+            to_fetch[: len(old)] = self._state.to_fetch
+            self._put(live=live, moving=np.resize(self._state.moving, len(live)), to_fetch=to_fetch)
             self._clock.free = len(old)
         elif reason == core_serve.WANT_LOG:
             self._drain()
@@ -307,6 +315,9 @@ class Server:
             pools=tuple(served.pool.name for served in self.pools),
             kv_blocks=np.array([served.n_blocks // served.pool.pp for served in self.pools]),
             seed=self.seed,
+            tiers=uses(self._state, self.tiers),
+            fetch_s=int(self._state.stores["wait_ps"].sum()) / PS,
+            n_fetched=int(self._state.stores["n_waits"].sum()),
             meta={
                 "policies": {
                     kind: sorted({f.name for f in found}) for kind, found in self._found.items()

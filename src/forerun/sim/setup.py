@@ -10,8 +10,10 @@ import numpy as np
 
 from forerun.cost.table import CostTable
 from forerun.sim import tables as table_arrays
+from forerun.sim import tiers as tier_arrays
 from forerun.sim.core import signatures, state
 from forerun.sim.core.order import NEVER
+from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Pool
 from forerun.spec.streams import stream
 
@@ -57,6 +59,7 @@ class Options:
     fresh: bool  # the router wants the KV use of the moment
     cached: bool  # a router wants to know who keeps a prompt's prefix
     hash_tokens: int = 0  # of a prefix block; 0 when prefixes are not kept
+    tiers: Sequence[Tier] = ()
 
 
 def pool_of_replica(pools: Sequence[Served]) -> np.ndarray:
@@ -109,10 +112,9 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         moving=np.zeros(len(live), dtype=np.int64),
         offered=np.zeros(load.size, dtype=np.int64),
         offered_of=np.zeros(n, dtype=np.int64),
-        ports=_ports([pools[p] for p in pool_of]),
         hashes=np.zeros(0, dtype=np.int64),
         commands=state.rows(0, state.COMMAND),
-        **stores([pools[p] for p in pool_of], options.hash_tokens),
+        **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
         replicas=replicas,
         totals=state.rows(n, state.TOTALS),
         engines=engines,
@@ -136,38 +138,6 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     )
 
 
-def _ports(served: Sequence[Served]) -> np.recarray:
-    """The ports of each replica: out, then in."""
-    ports = state.rows(2 * len(served), state.PORT)
-    for i, one in enumerate(served):
-        for port in ports[2 * i : 2 * i + 2]:
-            port.bytes_per_ps = one.port_bytes_per_s / PS
-            port.latency_ps = round(one.port_latency_s * PS)
-    return ports
-
-
-def stores(served: Sequence[Served], hash_tokens: int) -> dict[str, np.ndarray]:
-    """An empty store of prefix blocks for each replica, as large as its memory."""
-    rows = state.rows(len(served), state.STORE)
-    sizes, buckets = [], []
-    for one in served:
-        engine = one.pool.engine
-        keeps = hash_tokens > 0 and engine.prefix_caching
-        lanes = one.n_blocks // one.pool.pp * engine.block_tokens
-        sizes.append(lanes // hash_tokens + 1 if keeps else 0)
-        buckets.append(1 << (2 * sizes[-1]).bit_length() if keeps else 0)
-    kept = state.rows(sum(sizes), state.KEPT)
-    rows.n_rows, rows.mask = sizes, np.maximum(np.array(buckets) - 1, 0)
-    rows.at = np.cumsum(sizes) - sizes
-    rows.bucket_at = np.cumsum(buckets) - buckets
-    rows.oldest = rows.newest = rows.spare = -1
-    kept.next = np.arange(1, len(kept) + 1)
-    ends = np.cumsum(sizes)
-    kept.next[ends[ends > 0] - 1] = -1
-    rows.spare = np.where(np.array(sizes) > 0, rows.at, -1)
-    return {"stores": rows, "kept": kept, "buckets": np.full(sum(buckets), -1, dtype=np.int64)}
-
-
 def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None:
     engine, table, lanes = served.pool.engine, served.table, served.pool.pp
     row.max_seqs, row.max_tokens = -(-served.seats // lanes), served.budget
@@ -187,6 +157,7 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.n_ctx, row.n_past = len(table.knots_ctx), len(table.knots_past)
     row.role = state.ROLE[served.pool.role]
     row.kv_token_bytes = round(served.kv_token_bytes)
+    row.swap = int(engine.preemption == "swap")
     row.streamed, row.n_layers = int(served.pool.stream_kv), served.n_layers
 
 

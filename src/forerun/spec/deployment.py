@@ -48,6 +48,8 @@ class Engine(Spec):
     watermark: float = Field(default=0.0, ge=0, lt=1)  # share of blocks kept free at admission
     reserve: Literal["chunk", "prompt", "full"] = "chunk"
     n_blocks: int | None = Field(default=None, ge=1)  # overrides what memory leaves
+    evict: Literal["lru", "fifo", "lfu"] = "lru"  # which prefix block nobody uses is dropped first
+    preemption: Literal["recompute", "swap"] = "recompute"  # swap: KV waits in the first tier
     prefix_caching: bool = True  # prompts share what they begin with, where their blocks are known
     host_step_s: float = Field(default=0.0, ge=0)  # scheduling and launch of one step
     host_seq_s: float = Field(default=0.0, ge=0)  # per sequence of an attention group in a step
@@ -109,6 +111,30 @@ class Pool(Spec):
         return self.replicas * self.devices_per_replica
 
 
+class KvTier(Spec):
+    """A place for KV below the devices' memory: what they drop goes there and comes back from it.
+
+    `bandwidth_bytes_per_s` is of one replica's way there, each direction; a `link` names one that
+    each of its devices has.  Without either a replica goes by its network, and the tier is shared
+    by the fleet.  A store that several share may have a rate of its own,
+    `total_bandwidth_bytes_per_s`.  Sources of the parts: LMCache, Mooncake, vLLM's KV connectors.
+    """
+
+    tier: str  # dram, nvme, pool: a name for the answer
+    capacity_bytes: float = Field(gt=0)  # of one store: of a replica's, a node's or the fleet's
+    shared_by: Literal["replica", "node", "fleet"] = "replica"
+    link: str | None = None  # a catalog name
+    bandwidth_bytes_per_s: float | None = Field(default=None, gt=0)
+    total_bandwidth_bytes_per_s: float | None = Field(default=None, gt=0)
+    latency_s: float | None = Field(default=None, ge=0)  # the link's when absent
+    devices_per_node: int = Field(default=8, ge=1)
+    evict: Literal["lru", "fifo", "lfu"] = "lru"
+    write: Literal["back", "through"] = "back"  # when memory drops a block, or when it is computed
+    buffer_bytes: float = Field(
+        default=5e9, ge=0
+    )  # waiting to be written; more is lost (LMCache: 5 GB)
+
+
 class Deployment(Spec):
     """What runs where, and who decides.
 
@@ -126,6 +152,8 @@ class Deployment(Spec):
     pools: tuple[Pool, ...]
     route: Policy = Policy(name="least_outstanding")
     place: Policy = Policy(name="least_outstanding")  # whose answers go on elsewhere, and where
+    kv_tiers: tuple[KvTier, ...] = ()  # the nearest first
+    fetch: Policy = Policy(name="always")  # what of a prompt is moved from them, not computed
     techniques: tuple[Policy, ...] = ()
 
     @property

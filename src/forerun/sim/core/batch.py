@@ -8,7 +8,7 @@ Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import fetch, prefix
+from forerun.sim.core import fetch, prefix, tiers
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
@@ -46,13 +46,23 @@ def preempt_one(state, i, preempt):
     prefix.give_back(state, i, victim, request.n_blocks, request.n_shared)
     lists.unlink_running(state, i, victim)
     request.n_blocks = request.n_shared = 0
-    request.recomputed += request.n_computed
-    request.n_computed = 0
-    request.n_known = request.isl + request.n_out
+    if state.engines[replica.pool].swap == 1 and tiers.swap_out(state, i, victim):
+        if request.phase == DECODING:
+            request.n_known = request.n_computed  # it goes on decoding where it was
+    else:
+        lose(request)
     request.n_preempt += 1
     state.totals[i].n_preempt += 1
     lists.enqueue(state, i, victim)
     return victim
+
+
+@jit
+def lose(request):
+    """What a request had computed is to be computed again."""
+    request.recomputed += request.n_computed
+    request.n_computed = 0
+    request.n_known = request.isl + request.n_out
 
 
 @jit
@@ -112,15 +122,6 @@ def grow_chunks(state, i, left, whole, decoding, preempt):
 
 
 @jit
-def note_reuse(request, have):
-    """Count tokens that need not be computed: saved, or not lost after all."""
-    if request.scheduled_ps < 0:
-        request.cached = have
-    else:
-        request.recomputed -= have
-
-
-@jit
 def join_ready(state, i, t):
     """Requests whose KV has come take a seat, first come first."""
     replica = state.replicas[i]
@@ -132,7 +133,9 @@ def join_ready(state, i, t):
         if replica.ready_head < 0:
             replica.ready_tail = -1
         lists.start_running(state, i, r, t)
+        lists.no_longer_due(state, i, r)
         if request.aborted == 1:
+            state.load[OUTSTANDING_TOKENS, i] -= request.n_known - request.n_computed
             lists.end_running(state, i, r, t, lists.ABORTED)
         elif request.n_computed < request.n_known:
             lists.join_chunks(state, i, r)
@@ -142,16 +145,35 @@ def join_ready(state, i, t):
 
 
 @jit
-def admit_waiting(state, i, t, left, whole, n_max, keep, admit):
+def comes(state, i, r, here, bring):
+    """Tokens of r that are brought to replica i from elsewhere, beside its `here` prefix blocks."""
+    request = state.live[r]
+    kept = here * state.clock[0].hash_tokens
+    if request.source >= 0:
+        return request.n_computed - kept
+    if request.swapped > 0 and request.n_computed > kept:
+        return request.n_computed - kept
+    if request.swapped > 0:  # others have computed as much of its prompt meanwhile
+        tiers.forget_swapped(state, r)
+        lose(request)
+    if state.stores[i].below < 0 or state.stores[i].n_rows == 0:
+        return 0
+    return fetch.plan(state, i, r, here, bring)
+
+
+@jit
+def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
     """Start waiting requests, first come by the order's key, until one does not fit.
 
     keep : blocks that the decode step needs.
-    Returns (tokens left, 1 when only n_max stopped it).
+    Returns (tokens left, not 0 when the next step may admit more without any event: only n_max
+    stopped it, or tiers may come to hold other blocks).
     """
     replica = state.replicas[i]
     engine = state.engines[replica.pool]
     b = engine.block_tokens
     admitted = 0
+    unsettled = 1 if state.stores[i].below >= 0 else 0
     lists.drop_aborted_heads(state, i)
     while replica.queue >= 0 and left > 0 and replica.n_running < engine.max_seqs:
         if admitted >= n_max:
@@ -159,14 +181,18 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit):
         r = replica.queue
         request = state.live[r]
         here = prefix.leading(state, i, r)  # prefix blocks
-        have = here * state.clock[0].hash_tokens
-        if request.source >= 0:
-            have = request.n_computed
+        coming = comes(state, i, r, here, bring)
+        have = here * state.clock[0].hash_tokens + coming
+        up = coming > 0 and request.source < 0
+        if up and replica.n_running + replica.n_coming >= engine.max_seqs:
+            return left, unsettled
         q = request.n_known - have
-        if q > left:
+        if up:
+            q = 0  # nothing is computed before it has come
+        elif q > left:
             # what a preempted request knew can outgrow a step: then it is cut, or it never returned
             if whole == 1 and (request.n_preempt == 0 or q <= engine.max_tokens):
-                break
+                return left, unsettled
             q = left
         blocks = blocks_for(have + q, b)
         if engine.reserve == FULL:
@@ -176,19 +202,22 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit):
         shared = here * prefix.blocks_a_hash(state, i) if here > 0 else 0
         held = shared - prefix.idle_among(state, i, r, here) * (shared // max(here, 1))
         if replica.n_blocks + keep + blocks - held > engine.n_blocks - engine.watermark:
-            break
+            return left, unsettled
         if admit(request, replica, engine, state.admit_params) == 0:
-            break
+            return left, unsettled
         lists.dequeue(state, i)
         if here > 0:
             prefix.hold_leading(state, i, r, here)
         request.n_blocks = blocks
-        take(state, i, blocks - shared)
         state.load[OUTSTANDING_TOKENS, i] -= have
+        if up:
+            # what makes room may send down what comes up: it is on its way before
+            fetch.call_up(state, i, r, have, t)
+        take(state, i, blocks - shared)
         if request.source >= 0:
             fetch.pull(state, i, r, have - shared * b, t)
-        else:
-            note_reuse(request, have)
+        elif not up:
+            lists.note_reuse(request, have)
             request.n_computed = have
             lists.start_running(state, i, r, t)
             lists.join_chunks(state, i, r)
@@ -200,7 +229,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit):
 
 
 @jit
-def form(state, i, t, admit, batch, preempt):
+def form(state, i, t, admit, batch, preempt, bring):
     """Shape the leap of replica i that starts at t; returns when it ends, NEVER if it idles."""
     replica = state.replicas[i]
     p = replica.pool
@@ -225,7 +254,7 @@ def form(state, i, t, admit, batch, preempt):
     stopped = 0
     if preempted == 0:
         keep = need(state, i, 1, 0, 0) if decoding == 1 else 0
-        left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep, admit)
+        left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring)
     if decode == IF_NO_PREFILL and not any_chunk(state, i):
         decoding = 1
         preempted += make_room(state, i, 1, 0, -1, preempt)
@@ -328,6 +357,9 @@ def leap(state, i, t, decoding, unsettled):
     steps = min(steps, engine.max_leap)
     if steps > 1:
         free = engine.n_blocks - replica.n_blocks
+        if state.stores[i].below >= 0 and state.stores[i].n_idle > 0:
+            # a step that sends prefix blocks down goes alone: others look at the tiers
+            free -= state.stores[i].n_idle * prefix.blocks_a_hash(state, i)
         # a lone chunk already holds the blocks of this step, so its growth counts from the next
         grown = chunk if engine.reserve == 0 else 0
         if n_decode > 0:

@@ -8,7 +8,7 @@ Legend: i replica, j another one, p pool, r slot, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import front, heaps, prefix, store, transfer
+from forerun.sim.core import front, heaps, prefix, tiers, transfer
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import steps_to_reach
 from forerun.sim.core.jit import jit
@@ -156,8 +156,7 @@ def fail(state, i, t, order, route, place):
     stop_transfers(state, i, t)
     forget_sources(state, i, t)
     empty(state, i, t, order, route, place)
-    while state.stores[i].n_idle > 0:
-        store.drop_oldest(state, i)
+    tiers.fall(state, i)
 
 
 @jit
@@ -172,6 +171,10 @@ def stop_transfers(state, i, t):
             m += 1
             continue
         transfer.stop(state, m, t)
+        if request.n_due >= 0:
+            state.load[OUTSTANDING_TOKENS, j] -= request.n_known - request.n_due
+            state.stores[j].wait_ps += t - request.called_ps
+            lists.no_longer_due(state, j, r)
         prefix.give_back(state, j, r, request.n_blocks, request.n_shared)
         request.n_blocks = request.n_shared = 0
         state.replicas[j].n_away -= 1
@@ -211,6 +214,7 @@ def empty(state, i, t, order, route, place):
         r = replica.ready_head
         replica.ready_head = state.live[r].chunk_next
         lists.start_running(state, i, r, t)
+        lists.no_longer_due(state, i, r)
         lists.join_chunks(state, i, r)
     replica.ready_tail = -1
     while replica.run_head >= 0:
@@ -231,6 +235,9 @@ def empty(state, i, t, order, route, place):
     while replica.queue >= 0:
         r = lists.dequeue(state, i)
         state.load[OUTSTANDING_TOKENS, i] -= state.live[r].n_known
+        if state.live[r].swapped > 0:
+            tiers.forget_swapped(state, r)
+            forget(state, r)
         send_again(state, i, r, t, order, route, place)
         lists.drop_aborted_heads(state, i)
 

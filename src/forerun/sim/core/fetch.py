@@ -1,15 +1,22 @@
 """KV that comes from elsewhere: a request waits for it with its blocks taken, then joins.
 
-Legend: i replica, r slot, t picoseconds.
+It comes from the replica that computed it, or from the tiers below, one after another.
+
+Legend: i replica, s store of a tier, r slot, c prefix block, p pool, t picoseconds.
 """
 
 from __future__ import annotations
 
+import math
+
 from forerun.sim.core import live as lists
-from forerun.sim.core import prefix, transfer
+from forerun.sim.core import prefix, store, tiers, transfer
 from forerun.sim.core.jit import jit
+from forerun.sim.core.price import lookup, prefill_cost
 from forerun.sim.core.state import FETCHING, READY
 from forerun.sim.core.wake import wake
+
+BAD_FETCH = 5  # clock.wrong_kind
 
 
 @jit
@@ -34,10 +41,15 @@ def arrive(state, t):
     """The KV of a request is where it goes on: its source is free of it, it may take a seat."""
     r = transfer.end_first(state, t)
     request = state.live[r]
-    request.away_ps += t - request.left_ps
     i = request.replica
     replica = state.replicas[i]
-    lists.leave_source(state, r, t)
+    if request.source >= 0:
+        request.away_ps += t - request.left_ps
+        lists.leave_source(state, r, t)
+    elif climb(state, i, r, t):
+        return
+    else:
+        come_up(state, i, r, t)
     replica.n_away -= 1
     request.phase = READY
     request.chunk_next = -1
@@ -49,3 +61,114 @@ def arrive(state, t):
     prefix.settle(state, i)
     prefix.publish(state, i, r)
     wake(state, i, t)
+
+
+# -- from tiers -----------------------------------------------------------------------------------
+
+
+@jit
+def compute_ps(state, p, past, n_tokens):
+    """Time to compute n_tokens of a prompt after `past` ones, in full steps of nothing else."""
+    budget = state.engines[p].max_tokens
+    total = 0
+    while n_tokens > 0:
+        q = min(n_tokens, budget)
+        first, _, _ = prefill_cost(state, p, q, past)
+        total += first + lookup(state.tokens_ps[p], q) + state.engines[p].host_step_ps
+        past += q
+        n_tokens -= q
+    return total
+
+
+@jit
+def move_ps(state, i, s, n_tokens):
+    """Time to bring n_tokens from tier s to replica i, at the share of its ports that one more
+    transfer gets."""
+    out, into = state.ports[2 * s], state.ports[tiers.way(state, i, s)]
+    rate = min(out.bytes_per_ps / (out.n + 1), into.bytes_per_ps / (into.n + 1))
+    n_bytes = float(n_tokens * tiers.token_bytes(state, i))
+    return max(out.latency_ps, into.latency_ps) + math.ceil(n_bytes / rate)
+
+
+@jit
+def plan(state, i, r, here, fetch):
+    """Tokens of r after its first `here` prefix blocks that it gets from tiers, as the policy
+    decides; they are noted in `to_fetch`."""
+    request, offer = state.live[r], state.offer[0]
+    p, tokens = state.replicas[i].pool, state.clock[0].hash_tokens
+    state.to_fetch[r, :] = 0
+    most = min(request.n_hash, (request.n_known - 1) // tokens) if tokens > 0 else 0
+    c = here
+    while c < most:
+        s = tiers.where(state, i, state.hashes[request.hash_at + c])
+        if s < 0:
+            break
+        n = 1
+        while c + n < most and tiers.where(state, i, state.hashes[request.hash_at + c + n]) == s:
+            n += 1
+        offer.tier, offer.n_blocks, offer.n_tokens = state.stores[s].depth, n, n * tokens
+        offer.n_before = c * tokens
+        offer.move_ps = move_ps(state, i, s, n * tokens)
+        offer.compute_ps = compute_ps(state, p, c * tokens, n * tokens)
+        taken = fetch(request, state.engines[p], offer, state.fetch_params)
+        if taken < 0 or taken > n:
+            clock = state.clock[0]
+            clock.wrong_kind, clock.wrong_request = BAD_FETCH, request.request
+            clock.wrong_value, clock.wrong_replica = taken, n
+            break
+        state.to_fetch[r, offer.tier] += taken * tokens
+        c += taken
+        if taken < n:
+            break
+    return (c - here) * tokens
+
+
+@jit
+def call_up(state, i, r, have, t):
+    """r, which has its blocks on replica i, gets from tiers what makes its KV `have` tokens."""
+    request, replica = state.live[r], state.replicas[i]
+    tokens = state.clock[0].hash_tokens
+    if request.swapped == 0:
+        for c in range(request.n_shared, have // tokens):
+            key = state.hashes[request.hash_at + c]
+            s = tiers.where(state, i, key)
+            store.touch(state, s, store.find(state, s, key))
+            state.stores[s].hit_tokens += tokens
+    else:
+        state.to_fetch[r, :] = 0
+        state.to_fetch[r, 0] = have - request.n_shared * tokens
+        state.stores[state.stores[i].below].swap_tokens += state.to_fetch[r, 0]
+    request.phase = FETCHING
+    request.n_due = have
+    replica.n_away += 1
+    replica.n_coming += 1
+    request.called_ps = t
+    climb(state, i, r, t)
+
+
+@jit
+def climb(state, i, r, t):
+    """Begin the next transfer of r from a tier to replica i; False when all has come."""
+    s = state.stores[i].below
+    while s >= 0 and state.to_fetch[r, state.stores[s].depth] == 0:
+        s = state.stores[s].below
+    if s < 0:
+        return False
+    d = state.stores[s].depth
+    n_bytes = float(state.to_fetch[r, d] * tiers.token_bytes(state, i))
+    state.to_fetch[r, d] = 0
+    transfer.start(state, r, 2 * s, tiers.way(state, i, s), n_bytes, t)
+    return True
+
+
+@jit
+def come_up(state, i, r, t):
+    """All that r wanted from tiers is in the memory of replica i."""
+    request = state.live[r]
+    state.stores[i].wait_ps += t - request.called_ps
+    state.stores[i].n_waits += 1
+    if request.swapped > 0:
+        tiers.forget_swapped(state, r)
+    else:
+        lists.note_reuse(request, request.n_due)
+    request.n_computed = request.n_due

@@ -209,7 +209,8 @@ def receive(state, arrival, order, route, place):
     request.n_preempt = request.n_retries = request.n_out = request.away_ps = 0
     request.n_computed = request.n_blocks = request.n_shared = 0
     request.recomputed = request.cached = request.chunk = request.aborted = 0
-    request.source = request.prefill_replica = -1
+    request.source = request.prefill_replica = request.n_due = -1
+    request.swapped = 0
     request.n_left = request.n_left_shared = 0
     request.n_known = arrival.isl
     request.scheduled_ps = request.first_token_ps = request.last_token_ps = -1

@@ -10,7 +10,7 @@ Legend: i replica, r slot, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import store
+from forerun.sim.core import tiers
 from forerun.sim.core.clock import steps_to_reach
 from forerun.sim.core.jit import jit
 from forerun.sim.core.signatures import KV_BLOCKS
@@ -93,7 +93,7 @@ def make_room_for(state, i, in_use):
     engine = state.engines[state.replicas[i].pool]
     each = state.clock[0].hash_tokens // engine.block_tokens
     while state.stores[i].n_idle > 0 and in_use + state.stores[i].n_idle * each > engine.n_blocks:
-        store.drop_oldest(state, i)
+        tiers.drop(state, i)
 
 
 @jit

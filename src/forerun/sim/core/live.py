@@ -5,7 +5,7 @@ Legend: i replica, r slot of `live`, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import heaps, prefix, queue
+from forerun.sim.core import heaps, prefix, queue, tiers
 from forerun.sim.core.arrivals import release
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for
@@ -41,6 +41,23 @@ def dequeue(state, i):
     replica.n_waiting -= 1
     state.load[WAITING_REQUESTS, i] -= 1
     return r
+
+
+@jit
+def note_reuse(request, have):
+    """Count tokens that need not be computed: saved, or not lost after all."""
+    if request.scheduled_ps < 0:
+        request.cached = have
+    else:
+        request.recomputed -= have
+
+
+@jit
+def no_longer_due(state, i, r):
+    """r waits no more for KV from tiers, because it runs on replica i or because it is gone."""
+    if state.live[r].n_due >= 0:
+        state.live[r].n_due = -1
+        state.replicas[i].n_coming -= 1
 
 
 @jit
@@ -300,8 +317,8 @@ def leave_source(state, r, t):
     state.replicas[source].n_away -= 1
     request.source = -1
     request.n_left = request.n_left_shared = 0
-    if state.replicas[source].n_waiting > 0:
-        wake(state, source, t)
+    if state.replicas[source].n_waiting > 0 or state.stores[source].below >= 0:
+        wake(state, source, t)  # its leap counted on fewer idle blocks
 
 
 @jit
@@ -327,6 +344,7 @@ def abort(state, r, t):
     if request.phase == WAITING:
         if request.source >= 0:
             leave_source(state, r, t)
+        tiers.forget_swapped(state, r)
         replica.n_waiting -= 1
         state.load[WAITING_REQUESTS, i] -= 1
         state.load[OUTSTANDING_TOKENS, i] -= request.n_known

@@ -9,7 +9,7 @@ Legend: i replica, r slot, k row of `kept`.
 
 from __future__ import annotations
 
-from forerun.sim.core import store
+from forerun.sim.core import store, tiers
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_now, make_room_for, take
 
@@ -73,6 +73,7 @@ def publish(state, i, r):
         k = store.find(state, i, key)
         if k < 0:
             store.add(state, i, key)
+            tiers.write_through(state, i, key)
         elif store.hold(state, i, k) == 0:
             take(state, i, -each)  # the other's copy stays
     request.n_shared = max(request.n_shared, whole)

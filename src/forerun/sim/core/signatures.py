@@ -11,6 +11,8 @@ the lowest index.  `params` are its knobs (float64, in the order its module list
     route(request, load, params, memory, rng) -> int      a column of `load`: a replica
     place(request, load, params, memory, rng) -> int      the same, for a request whose prompt has
                                                           been computed by another replica
+    fetch(request, engine, offer, params) -> int          how many of the blocks offered are moved;
+                                                          the rest is computed
 
 `batch` shapes the next step: `decode` is NO, YES or IF_NO_PREFILL; at most `tokens` prompt tokens
 are computed, prompts only as a whole when `whole` is 1; at most `admissions` requests join.  It may
@@ -19,6 +21,8 @@ that reads ctx, past, n_blocks or a time says `EVERY_STEP = True` in its module,
 every step.
 
 `request` is a LIVE record, `replica` a REPLICA record, `engine` an ENGINE record (state.py).
+`offer` is an OFFER record: consecutive blocks of the prompt that a tier below the replica's memory
+keeps; with fewer than `offer.n_blocks` taken, later ones are not offered.
 `load` is int64 [fields, replicas]: its rows are the constants below, so that
 `load[OUTSTANDING].argmin()` is the least loaded.  It has the columns of those replicas that take
 the request; `load[REPLICA]` says which they are.  `memory` is int64 [MEMORY + replicas], the
@@ -50,14 +54,15 @@ MEMORY = 8
 # values of `decode`
 NO, YES, IF_NO_PREFILL = 0, 1, 2
 
-KINDS = ("order", "admit", "batch", "preempt", "route", "place")
+KINDS = ("order", "admit", "batch", "preempt", "route", "place", "fetch")
 
 
 def numba_signatures():
     """The numba signature of each kind (imports numba)."""
     from numba import from_dtype, types
 
-    request, replica, engine = (from_dtype(d) for d in (state.LIVE, state.REPLICA, state.ENGINE))
+    records = (state.LIVE, state.REPLICA, state.ENGINE, state.OFFER)
+    request, replica, engine, offer = (from_dtype(d) for d in records)
     i8, params = types.int64, types.Array(types.float64, 1, "C")
     load = types.Array(i8, 2, "C")
     memory, rng = types.Array(i8, 1, "C"), types.Array(types.uint64, 1, "C")
@@ -68,4 +73,5 @@ def numba_signatures():
         "preempt": i8(request, params),
         "route": i8(request, load, params, memory, rng),
         "place": i8(request, load, params, memory, rng),
+        "fetch": i8(request, engine, offer, params),
     }

@@ -161,6 +161,9 @@ LIVE = np.dtype(
         ("away_ps", "i8"),
         ("n_retries", "i8"),
         ("prefill_replica", "i8"),
+        ("n_due", "i8"),  # tokens it has when its KV has come from lower tiers; -1: none comes
+        ("called_ps", "i8"),  # when it began to wait for that
+        ("swapped", "i8"),  # blocks of the first tier that keep its KV while it is preempted
         ("rate", "f8"),  # of its transfer, bytes a picosecond
         ("to_move", "f8"),  # bytes still to be moved ...
         ("moved_ps", "i8"),  # ... at this time, later than now while latency passes
@@ -196,6 +199,7 @@ REPLICA = np.dtype(
         ("next_pool", "i8"),  # whose costs and role it takes on at its next boundary
         ("n_to_move", "i8"),  # decoding requests to be given away at its next boundary
         ("n_away", "i8"),  # requests that hold blocks here and do not run here: KV comes or goes
+        ("n_coming", "i8"),  # of them and of those ready: whose KV comes or came from lower tiers
         ("n_blocks", "i8"),  # in use at the start of the leap in progress
         ("admissions", "i8"),
         ("decoded", "i8"),  # decode steps completed
@@ -240,6 +244,7 @@ ENGINE = np.dtype(
         ("streamed", "i8"),  # 1: layers of KV leave while later ones are computed
         ("n_layers", "i8"),
         ("speed", "i8"),  # relative to the fastest pool, in thousandths
+        ("swap", "i8"),  # 1: what a preempted request had computed goes to the first tier
     ],
     align=True,
 )
@@ -247,26 +252,68 @@ RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
 #: what a replica is for: everything, prompts only, or answers to prompts computed elsewhere
 ROLE = {"both": 0, "prefill": 1, "decode": 2}
 
-#: prefix blocks that one replica keeps, by hash, least recently used first out
+#: which block a store drops first: let go or used longest ago, added longest ago, used least often
+RULE = {"lru": 0, "fifo": 1, "lfu": 2}
+
+#: prefix blocks kept by hash: in the memory of replica i (row i), or in a tier below it
 STORE = np.dtype(
     [
-        ("at", "i8"),  # first of its rows of `kept`
+        ("at", "i8"),  # first of its rows of `kept` and of `idle`
         ("n_rows", "i8"),
         ("bucket_at", "i8"),  # first of its rows of `buckets`
         ("mask", "i8"),  # how many buckets, a power of two, less one
         ("spare", "i8"),  # head of its unused rows, linked by `next`
-        ("oldest", "i8"),  # blocks that nobody holds, linked by `next` and `prev`
+        ("oldest", "i8"),  # blocks that nobody holds, linked by `next` and `prev` (lru)
         ("newest", "i8"),
         ("n_idle", "i8"),  # how many nobody holds
         ("n_kept", "i8"),
         ("n_evicted", "i8"),
+        ("rule", "i8"),  # one of RULE
+        ("ticks", "i8"),  # counts additions and uses, to tell what came first
+        ("below", "i8"),  # the store that takes what this one drops; -1 when none
+        ("depth", "i8"),  # of a tier: 0 the first below the replicas; -1 for a replica's own
+        ("owner", "i8"),  # the replica that a tier falls with; -1 when it is shared
+        ("through", "i8"),  # 1: blocks go below as soon as they are computed
+        ("network", "i8"),  # 1: reached by the replicas' network ports
+        ("block_tokens", "i8"),  # of a row
+        ("n_swapped", "i8"),  # rows taken by preempted requests
+        ("buffer_bytes", "f8"),  # that may wait to be written; what comes then is lost
+        ("n_written", "i8"),
+        ("n_refused", "i8"),
+        ("hit_tokens", "i8"),  # that requests found here and used
+        ("swap_tokens", "i8"),  # that came back from here after a preemption
+        ("wait_ps", "i8"),  # of a replica: time of its requests in transfers from tiers
+        ("n_waits", "i8"),  # how many such waits
     ],
     align=True,
 )
 
 #: a prefix block in a store
 KEPT = np.dtype(
-    [("key", "i8"), ("holders", "i8"), ("prev", "i8"), ("next", "i8")],
+    [
+        ("key", "i8"),
+        ("holders", "i8"),
+        (
+            "prev",
+            "i8",
+        ),  # in the list of idle blocks; with a rule other than lru its place in `idle`
+        ("next", "i8"),
+        ("uses", "i8"),
+        ("tick", "i8"),  # fifo: of its addition; lfu: of its last use
+    ],
+    align=True,
+)
+
+#: what a `fetch` policy is asked about: consecutive blocks of a prompt in one tier
+OFFER = np.dtype(
+    [
+        ("tier", "i8"),  # 0: the first below the replica's memory
+        ("n_blocks", "i8"),
+        ("n_tokens", "i8"),
+        ("n_before", "i8"),  # tokens before them, which the request has or gets
+        ("move_ps", "i8"),  # to bring them, at the present share of the ports
+        ("compute_ps", "i8"),  # to compute them instead, alone in their steps
+    ],
     align=True,
 )
 
@@ -345,10 +392,14 @@ class State(NamedTuple):
     offered: np.ndarray  # int64 [fields * R], those columns of `load` that a router may choose from
     offered_of: np.ndarray  # int64 [R], which replicas they are
     moving: np.ndarray  # int64 [L], slots of requests whose KV is on its way
-    ports: np.ndarray  # PORT [2R], out of replica i at 2i and into it at 2i + 1
+    ports: np.ndarray  # PORT, out of store s at 2s and into it at 2s + 1 (replica i is store i);
+    # from row 2S on: replica i's way from tier d of D at 2S + 2(iD + d), to it one further
     hashes: np.ndarray  # int64, prefix blocks of the prompts in `arrivals`
-    stores: np.ndarray  # STORE [R]
+    stores: np.ndarray  # STORE [S], those of the replicas, then the tiers below
     kept: np.ndarray  # KEPT [B]
+    idle: np.ndarray  # int64 [B], heaps of idle blocks where the rule is not lru
+    to_fetch: np.ndarray  # int64 [L, D], tokens that a slot's request still wants from each tier
+    offer: np.ndarray  # OFFER [1]
     buckets: np.ndarray  # int64, hash tables of the stores: a row of `kept`, or -1
     commands: np.ndarray  # COMMAND, by time_ps
     agenda: np.ndarray  # int64 [R], heap of replicas by next event ...
@@ -382,6 +433,7 @@ class State(NamedTuple):
     route_rng: np.ndarray  # uint64 [1]
     place_params: np.ndarray
     place_memory: np.ndarray
+    fetch_params: np.ndarray
 
 
 _I8, _I4, _F8, _U8 = np.dtype("i8"), np.dtype("i4"), np.dtype("f8"), np.dtype("u8")
@@ -403,6 +455,9 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "hashes": (_I8, 1),
     "stores": (STORE, 1),
     "kept": (KEPT, 1),
+    "idle": (_I8, 1),
+    "to_fetch": (_I8, 2),
+    "offer": (OFFER, 1),
     "buckets": (_I8, 1),
     "commands": (COMMAND, 1),
     "agenda": (_I8, 1),
@@ -433,6 +488,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "route_rng": (_U8, 1),
     "place_params": (_F8, 1),
     "place_memory": (_I8, 1),
+    "fetch_params": (_F8, 1),
 }
 assert tuple(LAYOUT) == State._fields
 
@@ -445,7 +501,7 @@ def rows(n, dtype):
 def free_slots(live, start):
     """Chain the slots from `start` on into a list of free ones, linked by `next`."""
     n = len(live)
-    live.source[start:] = -1
+    live.source[start:] = live.n_due[start:] = -1
     live.next[start:] = np.arange(start + 1, n + 1)
     if n > start:
         live.next[n - 1] = -1

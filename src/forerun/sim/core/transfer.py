@@ -61,7 +61,7 @@ def stop(state, m, t):
     request = state.live[r]
     for p in (request.move_from, request.move_to):
         state.ports[p].n -= 1
-        state.ports[p].free_ps = t
+        state.ports[p].free_ps = max(state.ports[p].free_ps, t)  # writes may wait for it
     clock.n_moving -= 1
     state.moving[m] = state.moving[clock.n_moving]
     share(state, t)

@@ -1,0 +1,225 @@
+"""Laws of KV tiers: what replicas drop goes down, comes up again, is swapped, and is never lost
+track of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fleets import assert_laws, assert_same, fleets, pool, serve, sharing, troubles
+from serving import PS, workload
+
+from forerun.errors import SpecError
+from forerun.sim.tiers import Tier
+from forerun.spec.deployment import Policy
+from forerun.spec.requests import Requests
+
+# a token of KV is 1,000 bytes and a prefix block 8 tokens, in all of these
+DRAM = Tier("dram", 160e3, 4e6, 1e-4)
+NODE = Tier("dram", 240e3, 4e6, 1e-4, shared_by="node", devices_per_node=2, total_bytes_per_s=6e6)
+POOL = Tier("pool", 400e3, 1e6, 1e-3, shared_by="fleet", total_bytes_per_s=2e6, write="through")
+WIDE = Tier("pool", 1e7, shared_by="fleet")  # by the replicas' network ports
+
+CHAINS = {
+    "own": (replace(DRAM, buffer_bytes=30e3),),
+    "own then shared": (DRAM, POOL),
+    "node then network": (NODE, WIDE),
+    "fifo, written through": (
+        replace(NODE, write="through", evict="fifo"),
+        replace(POOL, evict="lfu"),
+    ),
+}
+
+
+def with_engine(pools, **engine):
+    """The same pools with other settings of their engines."""
+    return [
+        replace(
+            one,
+            pool=one.pool.model_copy(update={"engine": one.pool.engine.model_copy(update=engine)}),
+        )
+        for one in pools
+    ]
+
+
+def used(server):
+    """Tokens found, bytes written and tokens swapped in, all tiers together."""
+    stores = server._state.stores
+    return stores.hit_tokens.sum(), stores.n_written.sum(), stores.swap_tokens.sum()
+
+
+def assert_stores(server):
+    """Stores know what they keep: rows in use, idle and free add up, nobody has space left over."""
+    s = server._state
+    for store in s.stores:
+        assert store.n_kept + store.n_swapped <= max(store.n_rows, 1)
+        spare, k = 0, store.spare
+        while k >= 0:
+            spare, k = spare + 1, s.kept[k].next
+        assert spare + store.n_kept == store.n_rows
+    if not s.load[0].any():
+        assert not s.stores.n_swapped.any()
+        assert not s.replicas.n_coming.any()
+        assert not s.ports.n.any()
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("fetch", ["always", "faster"])
+def test_a_leap_equals_stepping_with_tiers(chain, fetch):
+    found = written = swapped = 0
+    for seed in range(5):
+        requests = sharing(seed, 60, isl=60, ties=seed % 2 == 0, rate=80)
+        for name, pools in fleets().items():
+            evict, preemption = ("lru", "swap") if seed % 2 else ("lfu", "recompute")
+            pools = with_engine(pools, evict=evict, preemption=preemption)
+            route = Policy(name="prefix_aware" if seed % 3 else "power_of_two")
+            commands = troubles(seed, pools) if seed > 2 and name != "mixed" else ()
+            leapt, stepped = (
+                serve(
+                    requests, pools, leap=leap, seed=3, route=route, tiers=CHAINS[chain],
+                    fetch=Policy(name=fetch), commands=commands,
+                )
+                for leap in (True, False)
+            )  # fmt: skip
+            assert_same(assert_laws(leapt, requests), stepped.log_so_far())
+            for one in (leapt, stepped):
+                assert_stores(one)
+            for array in ("stores", "ports"):
+                a, b = getattr(leapt._state, array), getattr(stepped._state, array)
+                for field in set(a.dtype.names) - {"n_idle"}:
+                    np.testing.assert_array_equal(a[field], b[field], err_msg=field)
+            totals = used(leapt)
+            found, written, swapped = found + totals[0], written + totals[1], swapped + totals[2]
+    assert found > 300  # the cases are hard enough to tell something
+    assert written > 200
+    assert swapped > 100
+
+
+def one(rows, *, at, isl=32, osl=3):
+    """Requests of equal lengths at the given moments, with their prompts' blocks of 8 tokens."""
+    n = len(rows)
+    flat = np.array([h for row in rows for h in row], dtype=np.int64)
+    starts = np.cumsum([0, *(len(row) for row in rows)])
+    return Requests(
+        np.asarray(at, dtype=float), np.full(n, isl), np.full(n, osl),
+        block_hashes=flat, block_starts=starts, hash_tokens=8,
+    )  # fmt: skip
+
+
+#: memory of 80 tokens: a third prompt of 32 + 2 leaves no room for the four blocks of the first
+THREE = one([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [1, 2, 3, 4]], at=[0, 1, 2, 3])
+SMALL = [pool(n_blocks=20)]
+
+
+def test_what_memory_drops_comes_up_from_the_tier_at_its_rate_after_one_latency():
+    log = serve(THREE, SMALL, tiers=[DRAM]).log_so_far()
+    # without the tier the first block of four was still there; two more come up, one is left over
+    assert log.requests["cached"].tolist() == [0, 0, 0, 24]
+    row = log.requests[3]
+    # 16 tokens x 1000 B at 4 MB/s, and 0.1 ms
+    assert row["scheduled_ps"] - row["arrival_ps"] == (16_000 * PS // 4_000_000) + PS // 10_000
+
+
+def test_a_policy_that_never_fetches_computes_as_if_there_were_no_tier():
+    without = serve(THREE, SMALL).log_so_far()
+    never = serve(THREE, SMALL, tiers=[DRAM], fetch=Policy(name="never")).log_so_far()
+    assert_same(without, never)
+
+
+def test_faster_moves_over_a_fast_way_and_computes_over_a_slow_one():
+    near = replace(DRAM, bytes_per_s=4e7)
+    fast = serve(THREE, SMALL, tiers=[near], fetch=Policy(name="faster")).log_so_far()
+    slow = replace(DRAM, bytes_per_s=1e5)
+    log = serve(THREE, SMALL, tiers=[slow], fetch=Policy(name="faster")).log_so_far()
+    assert fast.requests["cached"][3] == 24
+    assert log.requests["cached"][3] == 8  # 16 kB take 160 ms, computing them some 2 ms
+
+
+def test_a_tier_that_is_never_reached_changes_nothing():
+    requests = sharing(5, 40, isl=60)
+    large = [pool(n_blocks=4000)]
+    assert_same(
+        serve(requests, large).log_so_far(), serve(requests, large, tiers=[DRAM]).log_so_far()
+    )
+
+
+def test_blocks_written_back_are_those_dropped_and_written_through_all_those_computed():
+    back = serve(THREE, SMALL, tiers=[DRAM])._state.stores[1]
+    through = serve(THREE, SMALL, tiers=[replace(DRAM, write="through")])._state.stores[1]
+    assert back.n_written == serve(THREE, SMALL)._state.stores[0].n_evicted
+    assert through.n_written == 12  # three prompts of four blocks; the last was there
+
+
+def test_replicas_that_share_a_tier_find_what_the_others_wrote():
+    two = [pool(n_blocks=20, replicas=2)]
+    requests = one([[1, 2, 3, 4], [1, 2, 3, 4]], at=[0, 1])
+    route = Policy(name="round_robin")
+    alone = replace(DRAM, write="through")
+    shared = replace(alone, shared_by="fleet")
+    for tier, cached in ((alone, 0), (shared, 24)):
+        log = serve(requests, two, tiers=[tier], route=route).log_so_far()
+        assert log.requests["cached"].tolist() == [0, cached]
+
+
+def test_a_full_buffer_loses_blocks_instead_of_waiting():
+    thin = replace(DRAM, bytes_per_s=10.0, buffer_bytes=0.0)
+    store = serve(THREE, SMALL, tiers=[thin])._state.stores[1]
+    assert store.n_written == 1  # the second comes while the first is on its way for 800 s
+    assert store.n_refused > 0
+
+
+def test_a_swapped_request_goes_on_where_it_was_and_computes_nothing_again():
+    requests = Requests(np.zeros(4), np.full(4, 32), np.full(4, 40))
+    tight = with_engine([pool(n_blocks=30)], preemption="swap")
+    again = serve(requests, [pool(n_blocks=30)]).log_so_far()
+    swapped = serve(requests, tight, tiers=[DRAM])
+    log = swapped.log_so_far()
+    assert again.requests["recomputed"].sum() > 0
+    assert log.requests["n_preempt"].sum() > 0
+    assert log.requests["recomputed"].sum() == 0
+    assert log.replicas["n_tokens"][0] == 4 * (32 + 39)
+    assert used(swapped)[2] > 0
+
+
+def test_a_swap_that_does_not_fit_its_tier_is_recomputed():
+    requests = Requests(np.zeros(4), np.full(4, 32), np.full(4, 40))
+    tight = with_engine([pool(n_blocks=30)], preemption="swap")
+    tiny = replace(DRAM, capacity_bytes=4e3)  # one block of four tokens
+    assert_same(
+        serve(requests, tight, tiers=[tiny]).log_so_far(),
+        serve(requests, [pool(n_blocks=30)]).log_so_far(),
+    )
+
+
+def test_a_failed_replica_loses_the_tier_that_is_its_own_and_not_a_shared_one():
+    requests = one([[1, 2, 3, 4], [1, 2, 3, 4]], at=[0, 2])
+    commands = [(1.0, "fail", 0), (1.1, "open", 0)]
+    for by, cached in (("replica", 0), ("fleet", 24)):
+        tier = replace(DRAM, write="through", shared_by=by)
+        log = serve(requests, [pool()], tiers=[tier], commands=commands).log_so_far()
+        assert log.requests["cached"].tolist() == [0, cached]
+
+
+def test_the_rule_of_a_store_says_what_goes_first():
+    # 1 is used twice, then 2, 3 come; memory for two prompts of one block and what runs
+    rows = [[1], [2], [1], [3], [4], [5], [1], [2]]
+    requests = one(rows, at=np.arange(8.0), isl=9, osl=2)
+    kept = {}
+    for evict in ("lru", "fifo", "lfu"):
+        pools = with_engine([pool(n_blocks=8)], evict=evict)
+        log = serve(requests, pools).log_so_far()
+        kept[evict] = (log.requests["cached"] > 0).tolist()
+    assert kept["lfu"][6]  # used most often
+    assert not kept["lru"][6]
+    assert not kept["fifo"][6]
+
+
+def test_tiers_that_cannot_work_are_refused_with_all_that_is_wrong():
+    bad = [replace(DRAM, capacity_bytes=100.0), Tier("pool", 1e6, shared_by="fleet")]
+    with pytest.raises(SpecError) as error:
+        serve(THREE, [pool(bytes_per_s=0.0)], tiers=bad)
+    assert "hold no block" in str(error.value)
+    assert "no bandwidth" in str(error.value)
+    with pytest.raises(SpecError, match="there are no tiers"):
+        serve(workload(1, 3), with_engine([pool()], preemption="swap"))
