@@ -16,6 +16,24 @@ from forerun.sim.core.state import DONE, GAP, LEAP, STATUS  # noqa: F401  (the r
 
 
 @dataclass(frozen=True, eq=False)
+class Graph:
+    """Workflows of a run; all arrays by request number, or by pair of requests.
+
+    workflow : int64 [N], -1 when none.
+    before, after : int64 [E], request `after` waited for `before` and delay_ps (int64 [E]) more.
+    start_ps, deadline_ps : int64 [W], when each workflow began (-1 never) and when its last answer
+        was due (NEVER when not said).
+    """
+
+    workflow: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    delay_ps: np.ndarray
+    start_ps: np.ndarray
+    deadline_ps: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Log:
     """One row a request, one row a leap, one row an unusual gap.
 
@@ -37,4 +55,5 @@ class Log:
     pools: tuple[str, ...]
     kv_blocks: np.ndarray  # int64 [pools], capacity of one replica
     seed: int
+    graph: Graph | None = None  # which requests belong together, and which waited for which
     meta: Mapping[str, Any] = field(default_factory=dict)  # provenance: version, hashes, policies
