@@ -1,7 +1,8 @@
-"""Laws of requests that cause requests: workflows, think times, joins, closed loops of workflows."""
+"""Laws of requests that cause requests: workflows, think times, joins, closed loops."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -155,7 +156,7 @@ def test_an_open_loop_takes_workflows_in_pieces_as_it_takes_them_whole():
     server = Server([pool(replicas=2)])
     starts = np.flatnonzero(np.diff(requests.workflow, prepend=-1))
     cuts = [0, int(starts[len(starts) // 3]), int(starts[len(starts) // 2]), 60]
-    for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+    for a, b in itertools.pairwise(cuts):
         if a:
             server.advance(float(requests.arrival_s[a]) - 1e-9)
         server.inject(requests[a:b])

@@ -49,6 +49,7 @@ def calls_of(
     own.workflow = rows.workflow
     edges = state.rows(0, state.SUCCESSOR)
     if requests.successors is not None:
+        assert requests.delay_s is not None
         starts = np.asarray(requests.successor_starts)
         edges = state.rows(len(requests.successors), state.SUCCESSOR)
         edges.request = requests.successors + first
@@ -58,7 +59,7 @@ def calls_of(
         own.n_before = np.bincount(requests.successors, minlength=n)
     wanted = state.rows(first - start + n, state.ARRIVAL)
     wanted[first - start :] = rows
-    joined = {
+    joined: dict[str, np.ndarray] = {
         name: np.concatenate([getattr(now, name), add]).view(np.recarray)
         for name, add in (
             ("calls", more), ("wanted", wanted), ("successors", edges), ("flows", flows),

@@ -214,6 +214,8 @@ class Server:
         more, roots = calls.calls_of(rows, requests, self._state)
         self._put(**more)
         self._clock.has_calls = 1
+        if requests.meta.get("on_failure") == "go_on":
+            self._clock.go_on = 1
         pending = len(more["calls"]) + (self.concurrency or 0) + 2
         if pending > len(self._state.pending):
             old, wider = self._state.pending, state.rows(pending, state.ARRIVAL)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-
 #: columns with one value a request
 COLUMNS = (
     "arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s", "workflow",
