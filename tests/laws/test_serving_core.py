@@ -343,3 +343,19 @@ def test_routers_spread_as_they_say():
     # 200 draws over 4: each within 4 standard deviations (sqrt(200 * 3 / 16) = 6.1) of 50
     assert (abs(counts - 50) < 25).all()
     assert OUTSTANDING == 0
+
+
+def test_a_hash_is_the_same_compiled_and_plain_whatever_the_sign():
+    from numba import int64
+
+    from forerun.sim.core import rng
+    from forerun.sim.core.jit import JIT, jit
+
+    if not JIT:
+        pytest.skip("nothing is compiled under FORERUN_JIT=0")
+    compiled = jit(signature=int64(int64))(rng.scattered.py_func)
+    mixed = rng._mixed.py_func
+    for n in (-(2**63), -5, -1, 0, 1, 2**40, 2**63 - 1):
+        with np.errstate(over="ignore"):
+            plain = np.int64(mixed(np.uint64(np.int64(n)) + rng._STEP) >> np.uint64(1))
+        assert compiled(n) == plain >= 0

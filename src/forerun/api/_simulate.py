@@ -213,11 +213,15 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
     if traffic.concurrency:
         how = f"closed loop of {traffic.concurrency}" + (f", {how}" if traffic.trace else "")
         span = "as they finish"
+    what = f"{len(wanted):,} requests"
+    if traffic.workflow is not None:
+        assert wanted.workflow is not None
+        what += f" in {int(wanted.workflow[-1]) + 1:,} workflows"
     skipped = sum((wanted.meta.get("skipped") or {}).values())
     out = {
         "model": case.model,
         "deployment": words(deployment),
-        "traffic": f"{len(wanted):,} requests over {span} ({how})",
+        "traffic": f"{what} over {span} ({how})",
         "router": deployment.route.name,
     }
     if any(pool.role == "prefill" for pool in deployment.pools):

@@ -12,6 +12,7 @@ from forerun.metrics.latency import PS, finished, queue_s, ttft_s
 from forerun.metrics.leaps import span_ps
 from forerun.metrics.score import Metrics
 from forerun.metrics.window import View, view
+from forerun.metrics.workflows import sentence
 from forerun.sim.core.state import STATUS
 from forerun.sim.log import Log
 
@@ -43,7 +44,8 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
         out.append("What bounds the steps is unknown: the log kept no steps.")
     else:
         out += [*_waiting(part, metrics), *_bound(metrics, steps), *_gaps(part, metrics)]
-    return out + _moves(part, metrics) + _tiers(part) + _preemption(metrics)
+    out += [*_moves(part, metrics), *_tiers(part), *_preemption(metrics)]
+    return out + sentence(metrics.workflows)
 
 
 def spent(part: View) -> Steps | None:
@@ -84,7 +86,7 @@ def _misses(m: Metrics) -> list[str]:
             f"requests took more than {text(f.bound, 's')}, "
             f"{text(f.alone, 'share')} missed nothing else."
         )
-    lost = {name: getattr(m.counts, name) for name in ("rejected", "aborted")}
+    lost = {name: getattr(m.counts, name) for name in ("rejected", "aborted", "cancelled")}
     if any(lost.values()):
         ends = ", ".join(f"{n:,} {name}" for name, n in lost.items() if n)
         out.append(f"Requests without a full answer count as misses: {ends} of {m.counts.n:,}.")

@@ -24,6 +24,7 @@ from forerun.metrics.goodput import Failing
 from forerun.metrics.stats import Quantiles
 from forerun.metrics.utilisation import Utilisation, fleet_mean, utilisation
 from forerun.metrics.window import View, count, view
+from forerun.metrics.workflows import Workflows, workflows
 from forerun.sim.core.state import STATUS
 from forerun.sim.log import Log
 from forerun.spec.slo import Slo
@@ -45,6 +46,7 @@ class Counts:
     recomputed_tokens: int
     input_tokens: int  # of requests that finished in the window
     output_tokens: int  # produced in the window (whole run) or by requests that finished in it
+    cancelled: int = 0  # never sent: what they waited for gave no answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,7 @@ class Metrics:
     model_high: float
     cost_sources: Mapping[str, float]  # share of a typical step's time by where its cost is from
     notes: tuple[str, ...]
+    workflows: Workflows | None = None  # None when requests stand alone
 
     @property
     def binding(self) -> str | None:
@@ -174,6 +177,7 @@ def score(
         model_high=max((t.high for t in log.tables), default=1.0),
         cost_sources=_cost_sources(log),
         notes=_notes(part, counts, done),
+        workflows=workflows(part, rng),
     )
 
 
@@ -293,6 +297,11 @@ def _notes(part: View, counts: Counts, done: np.ndarray) -> tuple[str, ...]:
             "unfinished, and attainment, goodput and percentiles are of the others, which flatters "
             "an overloaded deployment"
         )
+    if counts.cancelled:
+        notes.append(
+            f"{counts.cancelled:,} requests were never sent, because what they waited for gave no "
+            "answer: they miss the SLO"
+        )
     left = counts.rejected + counts.aborted + count(part.arrived, "unfinished")
     if left:
         notes.append(
@@ -342,12 +351,31 @@ def rows(metrics: Metrics) -> list[Row]:
         for name in names:
             f = getattr(metrics, name)
             out.append((group, name, f.value, f.low, f.high, f.unit, f.source))
+    if metrics.workflows is not None:
+        out += workflow_rows(metrics.workflows)
     table = "cost tables, 80 % band on step time"
     low, high = metrics.model_low, metrics.model_high
     out.append(("model", "step_time_factor", 1.0, low, high, "factor", table))
     return out
 
 
+def workflow_rows(found: Workflows) -> list[Row]:
+    """The same rows for whole workflows."""
+    out: list[Row] = [
+        ("workflows", name, getattr(found, name), None, None, "count", "requests")
+        for name in ("n", "finished")
+    ]
+    for point in ("mean", "min", "p50", "p90", "p95", "p99", "max"):
+        low, high = found.e2el_s.intervals.get(point, (None, None))
+        value = getattr(found.e2el_s, point)
+        out.append(("workflows", f"e2el_s.{point}", value, low, high, "s", found.e2el_s.source))
+    for name in WORKFLOWS:
+        f = getattr(found, name)
+        out.append(("workflows", name, f.value, f.low, f.high, f.unit, f.source))
+    return out
+
+
+WORKFLOWS = ("deadline_met", "path_queue_s", "path_service_s", "path_delay_s", "path_requests")
 GROUPS: dict[str, tuple[str, ...]] = {
     "throughput": (
         "requests_per_s", "output_tokens_per_s", "total_tokens_per_s",

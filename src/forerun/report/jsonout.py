@@ -18,7 +18,7 @@ import numpy as np
 from forerun.errors import MissingDependency
 from forerun.metrics import goodput, latency
 from forerun.metrics.figure import Figure
-from forerun.metrics.score import GROUPS, LATENCIES, Metrics
+from forerun.metrics.score import GROUPS, LATENCIES, WORKFLOWS, Metrics
 from forerun.metrics.stats import LEVEL, Quantiles
 from forerun.report.files import write, write_text
 from forerun.report.result import Result
@@ -48,9 +48,10 @@ def to_json(result: Result) -> dict[str, Any]:
         "window": {"start_s": m.start_s, "end_s": m.end_s, "duration_s": m.duration_s},
         "n_devices": m.n_devices,
         "slo": _slo(result),
-        "counts": asdict(m.counts),
+        "counts": _counts(m),
         "latency": {name: _quantiles(getattr(m, name)) for name in LATENCIES},
         **{group: {n: _figure(getattr(m, n)) for n in names} for group, names in GROUPS.items()},
+        **_workflows(m),
         "by_replica": _by_replica(m),
         "model_band": {
             "level": 0.8,
@@ -95,6 +96,24 @@ def _quantiles(q: Quantiles | None) -> dict[str, Any] | None:
 
 def _figure(f: Figure) -> dict[str, Any]:
     return {"value": f.value, "low": f.low, "high": f.high, "unit": f.unit, "source": f.source}
+
+
+def _counts(m: Metrics) -> dict[str, int]:
+    """How requests ended; only in workflows can they be cancelled."""
+    out: dict[str, int] = asdict(m.counts)
+    if m.workflows is None and not m.counts.cancelled:
+        del out["cancelled"]
+    return out
+
+
+def _workflows(m: Metrics) -> dict[str, Any]:
+    """Figures of whole workflows, where there are any."""
+    found = m.workflows
+    if found is None:
+        return {}
+    out: dict[str, Any] = {"n": found.n, "finished": found.finished}
+    out["e2el_s"] = _quantiles(found.e2el_s)
+    return {"workflows": out | {name: _figure(getattr(found, name)) for name in WORKFLOWS}}
 
 
 def _by_replica(m: Metrics) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from forerun.metrics.figure import Figure, text
-from forerun.metrics.score import GROUPS, Metrics, model_band
+from forerun.metrics.score import GROUPS, WORKFLOWS, Metrics, model_band
 from forerun.metrics.stats import Quantiles
+from forerun.metrics.workflows import Workflows
 from forerun.report.result import Result
 
 HEAD = ("figure", "value", "sampling 95 %", "model 80 %", "source")
@@ -48,6 +49,11 @@ LABELS = {
     "usd_per_hour": "price",
     "usd_per_million_output_tokens": "per million output tokens",
     "usd_per_million_tokens": "per million tokens",
+    "deadline_met": "deadline met",
+    "path_queue_s": "critical path, waiting",
+    "path_service_s": "critical path, computing",
+    "path_delay_s": "critical path, thinking and tools",
+    "path_requests": "critical path, requests",
     "gco2e": "carbon of the run",
     "gco2e_per_million_output_tokens": "carbon per million output tokens",
 }
@@ -65,12 +71,26 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
             continue
         lines += [_point(metrics, name, found, point) for point in ("mean", "p50", "p90", "p99")]
     yield "latency", lines
+    if metrics.workflows is not None:
+        yield "workflows", list(_workflow_lines(metrics.workflows))
     for group, names in GROUPS.items():
         known = [name for name in names if getattr(metrics, name).value is not None]
         if group == "kv":  # a figure each for what a fleet may do or not
             names = tuple(known)
         if known or group not in ("money", "carbon", "kv"):
             yield group, [_figure(name, getattr(metrics, name)) for name in names]
+
+
+def _workflow_lines(found: Workflows) -> Iterator[Line]:
+    yield "finished", f"{found.finished:,} of {found.n:,}", "", "", "requests"
+    for point in ("mean", "p50", "p90", "p99"):
+        value, interval = getattr(found.e2el_s, point), found.e2el_s.intervals.get(point)
+        name = f"first arrival to last answer, {point}"
+        yield name, text(value, "s"), _range(interval, "s"), "", found.e2el_s.source
+    for name in WORKFLOWS:
+        figure = getattr(found, name)
+        if figure.value is not None:
+            yield _figure(name, figure)
 
 
 def _point(metrics: Metrics, name: str, found: Quantiles, point: str) -> Line:
@@ -117,7 +137,7 @@ def counts_words(metrics: Metrics) -> str:
     """How the requests ended, in one line."""
     c = metrics.counts
     ends = [f"{c.finished:,} of {c.n:,} requests finished"]
-    for name in ("rejected", "aborted", "unfinished"):
+    for name in ("rejected", "aborted", "cancelled", "unfinished"):
         if getattr(c, name):
             ends.append(f"{getattr(c, name):,} {name}")
     return (

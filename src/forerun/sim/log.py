@@ -17,6 +17,24 @@ from forerun.sim.tiers import TierUse
 
 
 @dataclass(frozen=True, eq=False)
+class Graph:
+    """Workflows of a run; all arrays by request number, or by pair of requests.
+
+    workflow : int64 [N], -1 when none.
+    before, after : int64 [E], request `after` waited for `before` and delay_ps (int64 [E]) more.
+    start_ps, deadline_ps : int64 [W], when each workflow began (-1 never) and when its last answer
+        was due (NEVER when not said).
+    """
+
+    workflow: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    delay_ps: np.ndarray
+    start_ps: np.ndarray
+    deadline_ps: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Log:
     """One row a request, one row a leap, one row an unusual gap.
 
@@ -41,4 +59,5 @@ class Log:
     tiers: tuple[TierUse, ...] = ()  # below the replicas' memory, the nearest first
     fetch_s: float = 0.0  # time that requests waited for KV from them, all together
     n_fetched: int = 0  # times that one did
+    graph: Graph | None = None  # which requests belong together, and which waited for which
     meta: Mapping[str, Any] = field(default_factory=dict)  # provenance: version, hashes, policies

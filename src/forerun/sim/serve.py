@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from forerun.errors import Problem, SpecError
+from forerun.sim import calls
 from forerun.sim import policy as policy_room
 from forerun.sim import tables as table_arrays
 from forerun.sim.collect import live_slots, unfinished, wrong_choice
@@ -66,6 +67,7 @@ class Server:
     sink: Callable[[Batches], None] | None = None
     n_requests: int | None = None  # how many will come, when known: their rows need no sorting
     hash_tokens: int = 0  # of the prefix blocks that requests will name; 0: none do
+    go_on: bool = False  # successors of a request that gave no answer are sent all the same
     announce: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
@@ -86,6 +88,7 @@ class Server:
                 cached=any(self._found[kind][0].cached for kind in ("route", "place")),
                 hash_tokens=self.hash_tokens,
                 tiers=self.tiers,
+                go_on=self.go_on,
             ),
         )
         if JIT and not compiler.is_cached():
@@ -198,16 +201,35 @@ class Server:
         rows.tenant = 0 if requests.tenant is None else requests.tenant
         rows.session = -1 if requests.session is None else requests.session
         self._name_prefixes(rows, requests)
+        rows.workflow = -1
         rows.deadline_ps = NEVER
         if requests.deadline_s is not None:
             known = np.isfinite(requests.deadline_s)
             deadline = table_arrays.picoseconds(np.where(known, requests.deadline_s, 0.0))
-            if self.concurrency is None:
-                deadline = deadline + rows.arrival_ps
             rows.deadline_ps = np.where(known, deadline, NEVER)
-        if per_token and self.concurrency is None:
-            rows = rows[np.argsort(rows.ready_ps, kind="stable")]
+        if calls.wanted_by(requests) or len(self._state.calls):
+            rows = self._with_calls(rows, requests)
+        if self.concurrency is None:
+            rows.deadline_ps = calls.later(rows.arrival_ps, rows.deadline_ps)
+            if per_token:
+                rows = rows[np.argsort(rows.ready_ps, kind="stable")]
         return rows
+
+    def _with_calls(self, rows: Any, requests: Requests) -> Any:
+        """Note who waits for whom; the rows of those that wait for nobody."""
+        more, roots = calls.calls_of(rows, requests, self._state)
+        self._put(**more)
+        self._clock.has_calls = 1
+        if requests.meta.get("on_failure") == "go_on":
+            self._clock.go_on = 1
+        pending = len(more["calls"]) + (self.concurrency or 0) + 2
+        if pending > len(self._state.pending):
+            old, wider = self._state.pending, state.rows(pending, state.ARRIVAL)
+            wider[: self._clock.n_pending] = old[: self._clock.n_pending]
+            self._put(pending=wider)
+        if self.concurrency is not None:  # a workflow is released as a whole
+            return rows[roots[np.argsort(calls.first_of(rows.workflow)[roots], kind="stable")]]
+        return rows[roots]
 
     def _name_prefixes(self, rows: Any, requests: Requests) -> None:
         """Give each row its whole prefix blocks; blocks of requests that ended are forgotten."""
@@ -220,7 +242,8 @@ class Server:
         old = self._state.hashes
         named = np.diff(requests.block_starts)
         rows.hash_at = len(old) + requests.block_starts[:-1]
-        rows.n_hash = np.minimum(named, requests.isl // self.hash_tokens)
+        computed = requests.isl + (requests.osl - 1 if requests.answers_named else 0)
+        rows.n_hash = np.minimum(named, computed // self.hash_tokens)
         self._put(hashes=np.concatenate([old, requests.block_hashes.astype(np.int64)]))
 
     def advance(self, until_s: float = np.inf) -> None:
@@ -318,6 +341,7 @@ class Server:
             tiers=uses(self._state, self.tiers),
             fetch_s=int(self._state.stores["wait_ps"].sum()) / PS,
             n_fetched=int(self._state.stores["n_waits"].sum()),
+            graph=calls.graph_of(self._state) if len(self._state.calls) else None,
             meta={
                 "policies": {
                     kind: sorted({f.name for f in found}) for kind, found in self._found.items()
@@ -372,8 +396,9 @@ def run(
             settings["n_requests"] = len(requests)
     server = Server(pools, **settings)
     if isinstance(requests, Requests):
-        # a closed loop takes the workload whole: when a request leaves depends on the others
-        parts: Iterable[Requests] = [requests] if server.concurrency else _parts(requests)
+        # taken whole where the moment at which a request leaves depends on the others
+        whole = server.concurrency or calls.wanted_by(requests)
+        parts: Iterable[Requests] = [requests] if whole else _parts(requests)
     else:
         parts = requests
     server._clock.last_chunk = 0

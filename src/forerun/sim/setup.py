@@ -60,6 +60,7 @@ class Options:
     cached: bool  # a router wants to know who keeps a prompt's prefix
     hash_tokens: int = 0  # of a prefix block; 0 when prefixes are not kept
     tiers: Sequence[Tier] = ()
+    go_on: bool = False  # successors of a request that gave no answer are sent all the same
 
 
 def pool_of_replica(pools: Sequence[Served]) -> np.ndarray:
@@ -94,6 +95,8 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].hash_tokens = options.hash_tokens
     clock[0].restricted = int((engines.role != state.ROLE["both"]).any())
     clock[0].next_move_ps = NEVER
+    clock[0].passed_ps = -1
+    clock[0].go_on = int(options.go_on)
     clock[0].held_head = clock[0].held_tail = -1
     clock[0].by_request = int(options.n_requests is not None)
     clock[0].closed = int(options.concurrency is not None)
@@ -108,6 +111,10 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         clock=clock,
         arrivals=state.rows(0, state.ARRIVAL),
         pending=state.rows((options.concurrency or 0) + 2, state.ARRIVAL),
+        wanted=state.rows(0, state.ARRIVAL),
+        calls=state.rows(0, state.CALL),
+        successors=state.rows(0, state.SUCCESSOR),
+        flows=state.rows(0, state.FLOW),
         live=live,
         moving=np.zeros(len(live), dtype=np.int64),
         offered=np.zeros(load.size, dtype=np.int64),

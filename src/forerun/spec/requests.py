@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 
+#: columns with one value a request
+COLUMNS = (
+    "arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s", "workflow",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Requests:
@@ -19,8 +24,15 @@ class Requests:
     session   : int64 [N], requests of one conversation share a number; -1 when none.
     tenant    : int64 [N], who pays; absent when one.
     deadline_s: float64 [N], when the whole answer must be there, from arrival; inf when none.
+        In a workflow: from the arrival of the workflow.
     block_hashes, block_starts : int64 [sum], int64 [N+1]: the prompt's prefix blocks as hashes,
         request i owns block_hashes[block_starts[i]:block_starts[i+1]]; `hash_tokens` a block.
+        With `answers_named` they go on into the answer, so that a later prompt can begin with it.
+    workflow  : int64 [N], requests that belong together share a number, and arrive at one moment;
+        -1 when none.
+    successors, successor_starts, delay_s : int64 [E], int64 [N+1], float64 [E]: requests that wait
+        for request i are successors[successor_starts[i]:successor_starts[i+1]].  Each is sent when
+        the last of those it waits for has ended, and the delay since has passed.
     """
 
     arrival_s: np.ndarray
@@ -33,16 +45,25 @@ class Requests:
     block_hashes: np.ndarray | None = None
     block_starts: np.ndarray | None = None
     hash_tokens: int = 0
+    answers_named: bool = False
+    workflow: np.ndarray | None = None
+    successors: np.ndarray | None = None
+    successor_starts: np.ndarray | None = None
+    delay_s: np.ndarray | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)  # source, format, rows skipped and why
 
     def __len__(self) -> int:
         return len(self.arrival_s)
 
     def __getitem__(self, part: slice) -> Requests:
-        """Consecutive requests (a slice of step 1) with everything that belongs to them."""
-        columns = ("arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s")
-        present = {c: getattr(self, c) for c in columns if getattr(self, c) is not None}
+        """Consecutive requests (a slice of step 1) with everything that belongs to them.
+
+        Of what waits for what, those pairs stay of which both are taken.
+        """
+        present = {c: getattr(self, c) for c in COLUMNS if getattr(self, c) is not None}
         taken: dict[str, Any] = {c: values[part] for c, values in present.items()}
+        if self.successors is not None:
+            taken |= take_successors(self, np.arange(len(self))[part])
         if self.block_hashes is not None and self.block_starts is not None:
             start, stop, _ = part.indices(len(self))
             starts = self.block_starts[start : max(start, stop) + 1]
@@ -53,3 +74,22 @@ class Requests:
     @property
     def duration_s(self) -> float:
         return float(self.arrival_s[-1] - self.arrival_s[0]) if len(self) else 0.0
+
+
+def take_successors(requests: Requests, index: np.ndarray) -> dict[str, np.ndarray]:
+    """successors, successor_starts and delay_s among the chosen requests, renumbered."""
+    after, starts, delay = requests.successors, requests.successor_starts, requests.delay_s
+    assert after is not None
+    assert starts is not None
+    assert delay is not None
+    place = np.full(len(requests), -1)
+    place[index] = np.arange(len(index))
+    before = place[np.repeat(np.arange(len(requests)), np.diff(starts))]
+    kept = np.flatnonzero((before >= 0) & (place[after] >= 0))
+    kept = kept[np.argsort(before[kept], kind="stable")]
+    count = np.bincount(before[kept], minlength=len(index))
+    return {
+        "successors": place[after[kept]],
+        "successor_starts": np.concatenate([[0], np.cumsum(count)]).astype(np.int64),
+        "delay_s": delay[kept],
+    }

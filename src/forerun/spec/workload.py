@@ -19,12 +19,71 @@ class Lengths(Spec):
     high: int = Field(default=1_048_576, ge=1)
 
 
+class Delay(Spec):
+    """A distribution of times: of thinking, or of a tool that is called."""
+
+    kind: Literal["fixed", "exponential", "lognormal"] = "fixed"
+    mean_s: float = Field(ge=0)
+    cv: float = Field(default=0.0, ge=0)  # coefficient of variation, lognormal only
+
+
+class Node(Spec):
+    """A kind of request in a workflow: whom it waits for, how long it is, how often it is sent.
+
+    It is sent when all of `after` have ended, `delay` later.  `copies` are sent side by side, and
+    those after them wait for all; with `each`, that many for each copy of another node, after that
+    copy alone.  `repeat` sends one after another, each after the one before.
+    With `extends` its prompt begins with another node's whole prompt and answer, and `isl` counts
+    what it adds; repeated, each extends the one before (`extends` its own name: from the second).
+    The first `system` tokens of `isl` are the same in all requests of this node.
+    """
+
+    after: tuple[str, ...] = ()
+    each: str | None = None
+    isl: Lengths
+    osl: Lengths
+    copies: Lengths = Lengths(mean=1)
+    repeat: Lengths = Lengths(mean=1)
+    delay: Delay = Delay(mean_s=0)
+    extends: str | None = None
+    system: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data):
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        for key in ("isl", "osl", "copies", "repeat"):
+            if isinstance(data.get(key), (int, float)):
+                data[key] = {"kind": "fixed", "mean": data[key]}
+        if isinstance(data.get("after"), str):
+            data["after"] = [data["after"]]
+        if isinstance(data.get("delay"), (int, float, str)):
+            data["delay"] = {"mean_s": data["delay"]}
+        return data
+
+
+class Workflow(Spec):
+    """Requests that cause requests: a graph of nodes, drawn anew for each workflow that arrives.
+
+    `on_failure` says what becomes of those that wait for a request that gave no answer.
+    Prompts are compared in blocks of `block_tokens`, where `extends` or `system` makes them alike.
+    """
+
+    nodes: dict[str, Node]
+    deadline_s: float | None = Field(default=None, gt=0)  # from arrival to the last answer
+    on_failure: Literal["cancel", "go_on"] = "cancel"
+    block_tokens: int = Field(default=64, ge=1)
+
+
 class Traffic(Spec):
     """Who asks for what, when.
 
     `trace` is the name of a bundled workload or the path of a trace file; without it lengths come
     from `isl` and `osl`.  Open loop: arrivals follow `arrivals` at `rate_per_s`.  Closed loop:
     `concurrency` requests are always in flight, each client thinks for `think_s` between them.
+    With a `workflow`, what arrives (and what `n_requests` and `concurrency` count) are workflows.
     """
 
     trace: str | None = None
@@ -45,6 +104,7 @@ class Traffic(Spec):
     duration_s: float | None = Field(default=None, gt=0)
     isl: Lengths | None = None
     osl: Lengths | None = None
+    workflow: Workflow | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from forerun.sim.core import live as lists
 from forerun.sim.core import prefix
-from forerun.sim.core.arrivals import release
+from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, blocks_now
 from forerun.sim.core.signatures import CACHED, KV_BLOCKS, OUTSTANDING
@@ -18,7 +18,7 @@ BAD_ROUTE, BAD_PLACE = 3, 4  # clock.wrong_kind
 NOBODY, WRONG = -2, -1  # no replica takes the request now; the router chose what is not there
 
 BOTH, PREFILL, DECODE = ROLE["both"], ROLE["prefill"], ROLE["decode"]
-REJECTED = STATUS["rejected"]
+REJECTED, CANCELLED = STATUS["rejected"], STATUS["cancelled"]
 
 
 @jit
@@ -175,27 +175,30 @@ def let_in(state, t, order, route, place):
 
 
 @jit
-def reject(state, arrival):
-    """A request that no replica could ever hold: one row of the log, no more."""
+def turn_away(state, arrival, status):
+    """A request that is not let in: one row of the log, no more."""
     clock = state.clock[0]
     row = lists.done_row(state, arrival.request)
-    clock.rejected += 1
     row.request, row.arrival_ps, row.done_ps = arrival.request, arrival.arrival_ps, clock.now_ps
     row.scheduled_ps = row.first_token_ps = -1
     row.isl, row.osl, row.n_out = arrival.isl, arrival.osl, 0
     row.replica, row.n_preempt, row.recomputed = -1, 0, 0
-    row.max_itl_ps, row.status, row.tag = 0, REJECTED, arrival.tenant
+    row.max_itl_ps, row.status, row.tag = 0, status, arrival.tenant
     row.cached, row.prefill_replica, row.n_retries, row.away_ps = 0, -1, 0, 0
-    if clock.closed == 1:
-        release(state, clock.now_ps + clock.think_ps)
+    if status == REJECTED:
+        clock.rejected += 1
+    ended(state, arrival.request, clock.now_ps, status)
 
 
 @jit
 def receive(state, arrival, order, route, place):
     """A request reaches the front: it gets a slot and is sent to a replica."""
     clock = state.clock[0]
+    if clock.has_calls == 1 and state.calls[arrival.request].lost == 1:
+        turn_away(state, arrival, CANCELLED)
+        return
     if not fits_somewhere(state, arrival.isl, arrival.osl):
-        reject(state, arrival)
+        turn_away(state, arrival, REJECTED)
         return
     r = clock.free
     request = state.live[r]

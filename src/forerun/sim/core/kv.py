@@ -15,6 +15,7 @@ from forerun.sim.core.clock import steps_to_reach
 from forerun.sim.core.jit import jit
 from forerun.sim.core.signatures import KV_BLOCKS
 from forerun.sim.core.state import RESERVE
+from forerun.sim.core.wake import due
 
 FULL = RESERVE["full"]
 
@@ -102,8 +103,8 @@ def blocks_now(state, i):
     replica = state.replicas[i]
     if replica.n_steps == 0:
         return replica.n_blocks
-    elapsed = state.clock[0].now_ps - replica.start_ps
-    # a step that ends just now has not been replaced by the next one yet
+    # a step that ends just now has not been replaced by the next one yet, unless that is `due`
+    elapsed = due(state, i, state.clock[0].now_ps) - replica.start_ps
     started = steps_to_reach(replica.first_ps, replica.slope_ps, replica.n_steps, elapsed)
     total = replica.n_blocks
     if replica.in_step > 0:

@@ -6,7 +6,7 @@ Legend: i replica, r slot of `live`, t picoseconds.
 from __future__ import annotations
 
 from forerun.sim.core import heaps, prefix, queue, tiers
-from forerun.sim.core.arrivals import release
+from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for
 from forerun.sim.core.signatures import (
@@ -269,7 +269,6 @@ def done_row(state, request):
 @jit
 def write_done(state, i, r, t, status):
     """One row of the log for the request in slot r, which ends at t."""
-    clock = state.clock[0]
     request = state.live[r]
     row = done_row(state, request.request)
     row.request = request.request
@@ -294,13 +293,14 @@ def write_done(state, i, r, t, status):
         state.load[OUTSTANDING, i] -= 1
         if status == FINISHED:
             state.totals[i].n_done += 1
-    if clock.closed == 1:
-        release(state, t + clock.think_ps)
+    ended(state, request.request, t, status)
 
 
 @jit
 def end_running(state, i, r, t, status):
     """A running request, already out of decoders and chunks, ends: log it, free what it holds."""
+    if status == FINISHED:
+        prefix.publish(state, i, r)  # blocks that its answer completed
     prefix.give_back(state, i, r, state.live[r].n_blocks, state.live[r].n_shared)
     unlink_running(state, i, r)
     write_done(state, i, r, t, status)

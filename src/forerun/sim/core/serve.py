@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from forerun.sim.core import commands, fetch, front, heaps
 from forerun.sim.core import live as lists
-from forerun.sim.core.arrivals import next_arrival, next_ready
+from forerun.sim.core.arrivals import in_buffer, next_arrival, next_ready
 from forerun.sim.core.batch import form
 from forerun.sim.core.jit import jit
 from forerun.sim.core.order import NEVER
@@ -44,23 +44,27 @@ def advance(state, until_ps, order, admit, batch, preempt, route, place, bring):
         i = state.agenda[0]
         boundary = state.agenda_ps[0]
         arrival = next_ready(state)
-        if arrival == NEVER and clock.closed == 0 and clock.last_chunk == 0:
+        if clock.last_chunk == 0 and clock.closed == 0 and not in_buffer(state):
             return WANT_ARRIVALS
         command = commands.next_due(state)
         t = min(min(boundary, arrival), min(clock.next_move_ps, command))
         if t > until_ps or t == NEVER:
             if until_ps != NEVER:
                 clock.now_ps = max(clock.now_ps, until_ps)
+                clock.passed_ps, clock.passed = clock.now_ps, state.replicas.shape[0]
             return REACHED
         missing = wants(state, t == arrival)
         if missing != 0:
             return missing
         clock.now_ps = t
+        if clock.passed_ps != t:
+            clock.passed_ps, clock.passed = t, 0
         if arrival == t:
             front.receive(state, next_arrival(state), order, route, place)
         elif clock.next_move_ps == t:
             fetch.arrive(state, t)
         elif boundary == t:
+            clock.passed = max(clock.passed, i + 1)
             if not lists.forget_old_gaps(state, i):
                 return WANT_GAPS
             if state.replicas[i].n_steps > 0:
@@ -69,6 +73,7 @@ def advance(state, until_ps, order, admit, batch, preempt, route, place, bring):
                 commands.at_boundary(state, i, t, order, preempt, route, place)
             heaps.reschedule(state, i, form(state, i, t, admit, batch, preempt, bring))
         else:
+            clock.passed = state.replicas.shape[0]
             commands.obey(state, t, order, route, place)
         if clock.wrong_kind != 0:
             return WRONG

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 #: how a request ended
-STATUS = {"finished": 0, "rejected": 1, "aborted": 2, "unfinished": 3}
+STATUS = {"finished": 0, "rejected": 1, "aborted": 2, "unfinished": 3, "cancelled": 4}
 
 #: a request that has ended (or that the run left behind)
 DONE = np.dtype(
@@ -100,6 +100,7 @@ ARRIVAL = np.dtype(
         ("ready_ps", "i8"),  # past the API server and the tokenizer
         ("deadline_ps", "i8"),  # absolute; NEVER when none
         ("session", "i8"),  # -1 when none
+        ("workflow", "i8"),  # a row of `flows`; -1 when none
         ("isl", "i8"),
         ("osl", "i8"),
         ("priority", "i4"),
@@ -109,6 +110,25 @@ ARRIVAL = np.dtype(
     ],
     align=True,
 )
+
+#: what is known of a request beyond its slot: whom it waits for and who waits for it
+CALL = np.dtype(
+    [
+        ("workflow", "i8"),  # a row of `flows`; -1 when none
+        ("n_before", "i8"),  # predecessors that have not ended
+        ("next_at", "i8"),  # its successors in `successors`
+        ("n_next", "i8"),
+        ("lost", "i8"),  # 1: a predecessor gave no answer
+        ("sent_ps", "i8"),  # when it is sent, as far as the predecessors that have ended say
+    ],
+    align=True,
+)
+
+#: one request is sent delay_ps after another one has ended
+SUCCESSOR = np.dtype([("request", "i8"), ("delay_ps", "i8")], align=True)
+
+#: requests that belong together
+FLOW = np.dtype([("n_left", "i8"), ("start_ps", "i8")], align=True)
 
 #: phases of a live request.  FETCHING: it holds blocks that its KV is on the way to, and no seat;
 #: READY: the KV is there, and it joins at the next boundary at which a seat is free; HELD: no
@@ -347,9 +367,13 @@ CLOCK = np.dtype(
         ("last_chunk", "i8"),  # 1: no arrivals come after those in the buffer
         ("closed", "i8"),  # 1: a request is released when another one ends
         ("think_ps", "i8"),
-        ("host_request_ps", "i8"),  # closed loop: from release to ready ...
+        ("has_calls", "i8"),  # 1: `calls` has a row for each request
+        ("go_on", "i8"),  # 1: successors of a request that gave no answer are sent all the same
+        ("passed_ps", "i8"),  # at this time the boundaries of replicas below ...
+        ("passed", "i8"),  # ... this one have been, see `wake.due`
+        ("host_request_ps", "i8"),  # of a released request: from sent to ready ...
         ("host_prompt_token_ps", "i8"),  # ... and per prompt token
-        ("n_pending", "i8"),  # released, not yet ready (closed loop)
+        ("n_pending", "i8"),  # released, not yet ready
         ("n_live", "i8"),
         ("free", "i8"),  # head of the list of free slots
         ("n_done", "i8"),
@@ -383,7 +407,11 @@ class State(NamedTuple):
 
     clock: np.ndarray  # CLOCK [1]
     arrivals: np.ndarray  # ARRIVAL [A], by ready_ps (closed loop: in order of release)
-    pending: np.ndarray  # ARRIVAL [concurrency + 2], heap by (ready_ps, request); 2 spare rows
+    pending: np.ndarray  # ARRIVAL, released: heap by (ready_ps, request), and two spare rows
+    wanted: np.ndarray  # ARRIVAL [N], each request by its number (deadlines count from arrival) ...
+    calls: np.ndarray  # CALL [N], ... if one can lead to another; else both are empty
+    successors: np.ndarray  # SUCCESSOR, by predecessor
+    flows: np.ndarray  # FLOW, workflows
     live: np.ndarray  # LIVE [L]
     replicas: np.ndarray  # REPLICA [R]
     totals: np.ndarray  # TOTALS [R]
@@ -443,6 +471,10 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "clock": (CLOCK, 1),
     "arrivals": (ARRIVAL, 1),
     "pending": (ARRIVAL, 1),
+    "wanted": (ARRIVAL, 1),
+    "calls": (CALL, 1),
+    "successors": (SUCCESSOR, 1),
+    "flows": (FLOW, 1),
     "live": (LIVE, 1),
     "replicas": (REPLICA, 1),
     "totals": (TOTALS, 1),

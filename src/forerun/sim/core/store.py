@@ -12,17 +12,16 @@ Legend: s store, k row of `kept`, key a prefix block's hash (equal hashes are eq
 from __future__ import annotations
 
 from forerun.sim.core.jit import jit
+from forerun.sim.core.rng import scattered
 from forerun.sim.core.state import RULE
 
-_MIX = 0x1E3779B97F4A7C15  # odd; the product wraps
 LRU, FIFO, LFU = RULE["lru"], RULE["fifo"], RULE["lfu"]
 
 
 @jit
 def _home(key, mask):
     """The bucket at which the search for a key begins."""
-    mixed = key * _MIX
-    return (mixed ^ (mixed >> 32)) & mask
+    return scattered(key) & mask
 
 
 @jit

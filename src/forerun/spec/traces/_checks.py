@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from forerun.errors import Problem, SpecError
+from forerun.errors import Problem, SpecError, nearest
+from forerun.spec.graph import circle
 from forerun.spec.traces import bundled
-from forerun.spec.workload import Lengths, Traffic
+from forerun.spec.workload import Lengths, Node, Traffic
 
 _DRAWN = ("poisson", "gamma", "on_off", "diurnal", "uniform")
 #: settings that only one kind of arrivals reads
@@ -26,6 +27,7 @@ def check_traffic(traffic: Traffic) -> None:
         *check_unused(traffic),
         *check_lengths("isl", traffic.isl),
         *check_lengths("osl", traffic.osl),
+        *check_workflow(traffic),
     ]
     if problems:
         raise SpecError(*(Problem(f"traffic.{where}", what, fix) for where, what, fix in problems))
@@ -85,7 +87,7 @@ def check_trace(t: Traffic) -> Sentences:
             fix = "trace: chat (bundled) or the path of a file"
             yield "trace", "arrivals come from a trace and none is named", fix
         for name in ("isl", "osl"):
-            if getattr(t, name) is None:
+            if getattr(t, name) is None and t.workflow is None:
                 yield name, "missing: without a trace, lengths must be said", f"{name}: 500"
         if t.format:
             yield "format", "there is no trace to read in this format", "trace: path"
@@ -127,3 +129,64 @@ def check_lengths(name: str, x: Lengths | None) -> Sentences:
         if abs((low + high) / 2 - x.mean) > 0.5 or low < 1:
             what = f"uniform from {x.low} to {x.high} has mean {(x.low + x.high) / 2:g}"
             yield f"{name}.mean", f"{x.mean:g}, but {what}", "drop low or high"
+
+
+def check_workflow(t: Traffic) -> Sentences:
+    """A workflow names nodes that exist, in an order that can be kept."""
+    if t.workflow is None:
+        return
+    for name in ("trace", "isl", "osl"):
+        if getattr(t, name) is not None:
+            what = f"given together with a workflow, whose nodes have their own {name}"
+            yield name, what if name != "trace" else "given together with a workflow", "drop one"
+    nodes = t.workflow.nodes
+    if not nodes:
+        yield "workflow.nodes", "there is none", "nodes: {turn: {isl: 500, osl: 100}}"
+    for name, node in nodes.items():
+        where = f"workflow.nodes.{name}"
+        for key, named in (
+            ("after", node.after),
+            ("each", [node.each]),
+            ("extends", [node.extends]),
+        ):
+            for other in named:
+                if other is not None and other not in nodes:
+                    yield f"{where}.{key}", f"no node is called {other!r}", nearest(other, nodes)
+        for key in ("isl", "osl", "copies", "repeat"):
+            for inner, what, fix in check_lengths(key, getattr(node, key)):
+                yield f"{where}.{inner}", what.replace("lengths", "counts"), fix
+        yield from _check_delay(f"{where}.delay", node)
+    waits = {name: [b for b in _before(node) if b in nodes] for name, node in nodes.items()}
+    if found := circle(waits):
+        what = "nodes wait for each other in a circle: " + " -> ".join(found)
+        yield "workflow.nodes", what, "leave one `after` out; repeat: 3 sends a node again"
+        return
+    for name, node in nodes.items():
+        if node.extends in nodes and node.extends not in (name, *_ancestors(name, waits)):
+            what = f"{name} does not wait for {node.extends}, whose answer it begins with"
+            yield f"workflow.nodes.{name}.extends", what, f"after: {node.extends}"
+        if node.extends is not None and node.extends != name and node.system:
+            what = f"its prompt begins like that of {node.extends}"
+            yield f"workflow.nodes.{name}.system", what, "drop system or extends"
+
+
+def _check_delay(where: str, node: Node) -> Sentences:
+    if not math.isfinite(node.delay.mean_s):
+        yield f"{where}.mean_s", f"{node.delay.mean_s:g} s is not finite", "delay: 2 s"
+    if node.delay.cv and node.delay.kind != "lognormal":
+        yield f"{where}.cv", f"only lognormal delays read it, and this is {node.delay.kind}", ""
+
+
+def _before(node: Node) -> tuple[str, ...]:
+    return node.after if node.each is None else (*node.after, node.each)
+
+
+def _ancestors(name: str, waits: dict[str, list[str]]) -> set[str]:
+    found: set[str] = set()
+    todo = list(waits[name])
+    while todo:
+        other = todo.pop()
+        if other not in found:
+            found.add(other)
+            todo += waits[other]
+    return found

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from forerun.errors import TraceError
-from forerun.spec.requests import Requests
+from forerun.spec.requests import Requests, take_successors
 from forerun.spec.traces._faults import Faults
 
 MAX_TOKENS = 2**31 - 1  # the simulator's log holds lengths in 32 bits
-_EXTRA = ("priority", "session", "tenant", "deadline_s")
+_EXTRA = ("priority", "session", "tenant", "deadline_s", "workflow")
+_GRAPH = ("successors", "successor_starts", "delay_s")
 
 
 def build(
@@ -93,6 +94,7 @@ def build(
         hash_tokens=hashes[2] if hashes else 0,
     )  # fmt: skip
     blocks = take_blocks(whole, kept) if hashes else (None, None)
+    columns: dict[str, Any] = {name: extra[name][kept] for name in _EXTRA if name in extra}
     return Requests(
         arrival_s=picked.astype(np.float64),
         isl=isl[kept].astype(np.int64),
@@ -101,7 +103,7 @@ def build(
         block_starts=blocks[1],
         hash_tokens=whole.hash_tokens,
         meta=facts,
-        **{name: extra[name][kept] for name in _EXTRA if name in extra},
+        **columns,
     )
 
 
@@ -148,6 +150,9 @@ def take(requests: Requests, index: np.ndarray, **replaced: Any) -> Requests:
     if requests.block_hashes is not None:
         columns["block_hashes"], columns["block_starts"] = take_blocks(requests, index)
         columns["hash_tokens"] = requests.hash_tokens
+        columns["answers_named"] = requests.answers_named
+    if requests.successors is not None:
+        columns |= take_successors(requests, index)
     return Requests(**{**columns, "meta": requests.meta, **replaced})
 
 
@@ -155,15 +160,16 @@ def same(a: Requests, b: Requests, *, time_tol_s: float = 0.0) -> bool:
     """Are all columns equal (meta aside), arrivals within a tolerance?"""
     if len(a) != len(b) or np.abs(a.arrival_s - b.arrival_s).max(initial=0) > time_tol_s:
         return False
-    names = ("isl", "osl", *_EXTRA, "block_hashes", "block_starts")
+    names = ("isl", "osl", *_EXTRA, *_GRAPH, "block_hashes", "block_starts")
     pairs = [(getattr(a, name), getattr(b, name)) for name in names]
     if any((x is None) != (y is None) for x, y in pairs):
         return False
     equal = all(x is None or np.array_equal(x, y) for x, y in pairs)
-    return equal and a.hash_tokens == b.hash_tokens
+    blocks = (a.hash_tokens, a.answers_named) == (b.hash_tokens, b.answers_named)
+    return equal and blocks
 
 
 def lost(requests: Requests, format: str, *held: str) -> tuple[str, ...]:
     """Sentences: which columns of these requests a format cannot hold."""
-    names = [n for n in (*_EXTRA, "block_hashes") if getattr(requests, n) is not None]
+    names = [n for n in (*_EXTRA, "successors", "block_hashes") if getattr(requests, n) is not None]
     return tuple(f"{format} holds no {name}: left out" for name in names if name not in held)

@@ -7,6 +7,7 @@ were, and drawing in pieces gives the same requests as drawing at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from forerun.spec.traces import bundled, detect, draws, read
 from forerun.spec.traces._checks import check_traffic
 from forerun.spec.traces._columns import take
 from forerun.spec.traces._processes import arrival_chunks, length_chunks
+from forerun.spec.traces._workflows import draw_workflows
 from forerun.spec.traces.synth import Synth, load
 from forerun.spec.workload import Traffic
 
@@ -37,7 +39,9 @@ def requests_of(traffic: Traffic, *, seed: int) -> Requests:
     Raises SpecError naming everything that is missing or contradicts itself.
     """
     check_traffic(traffic)
-    if traffic.trace is None:
+    if traffic.workflow is not None:
+        requests = _workflows(traffic, seed)
+    elif traffic.trace is None:
         if traffic.concurrency:
             requests = _at_zero(traffic, seed)
         else:
@@ -61,7 +65,7 @@ def iter_requests(traffic: Traffic, *, seed: int, chunk: int = CHUNK) -> Iterato
     if chunk < 1:
         raise SpecError.one("chunk", f"{chunk} is not at least 1")
     check_traffic(traffic)
-    if traffic.trace is None and not traffic.concurrency:
+    if traffic.trace is None and not traffic.concurrency and traffic.workflow is None:
         yield from _drawn(traffic, seed, chunk)
         return
     whole = requests_of(traffic, seed=seed)
@@ -109,6 +113,20 @@ def _at_zero(traffic: Traffic, seed: int) -> Requests:
     isl, osl = length_chunks(traffic.isl, traffic.osl, stream(seed, "lengths"))(traffic.n_requests)
     zeros = np.zeros(traffic.n_requests)
     return Requests(arrival_s=zeros, isl=isl, osl=osl, meta=_meta(traffic, seed))
+
+
+def _workflows(traffic: Traffic, seed: int) -> Requests:
+    assert traffic.workflow
+    if traffic.concurrency:
+        assert traffic.n_requests
+        arrival = np.zeros(traffic.n_requests)
+    else:
+        parts = list(arrival_chunks(traffic, stream(seed, "arrivals"), CHUNK))
+        if not parts or not len(arrival := np.concatenate(parts)):
+            raise _empty(traffic)
+    drawn = draw_workflows(traffic.workflow, arrival, stream(seed, "lengths"))
+    meta = {**_meta(traffic, seed), "on_failure": traffic.workflow.on_failure}
+    return replace(drawn, meta=meta)
 
 
 def _meta(traffic: Traffic, seed: int) -> dict[str, Any]:
