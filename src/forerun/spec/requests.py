@@ -21,6 +21,8 @@ class Requests:
     deadline_s: float64 [N], when the whole answer must be there, from arrival; inf when none.
     block_hashes, block_starts : int64 [sum], int64 [N+1]: the prompt's prefix blocks as hashes,
         request i owns block_hashes[block_starts[i]:block_starts[i+1]]; `hash_tokens` a block.
+    acceptance: float64 [N], chance that a token proposed for it is right, before those of the
+        engine's `speculation`; -1 where it is not known.
     """
 
     arrival_s: np.ndarray
@@ -33,6 +35,7 @@ class Requests:
     block_hashes: np.ndarray | None = None
     block_starts: np.ndarray | None = None
     hash_tokens: int = 0
+    acceptance: np.ndarray | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)  # source, format, rows skipped and why
 
     def __len__(self) -> int:
@@ -40,7 +43,8 @@ class Requests:
 
     def __getitem__(self, part: slice) -> Requests:
         """Consecutive requests (a slice of step 1) with everything that belongs to them."""
-        columns = ("arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s")
+        columns = ("arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s",
+                   "acceptance")  # fmt: skip
         present = {c: getattr(self, c) for c in columns if getattr(self, c) is not None}
         taken: dict[str, Any] = {c: values[part] for c, values in present.items()}
         if self.block_hashes is not None and self.block_starts is not None:

@@ -1,0 +1,96 @@
+"""Who proposes tokens for a pool, as the core needs it: lengths, chances, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from forerun.cost.table import CostTable
+from forerun.spec.speculation import Acceptance, Speculation
+
+QUANTILES = 257
+
+
+@dataclass(frozen=True, eq=False)
+class Drafting:
+    """Proposals for one pool.
+
+    levels : tokens at each depth, from 1 at depth 0.  shape : float64 [most + 1], the chance at a
+    depth relative to the request's own.  alpha : float64 [QUANTILES], the requests' own chances.
+    """
+
+    levels: tuple[int, ...]
+    shape: np.ndarray
+    alpha: np.ndarray
+    table: CostTable | None = None  # of the draft; None when only the host works
+    apart: bool = False  # on devices of its own ...
+    trip_s: float = 0.0  # ... so far away, there and back
+    step_s: float = 0.0  # of the host, a pass of the draft
+    seq_s: float = 0.0  # of the host, a step and request
+
+    @property
+    def most(self) -> int:
+        """Most tokens in a row."""
+        return len(self.levels) - 1
+
+
+def drafting(said: Speculation, **costs: object) -> Drafting:
+    """What a description says, with the costs of who computes it (fields of Drafting)."""
+    return Drafting(
+        said.levels, shape(said.acceptance, said.most), quantiles(said.acceptance),
+        step_s=said.host_step_s, seq_s=said.host_seq_s, **costs,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def shape(said: Acceptance, most: int) -> np.ndarray:
+    """The chance at each depth relative to the request's own, [most + 1]; depth 0 is certain."""
+    depth = np.arange(most + 1)
+    out = said.decay ** np.maximum(depth - 1, 0)
+    if said.by_position is not None:
+        given = np.array(said.by_position)
+        out = out * given[np.clip(depth - 1, 0, len(given) - 1)]
+    out[0] = 1.0
+    return out
+
+
+def quantiles(said: Acceptance) -> np.ndarray:
+    """The requests' own chances as quantiles at equal steps of probability, [QUANTILES]."""
+    at = np.linspace(0, 1, QUANTILES)
+    if said.beta is not None:
+        return _beta(*said.beta, at)
+    if said.requests is not None:
+        return np.quantile(np.array(said.requests, dtype=float), at)
+    return np.full(QUANTILES, 1.0 if said.alpha is None else said.alpha)
+
+
+def _beta(a: float, b: float, at: np.ndarray) -> np.ndarray:
+    """Quantiles of the beta distribution, by sums over 200,000 slices of its density."""
+    edges = np.linspace(0, 1, 200_001)
+    x = (edges[1:] + edges[:-1]) / 2
+    log_density = (a - 1) * np.log(x) + (b - 1) * np.log1p(-x)
+    mass = np.exp(log_density - log_density.max())
+    cdf = np.concatenate([[0.0], np.cumsum(mass)])
+    return np.interp(at, cdf / cdf[-1], edges)
+
+
+def draft_arrays(drafts: Sequence[Drafting | None]) -> dict[str, np.ndarray]:
+    """The fields of a `State` on proposals, by name."""
+    most = max((draft.most for draft in drafts if draft), default=0)
+    P = len(drafts)
+    level, nodes = (np.ones((P, most + 1), dtype=np.int64) for _ in range(2))
+    shapes, alpha = np.ones((P, most + 1)), np.zeros((P, QUANTILES))
+    for p, draft in enumerate(drafts):
+        if draft is not None:
+            k = draft.most
+            level[p, : k + 1] = draft.levels
+            shapes[p, : k + 1] = draft.shape
+            alpha[p] = draft.alpha
+    nodes[:, 0] = 0
+    nodes[:, 1:] = np.cumsum(level[:, 1:], axis=1)
+    return {
+        "draft_level": level, "draft_nodes": nodes, "draft_shape": shapes, "draft_alpha": alpha,
+        "draft_ps": np.zeros(most + 1, dtype=np.int64),
+        "drafting": np.zeros(most + 2, dtype=np.int64),
+    }  # fmt: skip
