@@ -43,8 +43,12 @@ def speculating(
     if k == 0:
         return one
     small = verified(table(flat=draft_flat, token=draft_flat / 20, ctx=3e-7), growth=growth)
-    costs_of = {"table": small, "apart": apart, "trip_s": trip_s} if kind != "ngram" else {}
-    return replace(one, draft=replace(drafting(said, **costs_of), seq_s=seq_s))
+    given = {"draft": small, "draft_apart": apart} if kind != "ngram" else {}
+    return replace(
+        one,
+        table=replace(one.table, **given),
+        draft=replace(drafting(said, trip_s), seq_s=seq_s),
+    )
 
 
 def kinds(**engine):

@@ -46,7 +46,8 @@ class Verify:
     """Steps with several queries a decoding request, relative to those with one (`cost.verify`)."""
 
     queries: np.ndarray  # int64 [Q], of each request: 1, 2, 4, ..
-    decode: Mapping[str, np.ndarray]  # quantity -> float64 [Q, max sequences + 1, K_c], times decode
+    #: quantity -> float64 [Q, max sequences + 1, K_c], times `decode`
+    decode: Mapping[str, np.ndarray]
     max_sampled: int
     #: quantity -> float64 [G_V], at grid(max_sampled), times `seqs` at max sequences; beyond those
     seqs: Mapping[str, np.ndarray]
@@ -91,4 +92,6 @@ class CostTable:
     eager_s: float = 0.0  # least time of a step with prompt tokens: the host launches its kernels
     mixed_cross_s: float = 0.0  # in such a step, per decoding request and token of its chunks
     verify: Verify | None = None  # priced where tokens are proposed
+    draft: CostTable | None = None  # of who proposes them, unless only the host does ...
+    draft_apart: bool = False  # ... on devices of its own
     between: str = "linear"  # or "constant": decode and prefill keep a knot's value up to the next

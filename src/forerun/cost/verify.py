@@ -77,10 +77,12 @@ def _chooses(shape: Attention) -> bool:
 def _add_attention(
     sums: Mapping[str, np.ndarray], j: int, q: int, op: Op, at: Sizes, m: Costs, watts: Power
 ) -> None:
+    shape: Attention | Scan
     n, ctx = np.ceil(at.batch / op.split), at.ctx + (q - 1)
     if isinstance(op.shape, Attention) and not _chooses(op.shape):
         shape, times = with_queries(op.shape, q), 1
     else:
+        assert isinstance(op.shape, Attention | Scan)
         shape, times = op.shape, q
     time = times * m.decode(shape, n, ctx)
     counts = shape.decode(at.batch / op.split, ctx)

@@ -61,7 +61,10 @@ def utilisation(part: View) -> Utilisation:
     busy_s = total(span)
     peak_flop = work.of_replica(log, "peak_flop_per_s") * seconds
     peak_bytes = work.of_replica(log, "peak_hbm_bytes_per_s") * seconds
-    hfu = total(work.by_leap(leaps, log, "flop")) / peak_flop
+    flop = total(work.by_leap(leaps, log, "flop"))
+    drafts = any(table.draft is not None for table in log.tables)
+    own = flop if not drafts else total(work.by_leap(leaps, log, "flop", drafts=False))
+    hfu = flop / peak_flop
     if not part.whole:
         peak = np.zeros(len(blocks))
         np.maximum.at(peak, leaps["replica"], leaps["n_blocks"])
@@ -69,7 +72,7 @@ def utilisation(part: View) -> Utilisation:
     return Utilisation(
         busy=busy_s / seconds,
         hfu=hfu,
-        mfu=hfu * (1 - recomputed_share(part)),
+        mfu=own / peak_flop * (1 - recomputed_share(part)),
         mbu=total(work.by_leap(leaps, log, "hbm_bytes")) / peak_bytes,
         link_bytes_per_s=total(work.by_leap(leaps, log, "link_bytes")) / seconds,
         kv_peak=peak,

@@ -222,6 +222,7 @@ def slowed(table: CostTable, factor: float) -> CostTable:
         time_s=Work(**{f.name: getattr(time, f.name) * factor for f in fields(Work)}),
         mixed_decode=mixed,
         mixed_cross_s=table.mixed_cross_s * factor,
+        draft=None if table.draft is None else slowed(table.draft, factor),
     )
 
 

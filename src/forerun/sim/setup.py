@@ -81,7 +81,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         _fill_engine(engines[p], served, options.every_step[p], options.leap)
     tables = [served.table for served in pools]
     drafts = [served.draft for served in pools]
-    tables += [draft.table for draft in drafts if draft and draft.table]
+    tables += [one.table.draft for one in pools if one.draft and one.table.draft]
     engines.mixed_row = table_arrays.mixed_rows(tables)[: len(pools)]
     _fill_drafts(engines, drafts, tables, options.priced)
     most = int(engines.max_seqs.max())
@@ -183,16 +183,16 @@ def _fill_drafts(
             continue
         engine = engines[p]
         engine.draft_most, engine.draft_priced = draft.most, int(priced[p])
-        engine.draft_apart = int(draft.apart)
+        engine.draft_apart = int(tables[p].draft_apart)
         engine.draft_step_ps, engine.draft_seq_ps = (
             round(draft.step_s * PS),
             round(draft.seq_s * PS),
         )
         engine.draft_trip_ps = round(draft.trip_s * PS)
         engine.verify_row = verify[p]
-        if draft.table is not None:
+        if tables[p].draft is not None:
             engine.draft_row, engine.draft_verify_row = row, verify[row]
-            engine.draft_tokens = draft.table.max_tokens
+            engine.draft_tokens = tables[row].max_tokens
             row += 1
 
 

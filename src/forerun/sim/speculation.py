@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.cost.table import CostTable
 from forerun.spec.speculation import Acceptance, Speculation
 
-QUANTILES = 257
+QUANTILES = 4097  # a request draws between two of them
 
 
 @dataclass(frozen=True, eq=False)
 class Drafting:
-    """Proposals for one pool.
+    """Proposals for one pool; what they cost stands in its table.
 
     levels : tokens at each depth, from 1 at depth 0.  shape : float64 [most + 1], the chance at a
     depth relative to the request's own.  alpha : float64 [QUANTILES], the requests' own chances.
@@ -24,9 +23,7 @@ class Drafting:
     levels: tuple[int, ...]
     shape: np.ndarray
     alpha: np.ndarray
-    table: CostTable | None = None  # of the draft; None when only the host works
-    apart: bool = False  # on devices of its own ...
-    trip_s: float = 0.0  # ... so far away, there and back
+    trip_s: float = 0.0  # to a draft's own devices and back
     step_s: float = 0.0  # of the host, a pass of the draft
     seq_s: float = 0.0  # of the host, a step and request
 
@@ -36,12 +33,16 @@ class Drafting:
         return len(self.levels) - 1
 
 
-def drafting(said: Speculation, **costs: object) -> Drafting:
-    """What a description says, with the costs of who computes it (fields of Drafting)."""
+def drafting(said: Speculation, trip_s: float = 0.0) -> Drafting:
+    """What a description says; trip_s : to the draft's own devices and back."""
     return Drafting(
-        said.levels, shape(said.acceptance, said.most), quantiles(said.acceptance),
-        step_s=said.host_step_s, seq_s=said.host_seq_s, **costs,  # type: ignore[arg-type]
-    )  # fmt: skip
+        said.levels,
+        shape(said.acceptance, said.most),
+        quantiles(said.acceptance),
+        trip_s=trip_s,
+        step_s=said.host_step_s,
+        seq_s=said.host_seq_s,
+    )
 
 
 def shape(said: Acceptance, most: int) -> np.ndarray:

@@ -257,7 +257,7 @@ def form(state, i, t, admit, batch, preempt, bring, speculate):
     preempted = make_room(state, i, decoding, 0, -1, preempt)
     wanted = 0
     if decoding == 1 and engine.draft_most > 0:
-        wanted = drafts.choose(state, i, speculate)
+        wanted = drafts.choose(state, i, left, speculate)
         left = max(0, left - replica.n_draft)
     left, more = grow_chunks(state, i, left, whole, decoding, preempt)
     preempted += more
@@ -269,7 +269,7 @@ def form(state, i, t, admit, batch, preempt, bring, speculate):
         decoding = 1
         preempted += make_room(state, i, 1, 0, -1, preempt)
         if engine.draft_most > 0:
-            wanted = drafts.choose(state, i, speculate)
+            wanted = drafts.choose(state, i, 0, speculate)
     return leap(state, i, t, decoding, preempted + stopped + wanted)
 
 

@@ -25,8 +25,9 @@ every step.
 
 `speculate` is asked for every decoding request each time a step is formed, in the order of their
 admission; what does not fit the step's tokens, the free memory or the answer is cut off.  With
-`PRICED = True`, `step_ps[k]` is what the step would take, in picoseconds, if k tokens were proposed
-for every decoding request and no prompts were computed; otherwise `step_ps` is all zero.  While all
+`PRICED = True`, `step_ps[k]` is what decoding would take in the step, in picoseconds, if k tokens
+were proposed for every decoding request: at 0 a step without prompts, and more as proposals add to
+one with the prompt tokens that wait.  Otherwise `step_ps` is all zero.  While all
 answers are 0 it is asked again at the next event only, or with `EVERY_STEP = True` at every step.
 
 `request` is a LIVE record, `replica` a REPLICA record, `engine` an ENGINE record (state.py).

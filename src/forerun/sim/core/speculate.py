@@ -16,19 +16,21 @@ from forerun.sim.core.kv import FULL, blocks_for, need, take
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.price import decode_cost, lookup, prefill_cost
 from forerun.sim.core.rng import draw
+from forerun.sim.core.signatures import OUTSTANDING_TOKENS
 from forerun.sim.core.state import DECODING
 
 BAD_DRAFT = 5  # clock.wrong_kind
-RECENT = 0.9  # weight of a round in the next one's `recent_*`: the last ten or so count
+RECENT = 0.97  # weight of a round in the next one's `recent_*`: some thirty count
 
 
 # -- before a step: how many tokens are proposed ---------------------------------------------------
 
 
 @jit
-def choose(state, i, speculate):
+def choose(state, i, room, speculate):
     """Ask the policy for every decoder of the step; keep slots free for what it proposes.
 
+    room : prompt tokens that the step could compute.
     Cut to what the request still wants, to the tokens of a step and to free blocks: nobody is
     preempted for a proposal.  Returns 1 when the policy wants any.
     """
@@ -40,7 +42,7 @@ def choose(state, i, speculate):
     left = engine.max_tokens - replica.n_decode
     free = engine.n_blocks - replica.n_blocks - need(state, i, 1, 0, 0)
     if engine.draft_priced == 1:
-        quote(state, i)
+        quote(state, i, room)
     wanted = 0
     r = replica.run_head
     while r >= 0:
@@ -215,14 +217,24 @@ def beside(state, i, first):
 
 
 @jit
-def quote(state, i):
-    """What the next step would take at each k, the same for all decoders, without prompts."""
+def quote(state, i, room):
+    """What decoding would take in the next step at each k, the same for all decoders.
+
+    At 0 it is a step without prompts; what proposals add is told beside those prompt tokens that
+    wait, as far as `room` goes, which leave the device less to spare.
+    """
     replica = state.replicas[i]
     p = replica.pool
     engine = state.engines[p]
     n = replica.n_decode
     alone, _, _ = decode_cost(state, p, p, n, replica.ctx)
     alone += engine.host_step_ps + engine.host_seq_ps * n
+    beside = 0
+    if replica.n_chunks > 0 or (replica.n_waiting > 0 and replica.n_running < engine.max_seqs):
+        most = engine.max_tokens - n * (1 + state.draft_nodes[p, engine.draft_most])
+        beside = min(min(room, state.load[OUTSTANDING_TOKENS, i]), most)
+    beside = max(beside, 0)
+    alone += lookup(state.tokens_ps[p], n) - lookup(state.tokens_ps[p], n + beside)
     drafts = 0
     for k in range(engine.draft_most + 1):
         tokens = n * (1 + state.draft_nodes[p, k])
@@ -235,7 +247,8 @@ def quote(state, i):
         if tokens > engine.max_tokens:
             state.draft_ps[k] = NEVER
         else:
-            time = alone + lookup(state.tokens_ps[p], tokens) + lookup(state.seqs_ps[p], tokens)
+            time = alone + lookup(state.tokens_ps[p], tokens + beside)
+            time += lookup(state.seqs_ps[p], tokens)
             if k > 0:
                 time += verify_ps(state, p, n, tokens - n, replica.ctx)
             state.draft_ps[k] = time + drafts

@@ -409,8 +409,8 @@ CLOCK = np.dtype(
 
 class State(NamedTuple):
     """All of a run.  Shapes: A arrivals in the buffer, L live slots, R replicas, P pools, M most
-    sequences a replica runs, Z gap stack, G grid points, K knots, B prefix blocks kept, D most tokens in a row
-    that are proposed."""
+    sequences a replica runs, Z gap stack, G grid points, K knots, B prefix blocks kept,
+    D most tokens in a row that are proposed."""
 
     clock: np.ndarray  # CLOCK [1]
     arrivals: np.ndarray  # ARRIVAL [A], by ready_ps (closed loop: in order of release)
@@ -470,7 +470,7 @@ class State(NamedTuple):
     draft_level: np.ndarray  # int64 [P, D+1], tokens proposed at each depth (1 without a tree)
     draft_nodes: np.ndarray  # int64 [P, D+1], those up to a depth
     draft_shape: np.ndarray  # float64 [P, D+1], chance at a depth relative to the request's own
-    draft_alpha: np.ndarray  # float64 [P, 257], the requests' own chances: quantiles
+    draft_alpha: np.ndarray  # float64 [P, ..], the requests' own chances: quantiles
     draft_ps: np.ndarray  # int64 [D+1], what a step would take at each depth, as quoted last
     drafting: np.ndarray  # int64 [D+2], requests drafted for at each depth, as counted last
 

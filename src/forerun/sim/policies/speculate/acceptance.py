@@ -4,7 +4,7 @@ A row of k tokens is right with chance alpha**k, alpha being the share found rig
 at; one that was always wrong is still tried with one token.  Before the first round it is `prior`.
 """
 
-PARAMS = {"least": 0.3, "prior": 0.7, "weight": 2.0}
+PARAMS = {"least": 0.3, "prior": 0.7, "weight": 5.0}
 
 
 def acceptance(request, replica, engine, step_ps, params):

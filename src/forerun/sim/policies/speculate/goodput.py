@@ -12,7 +12,7 @@ own and the time is priced.
 
 PRICED = True
 EVERY_STEP = True
-PARAMS = {"prior": 0.7, "weight": 2.0}
+PARAMS = {"prior": 0.7, "weight": 5.0}
 
 
 def goodput(request, replica, engine, step_ps, params):
