@@ -204,7 +204,7 @@ class Bench:
         """Everything that a run depends on but the number of replicas and the two factors."""
         served, r = self.ready.served, self.requests
         engine, route = served.pool.engine, self.ready.candidate.route
-        chosen = [engine.batch, engine.order, engine.admit, engine.preempt, route]
+        chosen = [engine.batch, engine.order, engine.admit, engine.preempt, engine.speculate, route]
         # of what a trace says of itself only the closed loop decides anything
         loop = {name: r.meta.get(name) for name in ("concurrency", "think_s")}
         return keeping.digest(

@@ -150,6 +150,8 @@ def beside(
         said.append(f"{draft.model.name} is made for {longest}; it proposes beyond as well")
     if not draft.said.host_step_s:
         said.append("the host adds nothing to a pass of the draft (speculation.host_step_s)")
+    if pool.pp > 1:
+        said.append("each batch in flight drafts as if the draft's devices were its own")
     if isinstance(fit, EngineFit):
         said.append("the calibration is of the target; its draft's costs stay as they were")
     more = own.n_devices if draft.apart else 0
