@@ -13,6 +13,7 @@ from forerun.errors import ForerunError, SpecError
 from forerun.ops.attention import Attention
 from forerun.sim import drafts
 from forerun.sim.prepare import prepare
+from forerun.sim.speculation import quantiles
 from forerun.spec.deployment import Deployment, Engine, Pool
 from forerun.spec.speculation import Acceptance, Speculation
 
@@ -189,3 +190,28 @@ def test_a_draft_elsewhere_needs_a_link():
     alone = catalog.device("h100-sxm").model_copy(update={"network": None})
     with pytest.raises(SpecError, match="h100-sxm has no network"):
         drafts.proposing(pool, alone)
+
+
+def test_chances_come_out_of_a_file(tmp_path):
+    file = tmp_path / "chances.csv"
+    file.write_text("request,acceptance\n0,0.2\n1,0.8\n")
+    assert quantiles(Acceptance(file=str(file)))[[0, 2048, 4096]].tolist() == [0.2, 0.5, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("alpha\n0.5\n", "has no column `acceptance`"),
+        ("acceptance\n", "has no rows"),
+        ("acceptance\n0.5\n1.5\n", "chances.csv:3: '1.5' is not a chance"),
+        ("acceptance\nhigh\n", "chances.csv:2: 'high' is not a chance"),
+        ("acceptance\nnan\n", "is not a chance"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_file_without_chances_is_told_by_its_line(tmp_path, text, sentence):
+    file = tmp_path / "chances.csv"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SpecError, match=sentence):
+        quantiles(Acceptance(file=str(file)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from forerun.errors import SpecError
 from forerun.spec.speculation import Acceptance, Speculation
 
 QUANTILES = 4097  # a request draws between two of them
@@ -61,9 +64,32 @@ def quantiles(said: Acceptance) -> np.ndarray:
     at = np.linspace(0, 1, QUANTILES)
     if said.beta is not None:
         return _beta(*said.beta, at)
-    if said.requests is not None:
-        return np.quantile(np.array(said.requests, dtype=float), at)
+    measured = read(said.file) if said.file is not None else said.requests
+    if measured is not None:
+        return np.quantile(np.array(measured, dtype=float), at)
     return np.full(QUANTILES, 1.0 if said.alpha is None else said.alpha)
+
+
+def read(path: str) -> list[float]:
+    """The column `acceptance` of a CSV file.  Raises SpecError for what is no such file."""
+    try:
+        rows = list(csv.DictReader(Path(path).read_text(encoding="utf-8").splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError.one(path, f"cannot be read: {error}", "check the path") from None
+    if not rows or "acceptance" not in rows[0]:
+        what = "has no column `acceptance`" if rows else "has no rows"
+        raise SpecError.one(path, what, "a CSV file: acceptance, then one chance a line")
+    out = []
+    for line, row in enumerate(rows, 2):
+        try:
+            value = float(row["acceptance"])
+        except (TypeError, ValueError):
+            value = float("nan")
+        if not 0 <= value <= 1:
+            what = f"{row['acceptance']!r} is not a chance"
+            raise SpecError.one(f"{path}:{line}", what, "a number from 0 to 1")
+        out.append(value)
+    return out
 
 
 def _beta(a: float, b: float, at: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ class Acceptance(Spec):
 
     One of: `alpha` for every request; `beta`, the two parameters of a beta distribution that each
     request draws its own from; `requests`, chances of measured requests, which others draw from;
-    `by_position`, for the first, second, .. token of a row (the last one goes on).  `decay` is what
+    `file`, a CSV file whose column `acceptance` has them; `by_position`, for the first, second, .. token of a row (the last one goes on).  `decay` is what
     a position has of the one before.  Which tokens are right belongs to the seed, the request and
     the place in its answer, so two policies face the same draws.
 
@@ -27,6 +27,7 @@ class Acceptance(Spec):
     alpha: Chance | None = None
     beta: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
     requests: tuple[Chance, ...] | None = None
+    file: str | None = None
     by_position: tuple[Chance, ...] | None = None
     decay: float = Field(default=1.0, gt=0, le=1)
     source: str = "given"
@@ -40,7 +41,7 @@ class Acceptance(Spec):
 
     @model_validator(mode="after")
     def _one(self) -> Acceptance:
-        ways = ("alpha", "beta", "requests", "by_position")
+        ways = ("alpha", "beta", "requests", "file", "by_position")
         given = [name for name in ways if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "nothing"
