@@ -116,7 +116,9 @@ def assert_laws(server, requests, *, all_sent=True):
     assert log.replicas["n_out"].sum() == rows["n_out"].sum()
     computed = (done["isl"] + done["osl"] - 1 - done["cached"] + done["recomputed"]).sum()
     if len(done) == len(rows):
-        assert log.replicas["n_tokens"].sum() == computed
+        rejected = (log.replicas["n_drafted"] - log.replicas["n_extra"]).sum()
+        assert log.replicas["n_tokens"].sum() == computed + rejected
+        assert log.replicas["n_extra"].sum() == rows["n_extra"].sum()
         assert not state.replicas.n_blocks.any()
         assert not state.replicas.n_away.any()
         assert not state.load[:4].any()

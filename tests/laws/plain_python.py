@@ -6,6 +6,7 @@ import os
 
 import fleets
 from serving import served, simulate, table, workload
+from speculating import kinds
 
 from forerun.sim.core.jit import JIT
 from forerun.sim.tiers import Tier
@@ -57,3 +58,5 @@ if __name__ == "__main__":
         settings = {"tiers": [tier], "fetch": Policy(name="faster"), "hash_tokens": 8}
         print("tiers", kept, digest(simulate(fleets.sharing(3, 40, isl=60), one, **settings)))
     print("two pools", digest(simulate(workload(3, 25), pools)))
+    for name, speculates in kinds(n_blocks=30).items():
+        print("speculation", name, digest(simulate(workload(4, 25), speculates, seed=6)))

@@ -80,6 +80,7 @@ def token_times(log):
     for row in log.leaps:
         replica, now = int(row["replica"]), int(row["start_ps"])
         gaps = out.setdefault(replica, [])
+        gaps += [0] * int(row["n_extra"])  # tokens that came together
         for step in range(int(row["n_steps"])):
             length = int(row["first_ps"]) + step * int(row["slope_ps"])
             now += length

@@ -188,6 +188,13 @@ def price_usd_per_hour(case: Case, deployment: Deployment) -> float | None:
                 return None
             each = offer.usd_per_hour
         total += each * pool.n_devices
+        if pool.drafts_on is not None:
+            name, n = pool.drafts_on
+            group, offer = case.fleet.devices.get(name), catalog.price(name)
+            each = group.price_usd_per_hour if group else None
+            if each is None and offer is None:
+                return None
+            total += n * (offer.usd_per_hour if each is None and offer else each or 0.0)
     return total
 
 

@@ -203,6 +203,23 @@ def _pool_words(pool: Pool) -> str:
     return f"{pool.n_devices} x {pool.device}, {replicas} of {layout}"
 
 
+def _speculation_words(pool: Pool) -> str:
+    """Who proposes tokens, how many, and how often they are right."""
+    said = pool.engine.speculation
+    assert said is not None
+    if not said.most:
+        return "none (k 0)"
+    who = {"draft": f"draft {said.draft}", "heads": f"{said.layers} head layers"}
+    row = f"a tree of {sum(said.levels[1:])} tokens" if said.tree else f"up to {said.most} tokens"
+    right = said.acceptance.model_dump(exclude_none=True, exclude={"source"}, exclude_defaults=True)
+    chances = ", ".join(f"{k} {v}" for k, v in right.items() if k != "requests")
+    where = f" on {said.device}" if said.device else ""
+    return (
+        f"{who.get(said.kind, 'n-gram')}{where}, {row}, {pool.engine.speculate.name} policy, "
+        f"acceptance {chances or 'of measured requests'}"
+    )
+
+
 def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[str, str]:
     """What was asked and what was deployed, label by label, for a report."""
     from forerun import units
@@ -244,4 +261,6 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
             f"max_num_batched_tokens {e.max_num_batched_tokens}, "
             f"gpu_memory_utilization {e.gpu_memory_utilization:g}"
         )
+        if e.speculation is not None:
+            out[label.replace("engine", "speculation")] = _speculation_words(pool)
     return out

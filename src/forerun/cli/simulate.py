@@ -116,6 +116,10 @@ def write_files(
         out.note(f"wrote {perfetto}: drop it on ui.perfetto.dev" + (f" ({cut})" if cut else ""))
 
 
+_OF_FLEET = ("route", "place")
+_POLICY_KINDS = (*_OF_FLEET, "batch", "order", "admit", "preempt", "speculate")
+
+
 def _with_policies(given: Given, policies: tuple[str, ...]) -> Given:
     """--policy route=mine.py:nearest as an override of the case."""
     from dataclasses import replace
@@ -123,9 +127,10 @@ def _with_policies(given: Given, policies: tuple[str, ...]) -> Given:
     overrides = list(given.overrides)
     for text in policies:
         kind, equals, name = text.partition("=")
-        if not equals or kind not in ("route", "batch", "order", "admit", "preempt"):
-            hint = "--policy route=my_router.py:my_router (or batch, order, admit, preempt)"
+        if not equals or kind not in _POLICY_KINDS:
+            others = ", ".join(k for k in _POLICY_KINDS if k != "route")
+            hint = f"--policy route=my_router.py:my_router (or {others})"
             raise click.UsageError(f"--policy {text!r} names no kind\n  try: {hint}")
-        key = "deployment.route" if kind == "route" else f"deployment.engine.{kind}"
+        key = f"deployment.{'' if kind in _OF_FLEET else 'engine.'}{kind}"
         overrides.append(f"{key}={name}")
     return replace(given, overrides=tuple(overrides))

@@ -186,9 +186,29 @@ def memory(model: Model, pool: Pool, device: Device) -> Memory:
     return replace(found, problems=tuple(problems))
 
 
-def measure(model: Model, pool: Pool, device: Device) -> Memory:
-    """The sizes alone, without judging them."""
-    graph = lower(model, pool)
+def with_draft(held: Memory, draft: Memory, *, shared: bool) -> Memory:
+    """The memory of a target beside which a draft runs on the same devices.
+
+    The draft's weights and cache lie with those of the last stage; every block holds both caches.
+    shared : embedding and LM head are the target's own.
+    """
+    given = ("embedding", "lm_head") if shared else ()
+    (own,) = draft.stages
+    weights = {"draft": sum(v for k, v in own.weights_by_part.items() if k not in given)}
+    last = held.stages[-1]
+    both = Stage(
+        {**last.weights_by_part, **weights}, last.attention + own.attention, last.scans + own.scans
+    )
+    return replace(
+        held,
+        stages=(*held.stages[:-1], both),
+        activation_bytes=max(held.activation_bytes, draft.activation_bytes),
+    )
+
+
+def measure(model: Model, pool: Pool, device: Device, graph: Graph | None = None) -> Memory:
+    """The sizes alone, without judging them.  graph : the lowered model, when it was changed."""
+    graph = graph or lower(model, pool)
     engine = pool.engine
     limit = min(x for x in (engine.max_model_len, model.max_len, 10**7) if x is not None)
     assumed = []

@@ -15,7 +15,8 @@ from forerun.cost.costs import Costs, Point
 from forerun.cost.efficiency import SPLIT_TOKENS
 from forerun.cost.energy import Power, power
 from forerun.cost.generic import peak_flop_per_s
-from forerun.cost.table import CostTable, Work, grid
+from forerun.cost.table import CostTable, Verify, Work, grid
+from forerun.cost.verify import Sizes, verify
 from forerun.errors import SpecError
 from forerun.ops.attention import Attention
 from forerun.ops.check import math_format
@@ -40,6 +41,7 @@ def price(
     links: Mapping[str, Link] | None = None,
     runtime: str = "vllm",
     calibrations: Store | None = None,
+    queries: int = 1,
 ) -> CostTable:
     """What a step of one replica costs, by the four parts of `CostTable`.
 
@@ -49,7 +51,8 @@ def price(
     attention start once a step, so their launches stand in `tokens` too.
 
     max_len : longest context to price, default the model's; links : catalog links replaced;
-    runtime : engine whose kernels run, "vllm 0.24.0"; calibrations : default what is installed.
+    runtime : engine whose kernels run, "vllm 0.24.0"; calibrations : default what is installed;
+    queries : most tokens of a decoding request that a step verifies (see `verify`).
     Raises SpecError where the device has no arithmetic for a format or a needed link is unknown.
 
     The 80 % interval is that of a typical decode step: operators of one family err together,
@@ -78,10 +81,19 @@ def price(
         peak_hbm_bytes_per_s=device.hbm_bytes_per_s * n, low=share.low, high=share.high,
         sources=share.sources, by_operator=share.by_operator, stages=graph.pp,
         eager_s=graph.host_kernel_s * n_kernels(ops),
+        verify=_verify(ops, at, m, watts, queries, max_tokens) if queries > 1 else None,
         assumed=tuple(
             dict.fromkeys((*graph.assumed, *_assumed(graph, device, m, share), *watts.assumed))
         ),
     )  # fmt: skip
+
+
+def _verify(
+    ops: list[Op], at: _Axes, m: Costs, watts: Power, queries: int, max_tokens: int
+) -> Verify:
+    most = len(at.batch) - 1
+    sampled = min(max_tokens, most * queries)
+    return verify(ops, Sizes(at.batch, at.ctx, most, sampled, queries), m, watts)
 
 
 def costs(

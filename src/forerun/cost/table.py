@@ -42,6 +42,24 @@ class Work:
 
 
 @dataclass(frozen=True, eq=False)
+class Verify:
+    """Steps with several queries a decoding request, relative to those with one (`cost.verify`)."""
+
+    queries: np.ndarray  # int64 [Q], of each request: 1, 2, 4, ..
+    #: quantity -> float64 [Q, max sequences + 1, K_c], times `decode`
+    decode: Mapping[str, np.ndarray]
+    max_sampled: int
+    #: quantity -> float64 [G_V], at grid(max_sampled), times `seqs` at max sequences; beyond those
+    seqs: Mapping[str, np.ndarray]
+
+    def seqs_of(self, name: str, short: np.ndarray) -> np.ndarray:
+        """The part `seqs` of a quantity at grid(max_sampled), given that up to max sequences."""
+        long = self.seqs[name] * short[-1]
+        long[: len(short)] = short
+        return long
+
+
+@dataclass(frozen=True, eq=False)
 class CostTable:
     """Costs of one replica's step; see the module's docstring for the parts."""
 
@@ -73,4 +91,7 @@ class CostTable:
     mixed_decode: np.ndarray | None = None
     eager_s: float = 0.0  # least time of a step with prompt tokens: the host launches its kernels
     mixed_cross_s: float = 0.0  # in such a step, per decoding request and token of its chunks
+    verify: Verify | None = None  # priced where tokens are proposed
+    draft: CostTable | None = None  # of who proposes them, unless only the host does ...
+    draft_apart: bool = False  # ... on devices of its own
     between: str = "linear"  # or "constant": decode and prefill keep a knot's value up to the next

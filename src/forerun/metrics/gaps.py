@@ -2,7 +2,9 @@
 
 Within a leap the gaps are an arithmetic series, each `n_decode` times; a GAP row moves `count` of
 them, in the step that ends at its `end_ps`, to a longer value, or (resumed = 1) adds `count` gaps
-across a preemption, whose tokens came out of a recomputation and not of decoding.  A percentile is
+across a preemption, whose tokens came out of a recomputation and not of decoding.  Tokens accepted
+together (`n_extra` of a leap, which is then one step) come with the step's own: gaps of 0.  A
+percentile is
 an order statistic of that multiset, found exactly by bisection on the value in picoseconds.
 """
 
@@ -90,6 +92,8 @@ def itl(leaps: np.ndarray, gaps: np.ndarray) -> Gaps:
         if np.any(by_leap > decoding["n_decode"]):
             raise ValueError("GAP rows count more requests than their step has decoding")
         parts.append((first[at], 0 * at, 0 * at + 1, -moved["count"].astype(np.int64)))
+    together = decoding["n_extra"][decoding["n_extra"] > 0].astype(np.int64)
+    parts.append((0 * together, 0 * together, 0 * together + 1, together))
     zero = np.zeros(len(gaps), np.int64)
     parts.append((gaps["gap_ps"], zero, zero + 1, gaps["count"]))
     columns = (np.concatenate(c).astype(np.int64) for c in zip(*parts, strict=True))

@@ -44,6 +44,7 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
         out.append("What bounds the steps is unknown: the log kept no steps.")
     else:
         out += [*_waiting(part, metrics), *_bound(metrics, steps), *_gaps(part, metrics)]
+        out += _speculation(part)
     out += [*_moves(part, metrics), *_tiers(part), *_preemption(metrics)]
     return out + sentence(metrics.workflows)
 
@@ -261,6 +262,25 @@ def _tiers(part: View) -> list[str]:
     wait = text(ratio(part.log.fetch_s, part.log.n_fetched), "s")
     waited = f"; {plural(part.log.n_fetched, 'wait')} for it took {wait} on average"
     return [f"KV below memory: {'; '.join(told)}{waited if part.log.n_fetched else ''}."]
+
+
+def _speculation(part: View) -> list[str]:
+    """What proposals gave, and how much they added to what steps compute."""
+    leaps = part.leaps
+    if leaps is None or not leaps["n_draft"].any():
+        return []
+    proposed, right = float(leaps["n_draft"].sum()), float(leaps["n_extra"].sum())
+    rounds = leaps[leaps["n_draft"] > 0]
+    n = float(rounds["n_decode"].sum())
+    steps = leaps[leaps["n_decode"] > 0]["n_steps"].astype(float)
+    share = len(rounds) / max(float(steps.sum()), 1.0)
+    computed = float((leaps["n_tokens"].astype(float) * leaps["n_steps"]).sum())
+    return [
+        f"Speculation: {text(right / proposed, 'share')} of {proposed:,.0f} proposed tokens were "
+        f"accepted, {text(1 + right / n, 'factor')} tokens a request in each of the "
+        f"{text(share, 'share')} of decode steps that verified any; rejected ones are "
+        f"{text((proposed - right) / computed, 'share')} of the tokens computed."
+    ]
 
 
 def _preemption(m: Metrics) -> list[str]:

@@ -186,7 +186,8 @@ def _counts(part: View) -> Counts:
     made = part.log.requests if part.whole else ended
     n_out = int(made["n_out"].sum(dtype=np.int64))
     if not part.whole and part.leaps is not None:
-        n_out = int(np.sum(part.leaps["n_seqs"].astype(np.int64) * part.leaps["n_steps"]))
+        steps = part.leaps["n_seqs"].astype(np.int64) * part.leaps["n_steps"]
+        n_out = int(np.sum(steps + part.leaps["n_extra"]))
     ends = {status: count(rows, status) for status in STATUS}
     if part.whole:  # the core may count those it left behind without a row each
         ends["unfinished"] = max(ends["unfinished"], part.log.n_unfinished)

@@ -24,7 +24,8 @@ class Utilisation:
     """One entry a replica: float64 [replicas], or None when the log kept no steps.
 
     busy : share of time in a step.                    hfu  : flop done / peak flop of the time.
-    mfu  : the same without recomputed tokens (their share of all computed tokens is taken off).
+    mfu  : the same without recomputed and rejected tokens (their share of all computed tokens is
+    taken off) and without the work of drafts.
     mbu  : memory bytes moved / peak of the time.      link_bytes_per_s : sent by all its devices.
     kv_peak, kv_mean : KV blocks in use over capacity; the mean is over elapsed time.
     batch_mean : running requests, over busy time.
@@ -60,7 +61,10 @@ def utilisation(part: View) -> Utilisation:
     busy_s = total(span)
     peak_flop = work.of_replica(log, "peak_flop_per_s") * seconds
     peak_bytes = work.of_replica(log, "peak_hbm_bytes_per_s") * seconds
-    hfu = total(work.by_leap(leaps, log, "flop")) / peak_flop
+    flop = total(work.by_leap(leaps, log, "flop"))
+    drafts = any(table.draft is not None for table in log.tables)
+    own = flop if not drafts else total(work.by_leap(leaps, log, "flop", drafts=False))
+    hfu = flop / peak_flop
     if not part.whole:
         peak = np.zeros(len(blocks))
         np.maximum.at(peak, leaps["replica"], leaps["n_blocks"])
@@ -68,7 +72,7 @@ def utilisation(part: View) -> Utilisation:
     return Utilisation(
         busy=busy_s / seconds,
         hfu=hfu,
-        mfu=hfu * (1 - recomputed_share(part)),
+        mfu=own / peak_flop * (1 - recomputed_share(part)),
         mbu=total(work.by_leap(leaps, log, "hbm_bytes")) / peak_bytes,
         link_bytes_per_s=total(work.by_leap(leaps, log, "link_bytes")) / seconds,
         kv_peak=peak,
@@ -78,9 +82,13 @@ def utilisation(part: View) -> Utilisation:
 
 
 def recomputed_share(part: View) -> float:
-    """Tokens computed again after preemption over all computed, of the whole run."""
-    computed = float(part.log.replicas["n_tokens"].sum())
-    return float(part.log.requests["recomputed"].sum()) / computed if computed else 0.0
+    """Tokens computed again after preemption, or proposed and wrong, over all computed, of the
+    whole run."""
+    replicas = part.log.replicas
+    computed = float(replicas["n_tokens"].sum())
+    rejected = float((replicas["n_drafted"] - replicas["n_extra"]).sum())
+    lost = float(part.log.requests["recomputed"].sum()) + rejected
+    return lost / computed if computed else 0.0
 
 
 def link_utilisation(part: View, peak_link_bytes_per_s: float) -> np.ndarray | None:
@@ -150,7 +158,7 @@ def timeline(part: View, bins: int = 120) -> Timeline:
     pools = log.pool_of_replica
     peak_flop = work.of_replica(log, "peak_flop_per_s").sum()
     peak_bytes = work.of_replica(log, "peak_hbm_bytes_per_s").sum()
-    tokens = leaps["n_seqs"].astype(float) * leaps["n_steps"]
+    tokens = leaps["n_seqs"].astype(float) * leaps["n_steps"] + leaps["n_extra"]
     return Timeline(
         edges * PS,
         **per_s,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from forerun.cost.table import CostTable, Work, grid
+from forerun.metrics import drafts as verify
 from forerun.sim.log import Log
 
 
@@ -59,16 +60,25 @@ def by_replica(leaps: np.ndarray, log: Log, part: str) -> np.ndarray:
     return out
 
 
-def by_leap(leaps: np.ndarray, log: Log, part: str) -> np.ndarray:
-    """One part's amount for each leap, priced by the table of its replica: float64 [L]."""
-    if len(log.tables) == 1:
-        return amount(leaps, log.tables[0], getattr(log.tables[0], part))
+def by_leap(leaps: np.ndarray, log: Log, part: str, *, drafts: bool = True) -> np.ndarray:
+    """One part's amount for each leap, priced by the table of its replica: float64 [L].
+
+    drafts : with that of the draft, where it runs on the replica's devices; energy of all drafts.
+    """
     out = np.zeros(len(leaps))
-    pool = leaps["pool"]
+    pool = leaps["pool"] if len(log.tables) > 1 else np.zeros(len(leaps), dtype=int)
     for p, table in enumerate(log.tables):
         mine = pool == p
-        if mine.any():
-            out[mine] = amount(leaps[mine], table, getattr(table, part))
+        if not mine.any():
+            continue
+        rows = leaps[mine]
+        out[mine] = amount(rows, table, getattr(table, part))
+        if table.verify is None:
+            continue
+        out[mine] += verify.verified(rows, table, part, _line)
+        draft = table.draft
+        if drafts and draft is not None and (part == "energy_j" or not table.draft_apart):
+            out[mine] += verify.drafted(rows, draft, part, _line)
     return out
 
 

@@ -204,7 +204,7 @@ class Bench:
         """Everything that a run depends on but the number of replicas and the two factors."""
         served, r = self.ready.served, self.requests
         engine, route = served.pool.engine, self.ready.candidate.route
-        chosen = [engine.batch, engine.order, engine.admit, engine.preempt, route]
+        chosen = [engine.batch, engine.order, engine.admit, engine.preempt, engine.speculate, route]
         # of what a trace says of itself only the closed loop decides anything
         loop = {name: r.meta.get(name) for name in ("concurrency", "think_s")}
         return keeping.digest(
@@ -222,6 +222,7 @@ def slowed(table: CostTable, factor: float) -> CostTable:
         time_s=Work(**{f.name: getattr(time, f.name) * factor for f in fields(Work)}),
         mixed_decode=mixed,
         mixed_cross_s=table.mixed_cross_s * factor,
+        draft=None if table.draft is None else slowed(table.draft, factor),
     )
 
 

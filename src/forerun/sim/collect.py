@@ -12,6 +12,7 @@ from forerun.sim.core import state
 from forerun.sim.core.batch import BAD_BATCH, STUCK
 from forerun.sim.core.fetch import BAD_FETCH
 from forerun.sim.core.front import BAD_PLACE, BAD_ROUTE
+from forerun.sim.core.speculate import BAD_DRAFT
 from forerun.sim.policy import Found
 
 PS = 1e12
@@ -44,6 +45,8 @@ def unfinished(now: state.State) -> np.ndarray:
         "prefill_replica",
         "n_retries",
         "away_ps",
+        "n_drafted",
+        "n_extra",
     ):
         rows[name] = live[name]
     decoding = live["phase"] == state.DECODING
@@ -73,6 +76,13 @@ def wrong_choice(clock: Any, found: Mapping[str, Sequence[Found]], n_replicas: i
             f"wants {value} blocks for request {int(clock.wrong_request)} at {at:.6f} s; "
             f"{int(clock.wrong_replica)} are offered",
             "return from 0 to offer.n_blocks",
+        )
+    if kind == BAD_DRAFT:
+        return PolicyError.one(
+            f"policy {found['speculate'][0].name}",
+            f"proposes {value} tokens for request {int(clock.wrong_request)} on replica "
+            f"{int(clock.wrong_replica)} at {at:.6f} s",
+            "return 0 to engine.draft_most",
         )
     where = f"policy {batch}, replica {int(clock.wrong_replica)} at {at:.6f} s"
     if kind == BAD_BATCH:

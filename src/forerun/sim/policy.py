@@ -33,6 +33,7 @@ ARGUMENTS = {
     "route": ("request", "load", "params", "memory", "rng"),
     "place": ("request", "load", "params", "memory", "rng"),
     "fetch": ("request", "engine", "offer", "params"),
+    "speculate": ("request", "replica", "engine", "step_ps", "params"),
 }
 
 FOLDER = {"place": "route"}  # whoever chooses a replica for a prompt can choose one for an answer
@@ -50,6 +51,7 @@ class Found:
     every_step: bool  # it reads what changes inside a leap
     fresh: bool  # a router that wants the KV use of this moment
     cached: bool  # a router that wants to know who keeps how much of the prompt
+    priced: bool  # one that wants to know what steps would take
 
     def compiled(self) -> Any:
         """The function as the engine calls it.  Raises PolicyError if it cannot be compiled."""
@@ -135,6 +137,7 @@ def _found(
         bool(said("EVERY_STEP", False)),
         bool(said("FRESH", False)),
         bool(said("CACHED_WANTED", False)),
+        bool(said("PRICED", False)),
     )
 
 
@@ -202,9 +205,19 @@ def _dispatch_preempt(p: int, own: Any, start: int, other: Any) -> Any:
     return preempt
 
 
+def _dispatch_speculate(p: int, own: Any, start: int, other: Any) -> Any:
+    def speculate(request, replica, engine, step_ps, params):
+        if replica.pool == p:
+            return own(request, replica, engine, step_ps, params[start:])
+        return other(request, replica, engine, step_ps, params)
+
+    return speculate
+
+
 _DISPATCH = {
     "order": _dispatch_order,
     "admit": _dispatch_admit,
     "batch": _dispatch_batch,
     "preempt": _dispatch_preempt,
+    "speculate": _dispatch_speculate,
 }

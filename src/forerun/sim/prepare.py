@@ -13,6 +13,7 @@ from forerun.cost.table import CostTable
 from forerun.errors import Infeasible, Problem
 from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
+from forerun.sim import drafts
 from forerun.sim.serve import Served
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Deployment, Pool
@@ -43,6 +44,12 @@ def prepare(
     for pool in deployment.pools:
         device = catalog.device(pool.device)
         held = memory(model, pool, device)
+        draft = drafts.of_pool(model, pool)
+        if draft is not None and not held.problems:
+            held, found = drafts.in_memory(held, draft, pool, device)
+            problems += found
+            if found:
+                continue
         problems += held.problems
         if held.problems:
             continue
@@ -59,10 +66,13 @@ def prepare(
             max_seqs=pool.engine.max_num_seqs,
             max_len=max_len,
             runtime=pool.engine.runtime,
+            queries=drafts.queries(pool),
         )
         table = engine_fit.on_table(fit, table, pool)
         if reprice is not None:
             table = reprice(table, graph, pool)
+        if draft is not None:
+            table = drafts.beside(table, draft, pool, max_len, fit)
         n_blocks = held.blocks_for(max(min(mean_len, max_len), pool.engine.block_tokens))
         port_bytes_per_s, port_latency_s = port(pool, device)
         ready.append(
@@ -75,6 +85,7 @@ def prepare(
                 n_layers=model.n_layers,
                 port_bytes_per_s=port_bytes_per_s,
                 port_latency_s=port_latency_s,
+                draft=drafts.proposing(pool, device),
             )
         )
     if problems:

@@ -24,7 +24,7 @@ from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.log import Log
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
-from forerun.sim.split import check_hashes, check_roles
+from forerun.sim.split import check_drafts, check_hashes, check_roles
 from forerun.sim.tiers import Tier, check_tiers, uses
 from forerun.spec.deployment import Engine, Policy
 from forerun.spec.requests import Requests
@@ -83,7 +83,13 @@ class Server:
                 concurrency=self.concurrency,
                 think_s=self.think_s,
                 n_requests=self.n_requests,
-                every_step=[batch.every_step for batch in self._found["batch"]],
+                every_step=[
+                    batch.every_step or (served.draft is not None and speculate.every_step)
+                    for served, batch, speculate in zip(
+                        self.pools, self._found["batch"], self._found["speculate"], strict=True
+                    )
+                ],
+                priced=[speculate.priced for speculate in self._found["speculate"]],
                 fresh=any(self._found[kind][0].fresh for kind in ("route", "place")),
                 cached=any(self._found[kind][0].cached for kind in ("route", "place")),
                 hash_tokens=self.hash_tokens,
@@ -122,11 +128,12 @@ class Server:
             )
         self._found = {
             kind: [self._policy(kind, served.pool.engine) for served in self.pools]
-            for kind in ("order", "admit", "batch", "preempt")
+            for kind in ("order", "admit", "batch", "preempt", "speculate")
         }
         for kind, chosen in (("route", self.route), ("place", self.place), ("fetch", self.fetch)):
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
         check_roles(self.pools)
+        check_drafts(self.pools)
         check_hashes(self.pools, self.hash_tokens)
         check_tiers(self.pools, self.tiers, self.hash_tokens)
 
@@ -202,6 +209,7 @@ class Server:
         rows.session = -1 if requests.session is None else requests.session
         self._name_prefixes(rows, requests)
         rows.workflow = -1
+        rows.acceptance = -1.0 if requests.acceptance is None else requests.acceptance
         rows.deadline_ps = NEVER
         if requests.deadline_s is not None:
             known = np.isfinite(requests.deadline_s)
@@ -344,7 +352,9 @@ class Server:
             graph=calls.graph_of(self._state) if len(self._state.calls) else None,
             meta={
                 "policies": {
-                    kind: sorted({f.name for f in found}) for kind, found in self._found.items()
+                    kind: sorted({f.name for f in found})
+                    for kind, found in self._found.items()
+                    if kind != "speculate" or any(served.draft for served in self.pools)
                 },
                 "compiled": JIT,
                 "hash_tokens": self.hash_tokens,

@@ -13,6 +13,7 @@ from forerun.sim import tables as table_arrays
 from forerun.sim import tiers as tier_arrays
 from forerun.sim.core import signatures, state
 from forerun.sim.core.order import NEVER
+from forerun.sim.speculation import Drafting, draft_arrays
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Pool
 from forerun.spec.streams import stream
@@ -33,6 +34,7 @@ class Served:
     n_layers: int = 1
     port_bytes_per_s: float = 0.0  # that a replica can send, and receive; 0: it has no link
     port_latency_s: float = 0.0
+    draft: Drafting | None = None  # who proposes tokens, when anybody does
 
     @property
     def seats(self) -> int:
@@ -55,7 +57,8 @@ class Options:
     concurrency: int | None
     think_s: float
     n_requests: int | None  # how many will come, when known: their rows need no sorting
-    every_step: Sequence[bool]  # by pool: its batch policy reads what changes inside a leap
+    every_step: Sequence[bool]  # by pool: a policy of it reads what changes inside a leap
+    priced: Sequence[bool]  # by pool: its speculate policy wants to know what steps would take
     fresh: bool  # the router wants the KV use of the moment
     cached: bool  # a router wants to know who keeps a prompt's prefix
     hash_tokens: int = 0  # of a prefix block; 0 when prefixes are not kept
@@ -77,7 +80,11 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     engines = state.rows(len(pools), state.ENGINE)
     for p, served in enumerate(pools):
         _fill_engine(engines[p], served, options.every_step[p], options.leap)
-    engines.mixed_row = table_arrays.mixed_rows([served.table for served in pools])
+    tables = [served.table for served in pools]
+    drafts = [served.draft for served in pools]
+    tables += [one.table.draft for one in pools if one.draft and one.table.draft]
+    engines.mixed_row = table_arrays.mixed_rows(tables)[: len(pools)]
+    _fill_drafts(engines, drafts, tables, options.priced)
     most = int(engines.max_seqs.max())
     n_done = 4 * most + 4096
     load = np.zeros((signatures.LOAD_FIELDS, n), dtype=np.int64)
@@ -93,6 +100,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].refresh_load = int(options.fresh)
     clock[0].refresh_cached = int(options.cached)
     clock[0].hash_tokens = options.hash_tokens
+    clock[0].n_verify = table_arrays.verify_rows(tables)[1]
     clock[0].restricted = int((engines.role != state.ROLE["both"]).any())
     clock[0].next_move_ps = NEVER
     clock[0].passed_ps = -1
@@ -137,7 +145,9 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         done=state.rows(options.n_requests or max(n_done, CHUNK), state.DONE),
         leaps=state.rows(n_leaps, state.LEAP),
         gaps=state.rows(n_leaps, state.GAP),
-        **table_arrays.arrays([served.table for served in pools]),
+        **table_arrays.arrays(tables),
+        **draft_arrays(drafts),
+        draft_seed=stream(options.seed, "acceptance").integers(0, 2**63, 1, dtype=np.uint64),
         **{f"{kind}_params": nothing for kind in signatures.KINDS},
         route_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
         route_rng=rng,
@@ -161,11 +171,36 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     if table.mixed_prefill == "root_sum_square":
         row.mixed_num, row.mixed_den = round(1000 * table.mixed_factor), 1000
     row.mixed_cross_ps = round(table.mixed_cross_s * PS)
-    row.n_ctx, row.n_past = len(table.knots_ctx), len(table.knots_past)
     row.role = state.ROLE[served.pool.role]
     row.kv_token_bytes = round(served.kv_token_bytes)
     row.swap = int(engine.preemption == "swap")
     row.streamed, row.n_layers = int(served.pool.stream_kv), served.n_layers
+
+
+def _fill_drafts(
+    engines: Any, drafts: Sequence[Drafting | None], tables: Sequence[CostTable],
+    priced: Sequence[bool],
+) -> None:  # fmt: skip
+    """What engines say of those who propose tokens; tables : of the pools, then of the drafts."""
+    verify = table_arrays.verify_rows(tables)[0]
+    engines.draft_row = engines.verify_row = engines.draft_verify_row = -1
+    row = len(drafts)
+    for p, draft in enumerate(drafts):
+        if draft is None:
+            continue
+        engine = engines[p]
+        engine.draft_most, engine.draft_priced = draft.most, int(priced[p])
+        engine.draft_apart = int(tables[p].draft_apart)
+        engine.draft_step_ps, engine.draft_seq_ps = (
+            round(draft.step_s * PS),
+            round(draft.seq_s * PS),
+        )
+        engine.draft_trip_ps = round(draft.trip_s * PS)
+        engine.verify_row = verify[p]
+        if tables[p].draft is not None:
+            engine.draft_row, engine.draft_verify_row = row, verify[row]
+            engine.draft_tokens = tables[row].max_tokens
+            row += 1
 
 
 def _speeds(pools: Sequence[Served]) -> np.ndarray:

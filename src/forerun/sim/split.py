@@ -46,3 +46,22 @@ def check_hashes(pools: Sequence[Served], hash_tokens: int) -> None:
     ]
     if problems:
         raise SpecError(*problems)
+
+
+def check_drafts(pools: Sequence[Served]) -> None:
+    """Raises SpecError where a step has no room for what is proposed, or no price for it."""
+    problems = []
+    for served in pools:
+        where = f"deployment.pools.{served.pool.name}.engine.speculation"
+        if served.draft is None:
+            continue
+        nodes, most = sum(served.draft.levels[1:]), served.budget
+        if nodes + 1 > most:
+            what = f"{nodes} proposed tokens and the next one do not fit a step of {most}"
+            fix = f"k: {most - 1}" if len(set(served.draft.levels)) == 1 else "a smaller tree"
+            problems.append(Problem(where, what, f"{fix}, or max_num_batched_tokens: {nodes + 1}"))
+        if served.table.verify is None:
+            what = "its cost table does not say what a step takes that verifies"
+            problems.append(Problem(where, what, "price(..., queries=k + 1)"))
+    if problems:
+        raise SpecError(*problems)

@@ -1,7 +1,7 @@
 """Cost tables as the core reads them: integer picoseconds on padded arrays.
 
-Shapes: P pools, G grid points, M+1 decoders, K knots; decode tables have rows after the pools (see
-`mixed_rows`).
+Shapes: P pools and drafts, G grid points, M+1 decoders, K knots; decode tables have rows after
+these (see `mixed_rows`, `verify_rows`).
 """
 
 from __future__ import annotations
@@ -64,8 +64,44 @@ def mixed_rows(tables: Sequence[CostTable]) -> list[int]:
     return [p if t.mixed_decode is None else next(after) for p, t in enumerate(tables)]
 
 
+def verify_rows(tables: Sequence[CostTable]) -> tuple[list[int], int]:
+    """The row of the decode tables at which each table's queries begin (-1: none), and how many."""
+    at = len(tables) + sum(t.mixed_decode is not None for t in tables)
+    n = max((len(t.verify.queries) for t in tables if t.verify), default=0)
+    rows = []
+    for table in tables:
+        rows.append(at if table.verify else -1)
+        at += n if table.verify else 0
+    return rows, n
+
+
+def _verified(table: CostTable, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Decode pieces of 1, 2, 4, .. queries a request, n of them; the last growth goes on."""
+    assert table.verify is not None
+    ratio = table.verify.decode["time_s"]
+    n_decoders = np.arange(len(table.time_s.decode))
+    out = []
+    for j in range(n):
+        beyond = max(0, j + 1 - len(ratio))  # doublings beyond the table
+        last = ratio[min(j, len(ratio) - 1)]
+        grown = last + (2.0**beyond - 1) * 2 * (ratio[-1] - ratio[-2]) if beyond else last
+        pieces = _pieces(table.time_s.decode * grown, table.knots_ctx, n_decoders)
+        if table.between == "constant":
+            pieces[1][:] = 0
+        out.append(pieces)
+    return out
+
+
+def _sampled(table: CostTable) -> np.ndarray:
+    """`seqs` in ps, as far as proposals are sampled at."""
+    time_ps = _counts(table, "seqs")
+    if table.verify is None:
+        return time_ps
+    return np.maximum.accumulate(picoseconds(table.verify.seqs_of("time_s", time_ps / PS)))
+
+
 def arrays(tables: Sequence[CostTable]) -> dict[str, np.ndarray]:
-    """The table fields of a `State`, by name."""
+    """The table fields of a `State`, by name; tables : of the pools, then of their drafts."""
     decode, prefill = [], []
     for table in tables:
         n_decoders = np.arange(len(table.time_s.decode))
@@ -79,10 +115,13 @@ def arrays(tables: Sequence[CostTable]) -> dict[str, np.ndarray]:
         if table.mixed_decode is not None:
             n_decoders = np.arange(len(table.mixed_decode))
             decode.append(_pieces(table.mixed_decode, table.knots_ctx, n_decoders))
-    grids = {name: _pad([_counts(t, name) for t in tables]) for name in ("tokens", "seqs")}
+    n_verify = verify_rows(tables)[1]
+    for table in tables:
+        if table.verify is not None:
+            decode += _verified(table, n_verify)
     return {
-        "tokens_ps": grids["tokens"],
-        "seqs_ps": grids["seqs"],
+        "tokens_ps": _pad([_counts(t, "tokens") for t in tables]),
+        "seqs_ps": _pad([_sampled(t) for t in tables]),
         "decode_ps": _pad([value for value, _ in decode]),
         "decode_slope": _pad([slope for _, slope in decode]),
         "prefill_ps": _pad([value for value, _ in prefill]),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from forerun.errors import Problem, SpecError, nearest
-from forerun.spec.case import Case
+from forerun.spec.case import Case, Group
+from forerun.spec.deployment import Pool
 
 
 def check_case(case: Case) -> list[Problem]:
@@ -39,7 +41,10 @@ def check_fleet(case: Case) -> list[Problem]:
             fix = nearest(pool.device, groups) if groups else ""
             problems.append(Problem(f"deployment.pools.{i}.device", what, fix))
             continue
+        problems += _check_draft(i, pool, groups)
         used[pool.device] += pool.n_devices
+        if pool.drafts_on is not None:
+            used[pool.drafts_on[0]] += pool.drafts_on[1]
         have = groups[pool.device].count
         if used[pool.device] > have:
             per = pool.devices_per_replica
@@ -51,6 +56,20 @@ def check_fleet(case: Case) -> list[Problem]:
             fix = f"replicas: {most}" if most else f"a layout of at most {have} devices"
             problems.append(Problem(f"deployment.pools.{i}.replicas", what, fix))
     return problems
+
+
+def _check_draft(i: int, pool: Pool, groups: Mapping[str, Group]) -> list[Problem]:
+    """A draft's own devices are in the fleet, and there are enough for every replica."""
+    if pool.drafts_on is None or pool.drafts_on[0] == pool.device:
+        return []
+    name, n = pool.drafts_on
+    where = f"deployment.pools.{i}.engine.speculation.device"
+    if name not in groups:
+        return [Problem(where, f"{name} is not in the fleet", f"fleet: {{{name}: {n}}}")]
+    if groups[name].count < n:
+        what = f"{n} x {name} draft for the replicas, the fleet has {groups[name].count}"
+        return [Problem(where, what, f"fleet: {{{name}: {n}}}, or fewer replicas")]
+    return []
 
 
 def check_pools(case: Case) -> list[Problem]:

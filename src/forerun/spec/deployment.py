@@ -8,6 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from forerun.spec.base import Spec
 from forerun.spec.dtype import Dtype
+from forerun.spec.speculation import Speculation
 
 #: calibrations that are no file: the profile of the engine itself, and nothing at all
 PROFILE, NO_CALIBRATION = "profile", "none"
@@ -40,6 +41,8 @@ class Engine(Spec):
     order: Policy = Policy(name="fcfs")
     admit: Policy = Policy(name="memory")
     preempt: Policy = Policy(name="last_admitted")
+    speculate: Policy = Policy(name="fixed")  # with `speculation`: how many tokens are proposed
+    speculation: Speculation | None = None
     max_num_seqs: int = Field(default=256, ge=1)
     max_num_batched_tokens: int = Field(default=8192, ge=1)
     max_model_len: int | None = Field(default=None, ge=1)
@@ -77,6 +80,8 @@ class Engine(Spec):
     def _without_unsaid(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What a calibration is to give is left out, so that it does when this is read again."""
         data: dict[str, Any] = plain(self)
+        if self.speculation is None:
+            data = {k: v for k, v in data.items() if k not in ("speculate", "speculation")}
         if self.calibration is not None:
             said = self.model_fields_set
             data = {k: v for k, v in data.items() if not k.startswith("host_") or k in said}
@@ -101,6 +106,14 @@ class Pool(Spec):
     link: str | None = None  # that KV leaves and comes by; the device's network when absent
     stream_kv: bool = False  # layers of KV leave while later ones are computed
     engine: Engine = Engine()
+
+    @property
+    def drafts_on(self) -> tuple[str, int] | None:
+        """The device that a draft has of its own, and how many of all replicas together."""
+        said = self.engine.speculation
+        if said is None or said.device is None or said.most == 0:
+            return None
+        return said.device, self.replicas * (said.tp or 1)
 
     @property
     def devices_per_replica(self) -> int:

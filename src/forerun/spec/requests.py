@@ -11,6 +11,7 @@ import numpy as np
 #: columns with one value a request
 COLUMNS = (
     "arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s", "workflow",
+    "acceptance",
 )  # fmt: skip
 
 
@@ -33,6 +34,8 @@ class Requests:
     successors, successor_starts, delay_s : int64 [E], int64 [N+1], float64 [E]: requests that wait
         for request i are successors[successor_starts[i]:successor_starts[i+1]].  Each is sent when
         the last of those it waits for has ended, and the delay since has passed.
+    acceptance: float64 [N], chance that a token proposed for it is right, before those of the
+        engine's `speculation`; -1 where it is not known.
     """
 
     arrival_s: np.ndarray
@@ -50,6 +53,7 @@ class Requests:
     successors: np.ndarray | None = None
     successor_starts: np.ndarray | None = None
     delay_s: np.ndarray | None = None
+    acceptance: np.ndarray | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)  # source, format, rows skipped and why
 
     def __len__(self) -> int:

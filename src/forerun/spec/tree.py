@@ -11,7 +11,7 @@ from forerun.errors import Problem, SpecError
 from forerun.spec.deployment import Deployment, Engine
 from forerun.spec.yaml import Node, Origin
 
-_POLICIES = ("batch", "order", "admit", "preempt")
+_POLICIES = ("batch", "order", "admit", "preempt", "speculate")
 _DEFAULT_POLICY = {kind: Engine.model_fields[kind].default.name for kind in _POLICIES} | {
     "route": Deployment.model_fields["route"].default.name
 }
@@ -213,6 +213,8 @@ def resolve_names(root: Node, resolve: Callable[[str, str], str], skip: str) -> 
         name("device", child(pool, "device"))
         for kind in _POLICIES:
             name(kind, child(pool, "engine", kind))
+        name("model", child(pool, "engine", "speculation", "draft"))
+        name("device", child(pool, "engine", "speculation", "device"))
     return problems
 
 

@@ -36,6 +36,7 @@ def _copy(target, source):
     target.priority = source.priority
     target.tenant = source.tenant
     target.hash_at, target.n_hash = source.hash_at, source.n_hash
+    target.acceptance = source.acceptance
 
 
 @jit

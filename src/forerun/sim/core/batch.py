@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from forerun.sim.core import fetch, prefix, tiers
 from forerun.sim.core import live as lists
+from forerun.sim.core import speculate as drafts
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for, need, steps_until_full, take
@@ -77,9 +78,12 @@ def make_room(state, i, decoding, extra, r, preempt):
     while replica.n_running > 0:
         wanted = extra
         if decoding == 1:
-            wanted += need(state, i, 1, 0, 0)
+            wanted += need(state, i, 1, 0, 0) + replica.lookahead
         if replica.n_blocks + wanted <= capacity:
             break
+        if replica.lookahead > 0:
+            drafts.cancel(state, i)
+            continue
         if r >= 0 and state.live[r].phase == WAITING:
             break
         preempt_one(state, i, preempt)
@@ -106,7 +110,7 @@ def grow_chunks(state, i, left, whole, decoding, preempt):
         if q > left and whole == 0:
             q = left
         elif q > left:
-            q = left if request.n_preempt > 0 else 0
+            q = left if request.n_preempt + request.n_retries > 0 else 0
         request.chunk = q
         extra = blocks_for(request.n_computed + q, b) - request.n_blocks
         if q > 0 and extra > 0:
@@ -190,8 +194,10 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
         if up:
             q = 0  # nothing is computed before it has come
         elif q > left:
-            # what a preempted request knew can outgrow a step: then it is cut, or it never returned
-            if whole == 1 and (request.n_preempt == 0 or q <= engine.max_tokens):
+            # what a request knew that starts again can outgrow a step: then it is cut, or it never
+            # returned
+            again = request.n_preempt + request.n_retries
+            if whole == 1 and (again == 0 or q <= engine.max_tokens):
                 return left, unsettled
             q = left
         blocks = blocks_for(have + q, b)
@@ -229,7 +235,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
 
 
 @jit
-def form(state, i, t, admit, batch, preempt, bring):
+def form(state, i, t, admit, batch, preempt, bring, speculate):
     """Shape the leap of replica i that starts at t; returns when it ends, NEVER if it idles."""
     replica = state.replicas[i]
     p = replica.pool
@@ -249,16 +255,22 @@ def form(state, i, t, admit, batch, preempt, bring):
         left = 0
     decoding = 1 if decode == YES else 0
     preempted = make_room(state, i, decoding, 0, -1, preempt)
+    wanted = 0
+    if decoding == 1 and engine.draft_most > 0:
+        wanted = drafts.choose(state, i, left, speculate)
+        left = max(0, left - replica.n_draft)
     left, more = grow_chunks(state, i, left, whole, decoding, preempt)
     preempted += more
     stopped = 0
     if preempted == 0:
-        keep = need(state, i, 1, 0, 0) if decoding == 1 else 0
+        keep = need(state, i, 1, 0, 0) + replica.lookahead if decoding == 1 else 0
         left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring)
     if decode == IF_NO_PREFILL and not any_chunk(state, i):
         decoding = 1
         preempted += make_room(state, i, 1, 0, -1, preempt)
-    return leap(state, i, t, decoding, preempted + stopped)
+        if engine.draft_most > 0:
+            wanted = drafts.choose(state, i, 0, speculate)
+    return leap(state, i, t, decoding, preempted + stopped + wanted)
 
 
 @jit
@@ -284,7 +296,8 @@ def leap(state, i, t, decoding, unsettled):
     clock = state.clock[0]
     b = engine.block_tokens
     n_decode = replica.n_decode if decoding == 1 else 0
-    n_tokens = n_decode
+    n_draft = replica.n_draft
+    n_tokens = n_decode + n_draft
     n_seqs = n_decode
     first = 0
     slope = 0
@@ -332,7 +345,7 @@ def leap(state, i, t, decoding, unsettled):
         slope += grow
         steps = min(steps, until)
     first += lookup(state.tokens_ps[p], n_tokens)
-    first += lookup(state.seqs_ps[p], n_seqs)
+    first += lookup(state.seqs_ps[p], n_seqs + n_draft)
     if n_decode > 0:
         row = p
         if n_chunks > 0:
@@ -343,6 +356,8 @@ def leap(state, i, t, decoding, unsettled):
         slope += grow
         steps = min(steps, until)
         steps = min(steps, state.last_step[i, 0] - replica.decoded)
+        if n_draft > 0:
+            first += drafts.verify_ps(state, p, n_decode, n_draft, replica.ctx)
     if n_chunks > 0 and first < engine.eager_ps:
         first = engine.eager_ps
         if slope > 0:
@@ -350,9 +365,12 @@ def leap(state, i, t, decoding, unsettled):
             slope = 0
             steps = 1
     first += engine.host_step_ps + engine.host_seq_ps * n_seqs
+    replica.depth = replica.draft_tokens = 0
+    if engine.draft_most > 0 and n_draft + n_chunks > 0:
+        first = drafts.beside(state, i, first)
     if ends or n_chunks > 1 or unsettled > 0 or engine.every_step == 1:
         steps = 1
-    if n_chunks > 0 and clock.hash_tokens > 0:
+    if n_chunks > 0 and (clock.hash_tokens > 0 or engine.draft_row >= 0):
         steps = 1  # prefix blocks can be found from the boundary on that completes them
     steps = min(steps, engine.max_leap)
     if steps > 1:

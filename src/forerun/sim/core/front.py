@@ -185,6 +185,7 @@ def turn_away(state, arrival, status):
     row.replica, row.n_preempt, row.recomputed = -1, 0, 0
     row.max_itl_ps, row.status, row.tag = 0, status, arrival.tenant
     row.cached, row.prefill_replica, row.n_retries, row.away_ps = 0, -1, 0, 0
+    row.n_drafted = row.n_extra = 0
     if status == REJECTED:
         clock.rejected += 1
     ended(state, arrival.request, clock.now_ps, status)
@@ -218,4 +219,8 @@ def receive(state, arrival, order, route, place):
     request.n_known = arrival.isl
     request.scheduled_ps = request.first_token_ps = request.last_token_ps = -1
     request.max_itl_ps = 0
+    request.draft = request.draft_at = 0
+    request.n_drafted = request.n_extra = request.n_rounds = 0
+    request.recent_right = request.recent_tried = 0.0
+    request.acceptance = arrival.acceptance
     send(state, r, clock.now_ps, order, route, place)

@@ -108,7 +108,7 @@ def blocks_now(state, i):
     started = steps_to_reach(replica.first_ps, replica.slope_ps, replica.n_steps, elapsed)
     total = replica.n_blocks
     if replica.in_step > 0:
-        total += decode_blocks(state, i, started)
+        total += decode_blocks(state, i, started) + replica.lookahead
     if replica.chunk > 0 and state.engines[replica.pool].reserve == 0:
         b = state.engines[replica.pool].block_tokens
         first = replica.past + replica.chunk

@@ -5,7 +5,7 @@ Legend: i replica, r slot of `live`, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import heaps, prefix, queue, tiers
+from forerun.sim.core import heaps, prefix, queue, speculate, tiers
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for
@@ -184,6 +184,8 @@ def leave_decoders(state, i, r):
     request = state.live[r]
     engine = state.engines[replica.pool]
     b = engine.block_tokens
+    if request.draft > 0:
+        speculate.drop(state, i, r)
     steps = replica.decoded - request.joined
     state.residue[i, (request.n_computed - request.joined) % b] -= 1
     heaps.drop_finish(state.last_step[i], state.last_member[i], state.live, replica.n_decode, r)
@@ -289,6 +291,7 @@ def write_done(state, i, r, t, status):
     row.prefill_replica = request.prefill_replica
     row.n_retries = request.n_retries
     row.away_ps = request.away_ps
+    row.n_drafted, row.n_extra = request.n_drafted, request.n_extra
     if i >= 0:
         state.load[OUTSTANDING, i] -= 1
         if status == FINISHED:

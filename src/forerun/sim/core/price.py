@@ -1,6 +1,7 @@
 """Time of a step from its batch: look-ups in the pools' tables, all in integer picoseconds.
 
-Legend: p pool, n a count of tokens or sequences, q tokens of a chunk, c cached tokens.
+Legend: p pool (or a draft, whose tables stand after those of the pools), n a count of tokens or
+sequences, q tokens of a chunk, c cached tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def decode_cost(state, p, row, n, ctx):
     Each step adds n to ctx.  row : of the decode tables, p's own or that of its steps with chunks.
     """
     knots = state.knots_ctx[p]
-    last = state.engines[p].n_ctx - 1
+    last = knots.shape[0] - 1  # a table with fewer knots has its last one again
     k = 0
     while k < last and n * knots[k + 1] <= ctx:
         k += 1
@@ -50,7 +51,7 @@ def prefill_cost(state, p, q, past):
     Each step adds q to past.
     """
     knots = state.knots_past[p]
-    last = state.engines[p].n_past - 1
+    last = knots.shape[0] - 1
     k = 0
     while k < last and knots[k + 1] <= past:
         k += 1

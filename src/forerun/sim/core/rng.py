@@ -42,6 +42,19 @@ def uniform(rng):
 
 
 @jit
+def draw(seed, a, b):
+    """The float64 in [0, 1) that belongs to a pair of integers >= 0, whoever asks and when."""
+    z = seed + (np.uint64(a) + np.uint64(1)) * _STEP
+    z = (z ^ (z >> _S30)) * _MIX1
+    z = (z ^ (z >> _S27)) * _MIX2
+    z = (z ^ (z >> _S31)) + (np.uint64(b) + np.uint64(1)) * _STEP
+    z = (z ^ (z >> _S30)) * _MIX1
+    z = (z ^ (z >> _S27)) * _MIX2
+    z = z ^ (z >> _S31)
+    return np.float64(z >> _S11) * (1.0 / 9007199254740992.0)
+
+
+@jit
 def integer(rng, n):
     """The next integer in 0..n-1 of the stream, uniform to within n / 2**53."""
     return np.int64(uniform(rng) * n)

@@ -13,12 +13,22 @@ the lowest index.  `params` are its knobs (float64, in the order its module list
                                                           been computed by another replica
     fetch(request, engine, offer, params) -> int          how many of the blocks offered are moved;
                                                           the rest is computed
+    speculate(request, replica, engine, step_ps, params) -> int
+                                                          tokens proposed for a decoding request in
+                                                          this step, 0 to engine.draft_most
 
 `batch` shapes the next step: `decode` is NO, YES or IF_NO_PREFILL; at most `tokens` prompt tokens
 are computed, prompts only as a whole when `whole` is 1; at most `admissions` requests join.  It may
 read what changes at events only (n_running, n_decode, n_chunks, n_waiting, queue state); a policy
 that reads ctx, past, n_blocks or a time says `EVERY_STEP = True` in its module, and is asked at
 every step.
+
+`speculate` is asked for every decoding request each time a step is formed, in the order of their
+admission; what does not fit the step's tokens, the free memory or the answer is cut off.  With
+`PRICED = True`, `step_ps[k]` is what decoding would take in the step, in picoseconds, if k tokens
+were proposed for every decoding request: at 0 a step without prompts, and more as proposals add to
+one with the prompt tokens that wait.  Otherwise `step_ps` is all zero.  While all
+answers are 0 it is asked again at the next event only, or with `EVERY_STEP = True` at every step.
 
 `request` is a LIVE record, `replica` a REPLICA record, `engine` an ENGINE record (state.py).
 `offer` is an OFFER record: consecutive blocks of the prompt that a tier below the replica's memory
@@ -54,7 +64,7 @@ MEMORY = 8
 # values of `decode`
 NO, YES, IF_NO_PREFILL = 0, 1, 2
 
-KINDS = ("order", "admit", "batch", "preempt", "route", "place", "fetch")
+KINDS = ("order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate")
 
 
 def numba_signatures():
@@ -74,4 +84,5 @@ def numba_signatures():
         "route": i8(request, load, params, memory, rng),
         "place": i8(request, load, params, memory, rng),
         "fetch": i8(request, engine, offer, params),
+        "speculate": i8(request, replica, engine, memory, params),
     }

@@ -38,6 +38,8 @@ DONE = np.dtype(
         ),  # that computed the prompt for another one; -1 when `replica` did
         ("n_retries", "i8"),  # times it was sent again because its replica failed
         ("away_ps", "i8"),  # between replicas: until the next one had room and the KV had come
+        ("n_drafted", "i4"),  # tokens proposed for it that were verified ...
+        ("n_extra", "i4"),  # ... and of them accepted
     ],
     align=True,
 )
@@ -61,6 +63,10 @@ LEAP = np.dtype(
         ("n_blocks", "i4"),  # in use during the last step
         ("n_running", "i4"),
         ("pool", "i8"),  # whose costs it ran with
+        ("n_draft", "i4"),  # proposed tokens that each step verified, in n_tokens ...
+        ("n_extra", "i4"),  # ... and accepted: n_steps is 1, and they come with its end, gap 0
+        ("depth", "i4"),  # most tokens in a row proposed for one request: passes of the draft
+        ("draft_tokens", "i4"),  # that the draft computed in these passes, all together
     ],
     align=True,
 )
@@ -78,7 +84,9 @@ TOTALS = np.dtype(
     [
         ("busy_ps", "i8"),
         ("n_steps", "i8"),
-        ("n_tokens", "i8"),  # computed, recomputed ones included
+        ("n_tokens", "i8"),  # computed, recomputed and rejected ones included
+        ("n_drafted", "i8"),  # of them proposed by a draft ...
+        ("n_extra", "i8"),  # ... and accepted
         ("n_out", "i8"),
         ("n_done", "i8"),
         ("n_preempt", "i8"),
@@ -107,6 +115,7 @@ ARRIVAL = np.dtype(
         ("tenant", "i4"),
         ("hash_at", "i8"),  # its prompt's blocks in `hashes`
         ("n_hash", "i8"),
+        ("acceptance", "f8"),  # chance that a token proposed for it is right; -1: as its pool says
     ],
     align=True,
 )
@@ -184,6 +193,14 @@ LIVE = np.dtype(
         ("n_due", "i8"),  # tokens it has when its KV has come from lower tiers; -1: none comes
         ("called_ps", "i8"),  # when it began to wait for that
         ("swapped", "i8"),  # blocks of the first tier that keep its KV while it is preempted
+        ("draft", "i8"),  # tokens proposed for it in the step under way
+        ("draft_at", "i8"),  # tokens that the draft has in its KV, up to date as n_computed is
+        ("n_drafted", "i8"),  # tokens proposed for it that were verified, in all ...
+        ("n_extra", "i8"),  # ... and accepted, ...
+        ("n_rounds", "i8"),  # ... in so many steps
+        ("recent_right", "f8"),  # of late, older rounds weighing less: tokens found right ...
+        ("recent_tried", "f8"),  # ... of those looked at (none behind a wrong one is)
+        ("acceptance", "f8"),  # its true chance, -1 as its pool says: who reads it is an oracle
         ("rate", "f8"),  # of its transfer, bytes a picosecond
         ("to_move", "f8"),  # bytes still to be moved ...
         ("moved_ps", "i8"),  # ... at this time, later than now while latency passes
@@ -234,6 +251,10 @@ REPLICA = np.dtype(
         ("left_waiting", "i8"),  # n_waiting when the batch was formed
         ("in_step", "i8"),  # decoders that the leap advances (0 or n_decode)
         ("n_seqs", "i8"),  # sampled in each step
+        ("n_draft", "i8"),  # proposed tokens that the step verifies
+        ("lookahead", "i8"),  # blocks kept for them until they are accepted or not
+        ("depth", "i8"),  # passes of the draft in the step ...
+        ("draft_tokens", "i8"),  # ... and the tokens it computes in them
     ],
     align=True,
 )
@@ -257,14 +278,22 @@ ENGINE = np.dtype(
         ("mixed_den", "i8"),  # ... times num/den; 0 adds the chunks up
         ("mixed_row", "i8"),  # row of the decode tables for a step that also computes chunks
         ("mixed_cross_ps", "i8"),  # in such a step, per decoding request and token of its chunks
-        ("n_ctx", "i8"),  # knots in use
-        ("n_past", "i8"),
         ("role", "i8"),  # one of ROLE
         ("kv_token_bytes", "i8"),  # of KV, all devices of a replica together
         ("streamed", "i8"),  # 1: layers of KV leave while later ones are computed
         ("n_layers", "i8"),
         ("speed", "i8"),  # relative to the fastest pool, in thousandths
         ("swap", "i8"),  # 1: what a preempted request had computed goes to the first tier
+        ("draft_most", "i8"),  # tokens in a row proposed for a request; 0: it does not speculate
+        ("draft_priced", "i8"),  # 1: its `speculate` policy wants to know what steps would take
+        ("draft_row", "i8"),  # of the draft's tables; -1 when no device drafts
+        ("draft_apart", "i8"),  # 1: the draft has devices of its own
+        ("draft_step_ps", "i8"),  # host time of a pass of the draft ...
+        ("draft_seq_ps", "i8"),  # ... and in each step for every request that is drafted for
+        ("draft_trip_ps", "i8"),  # to the draft's devices and back
+        ("draft_tokens", "i8"),  # most a pass of the draft computes
+        ("verify_row", "i8"),  # of the decode tables: 1, 2, 4, .. queries a request; -1 none
+        ("draft_verify_row", "i8"),  # the same, of the draft
     ],
     align=True,
 )
@@ -384,6 +413,7 @@ CLOCK = np.dtype(
         ("refresh_load", "i8"),  # 1: the router wants KV use as of now
         ("refresh_cached", "i8"),  # 1: a router wants to know who keeps the prompt's prefix
         ("hash_tokens", "i8"),  # tokens of a prefix block; 0 when prefixes are not kept
+        ("n_verify", "i8"),  # decode tables by queries a request: 1, 2, 4, ..
         ("restricted", "i8"),  # 1: not every replica takes every request
         ("next_move_ps", "i8"),  # first end of a transfer
         ("n_moving", "i8"),
@@ -403,7 +433,8 @@ CLOCK = np.dtype(
 
 class State(NamedTuple):
     """All of a run.  Shapes: A arrivals in the buffer, L live slots, R replicas, P pools, M most
-    sequences a replica runs, Z gap stack, G grid points, K knots, B prefix blocks kept."""
+    sequences a replica runs, Z gap stack, G grid points, K knots, B prefix blocks kept,
+    D most tokens in a row that are proposed."""
 
     clock: np.ndarray  # CLOCK [1]
     arrivals: np.ndarray  # ARRIVAL [A], by ready_ps (closed loop: in order of release)
@@ -462,6 +493,14 @@ class State(NamedTuple):
     place_params: np.ndarray
     place_memory: np.ndarray
     fetch_params: np.ndarray
+    speculate_params: np.ndarray
+    draft_seed: np.ndarray  # uint64 [1], of the draws whether a proposed token is right
+    draft_level: np.ndarray  # int64 [P, D+1], tokens proposed at each depth (1 without a tree)
+    draft_nodes: np.ndarray  # int64 [P, D+1], those up to a depth
+    draft_shape: np.ndarray  # float64 [P, D+1], chance at a depth relative to the request's own
+    draft_alpha: np.ndarray  # float64 [P, ..], the requests' own chances: quantiles
+    draft_ps: np.ndarray  # int64 [D+1], what a step would take at each depth, as quoted last
+    drafting: np.ndarray  # int64 [D+2], requests drafted for at each depth, as counted last
 
 
 _I8, _I4, _F8, _U8 = np.dtype("i8"), np.dtype("i4"), np.dtype("f8"), np.dtype("u8")
@@ -521,6 +560,14 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "place_params": (_F8, 1),
     "place_memory": (_I8, 1),
     "fetch_params": (_F8, 1),
+    "speculate_params": (_F8, 1),
+    "draft_seed": (_U8, 1),
+    "draft_level": (_I8, 2),
+    "draft_nodes": (_I8, 2),
+    "draft_shape": (_F8, 2),
+    "draft_alpha": (_F8, 2),
+    "draft_ps": (_I8, 1),
+    "drafting": (_I8, 1),
 }
 assert tuple(LAYOUT) == State._fields
 

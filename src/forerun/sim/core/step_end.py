@@ -5,7 +5,7 @@ Legend: i replica, r slot of a live request, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import front, prefix
+from forerun.sim.core import front, prefix, speculate
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
@@ -40,7 +40,7 @@ def write_leap(state, i, k):
     clock.n_leaps += 1
     row.start_ps, row.first_ps, row.slope_ps = replica.start_ps, replica.first_ps, replica.slope_ps
     row.n_steps, row.replica, row.pool = k, i, replica.pool
-    row.n_tokens = replica.in_step + replica.chunk
+    row.n_tokens = replica.in_step + replica.chunk + replica.n_draft
     row.n_seqs, row.n_decode = replica.n_seqs, replica.in_step
     n_chunks = 0
     r = replica.chunk_head
@@ -55,7 +55,9 @@ def write_leap(state, i, k):
     grown = replica.chunk if state.engines[replica.pool].reserve == 0 and k > 1 else 0
     row.n_blocks = replica.n_blocks
     if replica.in_step == replica.n_decode:  # else decoders sit this step out and take nothing
-        row.n_blocks += need(state, i, k, replica.past + replica.chunk, grown)
+        row.n_blocks += need(state, i, k, replica.past + replica.chunk, grown) + replica.lookahead
+    row.n_draft, row.n_extra, row.depth = replica.n_draft, 0, replica.depth
+    row.draft_tokens = replica.draft_tokens
 
 
 @jit
@@ -94,10 +96,10 @@ def complete(state, i, k, order, route, place):
     t = replica.start_ps + span(replica.first_ps, replica.slope_ps, k)
     totals.busy_ps += t - replica.start_ps
     totals.n_steps += k
-    totals.n_tokens += k * (replica.in_step + replica.chunk)
+    totals.n_tokens += k * (replica.in_step + replica.chunk) + replica.n_draft
     write_leap(state, i, k)
     if replica.in_step > 0:
-        take(state, i, decode_blocks(state, i, k))
+        take(state, i, decode_blocks(state, i, k) + replica.lookahead)
         settle_gaps(state, i)
         if k > 1:
             last = replica.first_ps + (k - 1) * replica.slope_ps
@@ -106,6 +108,10 @@ def complete(state, i, k, order, route, place):
         replica.decoded_ps = t
         replica.ctx += k * replica.n_decode
         totals.n_out += k * replica.n_decode
+        if replica.n_draft > 0:
+            n_extra = speculate.settle(state, i)
+            if state.clock[0].keep_leaps == 1:
+                state.leaps[state.clock[0].n_leaps - 1].n_extra = n_extra
         while replica.n_decode > 0 and state.last_step[i, 0] == replica.decoded:
             r = state.last_member[i, 0]
             lists.leave_decoders(state, i, r)
@@ -131,6 +137,9 @@ def complete_chunks(state, i, k, t, order, route, place):
         tokens = k * request.chunk
         request.chunk = 0
         request.n_computed += tokens
+        if tokens > 0:
+            drafts = state.engines[replica.pool].draft_row >= 0
+            request.draft_at = request.n_computed if drafts else 0
         state.load[OUTSTANDING_TOKENS, i] -= tokens
         extra = blocks_for(request.n_computed, b) - request.n_blocks
         if extra > 0:
