@@ -33,6 +33,8 @@ ARGUMENTS = {
     "route": ("request", "load", "params", "memory", "rng"),
     "place": ("request", "load", "params", "memory", "rng"),
     "fetch": ("request", "engine", "offer", "params"),
+    "scale": ("pool", "rule", "memory"),  # plain Python, see sim/control/
+    "fault": ("rng", "fault"),
 }
 
 FOLDER = {"place": "route"}  # whoever chooses a replica for a prompt can choose one for an answer
