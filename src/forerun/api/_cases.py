@@ -178,7 +178,13 @@ def _does_not_fit(found: Fit, count: int) -> list[Problem]:
 
 def price_usd_per_hour(case: Case, deployment: Deployment) -> float | None:
     """What the deployment's devices cost an hour; None when a price is not known."""
-    total = 0.0
+    prices = pool_usd_per_hour(case, deployment)
+    return None if prices is None else sum(prices)
+
+
+def pool_usd_per_hour(case: Case, deployment: Deployment) -> list[float] | None:
+    """What each pool's devices cost an hour, all rented; None when a price is not known."""
+    prices = []
     for pool in deployment.pools:
         group = case.fleet.devices.get(pool.device)
         each = group.price_usd_per_hour if group else None
@@ -187,8 +193,8 @@ def price_usd_per_hour(case: Case, deployment: Deployment) -> float | None:
             if offer is None:
                 return None
             each = offer.usd_per_hour
-        total += each * pool.n_devices
-    return total
+        prices.append(each * pool.n_devices)
+    return prices
 
 
 def carbon_gco2e_per_kwh(case: Case, deployment: Deployment) -> float | None:

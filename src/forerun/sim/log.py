@@ -16,8 +16,8 @@ from forerun.sim.core.state import DONE, GAP, LEAP, STATUS  # noqa: F401  (the r
 from forerun.sim.tiers import TierUse
 
 #: where a replica can be: not rented; rented and starting; taking requests; ending its last ones;
-#: failed, and paid for; taken away or failed, and not paid for.  And how many ought to be up, said of
-#: the first ones of a pool.
+#: failed, and paid for; taken away or failed, and not paid for.  And how many ought to be up, said
+#: of the first ones of a pool.
 OFF, COLD, UP, DRAINING, DOWN, GONE, WANTED = range(7)
 STATE_WORDS = ("off", "cold", "up", "draining", "down", "gone", "wanted")
 

@@ -10,13 +10,16 @@ unless `weights_bytes_per_s` is given, and the answer says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forerun import catalog, units
+from forerun.cost.memory import memory
 from forerun.errors import SpecError
-from forerun.spec.control import ColdStart
+from forerun.sim.setup import Served
 from forerun.spec.deployment import Pool
 from forerun.spec.device import Device
+from forerun.spec.model import Model
 
 #: bytes a second of one replica when nothing is known: a PCIe 4 x4 drive's data-sheet reading rate;
 #: ten gigabits a second
@@ -90,6 +93,10 @@ def weights_rate(pool: Pool, device: Device) -> tuple[float | None, tuple[str, .
     return catalog.link(link).bandwidth_bytes_per_s * pool.devices_per_replica, ()
 
 
-def is_instant(start: ColdStart) -> bool:
-    """Whether a replica is there when it is asked for."""
-    return start == ColdStart()
+def cold_starts(model: Model, pools: Sequence[Served]) -> list[Cold]:
+    """The cold start of each pool that runs a model.  Raises SpecError."""
+    out = []
+    for served in pools:
+        device = catalog.device(served.pool.device)
+        out.append(cold(served.pool, device, memory(model, served.pool, device).weights_bytes))
+    return out

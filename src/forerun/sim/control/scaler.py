@@ -1,4 +1,4 @@
-"""How many replicas of a pool are wanted: a rule asked every so often, its bounds and its delays."""
+"""How many replicas of a pool are wanted: a rule asked every so often, bounds and delays."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ class Scaler:
     def __init__(self, hardware: Hardware, p: int, spec: Autoscale, rule: Rule) -> None:
         self.hardware, self.p, self.spec, self.rule = hardware, p, spec, rule
         self.memory: dict[str, Any] = {}
-        self.next_look_s = spec.period_s
+        self.n_looks = 0
         room = hardware.server.pools[p].pool.replicas
         self.most = room if spec.max_replicas is None else spec.max_replicas
         self.wishes = [(0.0, hardware.wanted[p])]
         self.before = self._look()
         self.decisions: list[tuple[float, int]] = []
+
+    @property
+    def next_look_s(self) -> float:
+        """When it looks whatever happens."""
+        return (self.n_looks + 1) * self.spec.period_s
 
     @property
     def next_s(self) -> float:
@@ -43,7 +48,7 @@ class Scaler:
         now = self._look()
         wanted, hardware = self.hardware.wanted[self.p], self.hardware
         if now_s >= self.next_look_s:
-            self.next_look_s += self.spec.period_s
+            self.n_looks += 1
             view = self._view(now)
             self.before = now
             wanted = self.held_back(now_s, self.bounded(self.rule(view, self.spec, self.memory)))

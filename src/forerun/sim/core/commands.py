@@ -1,5 +1,5 @@
-"""What a caller orders: a replica opens, closes, fails, changes pools, gives requests away, or has a
-worse link.
+"""What a caller orders: a replica opens, closes, fails, changes pools, gives requests away, or has
+a worse link.
 
 Commands stand in `state.commands` by time.  Failures happen in the midst of a step; the others wait
 for the replica's next step boundary where they touch what a step uses.
@@ -264,6 +264,7 @@ def send_again(state, i, r, t, lose, order, route, place):
         front.send(state, r, t, order, route, place)
         return
     request.n_retries -= 1
+    request.recomputed += request.n_computed
     if request.source >= 0:
         lists.leave_source(state, r, t)
     lists.write_done(state, i, r, t, lists.ABORTED if request.aborted == 1 else FAILED)

@@ -29,8 +29,8 @@ def _set_cache_dir() -> None:
 
 @cache
 def entry(name: str) -> Any:
-    """One of `advance`, `abort`, `cut_leap`, `look`, `release`, taking a State first: compiled when first
-    asked for (from the cache folder when it can be), or as it is."""
+    """One of `advance`, `abort`, `cut_leap`, `look`, `release`, taking a State first: compiled when
+    first asked for (from the cache folder when it can be), or as it is."""
     function = {
         "advance": serve.advance,
         "abort": live.abort,

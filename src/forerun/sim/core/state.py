@@ -354,8 +354,8 @@ PORT = np.dtype(
 
 #: what a caller can order of a replica: it takes requests (value 1: it starts with no prefix kept)
 #: or takes no more, it is gone and its requests are sent again (value 1: they fail), it runs as one
-#: of pool `value`, it gives `value` of its decoding requests to whom the `place` policy chooses, its
-#: link has `value` millionths of its bandwidth
+#: of pool `value`, it gives `value` of its decoding requests to whom the `place` policy chooses,
+#: its link has `value` millionths of its bandwidth
 VERBS = {"open": 0, "close": 1, "fail": 2, "switch": 3, "move": 4, "link": 5}
 #: for a time to come
 COMMAND = np.dtype(

@@ -1,7 +1,7 @@
 """Replicas stay while they work and for keep_alive_s after; more come when none has room.
 
-A replica has room for `target` requests.  What serverless platforms do: with min_replicas 0 the pool
-is empty between bursts.
+A replica has room for `target` requests.  What serverless platforms do: with min_replicas 0 the
+pool is empty between bursts.
 """
 
 from math import ceil

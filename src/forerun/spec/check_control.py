@@ -21,7 +21,12 @@ EXAMPLE = {
 Sentences = Iterator[tuple[str, str, str]]  # (where, what is wrong, what would mend it)
 
 
-def check_pools(pools: Sequence[Pool]) -> list[Problem]:
+def check_control(pools: Sequence[Pool], faults: Sequence[Fault]) -> list[Problem]:
+    """Everything that is wrong with how a fleet changes."""
+    return [*check_rules(pools), *check_faults(faults, pools)]
+
+
+def check_rules(pools: Sequence[Pool]) -> list[Problem]:
     """Problems of every pool's cold start and scale rule, where: a path in the deployment."""
     out = []
     for i, pool in enumerate(pools):
@@ -121,6 +126,17 @@ def check_faults(faults: Sequence[Fault], pools: Sequence[Pool]) -> list[Problem
         Problem(f"faults.{i}.{where}", what, fix)
         for i, fault in enumerate(faults)
         for where, what, fix in [*check_times(fault), *check_whom(fault, pools)]
+    ] + check_link(faults, pools)
+
+
+def check_link(faults: Sequence[Fault], pools: Sequence[Pool]) -> list[Problem]:
+    """A link that nothing is sent over cannot be felt to be slow."""
+    moves = any(pool.role != "both" for pool in pools) or any(f.on_notice == "move" for f in faults)
+    what = "no KV moves between replicas of this deployment, so the fault never shows"
+    return [
+        Problem(f"faults.{i}.effect", what, "pools with role: prefill and role: decode")
+        for i, fault in enumerate(faults)
+        if fault.effect == "link" and not moves
     ]
 
 
