@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from forerun.sim.control.faults import times
 from forerun.sim.control.find import find
 from forerun.sim.core.state import STATUS
 from forerun.sim.log import COLD, DOWN, UP, WANTED
+from forerun.sim.tiers import Tier
 from forerun.spec.control import Fault
 from forerun.spec.policy import Policy
 from forerun.spec.requests import Requests
@@ -94,6 +96,30 @@ def test_nothing_computes_on_a_replica_that_is_not_up():
             # a step may end when its replica is let go, and one that drains follows one that was up
             joined = np.maximum.accumulate(spans["to_ps"])[-1:] if len(spans) else np.zeros(0)
             assert (start[mine] + total[mine] <= joined.max(initial=0)).all()
+
+
+@pytest.mark.parametrize("kind", ["one spot", "one scaled 0, faults", "mixed lost", "split crash"])
+def test_a_leap_equals_stepping_with_tiers_below_replicas_that_come_and_go(kind):
+    pools, faults = CASES[kind]
+    pools = [
+        replace(one, pool=one.pool.model_copy(
+            update={"engine": one.pool.engine.model_copy(update={"preemption": "swap"})}
+        ))
+        for one in pools
+    ]  # fmt: skip
+    tiers = (
+        Tier("dram", 160e3, 4e6, 1e-4),
+        Tier("pool", 400e3, 1e6, 1e-3, shared_by="fleet", total_bytes_per_s=2e6),
+    )
+    for seed in range(2):
+        requests = sharing(seed, 50, isl=60, rate=80)
+        leapt, stepped = (
+            drive(requests, pools, faults=faults, cold_s=0.05, tiers=tiers, leap=leap).log()
+            for leap in (True, False)
+        )
+        assert_same(leapt, stepped)
+        assert leapt.spans.tobytes() == stepped.spans.tobytes()
+        assert leapt.n_unfinished == 0
 
 
 # -- neutral settings ------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from forerun.metrics import work
+from forerun.metrics.figure import Figure
 from forerun.metrics.latency import PS
 from forerun.metrics.window import View
 from forerun.sim.log import COLD, DOWN, DRAINING, UP, WANTED
@@ -68,6 +70,19 @@ def rental(part: View) -> Rental | None:
         availability=float(min(up.sum() / wanted.sum(), 1.0)) if wanted.sum() > 0 else None,
         lost_s=float(log.replicas["lost_ps"].sum()) * PS,
     )
+
+
+def figures(part: View) -> dict[str, Any]:
+    """How much of a fleet that changes was there; None each for one that does not."""
+    found = rental(part)
+    units = {
+        "replicas_mean": "replicas", "replicas_peak": "replicas", "device_hours": "device-hours",
+        "cold_share": "share", "availability": "share", "lost_s": "s",
+    }  # fmt: skip
+    return {
+        name: Figure(None if found is None else getattr(found, name), unit, "replicas' states")
+        for name, unit in units.items()
+    }
 
 
 def _peak(part: View, stages: np.ndarray) -> int:

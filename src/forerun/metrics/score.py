@@ -185,7 +185,7 @@ def score(
         ),
         gco2e=Figure(grams, "gCO2e", grid),
         gco2e_per_million_output_tokens=Figure(ratio(grams, n_out, 1e6), "gCO2e/Mtoken", grid),
-        **_fleet(part),
+        **rental.figures(part),
         by_replica=replicas,
         model_low=min((t.low for t in log.tables), default=1.0),
         model_high=max((t.high for t in log.tables), default=1.0),
@@ -288,19 +288,6 @@ def _utilisation(part: View) -> tuple[Utilisation, dict[str, Any]]:
         "kv_peak": Figure(peak, "share", "steps, fullest replica"),
         "kv_mean": Figure(fleet_mean(use.kv_mean, blocks), "share", "steps"),
         "batch_mean": Figure(fleet_mean(use.batch_mean, busy), "requests", "steps, while busy"),
-    }
-
-
-def _fleet(part: View) -> dict[str, Any]:
-    """How much of a fleet that changes was there; None each for one that does not."""
-    found = rental.rental(part)
-    units = {
-        "replicas_mean": "replicas", "replicas_peak": "replicas", "device_hours": "device-hours",
-        "cold_share": "share", "availability": "share", "lost_s": "s",
-    }  # fmt: skip
-    return {
-        name: Figure(None if found is None else getattr(found, name), unit, "replicas' states")
-        for name, unit in units.items()
     }
 
 
