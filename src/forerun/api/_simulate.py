@@ -194,7 +194,8 @@ def provenance_of(case: Case, deployment: Deployment, written: Log) -> dict[str,
     whole = case.model_copy(update={"deployment": deployment})
     assumed = [a for table in written.tables for a in table.assumed]
     assumed += [*catalog.model(case.model).assumed, *written.meta.get("assumed", ())]
-    return {
+    changes = {"control": written.meta["control"]} if "control" in written.meta else {}
+    return changes | {
         "forerun_version": __version__,
         "spec_hash": whole.content_hash(),
         "policies": written.meta.get("policies"),

@@ -76,12 +76,15 @@ def weights_rate(pool: Pool, device: Device) -> tuple[float | None, tuple[str, .
     tier = start.weights_from
     if tier == "device":
         return None, ()
+    alone: tuple[str, ...] = ()
+    if tier in ("network", "object_store"):
+        alone = ("replicas that start together load as fast as one alone",)
     if start.weights_bytes_per_s is not None:
-        return start.weights_bytes_per_s, ()
+        return start.weights_bytes_per_s, alone
     if tier in USUAL:
         rate = units.show(USUAL[tier], "bytes_per_s")
         said = f"weights load from {tier.replace('_', ' ')} at {rate} a replica (a usual rate)"
-        return USUAL[tier], (said,)
+        return USUAL[tier], (said, *alone)
     link = device.host_link if tier == "dram" else device.network
     if link is None:
         raise SpecError.one(
@@ -90,7 +93,7 @@ def weights_rate(pool: Pool, device: Device) -> tuple[float | None, tuple[str, .
             f"{device.name}",
             "weights_bytes_per_s: 10 GB/s",
         )
-    return catalog.link(link).bandwidth_bytes_per_s * pool.devices_per_replica, ()
+    return catalog.link(link).bandwidth_bytes_per_s * pool.devices_per_replica, alone
 
 
 def cold_starts(model: Model, pools: Sequence[Served]) -> list[Cold]:

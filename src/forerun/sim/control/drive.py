@@ -74,6 +74,7 @@ class Control:
         stuck_since, done = server.now_s, peek.progress(server)
         while not peek.at_rest(server):
             now = min([hardware.next_s, *(scaler.next_s for scaler in self.scalers)])
+            due = [scaler for scaler in self.scalers if scaler.next_s <= now]
             server.advance(now)
             if now == np.inf or peek.at_rest(server):
                 break
@@ -82,9 +83,8 @@ class Control:
             elif now - stuck_since > self.patience_s:
                 break
             hardware.catch_up(now)
-            for scaler in self.scalers:
-                if scaler.next_s <= now:
-                    scaler.act(now)
+            for scaler in due:
+                scaler.act(now)
             if progress is not None:
                 progress(peek.n_arrived(server), server.n_injected)
         peek.end_at_last_event(server)
@@ -93,7 +93,9 @@ class Control:
         """The server's log with what its replicas were paid and up for, and what was decided."""
         log = self.server.log_so_far()
         spans = self.hardware.spans(self.server.now_s)
-        return replace(log, spans=spans, meta={**log.meta, "control": self.told()})
+        assumed = [*log.meta["assumed"], *(a for c in self.hardware.colds for a in c.assumed)]
+        told = {"assumed": tuple(dict.fromkeys(assumed)), "control": self.told()}
+        return replace(log, spans=spans, meta={**log.meta, **told})
 
     def told(self) -> dict[str, Any]:
         """Cold starts, counts and decisions, as plain values."""

@@ -48,10 +48,18 @@ def next_arrival_s(server: Server) -> float:
     if server.concurrency is not None:
         if not server._released:
             return 0.0
-        return int(state.pending["ready_ps"][0]) / PS if clock.n_pending else np.inf
+        return not_before(int(state.pending["ready_ps"][0])) if clock.n_pending else np.inf
     if clock.next_arrival < clock.n_arrivals:
-        return int(state.arrivals["ready_ps"][clock.next_arrival]) / PS
+        return not_before(int(state.arrivals["ready_ps"][clock.next_arrival]))
     return np.inf
+
+
+def not_before(time_ps: int) -> float:
+    """The first number of seconds that is read as this time or a later one."""
+    time_s = time_ps / PS
+    while round(time_s * PS) < time_ps:
+        time_s = float(np.nextafter(time_s, np.inf))
+    return time_s
 
 
 def anybody_takes(server: Server) -> bool:
