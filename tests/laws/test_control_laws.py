@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from control import drive, hard_cases, scaled
 from fleets import assert_same, fleets, pool, serve, sharing
-from serving import PS, workload
+from serving import PS, served, workload
 
 from forerun.errors import PolicyError
 from forerun.sim.control.faults import times
@@ -120,6 +120,32 @@ def test_a_leap_equals_stepping_with_tiers_below_replicas_that_come_and_go(kind)
         assert_same(leapt, stepped)
         assert leapt.spans.tobytes() == stepped.spans.tobytes()
         assert leapt.n_unfinished == 0
+
+
+def test_a_leap_equals_stepping_with_pipeline_stages_and_in_a_closed_loop():
+    crash = Fault(mtbf_s=0.5, mttr_s=0.1)
+    staged = served(replicas=3, pp=2, n_blocks=80)
+    loop = {"concurrency": 9, "think_s": 0.02}
+    for pools, settings in (([staged], {}), ([staged], loop), (fleets()["mixed"], loop)):
+        for rule in ({"min_replicas": 0}, {"policy": "keep_alive", "keep_alive_s": 0.1}):
+            changing = scaled(pools, len(pools) - 1, **rule)
+            leapt, stepped = (
+                drive(
+                    workload(3, 80), changing, faults=(crash,), cold_s=0.04, leap=leap, **settings
+                ).log()
+                for leap in (True, False)
+            )
+            assert_same(leapt, stepped)
+            assert leapt.spans.tobytes() == stepped.spans.tobytes()
+            assert (leapt.requests["status"] == 0).all()
+            assert leapt.meta["control"]["n_crash"] > 0
+
+
+def test_what_never_comes_back_leaves_requests_unfinished_and_the_run_ends():
+    gone = Fault(at_s=(0.1,), mttr_s=1e9)
+    log = drive(burst(0.0, 0.2, n=3), [pool()], faults=(gone,)).log()
+    assert log.n_unfinished == 3
+    assert log.end_ps == PS // 5
 
 
 # -- neutral settings ------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from forerun.metrics.score import score
 from forerun.sim.control.cold import cold
 from forerun.sim.control.find import find
 from forerun.sim.log import COLD, DOWN, GONE, SPAN, UP, WANTED
-from forerun.spec.control import Autoscale, ColdStart, Fault
+from forerun.spec.control import ColdStart, Fault
 from forerun.spec.deployment import Policy, Pool
 
 CASE = {
@@ -203,6 +203,5 @@ def test_a_fleet_that_does_not_change_has_no_such_figures():
 
 
 def test_a_description_may_be_written_short():
-    assert Autoscale.model_validate("keep_alive").policy.name == "keep_alive"
     fault = Fault.model_validate({"at_s": "10 min"})
     assert (fault.at_s, fault.process.name) == ((600.0,), "listed")

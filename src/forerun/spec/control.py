@@ -63,11 +63,6 @@ class Autoscale(Spec):
     repeat_s: float | None = Field(default=None, gt=0)  # scheduled, forecast: length of a season
     ahead_s: float | None = Field(default=None, ge=0)  # forecast: how far; a cold start when absent
 
-    @model_validator(mode="before")
-    @classmethod
-    def _plain_name(cls, data):
-        return {"policy": data} if isinstance(data, str) else data
-
 
 class Fault(Spec):
     """Something that happens to replicas, at times drawn before the run or at given ones.

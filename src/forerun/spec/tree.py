@@ -213,8 +213,7 @@ def resolve_names(root: Node, resolve: Callable[[str, str], str], skip: str) -> 
         name("device", child(pool, "device"))
         for kind in _POLICIES:
             name(kind, child(pool, "engine", kind))
-        rule = child(pool, "autoscale")
-        name("scale", child(rule, "policy") if rule and isinstance(rule.value, dict) else rule)
+        name("scale", child(pool, "autoscale", "policy"))
     faults = child(root, "faults")
     for fault in faults.value if faults and isinstance(faults.value, list) else ():
         name("fault", child(fault, "process"))

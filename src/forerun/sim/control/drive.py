@@ -19,7 +19,7 @@ from forerun.sim.control.hardware import Hardware
 from forerun.sim.control.scaler import Scaler
 from forerun.sim.control.slow import with_slow
 from forerun.sim.log import Log
-from forerun.sim.serve import Server
+from forerun.sim.serve import LONGEST_S, Server
 from forerun.sim.setup import Served
 from forerun.spec.control import Fault
 
@@ -74,6 +74,7 @@ class Control:
         stuck_since, done = server.now_s, peek.progress(server)
         while not peek.at_rest(server):
             now = min([hardware.next_s, *(scaler.next_s for scaler in self.scalers)])
+            now = now if now < LONGEST_S else np.inf  # later is not reached by the clock
             due = [scaler for scaler in self.scalers if scaler.next_s <= now]
             server.advance(now)
             if now == np.inf or peek.at_rest(server):
