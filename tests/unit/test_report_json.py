@@ -27,8 +27,9 @@ KEYS = {
     "window": ["start_s", "end_s", "duration_s"],
     "n_devices": None,
     "slo": ["ttft_s", "tpot_s", "itl_s", "e2el_s", "attainment", "met", "binding", "failing"],
-    "counts": ["n", "finished", "rejected", "aborted", "unfinished", "preemptions",
-               "recomputed_tokens", "input_tokens", "output_tokens"],
+    "counts": ["n", "finished", "rejected", "aborted", "unfinished", "failed",
+               "preemptions", "retries", "recomputed_tokens", "lost_tokens", "input_tokens",
+               "output_tokens"],
     "latency": ["ttft_s", "tpot_s", "itl_s", "e2el_s", "queue_s"],
     "throughput": ["requests_per_s", "output_tokens_per_s", "total_tokens_per_s",
                    "output_tokens_per_s_per_device"],
@@ -40,6 +41,8 @@ KEYS = {
     "energy": ["energy_j", "power_w", "energy_j_per_output_token"],
     "money": ["usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"],
     "carbon": ["gco2e", "gco2e_per_million_output_tokens"],
+    "fleet": ["replicas_mean", "replicas_peak", "device_hours", "cold_share", "availability",
+              "lost_s"],
     "by_replica": ["busy", "hfu", "mfu", "mbu", "link_bytes_per_s", "kv_peak", "kv_mean",
                    "batch_mean"],
     "model_band": ["level", "step_time_low_factor", "step_time_high_factor", "cost_sources"],
@@ -57,7 +60,8 @@ def test_the_keys_of_schema_version_1():
         if inner is not None:
             assert list(out[key]) == inner, key
     assert all(list(q) == QUANTILES for q in out["latency"].values())
-    for group in ("throughput", "goodput", "utilisation", "kv", "energy", "money", "carbon"):
+    groups = ("throughput", "goodput", "utilisation", "kv", "energy", "money", "carbon", "fleet")
+    for group in groups:
         assert all(list(f) == FIGURE for f in out[group].values())
 
 

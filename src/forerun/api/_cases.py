@@ -178,7 +178,13 @@ def _does_not_fit(found: Fit, count: int) -> list[Problem]:
 
 def price_usd_per_hour(case: Case, deployment: Deployment) -> float | None:
     """What the deployment's devices cost an hour; None when a price is not known."""
-    total = 0.0
+    prices = pool_usd_per_hour(case, deployment)
+    return None if prices is None else sum(prices)
+
+
+def pool_usd_per_hour(case: Case, deployment: Deployment) -> list[float] | None:
+    """What each pool's devices cost an hour, all rented; None when a price is not known."""
+    prices = []
     for pool in deployment.pools:
         group = case.fleet.devices.get(pool.device)
         each = group.price_usd_per_hour if group else None
@@ -187,15 +193,16 @@ def price_usd_per_hour(case: Case, deployment: Deployment) -> float | None:
             if offer is None:
                 return None
             each = offer.usd_per_hour
-        total += each * pool.n_devices
+        usd = each * pool.n_devices
         if pool.drafts_on is not None:
             name, n = pool.drafts_on
             group, offer = case.fleet.devices.get(name), catalog.price(name)
             each = group.price_usd_per_hour if group else None
             if each is None and offer is None:
                 return None
-            total += n * (offer.usd_per_hour if each is None and offer else each or 0.0)
-    return total
+            usd += n * (offer.usd_per_hour if each is None and offer else each or 0.0)
+        prices.append(usd)
+    return prices
 
 
 def carbon_gco2e_per_kwh(case: Case, deployment: Deployment) -> float | None:

@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from forerun import catalog
-from forerun.api._cases import carbon_gco2e_per_kwh, default_deployment, price_usd_per_hour
+from forerun.api import _control_words as control_words
+from forerun.api._cases import carbon_gco2e_per_kwh, default_deployment, pool_usd_per_hour
+from forerun.errors import SpecError
 from forerun.spec.case import Case
+from forerun.spec.check_control import check_control
 from forerun.spec.deployment import Deployment, Pool
 
 if TYPE_CHECKING:
     from forerun.metrics.score import Metrics
     from forerun.report.result import Result as Report
+    from forerun.sim.control.drive import Control
     from forerun.sim.log import Log
     from forerun.sim.serve import Server
     from forerun.spec.requests import Requests
@@ -110,16 +114,21 @@ def simulate(
     from forerun.metrics.reason import explain
     from forerun.metrics.score import score
     from forerun.sim import serve
+    from forerun.sim.control.cold import cold_starts
+    from forerun.sim.control.drive import Control, is_controlled
+    from forerun.sim.control.slow import with_slow
     from forerun.sim.prepare import tiers
     from forerun.techniques import compose, prepare
 
     deployment = case.deployment or default_deployment(case)
+    if wrong := check_control(deployment.pools, case.faults):
+        raise SpecError(*wrong)
     wanted = requests(case)
     mean_len = round(float((wanted.isl + wanted.osl).mean())) if len(wanted) else 1
     edited = compose(deployment)
     pools = prepare(catalog.model(case.model), edited, mean_len=mean_len)
     server = serve.Server(
-        pools,
+        with_slow(pools, case.faults),
         route=edited.deployment.route,
         place=edited.deployment.place,
         fetch=edited.deployment.fetch,
@@ -133,12 +142,15 @@ def simulate(
         n_requests=len(wanted),
         hash_tokens=wanted.hash_tokens if wanted.block_hashes is not None else 0,
     )
-    interrupted = _advance(server, wanted, progress)
-    written = server.log_so_far()
+    control = None
+    if is_controlled(pools, case.faults):
+        control = Control(server, case.faults, cold_starts(catalog.model(case.model), pools))
+    interrupted = _advance(server, wanted, progress, control)
+    written = server.log_so_far() if control is None else control.log()
     metrics = score(
         written,
         case.slo,
-        price_usd_per_hour=price_usd_per_hour(case, deployment),
+        price_usd_per_hour=pool_usd_per_hour(case, deployment),
         carbon_gco2e_per_kwh=carbon_gco2e_per_kwh(case, deployment),
         bootstrap=bootstrap,
     )
@@ -147,17 +159,25 @@ def simulate(
     return Result(case, deployment, wanted, written, metrics, reasons, provenance)
 
 
-def _advance(server: Server, wanted: Requests, progress: Callable[[int, int], None] | None) -> bool:
+def _advance(
+    server: Server,
+    wanted: Requests,
+    progress: Callable[[int, int], None] | None,
+    control: Control | None = None,
+) -> bool:
     """Runs to the end, in slices of about SLICE arrivals; True if the user stopped it between."""
     try:
         server.inject(wanted)
         n = len(wanted)
-        if server.concurrency is None:
+        if control is not None:
+            control.run(progress)
+        elif server.concurrency is None:
             for i in range(SLICE, n, SLICE):
                 server.advance(float(wanted.arrival_s[i]))
                 if progress is not None:
                     progress(i, n)
-        server.advance()
+        if control is None:
+            server.advance()
         if progress is not None:
             progress(n, n)
     except KeyboardInterrupt:
@@ -174,7 +194,8 @@ def provenance_of(case: Case, deployment: Deployment, written: Log) -> dict[str,
     whole = case.model_copy(update={"deployment": deployment})
     assumed = [a for table in written.tables for a in table.assumed]
     assumed += [*catalog.model(case.model).assumed, *written.meta.get("assumed", ())]
-    return {
+    changes = {"control": written.meta["control"]} if "control" in written.meta else {}
+    return changes | {
         "forerun_version": __version__,
         "spec_hash": whole.content_hash(),
         "policies": written.meta.get("policies"),
@@ -198,6 +219,9 @@ def _pool_words(pool: Pool) -> str:
     sizes = {key: getattr(pool, key) for key in ("tp", "pp", "dp", "ep", "cp")}
     layout = " ".join(f"{k} {v}" for k, v in sizes.items() if v > 1) or "tp 1"
     replicas = f"{pool.replicas} replica" + ("s" if pool.replicas > 1 else "")
+    if pool.autoscale is not None:
+        most = pool.autoscale.max_replicas or pool.replicas
+        replicas = f"{pool.autoscale.min_replicas} to {most} replicas"
     if pool.role != "both":
         replicas = f"{pool.role} on {replicas}"
     return f"{pool.n_devices} x {pool.device}, {replicas} of {layout}"
@@ -253,6 +277,7 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         out["techniques"] = ", ".join(use.name for use in deployment.techniques)
     if skipped:
         out["left out"] = f"{skipped:,} bad rows of {traffic.trace}"
+    out |= control_words.setup(case, deployment)
     for pool in deployment.pools:
         label = "engine" if len(deployment.pools) == 1 else f"engine of {pool.name}"
         e = pool.engine

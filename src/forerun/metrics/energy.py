@@ -1,20 +1,22 @@
 """Joules: idle power over the whole time, and what each step's work takes above idle.
 
-Every replica idles all the time it is deployed, also when nothing runs on it.  Host, cooling and
-conversion are left out (a site's PUE belongs to `carbon`).
+Every replica idles all the time it is rented and powered, also when nothing runs on it and while it
+starts; one that is off, failed or taken away draws nothing.  Host, cooling and conversion are left
+out (a site's PUE belongs to `carbon`).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from forerun.metrics import work
+from forerun.metrics import rental, work
 from forerun.metrics.window import View
 
 
 def idle_j(part: View) -> float:
-    """idle_w * duration, all replicas."""
-    return float(work.of_replica(part.log, "idle_w").sum()) * part.duration_s
+    """idle_w * time powered, all replicas."""
+    idle_w = work.of_replica(part.log, "idle_w")
+    return float((idle_w * rental.share(part, rental.POWERED)).sum()) * part.duration_s
 
 
 def dynamic_j(part: View) -> float | None:

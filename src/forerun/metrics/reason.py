@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.metrics import waits, work
+from forerun.metrics import fleet, waits, work
 from forerun.metrics.figure import plural, ratio, text
 from forerun.metrics.latency import PS, finished, queue_s, ttft_s
 from forerun.metrics.leaps import span_ps
@@ -46,7 +46,7 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
         out += [*_waiting(part, metrics), *_bound(metrics, steps), *_gaps(part, metrics)]
         out += _speculation(part)
     out += [*_moves(part, metrics), *_tiers(part), *_preemption(metrics)]
-    return out + sentence(metrics.workflows)
+    return out + sentence(metrics.workflows) + fleet.told(part, metrics)
 
 
 def spent(part: View) -> Steps | None:
@@ -87,7 +87,8 @@ def _misses(m: Metrics) -> list[str]:
             f"requests took more than {text(f.bound, 's')}, "
             f"{text(f.alone, 'share')} missed nothing else."
         )
-    lost = {name: getattr(m.counts, name) for name in ("rejected", "aborted", "cancelled")}
+    names = ("rejected", "aborted", "cancelled", "failed")
+    lost = {name: getattr(m.counts, name) for name in names}
     if any(lost.values()):
         ends = ", ".join(f"{n:,} {name}" for name, n in lost.items() if n)
         out.append(f"Requests without a full answer count as misses: {ends} of {m.counts.n:,}.")
@@ -288,7 +289,10 @@ def _preemption(m: Metrics) -> list[str]:
     if not c.preemptions:
         return []
     peak = "unknown" if m.kv_peak.value is None else text(m.kv_peak.value, "share")
+    words = plural(c.preemptions, "preemption")
+    if c.retries:
+        words += f" and {c.retries:,} retries"
     return [
-        f"{plural(c.preemptions, 'preemption')} recomputed {plural(c.recomputed_tokens, 'token')}: "
-        f"the KV cache ran out (peak use {peak})."
+        f"{words} recomputed {plural(c.recomputed_tokens, 'token')}: the KV cache ran out (peak "
+        f"use {peak})."
     ]

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from forerun.metrics import carbon, energy, goodput, kv, latency, money, stats, work
+from forerun.metrics import carbon, energy, goodput, kv, latency, money, rental, stats, work
 from forerun.metrics.figure import Figure, ratio
 from forerun.metrics.gaps import itl, itl_quantiles
 from forerun.metrics.goodput import Failing
@@ -42,8 +42,11 @@ class Counts:
     rejected: int
     aborted: int
     unfinished: int
+    failed: int  # their replica went away, and they were not sent again
     preemptions: int
+    retries: int  # requests sent again because a replica went away
     recomputed_tokens: int
+    lost_tokens: int  # computed for requests that failed
     input_tokens: int  # of requests that finished in the window
     output_tokens: int  # produced in the window (whole run) or by requests that finished in it
     cancelled: int = 0  # never sent: what they waited for gave no answer
@@ -96,6 +99,12 @@ class Metrics:
     usd_per_million_tokens: Figure
     gco2e: Figure
     gco2e_per_million_output_tokens: Figure
+    replicas_mean: Figure  # the fleet: None when all of it was there all the time
+    replicas_peak: Figure
+    device_hours: Figure
+    cold_share: Figure
+    availability: Figure
+    lost_s: Figure
     by_replica: Utilisation
     model_low: float
     model_high: float
@@ -113,7 +122,7 @@ def score(
     log: Log,
     slo: Slo | None = None,
     *,
-    price_usd_per_hour: float | None = None,
+    price_usd_per_hour: money.Price = None,
     carbon_gco2e_per_kwh: float | None = None,
     pue: float = 1.0,
     bootstrap: bool = True,
@@ -121,8 +130,8 @@ def score(
 ) -> Metrics:
     """All metrics of a run.
 
-    price_usd_per_hour is of the whole deployment.  `window` is (start_s, end_s) from the start of
-    the run.  Raises SpecError for a window outside the run.
+    price_usd_per_hour is of the whole deployment, or of each pool.  `window` is (start_s, end_s)
+    from the start of the run.  Raises SpecError for a window outside the run.
     """
     slo = slo or Slo()
     part = view(log, window)
@@ -130,6 +139,7 @@ def score(
     done = part.arrived[latency.finished(part.arrived)]
     duration = part.duration_s
     counts = _counts(part)
+    paid = money.usd_per_hour(part, price_usd_per_hour)
     rates = _rates(part, slo, rng)
     n_out, n_all = counts.output_tokens, counts.output_tokens + counts.input_tokens
     joule = energy.energy_j(part)
@@ -143,7 +153,10 @@ def score(
     if part.leaps is not None and part.gaps is not None:
         gaps = itl_quantiles(itl(part.leaps, part.gaps))
     steps = "steps x cost table"
-    price, grid = "price given x time", f"energy x grid intensity given, pue {pue:g}"
+    always = log.spans is None
+    price = "price given x time" if always else "price given x time rented"
+    price_source = "price given" if always else "price given x time rented"
+    grid = f"energy x grid intensity given, pue {pue:g}"
     replicas, shares = _utilisation(part)
     return Metrics(
         start_s=part.start_ps * latency.PS,
@@ -162,16 +175,17 @@ def score(
         energy_j=Figure(joule, "J", steps),
         power_w=Figure(ratio(joule, duration), "W", steps),
         energy_j_per_output_token=Figure(ratio(joule, n_out), "J/token", steps),
-        usd=Figure(money.cost_usd(price_usd_per_hour, duration), "USD", price),
-        usd_per_hour=Figure(price_usd_per_hour, "USD/h", "price given"),
+        usd=Figure(money.cost_usd(paid, duration), "USD", price),
+        usd_per_hour=Figure(paid, "USD/h", price_source),
         usd_per_million_output_tokens=Figure(
-            money.usd_per_million(price_usd_per_hour, n_out, duration), "USD/Mtoken", price
+            money.usd_per_million(paid, n_out, duration), "USD/Mtoken", price
         ),
         usd_per_million_tokens=Figure(
-            money.usd_per_million(price_usd_per_hour, n_all, duration), "USD/Mtoken", price
+            money.usd_per_million(paid, n_all, duration), "USD/Mtoken", price
         ),
         gco2e=Figure(grams, "gCO2e", grid),
         gco2e_per_million_output_tokens=Figure(ratio(grams, n_out, 1e6), "gCO2e/Mtoken", grid),
+        **rental.figures(part),
         by_replica=replicas,
         model_low=min((t.low for t in log.tables), default=1.0),
         model_high=max((t.high for t in log.tables), default=1.0),
@@ -191,11 +205,14 @@ def _counts(part: View) -> Counts:
     ends = {status: count(rows, status) for status in STATUS}
     if part.whole:  # the core may count those it left behind without a row each
         ends["unfinished"] = max(ends["unfinished"], part.log.n_unfinished)
+    failed = rows["status"] == STATUS["failed"]
     return Counts(
         n=sum(ends.values()),
         **ends,
         preemptions=int(rows["n_preempt"].sum(dtype=np.int64)),
-        recomputed_tokens=int(rows["recomputed"].sum(dtype=np.int64)),
+        retries=int(rows["n_retries"].sum(dtype=np.int64)),
+        recomputed_tokens=int(rows["recomputed"][~failed].sum(dtype=np.int64)),
+        lost_tokens=int(rows["recomputed"][failed].sum(dtype=np.int64)),
         input_tokens=int(ended["isl"].sum(dtype=np.int64)),
         output_tokens=n_out,
     )
@@ -222,11 +239,12 @@ def _rates(part: View, slo: Slo, rng: np.random.Generator | None) -> dict[str, A
     n_out, n_in = ended["n_out"].astype(float), ended["isl"].astype(float)
     good = goodput.good(ended, slo)
     out = counts.output_tokens
+    a_device = 1 / max(rental.devices_rented(part), 1e-9)
     return {
         "requests_per_s": figure(len(ended), np.ones(len(ended)), "req/s"),
         "output_tokens_per_s": figure(out, n_out, "token/s"),
         "total_tokens_per_s": figure(out + counts.input_tokens, n_out + n_in, "token/s"),
-        "output_tokens_per_s_per_device": figure(out, n_out, "token/s", 1 / max(part.n_devices, 1)),
+        "output_tokens_per_s_per_device": figure(out, n_out, "token/s", a_device),
         "goodput_per_s": figure(float(good.sum()), good.astype(float), "req/s"),
     }
 
@@ -254,14 +272,14 @@ def _attainment(
 def _utilisation(part: View) -> tuple[Utilisation, dict[str, Any]]:
     use, log = utilisation(part), part.log
     pools = log.pool_of_replica
-    one = np.ones(len(pools))
-    flop = work.of_replica(log, "peak_flop_per_s")
-    traffic = work.of_replica(log, "peak_hbm_bytes_per_s")
-    blocks = log.kv_blocks[pools].astype(float)
+    one = rental.share(part, rental.POWERED)
+    flop = work.of_replica(log, "peak_flop_per_s") * one
+    traffic = work.of_replica(log, "peak_hbm_bytes_per_s") * one
+    blocks = log.kv_blocks[pools].astype(float) * one
     steps = "steps x cost table"
     link = None if use.link_bytes_per_s is None else float(use.link_bytes_per_s.sum())
     peak = None if use.kv_peak is None or not len(use.kv_peak) else float(use.kv_peak.max())
-    busy = one if use.busy is None else use.busy
+    busy = one if use.busy is None else use.busy * one
     return use, {
         "busy": Figure(fleet_mean(use.busy, one), "share", "steps"),
         "hfu": Figure(fleet_mean(use.hfu, flop), "share", steps),
@@ -303,11 +321,12 @@ def _notes(part: View, counts: Counts, done: np.ndarray) -> tuple[str, ...]:
             f"{counts.cancelled:,} requests were never sent, because what they waited for gave no "
             "answer: they miss the SLO"
         )
-    left = counts.rejected + counts.aborted + count(part.arrived, "unfinished")
+    left = counts.rejected + counts.aborted + counts.failed + count(part.arrived, "unfinished")
     if left:
+        lost = f"{counts.failed:,} failed, " if counts.failed else ""
         notes.append(
             f"{left:,} of {counts.n:,} requests have no full latency ({counts.rejected:,} "
-            f"rejected, {counts.aborted:,} aborted, the rest unfinished): percentiles "
+            f"rejected, {counts.aborted:,} aborted, {lost}the rest unfinished): percentiles "
             "leave them out, they miss the SLO"
         )
     if len(done) < stats.FEWEST:
@@ -393,4 +412,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
     "money": ("usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"),
     "carbon": ("gco2e", "gco2e_per_million_output_tokens"),
+    "fleet": (
+        "replicas_mean", "replicas_peak", "device_hours", "cold_share", "availability", "lost_s",
+    ),
 }  # fmt: skip

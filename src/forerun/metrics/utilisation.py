@@ -1,8 +1,8 @@
 """How busy the hardware was: over the run, by replica, and over time.
 
-Shares are 0 to 1 of the elapsed time unless they say `_busy`.  What only steps can tell is None
-when the log kept none; a device's peak link rate is not in a cost table, so link use is a rate, and
-a share only when the caller gives the peak.
+Shares are 0 to 1 of the time a replica was rented and powered unless they say `_busy`.  What only
+steps can tell is None when the log kept none; a device's peak link rate is not in a cost table, so
+link use is a rate, and a share only when the caller gives the peak.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from forerun.metrics import work
+from forerun.metrics import rental, work
 from forerun.metrics.latency import PS
 from forerun.metrics.leaps import amount_by, end_ps, span_ps
 from forerun.metrics.window import View
@@ -47,9 +47,11 @@ def utilisation(part: View) -> Utilisation:
     blocks = log.kv_blocks[log.pool_of_replica].astype(float)
     if seconds <= 0:
         return Utilisation(*[None] * 8)
+    share = rental.share(part, rental.POWERED)
+    there_s = seconds * np.where(share > 0, share, 1.0)  # one that never was there did nothing
     peak = log.replicas["peak_blocks"] / np.maximum(blocks, 1) if part.whole else None
     if leaps is None:
-        busy = log.replicas["busy_ps"] * PS / seconds if part.whole else None
+        busy = log.replicas["busy_ps"] * PS / there_s if part.whole else None
         return Utilisation(busy, None, None, None, None, peak, None, None)
 
     def total(amounts: np.ndarray) -> np.ndarray:
@@ -59,24 +61,24 @@ def utilisation(part: View) -> Utilisation:
 
     span = span_ps(leaps) * PS
     busy_s = total(span)
-    peak_flop = work.of_replica(log, "peak_flop_per_s") * seconds
-    peak_bytes = work.of_replica(log, "peak_hbm_bytes_per_s") * seconds
     flop = total(work.by_leap(leaps, log, "flop"))
     drafts = any(table.draft is not None for table in log.tables)
     own = flop if not drafts else total(work.by_leap(leaps, log, "flop", drafts=False))
+    peak_flop = work.of_replica(log, "peak_flop_per_s") * there_s
+    peak_bytes = work.of_replica(log, "peak_hbm_bytes_per_s") * there_s
     hfu = flop / peak_flop
     if not part.whole:
         peak = np.zeros(len(blocks))
         np.maximum.at(peak, leaps["replica"], leaps["n_blocks"])
         peak = peak / np.maximum(blocks, 1)
     return Utilisation(
-        busy=busy_s / seconds,
+        busy=busy_s / there_s,
         hfu=hfu,
         mfu=own / peak_flop * (1 - recomputed_share(part)),
         mbu=total(work.by_leap(leaps, log, "hbm_bytes")) / peak_bytes,
         link_bytes_per_s=total(work.by_leap(leaps, log, "link_bytes")) / seconds,
         kv_peak=peak,
-        kv_mean=total(span * leaps["n_blocks"]) / np.maximum(blocks, 1) / seconds,
+        kv_mean=total(span * leaps["n_blocks"]) / np.maximum(blocks, 1) / there_s,
         batch_mean=total(span * leaps["n_running"]) / np.where(busy_s > 0, busy_s, 1),
     )
 

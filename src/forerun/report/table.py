@@ -56,6 +56,12 @@ LABELS = {
     "path_requests": "critical path, requests",
     "gco2e": "carbon of the run",
     "gco2e_per_million_output_tokens": "carbon per million output tokens",
+    "replicas_mean": "replicas rented, mean",
+    "replicas_peak": "replicas rented, most",
+    "device_hours": "device time rented",
+    "cold_share": "of it, starting",
+    "availability": "availability",
+    "lost_s": "steps cut short",
 }
 Line = tuple[str, str, str, str, str]
 
@@ -77,7 +83,7 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
         known = [name for name in names if getattr(metrics, name).value is not None]
         if group == "kv":  # a figure each for what a fleet may do or not
             names = tuple(known)
-        if known or group not in ("money", "carbon", "kv"):
+        if known or group not in ("money", "carbon", "kv", "fleet"):
             yield group, [_figure(name, getattr(metrics, name)) for name in names]
 
 
@@ -137,12 +143,13 @@ def counts_words(metrics: Metrics) -> str:
     """How the requests ended, in one line."""
     c = metrics.counts
     ends = [f"{c.finished:,} of {c.n:,} requests finished"]
-    for name in ("rejected", "aborted", "cancelled", "unfinished"):
+    for name in ("rejected", "aborted", "cancelled", "failed", "unfinished"):
         if getattr(c, name):
             ends.append(f"{getattr(c, name):,} {name}")
+    at_most = "" if metrics.replicas_mean.value is None else "up to "
     return (
-        f"{', '.join(ends)} in {text(metrics.duration_s, 's')} on {metrics.n_devices} devices; "
-        f"{c.input_tokens:,} tokens in, {c.output_tokens:,} out"
+        f"{', '.join(ends)} in {text(metrics.duration_s, 's')} on {at_most}{metrics.n_devices} "
+        f"devices; {c.input_tokens:,} tokens in, {c.output_tokens:,} out"
     )
 
 

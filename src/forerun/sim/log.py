@@ -15,6 +15,17 @@ from forerun.cost.table import CostTable
 from forerun.sim.core.state import DONE, GAP, LEAP, STATUS  # noqa: F401  (the row types of a log)
 from forerun.sim.tiers import TierUse
 
+#: where a replica can be: not rented; rented and starting; taking requests; ending its last ones;
+#: failed, and paid for; taken away or failed, and not paid for.  And how many ought to be up, said
+#: of the first ones of a pool.
+OFF, COLD, UP, DRAINING, DOWN, GONE, WANTED = range(7)
+STATE_WORDS = ("off", "cold", "up", "draining", "down", "gone", "wanted")
+
+#: a stretch of time in one of these states (but `OFF`)
+SPAN = np.dtype(
+    [("replica", "i4"), ("state", "i4"), ("from_ps", "i8"), ("to_ps", "i8")], align=True
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:
@@ -60,4 +71,5 @@ class Log:
     fetch_s: float = 0.0  # time that requests waited for KV from them, all together
     n_fetched: int = 0  # times that one did
     graph: Graph | None = None  # which requests belong together, and which waited for which
+    spans: np.ndarray | None = None  # of dtype SPAN; None when all replicas were there all the time
     meta: Mapping[str, Any] = field(default_factory=dict)  # provenance: version, hashes, policies

@@ -34,6 +34,8 @@ ARGUMENTS = {
     "place": ("request", "load", "params", "memory", "rng"),
     "fetch": ("request", "engine", "offer", "params"),
     "speculate": ("request", "replica", "engine", "step_ps", "params"),
+    "scale": ("pool", "rule", "memory"),  # plain Python, see sim/control/
+    "fault": ("rng", "fault"),
 }
 
 FOLDER = {"place": "route"}  # whoever chooses a replica for a prompt can choose one for an answer

@@ -176,6 +176,7 @@ def _ports(
             at = 2 * (n + i * depths + d)
             n_ways = served[i].pool.devices_per_replica if tier.per_device else 1
             ports.bytes_per_ps[at : at + 2] = n_ways * tier.bytes_per_s / PS
+    ports.full_bytes_per_ps = ports.bytes_per_ps
     return ports
 
 

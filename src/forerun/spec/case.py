@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from forerun.spec.base import Spec
+from forerun.spec.control import Fault
 from forerun.spec.deployment import Deployment
 from forerun.spec.slo import Budget, Slo
 from forerun.spec.workload import Traffic
@@ -52,4 +53,5 @@ class Case(Spec):
     slo: Slo = Slo()
     budget: Budget = Budget()
     deployment: Deployment | None = None
+    faults: tuple[Fault, ...] = ()  # of what the deployment runs on
     seed: int = Field(default=0, ge=0)

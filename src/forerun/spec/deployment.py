@@ -7,23 +7,13 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from forerun.spec.base import Spec
+from forerun.spec.control import Autoscale, ColdStart
 from forerun.spec.dtype import Dtype
+from forerun.spec.policy import Policy
 from forerun.spec.speculation import Speculation
 
 #: calibrations that are no file: the profile of the engine itself, and nothing at all
 PROFILE, NO_CALIBRATION = "profile", "none"
-
-
-class Policy(Spec):
-    """A policy by name (a file in `sim/policies/<kind>/`, or `path/to/file.py:function`)."""
-
-    name: str
-    params: dict[str, float] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain_name(cls, data):
-        return {"name": data} if isinstance(data, str) else data
 
 
 class Engine(Spec):
@@ -106,6 +96,8 @@ class Pool(Spec):
     link: str | None = None  # that KV leaves and comes by; the device's network when absent
     stream_kv: bool = False  # layers of KV leave while later ones are computed
     engine: Engine = Engine()
+    autoscale: Autoscale | None = None  # else all replicas are there all the time
+    cold_start: ColdStart = ColdStart()
 
     @property
     def drafts_on(self) -> tuple[str, int] | None:

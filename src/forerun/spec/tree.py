@@ -215,6 +215,10 @@ def resolve_names(root: Node, resolve: Callable[[str, str], str], skip: str) -> 
             name(kind, child(pool, "engine", kind))
         name("model", child(pool, "engine", "speculation", "draft"))
         name("device", child(pool, "engine", "speculation", "device"))
+        name("scale", child(pool, "autoscale", "policy"))
+    faults = child(root, "faults")
+    for fault in faults.value if faults and isinstance(faults.value, list) else ():
+        name("fault", child(fault, "process"))
     return problems
 
 

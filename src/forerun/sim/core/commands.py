@@ -1,4 +1,5 @@
-"""What a caller orders: a replica opens, closes, fails, changes pools or gives requests away.
+"""What a caller orders: a replica opens, closes, fails, changes pools, gives requests away, or has
+a worse link.
 
 Commands stand in `state.commands` by time.  Failures happen in the midst of a step; the others wait
 for the replica's next step boundary where they touch what a step uses.
@@ -15,12 +16,15 @@ from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import make_room_for
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.signatures import KV_CAPACITY, OUTSTANDING, OUTSTANDING_TOKENS, POOL, SPEED
-from forerun.sim.core.state import DECODING, HELD, ROLE, VERBS, WAITING
+from forerun.sim.core.state import DECODING, HELD, ROLE, STATUS, VERBS, WAITING
 from forerun.sim.core.step_end import complete, hand_on
 from forerun.sim.core.wake import wake
 
 BOTH, DECODE = ROLE["both"], ROLE["decode"]
-OPEN, CLOSE, FAIL, SWITCH, MOVE = (VERBS[v] for v in ("open", "close", "fail", "switch", "move"))
+FAILED = STATUS["failed"]
+OPEN, CLOSE, FAIL = VERBS["open"], VERBS["close"], VERBS["fail"]
+SWITCH, MOVE, LINK = VERBS["switch"], VERBS["move"], VERBS["link"]
+MILLION = 1_000_000
 
 
 @jit
@@ -42,13 +46,15 @@ def obey(state, t, order, route, place):
     replica = state.replicas[i]
     if command.verb == OPEN:
         replica.accepts = 1
+        if command.value == 1:
+            tiers.fall(state, i)
         restrict(state)
         front.let_in(state, t, order, route, place)
     elif command.verb == CLOSE:
         replica.accepts = 0
         clock.restricted = 1
     elif command.verb == FAIL:
-        fail(state, i, t, order, route, place)
+        fail(state, i, t, command.value, order, route, place)
     elif command.verb == SWITCH:
         replica.next_pool = command.value
         replica.n_orders += 1
@@ -57,6 +63,11 @@ def obey(state, t, order, route, place):
         replica.n_to_move += command.value
         replica.n_orders += 1
         wake(state, i, t)
+    elif command.verb == LINK:
+        for p in (2 * i, 2 * i + 1):
+            port = state.ports[p]
+            port.bytes_per_ps = port.full_bytes_per_ps * command.value / MILLION
+        transfer.share(state, t)
 
 
 @jit
@@ -132,8 +143,8 @@ def last_choice(state, i, preempt):
 
 
 @jit
-def fail(state, i, t, order, route, place):
-    """Replica i is gone at t with all KV it holds; its requests are sent again.
+def fail(state, i, t, lose, order, route, place):
+    """Replica i is gone at t with all KV it holds; its requests are sent again, or fail (lose = 1).
 
     Steps that ended before t count; the one under way gave nothing.
     """
@@ -155,7 +166,7 @@ def fail(state, i, t, order, route, place):
         heaps.reschedule(state, i, NEVER)
     stop_transfers(state, i, t)
     forget_sources(state, i, t)
-    empty(state, i, t, order, route, place)
+    empty(state, i, t, lose, order, route, place)
     tiers.fall(state, i)
 
 
@@ -207,8 +218,8 @@ def forget(state, r):
 
 
 @jit
-def empty(state, i, t, order, route, place):
-    """Every request of replica i is sent again: running ones, ready ones, waiting ones."""
+def empty(state, i, t, lose, order, route, place):
+    """Every request of replica i leaves it: running ones, ready ones, waiting ones."""
     replica = state.replicas[i]
     while replica.ready_head >= 0:
         r = replica.ready_head
@@ -230,7 +241,7 @@ def empty(state, i, t, order, route, place):
         prefix.give_back(state, i, r, request.n_blocks, request.n_shared)
         request.n_blocks = request.n_shared = 0
         forget(state, r)
-        send_again(state, i, r, t, order, route, place)
+        send_again(state, i, r, t, lose, order, route, place)
     lists.drop_aborted_heads(state, i)
     while replica.queue >= 0:
         r = lists.dequeue(state, i)
@@ -238,17 +249,23 @@ def empty(state, i, t, order, route, place):
         if state.live[r].swapped > 0:
             tiers.forget_swapped(state, r)
             forget(state, r)
-        send_again(state, i, r, t, order, route, place)
+        else:
+            state.live[r].n_retries += 1
+        send_again(state, i, r, t, lose, order, route, place)
         lists.drop_aborted_heads(state, i)
 
 
 @jit
-def send_again(state, i, r, t, order, route, place):
-    """r leaves replica i for another one; nothing when its client has gone away."""
-    state.load[OUTSTANDING, i] -= 1
-    if state.live[r].aborted == 1:
-        state.load[OUTSTANDING, i] += 1
-        lists.write_done(state, i, r, t, lists.ABORTED)
-        lists.free(state, r)
-    else:
+def send_again(state, i, r, t, lose, order, route, place):
+    """r leaves replica i for another one; it ends when its client has gone away, or if lose = 1."""
+    request = state.live[r]
+    if request.aborted == 0 and lose == 0:
+        state.load[OUTSTANDING, i] -= 1
         front.send(state, r, t, order, route, place)
+        return
+    request.n_retries -= 1
+    request.recomputed += request.n_computed
+    if request.source >= 0:
+        lists.leave_source(state, r, t)
+    lists.write_done(state, i, r, t, lists.ABORTED if request.aborted == 1 else FAILED)
+    lists.free(state, r)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from forerun.sim.core import arrivals, live, serve, wake
+from forerun.sim.core import arrivals, kv, live, serve, wake
 from forerun.sim.core.jit import JIT, cache_dir, jit
 from forerun.sim.core.signatures import KINDS, numba_signatures
 
@@ -37,7 +37,7 @@ def once(name: str) -> Iterator[None]:
     are linked into the entry before it is optimised, so nothing is lost but the time.
     """
     try:  # not part of what numba promises: without it all is the same, but for the time
-        from numba import _dynfunc
+        from numba import _dynfunc  # type: ignore[attr-defined]
         from numba.core import codegen, cpu
     except ImportError:
         yield
@@ -75,12 +75,13 @@ def once(name: str) -> Iterator[None]:
 
 @cache
 def entry(name: str) -> Any:
-    """One of `advance`, `abort`, `cut_leap`, `release`, taking a State first: compiled when first
-    asked for (from the cache folder when it can be), or as it is."""
+    """One of `advance`, `abort`, `cut_leap`, `look`, `release`, taking a State first: compiled when
+    first asked for (from the cache folder when it can be), or as it is."""
     function = {
         "advance": serve.advance,
         "abort": live.abort,
         "cut_leap": wake.cut_leap,
+        "look": kv.look,
         "release": arrivals.release,
     }[name]
     if not JIT:
@@ -97,9 +98,9 @@ def entry(name: str) -> Any:
     i8 = types.int64
     kinds = numba_signatures()
     policies = [types.FunctionType(kinds[kind]) for kind in POLICIES]
-    takes: dict[str, list[Any]] = {"advance": [i8, *policies], "release": [i8]}
+    takes: dict[str, list[Any]] = {"advance": [i8, *policies], "release": [i8], "look": []}
     arguments = takes.get(name, [i8, i8])
-    result = types.void if name == "release" else i8
+    result = types.void if name in ("release", "look") else i8
     try:
         with once(function.py_func.__qualname__):
             compiled = jit(signature=result(native.STATE, *arguments), cache=True)(function.py_func)

@@ -114,3 +114,13 @@ def blocks_now(state, i):
         first = replica.past + replica.chunk
         total += blocks_for(first + (started - 1) * replica.chunk, b) - blocks_for(first, b)
     return total
+
+
+@jit
+def look(state):
+    """Put the blocks that each replica has in use at clock.now_ps into `offered_of`.
+
+    Not into `load`: a router that is content with the last event's must not see that one looked.
+    """
+    for i in range(state.replicas.shape[0]):
+        state.offered_of[i] = blocks_now(state, i)

@@ -56,7 +56,7 @@ def advance(state, until_ps, order, admit, batch, preempt, route, place, bring, 
         missing = wants(state, t == arrival)
         if missing != 0:
             return missing
-        clock.now_ps = t
+        clock.now_ps = clock.event_ps = t
         if clock.passed_ps != t:
             clock.passed_ps, clock.passed = t, 0
         if arrival == t:

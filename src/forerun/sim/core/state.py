@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 #: how a request ended
-STATUS = {"finished": 0, "rejected": 1, "aborted": 2, "unfinished": 3, "cancelled": 4}
+STATUS = {"finished": 0, "rejected": 1, "aborted": 2, "unfinished": 3, "cancelled": 4, "failed": 5}
 
 #: a request that has ended (or that the run left behind)
 DONE = np.dtype(
@@ -27,7 +27,7 @@ DONE = np.dtype(
         ("n_out", "i4"),  # tokens produced
         ("replica", "i4"),  # -1 when it was never routed
         ("n_preempt", "i4"),
-        ("recomputed", "i4"),  # tokens computed again after preemption
+        ("recomputed", "i4"),  # tokens computed again after preemption; lost ones when it failed
         ("max_itl_ps", "i8"),  # longest gap between two of its tokens; 0 with one token
         ("status", "i4"),  # one of STATUS
         ("tag", "i4"),  # the workload's tenant
@@ -241,6 +241,7 @@ REPLICA = np.dtype(
         ("admissions", "i8"),
         ("decoded", "i8"),  # decode steps completed
         ("decoded_ps", "i8"),  # when the last of them ended
+        ("ended_ps", "i8"),  # when its last step ended
         ("n_steps", "i8"),  # of the leap in progress; 0 when idle
         ("start_ps", "i8"),
         ("first_ps", "i8"),
@@ -370,6 +371,7 @@ OFFER = np.dtype(
 PORT = np.dtype(
     [
         ("bytes_per_ps", "f8"),
+        ("full_bytes_per_ps", "f8"),  # when nothing degrades it
         ("latency_ps", "i8"),
         ("n", "i8"),  # transfers under way
         ("free_ps", "i8"),  # when it was last in use
@@ -379,9 +381,11 @@ PORT = np.dtype(
     align=True,
 )
 
-#: what a caller can order of a replica: it takes requests or takes no more, it is gone, it runs as
-#: one of pool `value`, it gives `value` of its decoding requests to whom the `place` policy chooses
-VERBS = {"open": 0, "close": 1, "fail": 2, "switch": 3, "move": 4}
+#: what a caller can order of a replica: it takes requests (value 1: it starts with no prefix kept)
+#: or takes no more, it is gone and its requests are sent again (value 1: they fail), it runs as one
+#: of pool `value`, it gives `value` of its decoding requests to whom the `place` policy chooses,
+#: its link has `value` millionths of its bandwidth
+VERBS = {"open": 0, "close": 1, "fail": 2, "switch": 3, "move": 4, "link": 5}
 #: for a time to come
 COMMAND = np.dtype(
     [("time_ps", "i8"), ("verb", "i8"), ("who", "i8"), ("value", "i8")],
@@ -391,6 +395,7 @@ COMMAND = np.dtype(
 CLOCK = np.dtype(
     [
         ("now_ps", "i8"),
+        ("event_ps", "i8"),  # of the last event; the clock may have been told to go on
         ("next_arrival", "i8"),  # in `arrivals`
         ("n_arrivals", "i8"),  # filled rows of `arrivals`
         ("last_chunk", "i8"),  # 1: no arrivals come after those in the buffer

@@ -120,6 +120,7 @@ def complete(state, i, k, order, route, place):
         complete_chunks(state, i, k, t, order, route, place)
     replica.n_steps = 0
     replica.chunk = 0
+    replica.ended_ps = t
     if replica.n_aborted > 0:
         sweep_aborted(state, i, t)
     return t

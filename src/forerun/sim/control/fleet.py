@@ -1,0 +1,160 @@
+"""What a controller sees of a fleet at a moment; the same whether steps are leapt over or taken.
+
+Legend: u unit: one replica with all its pipeline stages, which the core runs as `pp` replicas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from forerun.sim.control import peek
+from forerun.sim.core.signatures import OUTSTANDING, RUNNING, WAITING_REQUESTS
+from forerun.sim.log import UP
+from forerun.sim.serve import PS, Server
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One replica: its rows in the core, its pool, its number within it."""
+
+    lanes: slice
+    pool: int
+    number: int
+
+
+def units_of(server: Server) -> tuple[Unit, ...]:
+    """Every replica that there is room for, pool by pool."""
+    out, first = [], 0
+    for p, served in enumerate(server.pools):
+        for number in range(served.pool.replicas):
+            out.append(Unit(slice(first, first + served.pool.pp), p, number))
+            first += served.pool.pp
+    return tuple(out)
+
+
+@dataclass(frozen=True, eq=False)
+class Fleet:
+    """All units at `time_s`; arrays are [units] and sums over a unit's lanes."""
+
+    time_s: float
+    state: np.ndarray
+    waiting: np.ndarray  # requests
+    running: np.ndarray
+    outstanding: np.ndarray
+    kv_blocks: np.ndarray  # in use
+    kv_capacity: np.ndarray
+    busy_s: np.ndarray  # in steps since the start
+    idle_s: np.ndarray  # since the last step ended; 0 while in one
+    n_held: int  # requests that wait in front of the fleet, none of their prompts computed ...
+    n_held_answers: int  # ... and computed
+    n_arrived: int
+    server: Server
+
+    @cached_property
+    def ended(self) -> np.ndarray:
+        """Rows of DONE of the requests that have ended so far, in no order."""
+        return peek.ended_rows(self.server)
+
+
+def look(server: Server, units: Sequence[Unit], state: np.ndarray) -> Fleet:
+    """The fleet as it is now.  state : int64 [units]."""
+    first = np.array([unit.lanes.start for unit in units])
+
+    def total(values: Any) -> np.ndarray:
+        return np.add.reduceat(np.asarray(values), first)
+
+    now = server._state
+    clock, replicas, load = now.clock[0], now.replicas, now.load
+    in_step = replicas["n_steps"] > 0
+    since = np.where(in_step, clock.now_ps - replicas["start_ps"], 0)
+    idle = np.where(in_step, 0, clock.now_ps - replicas["ended_ps"])
+    n_held, n_answers = peek.held(server)
+    return Fleet(
+        time_s=int(clock.now_ps) / PS,
+        state=state.copy(),
+        waiting=total(load[WAITING_REQUESTS]),
+        running=total(load[RUNNING]),
+        outstanding=total(load[OUTSTANDING]),
+        kv_blocks=total(peek.blocks_in_use(server)),
+        kv_capacity=total(now.engines["n_blocks"][replicas["pool"]]),
+        busy_s=total(now.totals["busy_ps"] + since) / PS / total(np.ones(len(replicas))),
+        idle_s=np.minimum.reduceat(idle, first) / PS,
+        n_held=n_held,
+        n_held_answers=n_answers,
+        n_arrived=peek.n_arrived(server),
+        server=server,
+    )
+
+
+class PoolView:
+    """One pool as a scale rule sees it.
+
+    time_s, elapsed_s : now, and since the last look.      cold_s : what a start takes.
+    wanted : replicas rented or being rented, as last decided.
+    idle_s : float64 [replicas up], since each last did something; 0 while it works.
+    """
+
+    def __init__(
+        self, now: Fleet, before: Fleet, mine: np.ndarray, share: float, wanted: int, cold_s: float
+    ) -> None:
+        self.now, self.before, self.mine, self.share = now, before, mine, share
+        self.wanted, self.cold_s = wanted, cold_s
+
+    @property
+    def time_s(self) -> float:
+        return self.now.time_s
+
+    @property
+    def elapsed_s(self) -> float:
+        return self.now.time_s - self.before.time_s
+
+    @property
+    def up(self) -> np.ndarray:
+        """Which units of the fleet are this pool's and take requests: bool [units]."""
+        return self.mine & (self.now.state == UP)
+
+    @property
+    def idle_s(self) -> np.ndarray:
+        working = self.now.outstanding[self.up] > 0
+        return np.where(working, 0.0, self.now.idle_s[self.up])
+
+    def total(self, metric: str) -> float | None:
+        """A metric summed over the pool's replicas, requests that wait in front included.
+
+        waiting, running, outstanding : requests.   kv : replicas' worth of KV blocks in use.
+        busy : replicas' worth of time in steps since the last look.
+        requests_per_s : arrivals since the last look.
+        ttft_s : 90th percentile of those that ended since the last look, times the replicas up;
+        None when none ended.
+        """
+        now, up = self.now, self.up
+        if metric in ("waiting", "outstanding"):
+            front = self.share * (now.n_held + now.n_held_answers)
+            return float(getattr(now, metric)[self.mine].sum()) + front
+        if metric == "running":
+            return float(now.running[self.mine].sum())
+        if metric == "kv":
+            return float((now.kv_blocks[self.mine] / now.kv_capacity[self.mine]).sum())
+        if metric == "ttft_s":
+            return self._ttft_s(int(up.sum()))
+        if self.elapsed_s <= 0:
+            return 0.0
+        if metric == "busy":
+            spent = now.busy_s - self.before.busy_s
+            return float(spent[self.mine].sum()) / self.elapsed_s
+        assert metric == "requests_per_s", metric
+        return self.share * (now.n_arrived - self.before.n_arrived) / self.elapsed_s
+
+    def _ttft_s(self, n_up: int) -> float | None:
+        rows = self.now.ended
+        since = round(self.before.time_s * PS)
+        rows = rows[(rows["done_ps"] > since) & (rows["first_token_ps"] >= 0)]
+        if not len(rows):
+            return None
+        wait = (rows["first_token_ps"] - rows["arrival_ps"]) / PS
+        return n_up * float(np.quantile(wait, 0.9))

@@ -1,0 +1,110 @@
+"""What control reads of a server's arrays, and the two things it sets there that are no commands.
+
+All of it is the same at a moment whether steps are leapt over or taken one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from forerun.sim.core import compile as compiler
+from forerun.sim.core.signatures import OUTSTANDING
+from forerun.sim.core.state import HELD
+from forerun.sim.serve import PS, Server
+
+
+def shut(server: Server, replicas: Iterable[int]) -> None:
+    """These replicas take nothing from the start."""
+    rows = list(replicas)
+    server._state.replicas["accepts"][rows] = 0
+    if rows:
+        server._clock.restricted = 1
+
+
+def end_at_last_event(server: Server) -> None:
+    """The run ended with its last event, not when somebody looked again."""
+    server._clock.now_ps = server._clock.event_ps
+
+
+def at_rest(server: Server) -> bool:
+    """Whether every request has ended and none is on its way."""
+    clock = server._clock
+    unreleased = server.concurrency is not None and not server._released
+    left = clock.n_arrivals - clock.next_arrival + clock.n_pending
+    return not unreleased and clock.n_live == 0 and left == 0
+
+
+def n_arrived(server: Server) -> int:
+    """Requests that have reached the front so far."""
+    clock = server._clock
+    return int(server.n_injected - (clock.n_arrivals - clock.next_arrival) - clock.n_pending)
+
+
+def next_arrival_s(server: Server) -> float:
+    """When the next request reaches the front; infinite when none is on its way."""
+    clock, state = server._clock, server._state
+    if server.concurrency is not None:
+        if not server._released:
+            return 0.0
+        return not_before(int(state.pending["ready_ps"][0])) if clock.n_pending else np.inf
+    if clock.next_arrival < clock.n_arrivals:
+        return not_before(int(state.arrivals["ready_ps"][clock.next_arrival]))
+    return np.inf
+
+
+def not_before(time_ps: int) -> float:
+    """The first number of seconds that is read as this time or a later one."""
+    time_s = time_ps / PS
+    while round(time_s * PS) < time_ps:
+        time_s = float(np.nextafter(time_s, np.inf))
+    return time_s
+
+
+def anybody_takes(server: Server) -> bool:
+    """Whether some replica is open."""
+    return bool(server._state.replicas["accepts"].any())
+
+
+def load(server: Server, field: int, lanes: Sequence[int]) -> int:
+    """A row of the routers' `load`, summed over some replicas."""
+    return int(server._state.load[field, lanes[0] : lanes[-1] + 1].sum())
+
+
+def empty_since_s(server: Server, lanes: Sequence[int]) -> float | None:
+    """When these replicas ended their last step, if they have nothing left to do; else None."""
+    rows = server._state.replicas[lanes[0] : lanes[-1] + 1]
+    if load(server, OUTSTANDING, lanes) or (rows["n_steps"] > 0).any() or rows["n_away"].any():
+        return None
+    return int(rows["ended_ps"].max()) / PS
+
+
+def blocks_in_use(server: Server) -> np.ndarray:
+    """KV blocks in use on each replica at this moment: int64 [replicas]."""
+    compiler.entry("look")(server._state)
+    return np.array(server._state.offered_of)
+
+
+def held(server: Server) -> tuple[int, int]:
+    """Requests that wait in front of the fleet: without any KV, and with a computed prompt."""
+    live = server._state.live
+    r, counts = int(server._clock.held_head), [0, 0]
+    while r >= 0:
+        if live["phase"][r] == HELD and live["aborted"][r] == 0:
+            counts[int(live["source"][r] >= 0)] += 1
+        r = int(live["next"][r])
+    return counts[0], counts[1]
+
+
+def ended_rows(server: Server) -> np.ndarray:
+    """Rows of dtype DONE of the requests that have ended so far, in no order."""
+    done = np.asarray(server._state.done)
+    if server._clock.by_request:
+        return done[done["done_ps"] > 0]
+    return np.concatenate([*(rows.requests for rows in server._kept), done[: server._clock.n_done]])
+
+
+def progress(server: Server) -> tuple[int, int]:
+    """Two numbers of which one grows as long as anything happens to requests."""
+    return int(server._clock.n_done), int(server._state.totals["n_tokens"].sum())

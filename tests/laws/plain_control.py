@@ -1,0 +1,13 @@
+"""Run the hard cases of control and print a digest of each log, with or without the compiler."""
+
+import hashlib
+
+from control import drive, hard_cases
+from fleets import sharing
+from plain_python import digest
+
+if __name__ == "__main__":
+    for name, pools, faults in hard_cases():
+        log = drive(sharing(1, 20, isl=40), pools, faults=faults, cold_s=0.05, seed=1).log()
+        spans = hashlib.sha256(log.spans.tobytes()).hexdigest()[:16]
+        print(name, digest(log), spans)
