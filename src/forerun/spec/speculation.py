@@ -17,9 +17,10 @@ class Acceptance(Spec):
 
     One of: `alpha` for every request; `beta`, the two parameters of a beta distribution that each
     request draws its own from; `requests`, chances of measured requests, which others draw from;
-    `file`, a CSV file whose column `acceptance` has them; `by_position`, for the first, second, .. token of a row (the last one goes on).  `decay` is what
-    a position has of the one before.  Which tokens are right belongs to the seed, the request and
-    the place in its answer, so two policies face the same draws.
+    `file`, a CSV file whose column `acceptance` has them; `by_position`, for the first, second, ..
+    token of a row (the last one goes on).  `decay` is what a position has of the one before.  Which
+    tokens are right belongs to the seed, the request and the place in its answer, so two policies
+    face the same draws.
 
     Short forms: `0.8` is an alpha, `[0.8, 0.7]` is by position.
     """
