@@ -14,6 +14,7 @@ from forerun.errors import PolicyError, SpecError
 from forerun.metrics.gaps import itl
 from forerun.sim.core.speculate import RECENT
 from forerun.sim.speculation import quantiles
+from forerun.sim.tiers import Tier
 from forerun.spec.requests import Requests
 from forerun.spec.speculation import Acceptance
 
@@ -55,6 +56,26 @@ def test_a_leap_equals_stepping_whatever_happens_to_a_fleet_that_speculates():
                 serve(requests, pools, commands=orders, leap=x, seed=3) for x in (True, False)
             )
             assert_same(assert_laws(leapt, requests), stepped.log_so_far())
+
+
+def test_a_leap_equals_stepping_with_proposals_and_tiers_of_kv():
+    tiers = (
+        Tier("dram", 160e3, 4e6, 1e-4),
+        Tier("pool", 400e3, 1e6, 1e-3, shared_by="fleet", total_bytes_per_s=2e6),
+    )
+    swapped = 0
+    for seed in range(4):
+        requests = sharing(seed, 50, isl=60, rate=80)
+        for name, pools in kinds(n_blocks=30, preemption="swap").items():
+            if name == "static":
+                continue  # stuck with swap, proposals or not
+            orders = troubles(seed, pools) if seed % 2 else ()
+            leapt, stepped = (
+                serve(requests, pools, commands=orders, tiers=tiers, leap=x) for x in (True, False)
+            )
+            assert_same(assert_laws(leapt, requests), stepped.log_so_far())
+            swapped += leapt._state.stores.swap_tokens.sum()
+    assert swapped > 0
 
 
 def test_nothing_proposed_writes_the_log_of_an_engine_that_does_not_speculate():

@@ -19,7 +19,7 @@ from forerun.sim.core.rng import draw
 from forerun.sim.core.signatures import OUTSTANDING_TOKENS
 from forerun.sim.core.state import DECODING
 
-BAD_DRAFT = 5  # clock.wrong_kind
+BAD_DRAFT = 6  # clock.wrong_kind
 RECENT = 0.97  # weight of a round in the next one's `recent_*`: some thirty count
 
 
