@@ -16,7 +16,7 @@ from forerun.sim.core.price import lookup, prefill_cost
 from forerun.sim.core.state import FETCHING, READY
 from forerun.sim.core.wake import wake
 
-BAD_FETCH = 6  # clock.wrong_kind
+BAD_FETCH = 5  # clock.wrong_kind
 
 
 @jit
