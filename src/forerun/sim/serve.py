@@ -24,7 +24,7 @@ from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.log import Log
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
-from forerun.sim.split import check_drafts, check_hashes, check_roles
+from forerun.sim.split import check_caps, check_drafts, check_hashes, check_roles
 from forerun.sim.tiers import Tier, check_tiers, uses
 from forerun.spec.deployment import Engine, Policy
 from forerun.spec.requests import Requests
@@ -134,6 +134,7 @@ class Server:
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
         check_roles(self.pools)
         check_drafts(self.pools)
+        check_caps(self.pools, self.hash_tokens)
         check_hashes(self.pools, self.hash_tokens)
         check_tiers(self.pools, self.tiers, self.hash_tokens)
 

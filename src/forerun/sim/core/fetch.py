@@ -136,7 +136,8 @@ def call_up(state, i, r, have, t):
             state.stores[s].hit_tokens += tokens
     else:
         state.to_fetch[r, :] = 0
-        state.to_fetch[r, 0] = have - request.n_shared * tokens
+        footprint = min(have, state.engines[replica.pool].keeps)
+        state.to_fetch[r, 0] = footprint - request.n_shared * tokens
         state.stores[state.stores[i].below].swap_tokens += state.to_fetch[r, 0]
     request.phase = FETCHING
     request.n_due = have
