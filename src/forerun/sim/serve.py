@@ -378,12 +378,24 @@ class Server:
         return rows[np.argsort(rows["request"], kind="stable")]
 
     def _assumed(self) -> tuple[str, ...]:
+        out = []
+        engines = [served.pool.engine for served in self.pools]
         if any(served.pool.pp > 1 for served in self.pools):
-            return (
+            out.append(
                 "pipeline stages: each replica runs pp batches in turn, each with its share of the "
-                "sequences and KV blocks; bubbles from batches of unequal length are left out",
+                "sequences and KV blocks; bubbles from batches of unequal length are left out"
             )
-        return ()
+        if self.tiers:
+            out.append(
+                "KV tiers: writing is not waited for; KV comes up whole, tier after tier, before "
+                "the rest of its prompt is computed"
+            )
+        if any(engine.kept_tokens or engine.attended_tokens for engine in engines):
+            out.append(
+                "caps on kept or attended tokens: choosing the tokens costs nothing, and what the "
+                "answers lose is not looked at"
+            )
+        return tuple(out)
 
 
 def run(

@@ -29,7 +29,8 @@ def lookup(table, n):
 def decode_cost(state, p, row, n, ctx, growing):
     """(first_ps, slope_ps a step, steps until the next knot) for n decoders with ctx cached tokens.
 
-    Each step adds one to ctx for each of the `growing` ones.  row : of the decode tables, p's own or that of its steps with chunks.
+    Each step adds one to ctx for each of the `growing` ones.
+    row : of the decode tables, p's own or that of its steps with chunks.
     """
     knots = state.knots_ctx[p]
     last = knots.shape[0] - 1  # a table with fewer knots has its last one again
