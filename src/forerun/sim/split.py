@@ -52,6 +52,24 @@ def check_caps(pools: Sequence[Served], hash_tokens: int) -> None:
         raise SpecError(*problems)
 
 
+def check_reuse(pools: Sequence[Served], n_tiers: int) -> None:
+    """Raises SpecError where KV of blocks is to be reused anywhere and nothing keeps it."""
+    problems = []
+    anywhere = [served.pool.engine.reuse == "anywhere" for served in pools]
+    where = "deployment.pools.{}.engine.reuse"
+    for served, wants in zip(pools, anywhere, strict=True):
+        if wants and not n_tiers:
+            what = "anywhere takes KV from tiers, and there are none"
+            fix = "kv_tiers: [{tier: dram, capacity_bytes: 100 GB, link: pcie5-x16}]"
+            problems.append(Problem(where.format(served.pool.name), what, fix))
+        elif any(anywhere) and not wants:
+            what = "prefix here and anywhere elsewhere: blocks would not mean the same"
+            fix = "the same reuse in all pools"
+            problems.append(Problem(where.format(served.pool.name), what, fix))
+    if problems:
+        raise SpecError(*problems)
+
+
 def check_hashes(pools: Sequence[Served], hash_tokens: int) -> None:
     """Raises SpecError where a prefix block is not a whole number of KV blocks."""
     problems = [

@@ -160,7 +160,8 @@ def comes(state, i, r, here, bring):
     if request.swapped > 0:  # others have computed as much of its prompt meanwhile
         tiers.forget_swapped(state, r)
         lose(request)
-    if state.stores[i].below < 0 or state.stores[i].n_rows == 0:
+    anywhere = state.engines[state.replicas[i].pool].anywhere
+    if state.stores[i].below < 0 or (state.stores[i].n_rows == 0 and anywhere == 0):
         return 0
     return fetch.plan(state, i, r, here, bring)
 
@@ -204,7 +205,8 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
         blocks = blocks_for(footprint + q, b)
         if engine.reserve == FULL:
             blocks = blocks_for(request.isl + request.osl - 1, b)
-        elif engine.reserve > 0:
+        elif engine.reserve > 0 or (up and engine.anywhere == 1):
+            # what comes for blocks here and there stands among what is computed
             blocks = blocks_for(request.n_known, b)
         shared = here * prefix.blocks_a_hash(state, i) if here > 0 else 0
         held = shared - prefix.idle_among(state, i, r, here) * (shared // max(here, 1))

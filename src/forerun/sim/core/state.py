@@ -291,6 +291,8 @@ ENGINE = np.dtype(
         ("speed", "i8"),  # relative to the fastest pool, in thousandths
         ("keeps", "i8"),  # cached tokens of a request at most, cut after each step; NO_CAP
         ("reads", "i8"),  # of them read by a decoding request at most
+        ("anywhere", "i8"),  # 1: KV of a block is used wherever it stands in a prompt ...
+        ("again", "f8"),  # ... and this share of its tokens is computed again
         ("swap", "i8"),  # 1: what a preempted request had computed goes to the first tier
         ("draft_most", "i8"),  # tokens in a row proposed for a request; 0: it does not speculate
         ("draft_priced", "i8"),  # 1: its `speculate` policy wants to know what steps would take
