@@ -88,7 +88,7 @@ def hand_down(state, i, r):
     """When all of r's prompt has been computed, tiers get the blocks that they do not keep."""
     request = state.live[r]
     if request.n_computed == request.n_known and state.stores[i].below >= 0:
-        for c in range(request.n_hash):
+        for c in range(min(request.n_hash, request.n_computed // state.clock[0].hash_tokens)):
             tiers.go_down(state, i, i, state.hashes[request.hash_at + c])
 
 
