@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fleets import assert_laws, assert_same, fleets, pool, serve, sharing, troubles
+from flows import woven
 from serving import PS, workload
 
 from forerun.errors import SpecError
@@ -223,6 +224,26 @@ def test_tiers_that_cannot_work_are_refused_with_all_that_is_wrong():
     assert "no bandwidth" in str(error.value)
     with pytest.raises(SpecError, match="there are no tiers"):
         serve(workload(1, 3), with_engine([pool()], preemption="swap"))
+
+
+@pytest.mark.parametrize("engine", [{"preemption": "swap"}, {"attended_tokens": 20}])
+def test_a_leap_equals_stepping_in_workflows_with_tiers(engine):
+    found = 0
+    for seed in range(6):
+        requests = woven(sharing(seed, 60, isl=60, ties=True), seed)
+        requests = replace(requests, answers_named=seed % 2 == 0)
+        for pools in fleets().values():
+            leapt, stepped = (
+                serve(
+                    requests, with_engine(pools, **engine), leap=leap, tiers=(NODE, POOL),
+                    commands=troubles(seed, pools), route=Policy(name="prefix_aware"),
+                )
+                for leap in (True, False)
+            )  # fmt: skip
+            assert_same(assert_laws(leapt, requests, all_sent=False), stepped.log_so_far())
+            assert_stores(leapt)
+            found += used(leapt)[0]
+    assert found > 1000
 
 
 # -- reuse anywhere -------------------------------------------------------------------------------

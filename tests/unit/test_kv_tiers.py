@@ -6,6 +6,7 @@ import pytest
 
 import forerun
 from forerun.errors import SpecError
+from forerun.plan.space import candidates
 
 CASE = {
     "name": "tiers",
@@ -53,6 +54,11 @@ def test_a_cap_is_said_in_the_answer():
 def test_a_tier_that_cannot_work_is_a_sentence(tier, what):
     with pytest.raises(SpecError, match=what):
         forerun.simulate(case(tier))
+
+
+def test_a_plan_refuses_tiers_that_it_would_not_look_at():
+    with pytest.raises(SpecError, match="no tiers"):
+        candidates(case(DRAM))
 
 
 def test_a_capacity_of_nothing_is_refused_as_the_case_is_read():
