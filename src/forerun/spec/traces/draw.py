@@ -68,8 +68,8 @@ def iter_requests(traffic: Traffic, *, seed: int, chunk: int = CHUNK) -> Iterato
     if chunk < 1:
         raise SpecError.one("chunk", f"{chunk} is not at least 1")
     check_traffic(traffic)
-    whole = traffic.concurrency or traffic.workflow or traffic.documents
-    if traffic.trace is None and not whole:
+    at_once = traffic.concurrency or traffic.workflow or traffic.documents
+    if traffic.trace is None and not at_once:
         yield from _drawn(traffic, seed, chunk)
         return
     whole = requests_of(traffic, seed=seed)
