@@ -286,6 +286,9 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
             f"max_num_batched_tokens {e.max_num_batched_tokens}, "
             f"gpu_memory_utilization {e.gpu_memory_utilization:g}"
         )
+        for word, most in (("kept", e.kept_tokens), ("attended", e.attended_tokens)):
+            if most is not None:
+                out[label] += f", at most {most:,} tokens {word}"
         if e.speculation is not None:
             out[label.replace("engine", "speculation")] = _speculation_words(pool)
     return out

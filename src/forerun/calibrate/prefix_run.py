@@ -25,7 +25,7 @@ import numpy as np
 from forerun import catalog
 from forerun.errors import SpecError
 from forerun.metrics import latency
-from forerun.sim.prepare import prepare
+from forerun.sim.prepare import prepare, tiers
 from forerun.sim.serve import run
 from forerun.spec.columns import Columns, read_columns
 from forerun.spec.deployment import Deployment
@@ -132,7 +132,10 @@ def compare(run_: Recorded, model: str, deployment: Deployment, system_tokens: i
     """One set-up simulated on a deployment."""
     requests = workload(run_, system_tokens, rest_s)
     pools = prepare(catalog.model(model), deployment)
-    log = run(requests, pools, log="requests", route=deployment.route, seed=seed)
+    log = run(
+        requests, pools, log="requests", route=deployment.route, seed=seed,
+        tiers=tiers(deployment), fetch=deployment.fetch,
+    )  # fmt: skip
     rows = log.requests
     found = run_.by_rate(rows["cached"].astype(float)) / run_.by_rate(rows["isl"].astype(float))
     after = latency.e2el_s(rows) - latency.ttft_s(rows)

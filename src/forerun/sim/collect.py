@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from forerun.sim.core.fetch import BAD_FETCH
 from forerun.sim.core.front import BAD_PLACE, BAD_ROUTE
 from forerun.sim.core.speculate import BAD_DRAFT
 from forerun.sim.policy import Found
+
+if TYPE_CHECKING:
+    from forerun.sim.setup import Served
+    from forerun.sim.tiers import Tier
 
 PS = 1e12
 
@@ -98,3 +102,25 @@ def wrong_choice(clock: Any, found: Mapping[str, Sequence[Found]], n_replicas: i
         "let a step decode or start a request; whole-prompt batching needs "
         "max_num_batched_tokens at least as large as the longest prompt",
     )
+
+
+def assumed(pools: Sequence[Served], tiers: Sequence[Tier]) -> tuple[str, ...]:
+    """What a run of these takes for granted, in sentences."""
+    out = []
+    engines = [served.pool.engine for served in pools]
+    if any(served.pool.pp > 1 for served in pools):
+        out.append(
+            "pipeline stages: each replica runs pp batches in turn, each with its share of the "
+            "sequences and KV blocks; bubbles from batches of unequal length are left out"
+        )
+    if tiers:
+        out.append(
+            "KV tiers: writing is not waited for; KV comes up whole, tier after tier, before "
+            "the rest of its prompt is computed"
+        )
+    if any(engine.kept_tokens or engine.attended_tokens for engine in engines):
+        out.append(
+            "caps on kept or attended tokens: choosing the tokens costs nothing, and what the "
+            "answers lose is not looked at"
+        )
+    return tuple(out)

@@ -54,6 +54,8 @@ def prepare(
         if held.problems:
             continue
         max_len = min(held.max_len, held.max_context)
+        if (pool.engine.kept_tokens or held.max_context) < held.max_context:
+            max_len = held.max_len  # memory does not end it
         fit = engine_fit.of_pool(pool)
         pool = engine_fit.on_pool(fit, model.name, pool)
         graph = lower(model, pool)

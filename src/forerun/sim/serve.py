@@ -16,7 +16,7 @@ from forerun.errors import Problem, SpecError
 from forerun.sim import calls
 from forerun.sim import policy as policy_room
 from forerun.sim import tables as table_arrays
-from forerun.sim.collect import live_slots, unfinished, wrong_choice
+from forerun.sim.collect import assumed, live_slots, unfinished, wrong_choice
 from forerun.sim.core import compile as compiler
 from forerun.sim.core import serve as core_serve
 from forerun.sim.core import state
@@ -24,10 +24,10 @@ from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.log import Log
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
-from forerun.sim.split import check_drafts, check_hashes, check_roles
+from forerun.sim.split import check_caps, check_drafts, check_hashes, check_reuse, check_roles
 from forerun.sim.tiers import Tier, check_tiers, uses
 from forerun.spec.deployment import Engine, Policy
-from forerun.spec.requests import Requests
+from forerun.spec.requests import CONTENT, Requests, chained
 
 LONGEST_S = 9.2e6  # int64 picoseconds
 LEAST_OUTSTANDING = Policy(name="least_outstanding")
@@ -134,6 +134,8 @@ class Server:
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
         check_roles(self.pools)
         check_drafts(self.pools)
+        check_reuse(self.pools, len(self.tiers))
+        check_caps(self.pools, self.hash_tokens)
         check_hashes(self.pools, self.hash_tokens)
         check_tiers(self.pools, self.tiers, self.hash_tokens)
 
@@ -252,7 +254,14 @@ class Server:
         rows.hash_at = len(old) + requests.block_starts[:-1]
         computed = requests.isl + (requests.osl - 1 if requests.answers_named else 0)
         rows.n_hash = np.minimum(named, computed // self.hash_tokens)
-        self._put(hashes=np.concatenate([old, requests.block_hashes.astype(np.int64)]))
+        names = requests.block_hashes.astype(np.int64)
+        if requests.meta.get("blocks") == CONTENT and not self._anywhere:
+            names = chained(names, requests.block_starts)
+        self._put(hashes=np.concatenate([old, names]))
+
+    @property
+    def _anywhere(self) -> bool:
+        return any(served.pool.engine.reuse == "anywhere" for served in self.pools)
 
     def advance(self, until_s: float = np.inf) -> None:
         """Handle every event up to `until_s`; afterwards the clock stands there (or at the last
@@ -359,7 +368,7 @@ class Server:
                 "compiled": JIT,
                 "hash_tokens": self.hash_tokens,
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
-                "assumed": self._assumed(),
+                "assumed": assumed(self.pools, self.tiers),
             },
         )
 
@@ -375,14 +384,6 @@ class Server:
             parts = [done[:0], *(rows.requests for rows in self._kept)]
         rows = np.concatenate([*parts, under_way])
         return rows[np.argsort(rows["request"], kind="stable")]
-
-    def _assumed(self) -> tuple[str, ...]:
-        if any(served.pool.pp > 1 for served in self.pools):
-            return (
-                "pipeline stages: each replica runs pp batches in turn, each with its share of the "
-                "sequences and KV blocks; bubbles from batches of unequal length are left out",
-            )
-        return ()
 
 
 def run(

@@ -173,6 +173,10 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.mixed_cross_ps = round(table.mixed_cross_s * PS)
     row.role = state.ROLE[served.pool.role]
     row.kv_token_bytes = round(served.kv_token_bytes)
+    row.keeps = state.NO_CAP if engine.kept_tokens is None else engine.kept_tokens
+    row.reads = state.NO_CAP if engine.attended_tokens is None else engine.attended_tokens
+    row.anywhere = int(engine.prefix_caching and engine.reuse == "anywhere")
+    row.again = engine.recompute_share
     row.swap = int(engine.preemption == "swap")
     row.streamed, row.n_layers = int(served.pool.stream_kv), served.n_layers
 

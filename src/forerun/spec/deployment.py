@@ -41,9 +41,17 @@ class Engine(Spec):
     watermark: float = Field(default=0.0, ge=0, lt=1)  # share of blocks kept free at admission
     reserve: Literal["chunk", "prompt", "full"] = "chunk"
     n_blocks: int | None = Field(default=None, ge=1)  # overrides what memory leaves
+    kept_tokens: int | None = Field(default=None, ge=1)  # KV of a request, cut after each step
+    attended_tokens: int | None = Field(default=None, ge=1)  # of them that a decode step reads
     evict: Literal["lru", "fifo", "lfu"] = "lru"  # which prefix block nobody uses is dropped first
     preemption: Literal["recompute", "swap"] = "recompute"  # swap: KV waits in the first tier
     prefix_caching: bool = True  # prompts share what they begin with, where their blocks are known
+    reuse: Literal["prefix", "anywhere"] = (
+        "prefix"  # anywhere: from tiers, at any place in a prompt
+    )
+    recompute_share: float = Field(
+        default=0.15, ge=0, le=1
+    )  # of tokens reused anywhere (CacheBlend)
     host_step_s: float = Field(default=0.0, ge=0)  # scheduling and launch of one step
     host_seq_s: float = Field(default=0.0, ge=0)  # per sequence of an attention group in a step
     host_request_s: float = Field(default=0.0, ge=0)  # API server and tokenising, before queueing

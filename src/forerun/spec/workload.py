@@ -77,6 +77,24 @@ class Workflow(Spec):
     block_tokens: int = Field(default=64, ge=1)
 
 
+class Documents(Spec):
+    """Documents that requests retrieve: each prompt begins with some of them, all of one length.
+
+    Popular ones come more often: document d is drawn with weight 1 / (d + 1) ** skew.
+    """
+
+    n: int = Field(ge=1)
+    tokens: int = Field(default=512, ge=1)  # of a document
+    a_request: int = Field(ge=1)  # different ones
+    skew: float = Field(default=1.0, ge=0)  # Zipf's exponent; 0: all as often
+
+    @model_validator(mode="after")
+    def _enough(self) -> Documents:
+        if self.a_request > self.n:
+            raise ValueError(f"a request has {self.a_request} different documents of {self.n}")
+        return self
+
+
 class Traffic(Spec):
     """Who asks for what, when.
 
@@ -105,6 +123,7 @@ class Traffic(Spec):
     isl: Lengths | None = None
     osl: Lengths | None = None
     workflow: Workflow | None = None
+    documents: Documents | None = None  # before the prompts that isl or the trace describe
 
     @model_validator(mode="before")
     @classmethod

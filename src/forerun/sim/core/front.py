@@ -26,6 +26,7 @@ def fits(state, p, isl, osl):
     """Whether an engine of pool p could do its part of a request alone."""
     engine = state.engines[p]
     last = isl if engine.role == PREFILL else isl + osl - 1  # the last token needs no cache
+    last = min(last, engine.keeps + engine.max_tokens)  # cut after each step
     short = isl + osl <= engine.max_len
     return short and blocks_for(last, engine.block_tokens) <= engine.n_blocks - engine.watermark
 

@@ -160,21 +160,56 @@ def join_decoders(state, i, r):
     replica = state.replicas[i]
     request = state.live[r]
     b = state.engines[replica.pool].block_tokens
+    engine = state.engines[replica.pool]
     request.phase = DECODING
     request.joined = replica.decoded
-    heaps.add_finish(
-        state.last_step[i],
-        state.last_member[i],
-        state.live,
-        replica.n_decode,
-        r,
-        replica.decoded + request.osl - request.n_out,
-    )
-    state.residue[i, (request.n_computed - replica.decoded) % b] += 1
-    replica.ctx += request.n_computed
+    request.keeps, request.reads = engine.keeps, min(engine.reads, engine.keeps)
+    await_change(state, i, r, replica.n_decode)
+    if request.n_computed < request.keeps:
+        state.residue[i, (request.n_computed - replica.decoded) % b] += 1
+        replica.n_taking += 1
+    if request.n_computed < request.reads:
+        replica.n_reading += 1
+    replica.ctx += min(request.n_computed, request.reads)
     replica.n_decode += 1
     state.fresh[i, replica.n_fresh] = r
     replica.n_fresh += 1
+
+
+@jit
+def await_change(state, i, r, n):
+    """Put r into the heap of n entries: for its last step, or a sooner one after which it has as
+    many cached tokens as it keeps, or reads."""
+    request = state.live[r]
+    joined, decoded = request.joined, state.replicas[i].decoded
+    step = joined + request.osl - request.n_out
+    for most in (request.keeps, request.reads):
+        full = joined + most - request.n_computed
+        if full > decoded:
+            step = min(step, full)
+    heaps.add_finish(state.last_step[i], state.last_member[i], state.live, n, r, step)
+
+
+@jit
+def await_next_change(state, i, r):
+    """Decoder r goes on; it gets its new place in the heap."""
+    n = state.replicas[i].n_decode
+    heaps.drop_finish(state.last_step[i], state.last_member[i], state.live, n, r)
+    await_change(state, i, r, n - 1)
+
+
+@jit
+def stop_growing(state, i, r):
+    """Note if decoder r has with its last step reached what it keeps, or reads."""
+    replica = state.replicas[i]
+    request = state.live[r]
+    cached = request.n_computed + replica.decoded - request.joined
+    if cached == request.keeps:
+        b = state.engines[replica.pool].block_tokens
+        state.residue[i, (request.n_computed - request.joined) % b] -= 1
+        replica.n_taking -= 1
+    if cached == request.reads:
+        replica.n_reading -= 1
 
 
 @jit
@@ -187,7 +222,12 @@ def leave_decoders(state, i, r):
     if request.draft > 0:
         speculate.drop(state, i, r)
     steps = replica.decoded - request.joined
-    state.residue[i, (request.n_computed - request.joined) % b] -= 1
+    cached = request.n_computed + steps
+    if cached < request.keeps:
+        state.residue[i, (request.n_computed - request.joined) % b] -= 1
+        replica.n_taking -= 1
+    if cached < request.reads:
+        replica.n_reading -= 1
     heaps.drop_finish(state.last_step[i], state.last_member[i], state.live, replica.n_decode, r)
     replica.n_decode -= 1
     if steps > 0:
@@ -203,9 +243,10 @@ def leave_decoders(state, i, r):
                 break
     request.n_out += steps
     request.n_computed += steps
-    replica.ctx -= request.n_computed
+    replica.ctx -= min(request.n_computed, request.reads)
     if engine.reserve != FULL:
-        request.n_blocks = max(request.n_blocks, blocks_for(request.n_computed, b))
+        kept = min(request.n_computed, request.keeps)
+        request.n_blocks = max(request.n_blocks, blocks_for(kept, b))
 
 
 @jit

@@ -62,7 +62,8 @@ LEAP = np.dtype(
         ("past", "i8"),  # tokens before the chunks at the first step, all chunks together
         ("n_blocks", "i4"),  # in use during the last step
         ("n_running", "i4"),
-        ("pool", "i8"),  # whose costs it ran with
+        ("pool", "i4"),  # whose costs it ran with
+        ("n_still", "i4"),  # decoders whose cached tokens to read grow no more
         ("n_draft", "i4"),  # proposed tokens that each step verified, in n_tokens ...
         ("n_extra", "i4"),  # ... and accepted: n_steps is 1, and they come with its end, gap 0
         ("depth", "i4"),  # most tokens in a row proposed for one request: passes of the draft
@@ -167,10 +168,12 @@ LIVE = np.dtype(
         ("first_token_ps", "i8"),
         ("last_token_ps", "i8"),  # when it joined the decoders or left them
         ("max_itl_ps", "i8"),
+        ("reads", "i8"),  # most cached tokens that its decoding reads ...
+        ("keeps", "i8"),  # ... and that it has in memory, both as of when it joined the decoders
         ("joined", "i8"),  # its replica's decode step count when it joined the decoders
         ("replica", "i8"),
         ("pool", "i8"),
-        ("place", "i8"),  # in the heap of last steps
+        ("place", "i8"),  # in the heap of last steps, or of those at which it stops growing
         ("child", "i8"),  # queue links
         ("sibling", "i8"),
         ("prev", "i8"),  # running list, in order of admission
@@ -219,6 +222,8 @@ REPLICA = np.dtype(
         ("pool", "i8"),
         ("n_running", "i8"),
         ("n_decode", "i8"),
+        ("n_reading", "i8"),  # decoders that read one cached token more in each step ...
+        ("n_taking", "i8"),  # ... and those that keep one more
         ("n_chunks", "i8"),
         ("n_waiting", "i8"),
         ("queue", "i8"),  # root of the waiting queue
@@ -284,6 +289,10 @@ ENGINE = np.dtype(
         ("streamed", "i8"),  # 1: layers of KV leave while later ones are computed
         ("n_layers", "i8"),
         ("speed", "i8"),  # relative to the fastest pool, in thousandths
+        ("keeps", "i8"),  # cached tokens of a request at most, cut after each step; NO_CAP
+        ("reads", "i8"),  # of them read by a decoding request at most
+        ("anywhere", "i8"),  # 1: KV of a block is used wherever it stands in a prompt ...
+        ("again", "f8"),  # ... and this share of its tokens is computed again
         ("swap", "i8"),  # 1: what a preempted request had computed goes to the first tier
         ("draft_most", "i8"),  # tokens in a row proposed for a request; 0: it does not speculate
         ("draft_priced", "i8"),  # 1: its `speculate` policy wants to know what steps would take
@@ -298,6 +307,7 @@ ENGINE = np.dtype(
     ],
     align=True,
 )
+NO_CAP = 1 << 40
 RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
 #: what a replica is for: everything, prompts only, or answers to prompts computed elsewhere
 ROLE = {"both": 0, "prefill": 1, "decode": 2}

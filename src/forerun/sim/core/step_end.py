@@ -40,6 +40,7 @@ def write_leap(state, i, k):
     clock.n_leaps += 1
     row.start_ps, row.first_ps, row.slope_ps = replica.start_ps, replica.first_ps, replica.slope_ps
     row.n_steps, row.replica, row.pool = k, i, replica.pool
+    row.n_still = replica.n_decode - replica.n_reading if replica.in_step > 0 else 0
     row.n_tokens = replica.in_step + replica.chunk + replica.n_draft
     row.n_seqs, row.n_decode = replica.n_seqs, replica.in_step
     n_chunks = 0
@@ -106,7 +107,7 @@ def complete(state, i, k, order, route, place):
             lists.note_gap(state, i, replica.decoded + k, last)
         replica.decoded += k
         replica.decoded_ps = t
-        replica.ctx += k * replica.n_decode
+        replica.ctx += k * replica.n_reading
         totals.n_out += k * replica.n_decode
         if replica.n_draft > 0:
             n_extra = speculate.settle(state, i)
@@ -114,8 +115,12 @@ def complete(state, i, k, order, route, place):
                 state.leaps[state.clock[0].n_leaps - 1].n_extra = n_extra
         while replica.n_decode > 0 and state.last_step[i, 0] == replica.decoded:
             r = state.last_member[i, 0]
-            lists.leave_decoders(state, i, r)
-            lists.end_running(state, i, r, t, FINISHED)
+            lists.stop_growing(state, i, r)
+            if state.live[r].osl - state.live[r].n_out == replica.decoded - state.live[r].joined:
+                lists.leave_decoders(state, i, r)
+                lists.end_running(state, i, r, t, FINISHED)
+            else:
+                lists.await_next_change(state, i, r)
     if replica.chunk > 0:
         complete_chunks(state, i, k, t, order, route, place)
     replica.n_steps = 0
@@ -142,8 +147,9 @@ def complete_chunks(state, i, k, t, order, route, place):
             drafts = state.engines[replica.pool].draft_row >= 0
             request.draft_at = request.n_computed if drafts else 0
         state.load[OUTSTANDING_TOKENS, i] -= tokens
-        extra = blocks_for(request.n_computed, b) - request.n_blocks
-        if extra > 0:
+        keeps = state.engines[replica.pool].keeps
+        extra = blocks_for(min(request.n_computed, keeps), b) - request.n_blocks
+        if extra > 0 or request.n_computed > keeps:
             request.n_blocks += extra
             take(state, i, extra)
         prefix.publish(state, i, r)
