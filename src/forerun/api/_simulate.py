@@ -129,6 +129,7 @@ def simulate(
         policies=policies or {},
         concurrency=wanted.meta.get("concurrency"),
         think_s=wanted.meta.get("think_s", 0.0),
+        client=wanted.meta.get("client"),
         announce=announce,
         n_requests=len(wanted),
         hash_tokens=wanted.hash_tokens if wanted.block_hashes is not None else 0,

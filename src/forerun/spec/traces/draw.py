@@ -50,8 +50,12 @@ def requests_of(traffic: Traffic, *, seed: int) -> Requests:
         requests = _from_synth(traffic, workload, seed)
     else:
         requests = _from_trace(traffic, _read(traffic, seed), seed)
+    meta: dict[str, Any] = {}
     if traffic.concurrency:
         meta = {"concurrency": traffic.concurrency, "think_s": traffic.think_s}
+    if traffic.client is not None:
+        meta["client"] = traffic.client
+    if meta:
         requests = take(requests, np.arange(len(requests)), meta={**requests.meta, **meta})
     return requests
 

@@ -2,6 +2,6 @@
 
 
 def round_robin(request, load, params, memory, rng):
-    i = memory[0]
-    memory[0] = (i + 1) % load.shape[1]
+    i = memory[0] % load.shape[1]  # how many there are to choose from may change
+    memory[0] = i + 1
     return i
