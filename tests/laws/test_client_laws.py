@@ -1,6 +1,8 @@
-"""Laws of clients: patience, retries, second copies."""
+"""Laws of clients and of the gate: patience, retries, second copies, who is let in."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,3 +163,83 @@ def test_retries_multiply_the_load_of_an_overloaded_fleet():
     ]  # fmt: skip
     worse = [log.meta["clients"]["given_up"] for log in counts]
     assert worse[1] > worse[0]
+
+
+GATES = [
+    Policy(name="short_queue", params={"waiting": 1}),
+    Policy(name="token_bucket", params={"per_s": 150, "burst": 120}),
+    Policy(name="feasible", params={"tokens_per_s": 3000, "answer_s": 0.02}),
+]
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_leap_equals_stepping_behind_a_gate(gate):
+    client = Client(retries=2, backoff_s=0.03, hedge_s=0.05)
+    rejected = again = 0
+    for seed in range(5):
+        requests = woven(sharing(seed, 60, isl=60, ties=seed % 2 == 0), seed, most=3)
+        requests = replace(requests, tenant=np.arange(60) % 3)
+        for pools in fleets().values():
+            for who in (None, client):
+                leapt, stepped = (
+                    serve(requests, pools, leap=leap, gate=gate, client=who,
+                          commands=troubles(seed, pools))
+                    for leap in (True, False)
+                )  # fmt: skip
+                log = assert_laws(leapt, requests, all_sent=False)
+                assert_order(log, requests)
+                assert_same(log, stepped.log_so_far())
+                rejected += (log.requests["status"] == 1).sum()
+                again += 0 if who is None else log.meta["clients"]["sent_again"]
+    assert rejected > 50
+    assert again > 50
+
+
+def test_a_token_bucket_lets_in_no_more_than_its_rate_and_burst():
+    per_s, burst = 400.0, 150.0
+    requests = replace(workload(5, 400, rate=60.0), tenant=np.arange(400) % 2)
+    gate = Policy(name="token_bucket", params={"per_s": per_s, "burst": burst})
+    rows = serve(requests, [pool(replicas=2)], gate=gate).log_so_far().requests
+    for tenant in (0, 1):
+        mine = rows[(rows["tag"] == tenant) & (rows["status"] == 0)]
+        times, tokens = mine["arrival_ps"] / PS, np.cumsum(mine["isl"])
+        for k in range(len(mine)):
+            let_in = tokens[k:] - tokens[k] + mine["isl"][k]
+            assert (let_in <= burst + per_s * (times[k:] - times[k]) + 1e-3).all()
+        refused = rows[(rows["tag"] == tenant) & (rows["status"] == 1)]
+        assert len(refused) > 20
+        assert tokens[-1] > 0.5 * per_s * times[-1]  # and it does use its rate
+
+
+def test_each_tenant_has_a_bucket_of_its_own():
+    requests = replace(some(4, isl=100, osl=2), tenant=np.array([0, 0, 1, 1]))
+    gate = Policy(name="token_bucket", params={"per_s": 1, "burst": 100})
+    rows = serve(requests, [pool()], gate=gate).log_so_far().requests
+    assert rows["status"].tolist() == [0, 1, 0, 1]
+
+
+def test_a_gate_that_lets_everybody_in_writes_the_log_of_no_gate():
+    requests = sharing(3, 50, isl=60, ties=True)
+    endless = Policy(name="short_queue", params={"waiting": 1e9})
+    for pools in fleets().values():
+        plain, gated = (
+            serve(requests, pools, **given).log_so_far() for given in ({}, {"gate": endless})
+        )
+        for name in ("requests", "leaps", "gaps", "replicas"):
+            assert getattr(plain, name).tobytes() == getattr(gated, name).tobytes()
+
+
+def test_what_cannot_meet_its_deadline_is_refused_at_once():
+    requests = replace(some(3, isl=64, osl=2), deadline_s=np.array([1.0, 0.01, np.inf]))
+    gate = Policy(name="feasible", params={"tokens_per_s": 1000, "answer_s": 0.1})
+    rows = serve(requests, [pool()], gate=gate).log_so_far().requests
+    assert rows["status"].tolist() == [0, 1, 0]
+    assert rows["done_ps"][1] == 0
+
+
+def test_a_router_that_weighs_speed_sends_a_slower_replica_less():
+    pools = fleets(slow=8e-3)["unequal"]
+    requests = workload(2, 300, rate=60.0)
+    rows = serve(requests, pools, route=Policy(name="fastest_free")).log_so_far().requests
+    counts = np.bincount(rows["replica"], minlength=4)
+    assert counts[3] < 0.7 * counts[:3].mean()

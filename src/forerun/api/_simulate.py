@@ -124,6 +124,7 @@ def simulate(
         place=edited.deployment.place,
         fetch=edited.deployment.fetch,
         tiers=tiers(edited.deployment),
+        gate=edited.deployment.gate,
         seed=case.seed,
         log=log,
         policies=policies or {},

@@ -123,9 +123,9 @@ def _with_policies(given: Given, policies: tuple[str, ...]) -> Given:
     overrides = list(given.overrides)
     for text in policies:
         kind, equals, name = text.partition("=")
-        if not equals or kind not in ("route", "batch", "order", "admit", "preempt"):
-            hint = "--policy route=my_router.py:my_router (or batch, order, admit, preempt)"
+        if not equals or kind not in ("route", "gate", "batch", "order", "admit", "preempt"):
+            hint = "--policy route=my_router.py:my_router (or gate, batch, order, admit, preempt)"
             raise click.UsageError(f"--policy {text!r} names no kind\n  try: {hint}")
-        key = "deployment.route" if kind == "route" else f"deployment.engine.{kind}"
+        key = "deployment.route" if kind in ("route", "gate") else f"deployment.engine.{kind}"
         overrides.append(f"{key}={name}")
     return replace(given, overrides=tuple(overrides))

@@ -33,6 +33,7 @@ ARGUMENTS = {
     "route": ("request", "load", "params", "memory", "rng"),
     "place": ("request", "load", "params", "memory", "rng"),
     "fetch": ("request", "engine", "offer", "params"),
+    "gate": ("request", "load", "now_ps", "params", "memory"),
 }
 
 FOLDER = {"place": "route"}  # whoever chooses a replica for a prompt can choose one for an answer

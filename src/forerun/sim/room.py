@@ -6,6 +6,7 @@ import numpy as np
 
 from forerun.sim.core import serve as core_serve
 from forerun.sim.core import state
+from forerun.sim.core.signatures import GATE_OF_TENANT
 
 
 def wider(now: state.State, reason: int) -> dict[str, np.ndarray]:
@@ -36,3 +37,9 @@ def pending_for(now: state.State, n: int) -> np.recarray:
     rows = state.rows(max(n + 2, len(now.pending)), state.ARRIVAL)
     rows[:held] = now.pending[:held]
     return rows
+
+
+def gate_memory_for(now: state.State, n_tenants: int) -> np.ndarray:
+    """The memory of the gate's policy, with two integers for each tenant."""
+    missing = GATE_OF_TENANT + 2 * n_tenants - len(now.gate_memory)
+    return np.pad(now.gate_memory, (0, max(missing, 0)))

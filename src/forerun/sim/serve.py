@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from forerun.errors import Problem, SpecError
+from forerun.errors import SpecError
 from forerun.sim import calls
 from forerun.sim import policy as policy_room
 from forerun.sim import tables as table_arrays
@@ -23,9 +23,9 @@ from forerun.sim.core import state
 from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.log import Log
-from forerun.sim.room import pending_for, wider
+from forerun.sim.room import gate_memory_for, pending_for, wider
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
-from forerun.sim.split import check_hashes, check_roles
+from forerun.sim.split import check_hashes, check_roles, check_widths
 from forerun.sim.tiers import Tier, check_tiers, uses
 from forerun.spec.deployment import Engine, Policy
 from forerun.spec.requests import Requests
@@ -34,6 +34,7 @@ from forerun.spec.workload import Client
 LONGEST_S = 9.2e6  # int64 picoseconds
 LEAST_OUTSTANDING = Policy(name="least_outstanding")
 ALWAYS = Policy(name="always")
+EVERYONE = Policy(name="everyone")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Server:
     place: Policy | Callable[..., Any] = LEAST_OUTSTANDING
     fetch: Policy | Callable[..., Any] = ALWAYS
     tiers: Sequence[Tier] = ()  # below the replicas' memory, the nearest first
+    gate: Policy | Callable[..., Any] = EVERYONE
     seed: int = 0
     log: str = "full"
     leap: bool = True
@@ -93,6 +95,7 @@ class Server:
                 tiers=self.tiers,
                 go_on=self.go_on,
                 client=self.client,
+                gated=self._found["gate"][0].name != EVERYONE.name,
             ),
         )
         if JIT and not compiler.is_cached():
@@ -111,24 +114,13 @@ class Server:
     def _check(self) -> None:
         if not self.pools:
             raise SpecError.one("deployment.pools", "there is no pool", "give one with a device")
-        narrow = [s.pool for s in self.pools if s.seats > s.budget]
-        if narrow:
-            raise SpecError(
-                *(
-                    Problem(
-                        f"deployment.pools.{pool.name}.engine.max_num_batched_tokens",
-                        f"{pool.engine.max_num_batched_tokens} tokens a step cannot give each of "
-                        f"{pool.engine.max_num_seqs} sequences one",
-                        f"max_num_seqs: {pool.engine.max_num_batched_tokens}, or more tokens",
-                    )
-                    for pool in narrow
-                )
-            )
+        check_widths(self.pools)
         self._found = {
             kind: [self._policy(kind, served.pool.engine) for served in self.pools]
             for kind in ("order", "admit", "batch", "preempt")
         }
-        for kind, chosen in (("route", self.route), ("place", self.place), ("fetch", self.fetch)):
+        fleet = {"route": self.route, "place": self.place, "fetch": self.fetch, "gate": self.gate}
+        for kind, chosen in fleet.items():
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
         check_roles(self.pools)
         check_hashes(self.pools, self.hash_tokens)
@@ -203,6 +195,8 @@ class Server:
         rows.isl, rows.osl = requests.isl, requests.osl
         rows.priority = 0 if requests.priority is None else requests.priority
         rows.tenant = 0 if requests.tenant is None else requests.tenant
+        if n:
+            self._put(gate_memory=gate_memory_for(self._state, int(rows.tenant.max()) + 1))
         rows.session = -1 if requests.session is None else requests.session
         self._name_prefixes(rows, requests)
         rows.workflow = -1

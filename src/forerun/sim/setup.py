@@ -62,6 +62,7 @@ class Options:
     hash_tokens: int = 0  # of a prefix block; 0 when prefixes are not kept
     tiers: Sequence[Tier] = ()
     client: Client | None = None
+    gated: bool = False  # a policy says who is let in
     go_on: bool = False  # successors of a request that gave no answer are sent all the same
 
 
@@ -98,6 +99,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].restricted = int((engines.role != state.ROLE["both"]).any())
     clock[0].next_move_ps = NEVER
     clock[0].passed_ps = -1
+    clock[0].gated = int(options.gated)
     clock[0].go_on = int(options.go_on)
     clock[0].held_head = clock[0].held_tail = -1
     clock[0].by_request = int(options.n_requests is not None)
@@ -147,6 +149,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         route_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
         route_rng=rng,
         place_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
+        gate_memory=np.zeros(signatures.GATE_OF_TENANT + 2, dtype=np.int64),
     )
 
 
@@ -157,6 +160,7 @@ def _fill_client(clock: Any, client: Client) -> None:
     clock.hedge_ps = round((client.hedge_s or 0) * PS)
     clock.hedge_first = int(client.hedge_s is not None and client.hedge_by == "first_token")
     clock.max_retries = client.retries
+    clock.retry_rejections = int("rejection" in client.retry_on)
     clock.retry_timeouts = int("timeout" in client.retry_on)
     clock.retry_failures = int("failure" in client.retry_on)
     clock.backoff_ps = round(client.backoff_s * PS)

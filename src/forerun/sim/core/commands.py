@@ -169,7 +169,12 @@ def stop_transfers(state, i, t):
         prefix.give_back(state, j, r, request.n_blocks, request.n_shared)
         request.n_blocks = request.n_shared = 0
         state.replicas[j].n_away -= 1
-        lists.enqueue(state, j, r)
+        if request.aborted == 1:
+            lists.leave_source(state, r, t)
+            lists.write_done(state, j, r, t, lists.ABORTED)
+            lists.free(state, r)
+        else:
+            lists.enqueue(state, j, r)
         wake(state, j, t)
 
 

@@ -13,7 +13,7 @@ from forerun.sim.core.jit import JIT, cache_dir, jit
 from forerun.sim.core.signatures import KINDS, numba_signatures
 
 #: the order in which `advance` takes its policies
-POLICIES = ("order", "admit", "batch", "preempt", "route", "place", "fetch")
+POLICIES = ("order", "admit", "batch", "preempt", "route", "place", "fetch", "gate")
 
 
 def is_cached() -> bool:

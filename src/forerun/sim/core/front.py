@@ -204,8 +204,28 @@ def turn_away(state, arrival, status):
 
 
 @jit
-def receive(state, arrival, order, route, place):
-    """A request reaches the front: it gets a slot and is sent to a replica."""
+def let_in_by(state, r, gate):
+    """Whether the gate's policy lets r in now."""
+    params, memory = state.gate_params, state.gate_memory
+    return gate(state.live[r], state.load, state.clock[0].now_ps, params, memory) == 1
+
+
+@jit
+def refuse(state, arrival):
+    """The gate lets a request not in now: its client tries again later, or has no answer."""
+    clock = state.clock[0]
+    if clock.has_clients == 1:
+        call = state.calls[arrival.request]
+        call.attempt += 1
+        call.sent_ps = arrival.arrival_ps
+        if clock.retry_rejections == 1 and attempts.retry(state, arrival.request, clock.now_ps):
+            return
+    turn_away(state, arrival, REJECTED)
+
+
+@jit
+def receive(state, arrival, order, route, place, gate):
+    """A request reaches the front: if it is let in, it is sent to a replica."""
     clock = state.clock[0]
     if clock.has_calls == 1 and state.calls[arrival.request].lost == 1:
         turn_away(state, arrival, CANCELLED)
@@ -214,6 +234,10 @@ def receive(state, arrival, order, route, place):
         turn_away(state, arrival, REJECTED)
         return
     r = fill(state, arrival)
+    if clock.gated == 1 and not let_in_by(state, r, gate):
+        lists.free(state, r)
+        refuse(state, arrival)
+        return
     if clock.has_clients == 1:
         attempts.begin(state, r, arrival)
     send(state, r, clock.now_ps, order, route, place)

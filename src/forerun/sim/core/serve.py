@@ -39,7 +39,7 @@ def wants(state, arrival):
 
 
 @jit
-def advance(state, until_ps, order, admit, batch, preempt, route, place, bring):
+def advance(state, until_ps, order, admit, batch, preempt, route, place, bring, gate):
     """Handle all events up to until_ps, in order; returns one of the reasons at the top."""
     clock = state.clock[0]
     while True:
@@ -63,7 +63,7 @@ def advance(state, until_ps, order, admit, batch, preempt, route, place, bring):
         if clock.passed_ps != t:
             clock.passed_ps, clock.passed = t, 0
         if arrival == t:
-            front.receive(state, next_arrival(state), order, route, place)
+            front.receive(state, next_arrival(state), order, route, place, gate)
         elif clock.next_move_ps == t:
             fetch.arrive(state, t)
         elif boundary == t:

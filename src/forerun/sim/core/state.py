@@ -394,6 +394,8 @@ CLOCK = np.dtype(
         ("n_hedged", "i8"),
         ("wasted_tokens", "i8"),  # computed by copies whose answer nobody took ...
         ("wasted_out", "i8"),  # ... and produced
+        ("retry_rejections", "i8"),
+        ("gated", "i8"),  # 1: a policy says who is let in
         ("go_on", "i8"),  # 1: successors of a request that gave no answer are sent all the same
         ("passed_ps", "i8"),  # at this time the boundaries of replicas below ...
         ("passed", "i8"),  # ... this one have been, see `wake.due`
@@ -489,6 +491,8 @@ class State(NamedTuple):
     place_params: np.ndarray
     place_memory: np.ndarray
     fetch_params: np.ndarray
+    gate_params: np.ndarray
+    gate_memory: np.ndarray  # int64 [8 + 2 * tenants]
 
 
 _I8, _I4, _F8, _U8 = np.dtype("i8"), np.dtype("i4"), np.dtype("f8"), np.dtype("u8")
@@ -549,6 +553,8 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "place_params": (_F8, 1),
     "place_memory": (_I8, 1),
     "fetch_params": (_F8, 1),
+    "gate_params": (_F8, 1),
+    "gate_memory": (_I8, 1),
 }
 assert tuple(LAYOUT) == State._fields
 
