@@ -1,7 +1,5 @@
-"""Serving: values in, arrays through the core, a `Log` out.
-
-`run` simulates a whole workload; `Server` is the same core with its clock in the caller's hands.
-"""
+"""Serving: values in, arrays through the core, a `Log` out.  `run` simulates a whole workload;
+`Server` is the same core with its clock in the caller's hands."""
 
 from __future__ import annotations
 
@@ -398,5 +396,4 @@ def run(
 
 def _parts(requests: Requests) -> Iterable[Requests]:
     """The workload in pieces of CHUNK requests."""
-    for start in range(0, max(len(requests), 1), CHUNK):
-        yield requests[start : start + CHUNK]
+    yield from (requests[i : i + CHUNK] for i in range(0, max(len(requests), 1), CHUNK))
