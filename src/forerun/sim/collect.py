@@ -36,7 +36,10 @@ def live_slots(now: state.State) -> np.ndarray:
 
 def unfinished(now: state.State) -> np.ndarray:
     """Rows of dtype DONE for the requests in the system, as of each replica's last event."""
-    live = np.asarray(now.live)[live_slots(now)]
+    slots = live_slots(now)
+    if now.clock["has_clients"][0]:  # one row a request, however many copies of it there are
+        slots = slots[now.calls["slot"][now.live["request"][slots]] == slots]
+    live = np.asarray(now.live)[slots]
     rows = np.zeros(len(live), dtype=state.DONE)
     same = ("request", "arrival_ps", "scheduled_ps", "first_token_ps", "isl", "osl", "n_out")
     for name in (
@@ -61,6 +64,17 @@ def unfinished(now: state.State) -> np.ndarray:
     rows["status"] = state.STATUS["unfinished"]
     rows["tag"] = live["tenant"]
     return rows
+
+
+def client_counts(clock: Any) -> dict[str, int]:
+    """What clients did beside waiting, and the work that was for nothing."""
+    return {
+        "given_up": int(clock.n_given_up),
+        "sent_again": int(clock.n_sent_again),
+        "hedged": int(clock.n_hedged),
+        "wasted_tokens": int(clock.wasted_tokens),
+        "wasted_output_tokens": int(clock.wasted_out),
+    }
 
 
 def wrong_choice(clock: Any, found: Mapping[str, Sequence[Found]], n_replicas: int) -> PolicyError:

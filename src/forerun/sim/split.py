@@ -8,6 +8,22 @@ from forerun.errors import Problem, SpecError
 from forerun.sim.setup import Served
 
 
+def check_widths(pools: Sequence[Served]) -> None:
+    """Raises SpecError where a step has fewer tokens than sequences."""
+    problems = [
+        Problem(
+            f"deployment.pools.{served.pool.name}.engine.max_num_batched_tokens",
+            f"{served.pool.engine.max_num_batched_tokens} tokens a step cannot give each of "
+            f"{served.pool.engine.max_num_seqs} sequences one",
+            f"max_num_seqs: {served.pool.engine.max_num_batched_tokens}, or more tokens",
+        )
+        for served in pools
+        if served.seats > served.budget
+    ]
+    if problems:
+        raise SpecError(*problems)
+
+
 def check_roles(pools: Sequence[Served]) -> None:
     """Raises SpecError where prompts or answers have nobody to compute them, or no way between."""
     where = "deployment.pools"

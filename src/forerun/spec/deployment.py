@@ -167,6 +167,7 @@ class Deployment(Spec):
     place: Policy = Policy(name="least_outstanding")  # whose answers go on elsewhere, and where
     kv_tiers: tuple[KvTier, ...] = ()  # the nearest first
     fetch: Policy = Policy(name="always")  # what of a prompt is moved from them, not computed
+    gate: Policy = Policy(name="everyone")  # who is let in at the front
     techniques: tuple[Policy, ...] = ()
 
     @property

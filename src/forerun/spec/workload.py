@@ -95,6 +95,26 @@ class Documents(Spec):
         return self
 
 
+class Client(Spec):
+    """How patient the senders of requests are, and what they do when it is over.
+
+    Times count from the moment at which a request was sent (again).  After `hedge_s` without a
+    first token (or answer, `hedge_by`) a second copy goes to another replica; the one that has it
+    first counts, the other is dropped.  A request is sent again at most `retries` times, after
+    `backoff_s`, then `backoff_factor` times as long, and so on; without "failure" in `retry_on`,
+    the front sends again at once what a failed replica lost.
+    """
+
+    first_token_s: float | None = Field(default=None, gt=0)  # it gives up without a token by then
+    give_up_s: float | None = Field(default=None, gt=0)  # or without the whole answer
+    retries: int = Field(default=0, ge=0, le=100)
+    retry_on: tuple[Literal["rejection", "timeout", "failure"], ...] = ("rejection",)
+    backoff_s: float = Field(default=1.0, ge=0)
+    backoff_factor: float = Field(default=2.0, ge=1, le=10)
+    hedge_s: float | None = Field(default=None, gt=0)
+    hedge_by: Literal["first_token", "answer"] = "answer"
+
+
 class Traffic(Spec):
     """Who asks for what, when.
 
@@ -124,6 +144,7 @@ class Traffic(Spec):
     osl: Lengths | None = None
     workflow: Workflow | None = None
     documents: Documents | None = None  # before the prompts that isl or the trace describe
+    client: Client | None = None
 
     @model_validator(mode="before")
     @classmethod

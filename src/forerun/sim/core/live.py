@@ -5,7 +5,7 @@ Legend: i replica, r slot of `live`, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import heaps, prefix, queue, speculate, tiers
+from forerun.sim.core import attempts, heaps, prefix, queue, speculate, tiers
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for
@@ -311,8 +311,12 @@ def done_row(state, request):
 
 @jit
 def write_done(state, i, r, t, status):
-    """One row of the log for the request in slot r, which ends at t."""
+    """One row of the log for the request in slot r, which ends at t; none for a spare copy."""
     request = state.live[r]
+    if i >= 0:
+        state.load[OUTSTANDING, i] -= 1
+    if state.clock[0].has_clients == 1 and attempts.goes_on(state, r, t, status):
+        return
     row = done_row(state, request.request)
     row.request = request.request
     row.arrival_ps = request.arrival_ps
@@ -333,16 +337,18 @@ def write_done(state, i, r, t, status):
     row.n_retries = request.n_retries
     row.away_ps = request.away_ps
     row.n_drafted, row.n_extra = request.n_drafted, request.n_extra
-    if i >= 0:
-        state.load[OUTSTANDING, i] -= 1
-        if status == FINISHED:
-            state.totals[i].n_done += 1
+    if state.clock[0].has_clients == 1:
+        row.n_retries += state.calls[request.request].attempt - 1
+    if i >= 0 and status == FINISHED:
+        state.totals[i].n_done += 1
     ended(state, request.request, t, status)
 
 
 @jit
 def end_running(state, i, r, t, status):
     """A running request, already out of decoders and chunks, ends: log it, free what it holds."""
+    if state.live[r].aborted == 1:
+        status = ABORTED  # nobody took the answer
     if status == FINISHED:
         prefix.publish(state, i, r)  # blocks that its answer completed
     prefix.give_back(state, i, r, state.live[r].n_blocks, state.live[r].n_shared)
@@ -382,8 +388,11 @@ def abort(state, r, t):
             leave_source(state, r, t)
         write_done(state, -1, r, t, ABORTED)  # its slot is freed when those held are let in
         return 0
-    if request.phase == FETCHING or request.phase == READY:
+    if request.phase == FETCHING:
         return 0  # it ends when its KV has come
+    if request.phase == READY:
+        wake(state, i, t)  # its blocks are given back at the next boundary
+        return 0
     replica = state.replicas[i]
     if request.phase == WAITING:
         if request.source >= 0:
@@ -393,7 +402,10 @@ def abort(state, r, t):
         state.load[WAITING_REQUESTS, i] -= 1
         state.load[OUTSTANDING_TOKENS, i] -= request.n_known
         write_done(state, i, r, t, ABORTED)
-        drop_aborted_heads(state, i)
+        if replica.queue == r:
+            drop_aborted_heads(state, i)
+            if replica.n_waiting > 0:
+                wake(state, i, t)  # the one behind it may fit where it did not
         return 0
     replica.n_aborted += 1
     return 1

@@ -16,6 +16,7 @@ the lowest index.  `params` are its knobs (float64, in the order its module list
     speculate(request, replica, engine, step_ps, params) -> int
                                                           tokens proposed for a decoding request in
                                                           this step, 0 to engine.draft_most
+    gate(request, load, now_ps, params, memory) -> int    1: let in, 0: turned away at the front
 
 `batch` shapes the next step: `decode` is NO, YES or IF_NO_PREFILL; at most `tokens` prompt tokens
 are computed, prompts only as a whole when `whole` is 1; at most `admissions` requests join.  It may
@@ -35,9 +36,9 @@ answers are 0 it is asked again at the next event only, or with `EVERY_STEP = Tr
 keeps; with fewer than `offer.n_blocks` taken, later ones are not offered.
 `load` is int64 [fields, replicas]: its rows are the constants below, so that
 `load[OUTSTANDING].argmin()` is the least loaded.  It has the columns of those replicas that take
-the request; `load[REPLICA]` says which they are.  `memory` is int64 [MEMORY + replicas], the
-policy's own, zero at the start: MEMORY words and one for each replica.  `rng` is a stream for
-`rng.uniform` and `rng.integer`.
+the request (a gate sees all); `load[REPLICA]` says which they are.  `memory` is int64, the policy's
+own, zero at the start: MEMORY words and one for each replica; for a gate MEMORY words and two for
+each tenant, from GATE_OF_TENANT on.  `rng` is a stream for `rng.uniform` and `rng.integer`.
 """
 
 from __future__ import annotations
@@ -60,11 +61,12 @@ CACHED = 9  # tokens of this prompt that it keeps (when the policy says CACHED_W
 LOAD_FIELDS = 10
 
 MEMORY = 8
+GATE_OF_TENANT = MEMORY  # memory[GATE_OF_TENANT + 2 * request.tenant] and the one after it
 
 # values of `decode`
 NO, YES, IF_NO_PREFILL = 0, 1, 2
 
-KINDS = ("order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate")
+KINDS = ("order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate", "gate")
 
 
 def numba_signatures():
@@ -85,4 +87,5 @@ def numba_signatures():
         "place": i8(request, load, params, memory, rng),
         "fetch": i8(request, engine, offer, params),
         "speculate": i8(request, replica, engine, memory, params),
+        "gate": i8(request, load, i8, params, memory),
     }

@@ -130,8 +130,17 @@ CALL = np.dtype(
         ("n_next", "i8"),
         ("lost", "i8"),  # 1: a predecessor gave no answer
         ("sent_ps", "i8"),  # when it is sent, as far as the predecessors that have ended say
+        ("attempt", "i8"),  # how often it has been sent
+        ("slot", "i8"),  # copies that its client waits for; -1 when none
+        ("twin", "i8"),
+        ("loser", "i8"),  # a copy that is to be dropped
     ],
     align=True,
+)
+
+#: when a client does something about a request, if what it waits for has not come
+TIMER = np.dtype(
+    [("time_ps", "i8"), ("request", "i8"), ("kind", "i8"), ("attempt", "i8")], align=True
 )
 
 #: one request is sent delay_ps after another one has ended
@@ -204,6 +213,7 @@ LIVE = np.dtype(
         ("recent_right", "f8"),  # of late, older rounds weighing less: tokens found right ...
         ("recent_tried", "f8"),  # ... of those looked at (none behind a wrong one is)
         ("acceptance", "f8"),  # its true chance, -1 as its pool says: who reads it is an oracle
+        ("avoid", "i8"),  # replica that another copy of it is on; -1 when none
         ("rate", "f8"),  # of its transfer, bytes a picosecond
         ("to_move", "f8"),  # bytes still to be moved ...
         ("moved_ps", "i8"),  # ... at this time, later than now while latency passes
@@ -412,6 +422,24 @@ CLOCK = np.dtype(
         ("closed", "i8"),  # 1: a request is released when another one ends
         ("think_ps", "i8"),
         ("has_calls", "i8"),  # 1: `calls` has a row for each request
+        ("has_clients", "i8"),  # 1: clients wait so long, try again, send copies:
+        ("first_token_by_ps", "i8"),  # without a token by then they give up; 0 never
+        ("end_by_ps", "i8"),  # the same for the whole answer
+        ("hedge_ps", "i8"),  # a second copy is sent; 0 never
+        ("hedge_first", "i8"),  # 1: the first token decides between copies, else the last
+        ("max_retries", "i8"),
+        ("retry_timeouts", "i8"),
+        ("retry_failures", "i8"),  # 1: the client, not the front, sends what a failure lost
+        ("backoff_ps", "i8"),  # before the first retry ...
+        ("backoff_thousandths", "i8"),  # ... and by how much longer before the next
+        ("n_timers", "i8"),
+        ("n_given_up", "i8"),
+        ("n_sent_again", "i8"),
+        ("n_hedged", "i8"),
+        ("wasted_tokens", "i8"),  # computed by copies whose answer nobody took ...
+        ("wasted_out", "i8"),  # ... and produced
+        ("retry_rejections", "i8"),
+        ("gated", "i8"),  # 1: a policy says who is let in
         ("go_on", "i8"),  # 1: successors of a request that gave no answer are sent all the same
         ("passed_ps", "i8"),  # at this time the boundaries of replicas below ...
         ("passed", "i8"),  # ... this one have been, see `wake.due`
@@ -458,6 +486,7 @@ class State(NamedTuple):
     calls: np.ndarray  # CALL [N], ... if one can lead to another; else both are empty
     successors: np.ndarray  # SUCCESSOR, by predecessor
     flows: np.ndarray  # FLOW, workflows
+    timers: np.ndarray  # TIMER, heap by (time, request, kind), and a spare row
     live: np.ndarray  # LIVE [L]
     replicas: np.ndarray  # REPLICA [R]
     totals: np.ndarray  # TOTALS [R]
@@ -516,6 +545,8 @@ class State(NamedTuple):
     draft_alpha: np.ndarray  # float64 [P, ..], the requests' own chances: quantiles
     draft_ps: np.ndarray  # int64 [D+1], what a step would take at each depth, as quoted last
     drafting: np.ndarray  # int64 [D+2], requests drafted for at each depth, as counted last
+    gate_params: np.ndarray
+    gate_memory: np.ndarray  # int64 [8 + 2 * tenants]
 
 
 _I8, _I4, _F8, _U8 = np.dtype("i8"), np.dtype("i4"), np.dtype("f8"), np.dtype("u8")
@@ -529,6 +560,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "calls": (CALL, 1),
     "successors": (SUCCESSOR, 1),
     "flows": (FLOW, 1),
+    "timers": (TIMER, 1),
     "live": (LIVE, 1),
     "replicas": (REPLICA, 1),
     "totals": (TOTALS, 1),
@@ -583,6 +615,8 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "draft_alpha": (_F8, 2),
     "draft_ps": (_I8, 1),
     "drafting": (_I8, 1),
+    "gate_params": (_F8, 1),
+    "gate_memory": (_I8, 1),
 }
 assert tuple(LAYOUT) == State._fields
 

@@ -5,7 +5,7 @@ Legend: i replica, r slot of a live request, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import front, prefix, speculate
+from forerun.sim.core import attempts, front, prefix, speculate
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
@@ -159,12 +159,14 @@ def complete_chunks(state, i, k, t, order, route, place):
             state.totals[i].n_out += 1
             if request.first_token_ps < 0:
                 request.first_token_ps = t
+                if state.clock[0].hedge_first == 1:
+                    attempts.win(state, r, t)
             else:
                 gap = t - request.last_token_ps
                 request.max_itl_ps = max(request.max_itl_ps, gap)
                 write_gap(state, i, t, gap, 1, 1)
             request.last_token_ps = t
-            if request.n_out == request.osl:
+            if request.n_out == request.osl or request.aborted == 1:
                 lists.end_running(state, i, r, t, FINISHED)
             elif state.engines[replica.pool].role == PREFILL:
                 hand_on(state, i, r, t, order, route, place)

@@ -53,8 +53,12 @@ def requests_of(traffic: Traffic, *, seed: int) -> Requests:
         requests = _from_trace(traffic, _read(traffic, seed), seed)
     if traffic.documents is not None:
         requests = with_documents(requests, traffic.documents, seed=seed)
+    meta: dict[str, Any] = {}
     if traffic.concurrency:
         meta = {"concurrency": traffic.concurrency, "think_s": traffic.think_s}
+    if traffic.client is not None:
+        meta["client"] = traffic.client
+    if meta:
         requests = take(requests, np.arange(len(requests)), meta={**requests.meta, **meta})
     return requests
 
