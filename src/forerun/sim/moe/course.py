@@ -17,7 +17,7 @@ import numpy as np
 
 from forerun.sim.moe import layout
 from forerun.sim.moe.layout import Spread
-from forerun.sim.moe.routing import mean_shares, shares
+from forerun.sim.moe.routing import links, mean_shares, shares
 from forerun.spec.moe import ExpertRun
 
 MOST_LEVELS = 8
@@ -56,10 +56,13 @@ def course(run: ExpertRun, x: Experts, seed: int) -> Iterator[Window]:
     def placed(load: np.ndarray) -> np.ndarray:
         return layout.place(
             run.placement, load, n_devices=x.n_devices, n_slots=x.n_slots,
-            affinity=routing.affinity,
+            affinity=routing.affinity, follows=follows,
         )  # fmt: skip
 
-    slots = placed(mean_shares(routing, **common))
+    mean = mean_shares(routing, **common)
+    near = run.tokens_stay or run.placement == "affine"
+    follows = links(mean) if near else None
+    slots = placed(mean)
     waiting: tuple[float, np.ndarray, float] | None = None  # (holds from, slots, move_s)
     seen, n_seen, next_s = np.zeros((x.n_layers, x.n_experts)), 0, run.rebalance_s or np.inf
     known: Spread | None = None
@@ -78,7 +81,7 @@ def course(run: ExpertRun, x: Experts, seed: int) -> Iterator[Window]:
         if known is None or routing.drift:
             known = layout.spread(
                 share, slots, n_devices=x.n_devices, topk=x.topk, affinity=routing.affinity,
-                tokens_stay=run.tokens_stay,
+                tokens_stay=run.tokens_stay, follows=follows,
             )  # fmt: skip
         yield Window(known, began, move_s)
         seen, n_seen = seen + share, n_seen + 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from forerun import units
 from forerun.sim.core.order import NEVER
 from forerun.sim.serve import Server
 from forerun.sim.setup import PS, Served
@@ -41,11 +42,9 @@ def advance(server: Server, until_s: float = np.inf) -> None:
 def next_event_s(server: Server) -> float:
     """When something happens next; infinity when nothing will."""
     state, clock = server._state, server._clock
-    if clock.closed:
-        ready = int(state.pending["ready_ps"][0]) if clock.n_pending else NEVER
-    else:
-        left = clock.next_arrival < clock.n_arrivals
-        ready = int(state.arrivals["ready_ps"][clock.next_arrival]) if left else NEVER
+    ready = int(state.pending["ready_ps"][0]) if clock.n_pending else NEVER
+    if not clock.closed and clock.next_arrival < clock.n_arrivals:
+        ready = min(ready, int(state.arrivals["ready_ps"][clock.next_arrival]))
     at = min(int(state.agenda_ps[0]), int(clock.next_move_ps), ready)
     if clock.next_command < clock.n_commands:
         at = min(at, int(state.commands["time_ps"][clock.next_command]))
@@ -98,19 +97,20 @@ def explain(pools: Sequence[Served], until_s: float) -> list[str]:
             )
         n = sum(w.rebalanced for w in seen)
         if n:
-            wait = np.mean([w.move_s for w in seen if w.rebalanced])
+            wait = float(np.mean([w.move_s for w in seen if w.rebalanced]))
             out.append(
-                f"They were placed anew {n} times; moving them took {1e3 * wait:.3g} ms on "
+                f"They were placed anew {n} times; moving them took {units.show(wait, 'time')} on "
                 "average, until when the old placement held."
             )
         if served.waits is not None:
             tokens = [b for b in served.waits.hit if b <= served.table.max_tokens]
             b = min(64, max(tokens))
-            step = served.waits.step_s[b]
+            step = float(served.waits.step_s[b])
             share = step / served.table.time_s.tokens[b]
             out.append(
                 f"Of the experts that a step of {b} tokens wants, "
                 f"{100 * served.waits.hit[b]:.3g} % are in device memory; it waits "
-                f"{1e3 * step:.3g} ms for the others, {100 * share:.3g} % of it without attention."
+                f"{units.show(step, 'time')} for the others, {100 * share:.3g} % of its time "
+                "without attention."
             )
     return out

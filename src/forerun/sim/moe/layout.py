@@ -38,15 +38,16 @@ def find(name: str) -> tuple[Callable[..., np.ndarray], bool]:
 
 
 def place(
-    name: str, load: np.ndarray, *, n_devices: int, n_slots: int, affinity: float
-) -> np.ndarray:
-    """Experts by slot, int64 [L, S], from loads [L, E]."""
+    name: str, load: np.ndarray, *, n_devices: int, n_slots: int, affinity: float,
+    follows: list[np.ndarray] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Experts by slot, int64 [L, S], from loads [L, E] and the links between layers."""
     policy, _ = find(name)
     out = np.empty((len(load), n_slots), dtype=np.int64)
     for l, here in enumerate(load):
         flow = None
         if l and name == "affine":
-            joint = coupling(load[l - 1], here, affinity)
+            joint = coupling(load[l - 1], here, affinity, follows[l - 1] if follows else None)
             flow = on_devices(out[l - 1], len(here), n_devices) @ joint / load[l - 1].sum()
         out[l] = policy(here, flow, n_devices=n_devices, n_slots=n_slots)
     return out
@@ -76,7 +77,7 @@ class Spread:
 
 def spread(
     share: np.ndarray, slots: np.ndarray, *, n_devices: int, topk: int, affinity: float,
-    tokens_stay: bool,
+    tokens_stay: bool, follows: list[np.ndarray] | None = None,
 ) -> Spread:  # fmt: skip
     """
         load     = mean over layers of max over devices of D * sum of shares there
@@ -98,7 +99,7 @@ def spread(
         visited += float(reached.sum())
         port += n_devices * float(reached.max())
         if tokens_stay and before is not None:
-            joint = coupling(share[l - 1], share[l], affinity)
+            joint = coupling(share[l - 1], share[l], affinity, follows[l - 1] if follows else None)
             stay += float(((before @ joint) * here).sum())
         before = here
     goes = 1.0

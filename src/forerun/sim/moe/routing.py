@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,9 @@ def capped(weights: np.ndarray, topk: int) -> np.ndarray:
     return share
 
 
-def coupling(here: np.ndarray, there: np.ndarray, affinity: float) -> np.ndarray:
+def coupling(
+    here: np.ndarray, there: np.ndarray, affinity: float, follows: np.ndarray | None = None
+) -> np.ndarray:
     """Chance that a token's expert is e and in the next layer e', float64 [E, E].
 
         affinity * C + (1 - affinity) * here there'
@@ -98,7 +101,21 @@ def coupling(here: np.ndarray, there: np.ndarray, affinity: float) -> np.ndarray
     place; experts within a factor of two stand in an order of no meaning.  Rows sum to `here`,
     columns to `there`.
     """
-    return affinity * _in_line(here, there) + (1 - affinity) * np.outer(here, there)
+    alone = (1 - affinity) * np.outer(here, there)
+    if follows is not None:  # links that were made for other shares: rows sum to `here`
+        return affinity * here[:, None] * follows + alone
+    return affinity * _in_line(here, there) + alone
+
+
+def links(mean: np.ndarray) -> list[np.ndarray]:
+    """For each layer but the last, the chance of each next expert after an expert whose tokens
+    follow on, [E, E], rows sum to 1.  They are of the mean shares and stay while shares wander."""
+    out = []
+    for here, there in pairwise(mean):
+        joint = _in_line(here, there)
+        known = here > 0
+        out.append(np.where(known[:, None], joint / np.where(known, here, 1.0)[:, None], there))
+    return out
 
 
 def guessed(here: np.ndarray, there: np.ndarray, affinity: float, n: int) -> float:
