@@ -458,6 +458,12 @@ def test_a_mistake_is_named_with_its_repair(moe, said):
     assert all(problem.fix for problem in error.value.problems)
 
 
+def test_changing_loads_beside_controllers_are_refused():
+    drive.check_alone(fleets()["one"])
+    with pytest.raises(SpecError, match="cannot yet be combined"):
+        drive.check_alone(with_levels(fleets()["one"], 0.1, [0, 1]))
+
+
 def test_a_model_without_experts_is_told_so():
     pool = Pool(device="h100-sxm", moe={})
     with pytest.raises((SpecError, Infeasible), match="has no experts"):

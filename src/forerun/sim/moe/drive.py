@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from forerun import units
+from forerun.errors import SpecError
 from forerun.sim.core.order import NEVER
 from forerun.sim.serve import Server
 from forerun.sim.setup import PS, Served
@@ -20,6 +21,16 @@ from forerun.sim.setup import PS, Served
 def has_course(pools: Sequence[Served]) -> bool:
     """Whether some pool's experts are loaded otherwise later on."""
     return any(served.levels[1:] for served in pools)
+
+
+def check_alone(pools: Sequence[Served]) -> None:
+    """Raises SpecError where something else would also change the rows of a pool's replicas."""
+    if has_course(pools):
+        raise SpecError.one(
+            "deployment.pools.moe", "experts whose load changes cannot yet be combined with "
+            "autoscaling or faults: both change what a replica runs",
+            "no drift and no rebalance_s (one load for the whole run), or no autoscale and faults",
+        )  # fmt: skip
 
 
 def advance(server: Server, until_s: float = np.inf) -> None:
