@@ -117,6 +117,7 @@ def simulate(
     from forerun.sim.control.cold import cold_starts
     from forerun.sim.control.drive import Control, is_controlled
     from forerun.sim.control.slow import with_slow
+    from forerun.sim.moe import drive
     from forerun.sim.prepare import tiers
     from forerun.techniques import compose, prepare
 
@@ -126,7 +127,10 @@ def simulate(
     wanted = requests(case)
     mean_len = round(float((wanted.isl + wanted.osl).mean())) if len(wanted) else 1
     edited = compose(deployment)
-    pools = prepare(catalog.model(case.model), edited, mean_len=mean_len)
+    pools = prepare(
+        catalog.model(case.model), edited, mean_len=mean_len, seed=case.seed,
+        span_s=wanted.duration_s,
+    )  # fmt: skip
     server = serve.Server(
         with_slow(pools, case.faults),
         route=edited.deployment.route,
@@ -146,6 +150,7 @@ def simulate(
     )
     control = None
     if is_controlled(pools, case.faults):
+        drive.check_alone(pools)
         control = Control(server, case.faults, cold_starts(catalog.model(case.model), pools))
     interrupted = _advance(server, wanted, progress, control)
     written = server.log_so_far() if control is None else control.log()
@@ -156,7 +161,8 @@ def simulate(
         carbon_gco2e_per_kwh=carbon_gco2e_per_kwh(case, deployment),
         bootstrap=bootstrap,
     )
-    reasons = tuple(explain(written, metrics))
+    experts = drive.explain(pools, written.end_ps * 1e-12)
+    reasons = (*explain(written, metrics), *experts)
     provenance = provenance_of(case, deployment, written) | {"interrupted": interrupted}
     return Result(case, deployment, wanted, written, metrics, reasons, provenance)
 
@@ -168,6 +174,8 @@ def _advance(
     control: Control | None = None,
 ) -> bool:
     """Runs to the end, in slices of about SLICE arrivals; True if the user stopped it between."""
+    from forerun.sim.moe import drive
+
     try:
         server.inject(wanted)
         n = len(wanted)
@@ -175,11 +183,11 @@ def _advance(
             control.run(progress)
         elif server.concurrency is None:
             for i in range(SLICE, n, SLICE):
-                server.advance(float(wanted.arrival_s[i]))
+                drive.advance(server, float(wanted.arrival_s[i]))
                 if progress is not None:
                     progress(i, n)
         if control is None:
-            server.advance()
+            drive.advance(server)
         if progress is not None:
             progress(n, n)
     except KeyboardInterrupt:

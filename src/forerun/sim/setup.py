@@ -36,6 +36,9 @@ class Served:
     port_bytes_per_s: float = 0.0  # that a replica can send, and receive; 0: it has no link
     port_latency_s: float = 0.0
     draft: Drafting | None = None  # who proposes tokens, when anybody does
+    levels: tuple[int, ...] = ()  # rows that its replicas run at each level of expert load
+    course: Any = None  # which level when (`sim.moe.rows.Course`)
+    waits: Any = None  # for experts on the host (`sim.moe.rows.Waits`)
 
     @property
     def seats(self) -> int:

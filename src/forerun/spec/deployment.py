@@ -9,6 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from forerun.spec.base import Spec
 from forerun.spec.control import Autoscale, ColdStart
 from forerun.spec.dtype import Dtype
+from forerun.spec.moe import ExpertRun
 from forerun.spec.policy import Policy
 from forerun.spec.speculation import Speculation
 
@@ -97,6 +98,7 @@ class Pool(Spec):
     dp: int = Field(default=1, ge=1)  # attention data parallelism inside a replica
     ep: int = Field(default=1, ge=1)  # experts are spread over this many devices
     redundant_experts: int = Field(default=0, ge=0)  # copies, so that all devices hold as many
+    moe: ExpertRun | None = None  # who chooses which expert, and where experts are
     cp: int = Field(default=1, ge=1)
     dtype: Dtype | None = None  # weights; the checkpoint's own when absent
     kv_dtype: Dtype | None = None
@@ -106,6 +108,14 @@ class Pool(Spec):
     engine: Engine = Engine()
     autoscale: Autoscale | None = None  # else all replicas are there all the time
     cold_start: ColdStart = ColdStart()
+
+    @model_serializer(mode="wrap")
+    def _without_moe(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What says nothing of experts reads (and hashes) as it always did."""
+        data: dict[str, Any] = plain(self)
+        if self.moe is None:
+            data.pop("moe", None)
+        return data
 
     @property
     def drafts_on(self) -> tuple[str, int] | None:
