@@ -193,5 +193,5 @@ def test_a_plan_refuses_what_it_would_leave_out():
     import forerun
     from forerun import api
 
-    with pytest.raises(SpecError, match="without techniques"):
+    with pytest.raises(SpecError, match="techniques: a plan would leave it out"):
         api.plan(forerun.load(CASE))

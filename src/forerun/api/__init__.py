@@ -21,7 +21,6 @@ from forerun.api._cases import (
 )
 from forerun.api._predict import MAY_LACK, Prediction, predict
 from forerun.api._simulate import Result, requests, simulate, words
-from forerun.errors import SpecError
 from forerun.spec.deployment import Pool
 from forerun.spec.device import Device
 from forerun.spec.model import Model
@@ -58,10 +57,5 @@ def plan(case: Case, **settings: Any) -> Plan:
     Raises Infeasible when nothing meets the SLO, with what binds and what would help.
     """
     from forerun.plan.search import plan as search
-
-    if case.faults:
-        what = "a plan does not simulate failures"
-        fix = "plan without them, then simulate its best deployment with them"
-        raise SpecError.one("faults", what, fix)
 
     return search(case, **settings)

@@ -15,10 +15,10 @@ from forerun import catalog
 from forerun.errors import SpecError
 from forerun.metrics import money
 from forerun.metrics.figure import text
-from forerun.metrics.goodput import bounds as slo_bounds
 from forerun.plan import explain
 from forerun.plan.budget import excesses, gco2e_per_hour
 from forerun.plan.evaluate import Bench
+from forerun.plan.limits import check_plannable
 from forerun.plan.lower import Lower, least_of, lower_bound
 from forerun.plan.provenance import price_of, provenance
 from forerun.plan.remedy import infeasible
@@ -62,22 +62,7 @@ def plan(
     """
     if objective not in OBJECTIVES:
         raise SpecError.one("objective", f"no objective {objective!r}", ", ".join(OBJECTIVES))
-    if not slo_bounds(case.slo):
-        raise SpecError.one("slo", "bounds nothing: every deployment would do", "ttft_s: 500 ms")
-    if objective == "carbon" and all(g.region is None for g in case.fleet.devices.values()):
-        name = next(iter(case.fleet.devices))
-        fix = f"--set fleet.{name}.region=de"
-        raise SpecError.one("fleet", "no device has a region, so carbon is not known", fix)
-    if case.deployment and case.deployment.techniques:
-        what = "plans are made without techniques so far, and these would be left out silently"
-        raise SpecError.one("deployment.techniques", what, "techniques: []")
-    for name in ("workflow", "client"):
-        if getattr(case.traffic, name) is not None:
-            what = (
-                "bounds of plans count requests that come by themselves, and wait for their answer"
-            )
-            fix = "forerun simulate tells what a given deployment does with it"
-            raise SpecError.one(f"traffic.{name}", what, fix)
+    check_plannable(case, objective, wishes or case.deployment)
     model = catalog.model(case.model)
     requests = requests_of(case.traffic, seed=case.seed)
     store = store or Store()

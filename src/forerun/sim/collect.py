@@ -77,7 +77,7 @@ def client_counts(clock: Any) -> dict[str, int]:
     }
 
 
-def wrong_choice(clock: Any, found: Mapping[str, Sequence[Found]], n_replicas: int) -> PolicyError:
+def wrong_choice(clock: Any, found: Mapping[str, Sequence[Found]]) -> PolicyError:
     """The error for what a policy did, as the core noted it."""
     kind, value, at = int(clock.wrong_kind), int(clock.wrong_value), int(clock.now_ps) / PS
     batch = found["batch"][0].name
@@ -85,8 +85,9 @@ def wrong_choice(clock: Any, found: Mapping[str, Sequence[Found]], n_replicas: i
         return PolicyError.one(
             f"policy {found['route' if kind == BAD_ROUTE else 'place'][0].name}",
             f"sent request {int(clock.wrong_request)} to replica {value} at {at:.6f} s; "
-            f"there are replicas 0 to {n_replicas - 1}",
-            "return the index of a replica",
+            f"there are {int(clock.wrong_replica)} to choose from, 0 to "
+            f"{int(clock.wrong_replica) - 1}",
+            "return the index of one of them, a column of `load`",
         )
     if kind == BAD_FETCH:
         return PolicyError.one(

@@ -14,6 +14,14 @@ from forerun.errors import SpecError
 from forerun.sim import calls
 from forerun.sim import policy as policy_room
 from forerun.sim import tables as table_arrays
+from forerun.sim.check import (
+    check_caps,
+    check_drafts,
+    check_hashes,
+    check_reuse,
+    check_roles,
+    check_widths,
+)
 from forerun.sim.collect import assumed, client_counts, live_slots, unfinished, wrong_choice
 from forerun.sim.core import compile as compiler
 from forerun.sim.core import serve as core_serve
@@ -23,14 +31,6 @@ from forerun.sim.core.order import NEVER
 from forerun.sim.log import Log
 from forerun.sim.room import gate_memory_for, pending_for, wider
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
-from forerun.sim.split import (
-    check_caps,
-    check_drafts,
-    check_hashes,
-    check_reuse,
-    check_roles,
-    check_widths,
-)
 from forerun.sim.tiers import Tier, check_tiers, uses
 from forerun.spec.deployment import Engine, Policy
 from forerun.spec.requests import CONTENT, Requests, chained
@@ -284,7 +284,7 @@ class Server:
         if reason == core_serve.WANT_LOG:
             self._drain()
         elif reason == core_serve.WRONG:
-            raise wrong_choice(self._clock, self._found, len(self.pool_of_replica))
+            raise wrong_choice(self._clock, self._found)
         self._put(**wider(self._state, reason))
         return reason
 

@@ -17,12 +17,11 @@ from forerun.sim.core.kv import FULL, blocks_for, need, steps_until_full, take
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.price import decode_cost, lookup, prefill_cost, square_root
 from forerun.sim.core.signatures import IF_NO_PREFILL, OUTSTANDING_TOKENS, YES
-from forerun.sim.core.state import DECODING, NO_CAP, WAITING
+from forerun.sim.core.state import DECODING, MISTAKE, NO_CAP, WAITING
 
 LONG = 1 << 40  # more steps than any leap has
 
-# what a policy can do wrong (clock.wrong_kind)
-STUCK, BAD_BATCH = 1, 2
+STUCK, BAD_BATCH = MISTAKE["stuck"], MISTAKE["batch"]
 
 
 @jit

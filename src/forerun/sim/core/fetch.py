@@ -13,10 +13,10 @@ from forerun.sim.core import live as lists
 from forerun.sim.core import prefix, store, tiers, transfer
 from forerun.sim.core.jit import jit
 from forerun.sim.core.price import lookup, prefill_cost
-from forerun.sim.core.state import FETCHING, READY
+from forerun.sim.core.state import FETCHING, MISTAKE, READY
 from forerun.sim.core.wake import wake
 
-BAD_FETCH = 5  # clock.wrong_kind
+BAD_FETCH = MISTAKE["fetch"]
 
 
 @jit

@@ -11,10 +11,10 @@ from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, blocks_now
 from forerun.sim.core.signatures import CACHED, KV_BLOCKS, OUTSTANDING
-from forerun.sim.core.state import HELD, ROLE, STATUS
+from forerun.sim.core.state import HELD, MISTAKE, ROLE, STATUS
 from forerun.sim.core.wake import cut_leap, wake
 
-BAD_ROUTE, BAD_PLACE = 3, 4  # clock.wrong_kind
+BAD_ROUTE, BAD_PLACE = MISTAKE["route"], MISTAKE["place"]
 NOBODY, WRONG = -2, -1  # no replica takes the request now; the router chose what is not there
 
 BOTH, PREFILL, DECODE = ROLE["both"], ROLE["prefill"], ROLE["decode"]

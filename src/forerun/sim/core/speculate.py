@@ -17,9 +17,9 @@ from forerun.sim.core.order import NEVER
 from forerun.sim.core.price import decode_cost, lookup, prefill_cost
 from forerun.sim.core.rng import draw
 from forerun.sim.core.signatures import OUTSTANDING_TOKENS
-from forerun.sim.core.state import DECODING
+from forerun.sim.core.state import DECODING, MISTAKE
 
-BAD_DRAFT = 6  # clock.wrong_kind
+BAD_DRAFT = MISTAKE["speculate"]
 RECENT = 0.97  # weight of a round in the next one's `recent_*`: some thirty count
 
 

@@ -318,6 +318,8 @@ ENGINE = np.dtype(
     align=True,
 )
 NO_CAP = 1 << 40
+#: what a policy can do wrong, as `clock.wrong_kind` says it; 0 is nothing
+MISTAKE = {"stuck": 1, "batch": 2, "route": 3, "place": 4, "fetch": 5, "speculate": 6}
 RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
 #: what a replica is for: everything, prompts only, or answers to prompts computed elsewhere
 ROLE = {"both": 0, "prefill": 1, "decode": 2}

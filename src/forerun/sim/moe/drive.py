@@ -13,6 +13,7 @@ import numpy as np
 
 from forerun import units
 from forerun.errors import SpecError
+from forerun.sim.control.peek import end_at_last_event
 from forerun.sim.core.order import NEVER
 from forerun.sim.serve import Server
 from forerun.sim.setup import PS, Served
@@ -45,7 +46,7 @@ def advance(server: Server, until_s: float = np.inf) -> None:
         _order(server, now)
         server.advance(min(until_s, _next_boundary_s(server, now)))
     if np.isinf(until_s):
-        _at_last_event(server)
+        end_at_last_event(server)
     else:
         server.advance(until_s)
 
@@ -80,13 +81,6 @@ def _next_boundary_s(server: Server, now_s: float) -> float:
     """The first start of a window after a time."""
     each = [served.course.window_s for served in server.pools if served.levels[1:]]
     return min((int(now_s / w + 1e-9) + 1) * w for w in each)
-
-
-def _at_last_event(server: Server) -> None:
-    """The clock of a run that went to its end stands at its last event, not at a window's end."""
-    if server.n_requests is not None and len(server._state.done):
-        last = int(server._state.done["done_ps"].max())
-        server._clock.now_ps = min(int(server._clock.now_ps), max(last, 0)) or server._clock.now_ps
 
 
 def explain(pools: Sequence[Served], until_s: float) -> list[str]:

@@ -1,7 +1,8 @@
 """Where the least is left to do: prompt tokens that are not kept there, beside the load.
 
 A replica's cost is the tokens of this prompt that it would compute, plus `load_tokens` for every
-request already there: with 0 only the prefix counts, with much only the load.
+request already there: with 0 only the prefix counts, with much only the load.  256 is an estimate:
+what a request in an answer takes of a step, in prompt tokens.
 Source: the cost of NVIDIA Dynamo's KV router, overlap and active blocks weighed against each other
 (docs/architecture/kv_cache_routing.md, 2025).
 """

@@ -1,4 +1,4 @@
-"""Whether pools can do a request's parts one after another: checks before a run starts."""
+"""What pools cannot do, alone, with each other and with the requests: said before a run starts."""
 
 from __future__ import annotations
 
