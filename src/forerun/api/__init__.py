@@ -12,6 +12,7 @@ from forerun import catalog
 from forerun.api._cases import (
     default_deployment,
     load,
+    one_model,
     policies,
     price_usd_per_hour,
     read,
@@ -59,6 +60,7 @@ def plan(case: Case, **settings: Any) -> Plan:
     """
     from forerun.plan.search import plan as search
 
+    one_model(case, "a plan", "a case for each model")
     if case.faults:
         what = "a plan does not simulate failures"
         fix = "plan without them, then simulate its best deployment with them"

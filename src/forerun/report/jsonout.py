@@ -53,6 +53,7 @@ def to_json(result: Result) -> dict[str, Any]:
         **{group: {n: _figure(getattr(m, n)) for n in names} for group, names in GROUPS.items()},
         **_workflows(m),
         "by_replica": _by_replica(m),
+        **({"by_model": [asdict(row) for row in m.by_model]} if m.by_model else {}),
         "model_band": {
             "level": 0.8,
             "step_time_low_factor": m.model_low,

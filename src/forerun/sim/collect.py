@@ -13,6 +13,7 @@ from forerun.sim.core.batch import BAD_BATCH, STUCK
 from forerun.sim.core.fetch import BAD_FETCH
 from forerun.sim.core.front import BAD_PLACE, BAD_ROUTE
 from forerun.sim.core.speculate import BAD_DRAFT
+from forerun.sim.core.turns import BAD_TURN
 from forerun.sim.policy import Found
 
 PS = 1e12
@@ -44,6 +45,7 @@ def unfinished(now: state.State) -> np.ndarray:
         "cached",
         "prefill_replica",
         "n_retries",
+        "model",
         "away_ps",
         "n_drafted",
         "n_extra",
@@ -90,6 +92,13 @@ def wrong_choice(clock: Any, found: Mapping[str, Sequence[Found]], n_replicas: i
             where,
             f"asked for {value} prompt tokens in a step, which is too many beside its decodes",
             "return at most engine.max_tokens - replica.n_decode where decodes run too",
+        )
+    if kind == BAD_TURN:
+        turn = found["turn"][0].name
+        return PolicyError.one(
+            f"policy {turn}, replica {int(clock.wrong_replica)} at {at:.6f} s",
+            f"chose model {value}, which no request waits for there",
+            "return the loaded model while it has requests, else one with queued[QUEUED] > 0",
         )
     assert kind == STUCK
     return PolicyError.one(

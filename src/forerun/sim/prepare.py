@@ -28,12 +28,14 @@ def prepare(
     deployment: Deployment,
     *,
     mean_len: int = USUAL_LEN,
+    beside_bytes: float = 0.0,
     rewrite: Callable[[Graph, Pool], Graph] | None = None,
     reprice: Callable[[CostTable, Graph, Pool], CostTable] | None = None,
 ) -> list[Served]:
     """Every pool of the deployment, lowered, priced and fitted into memory.
 
     mean_len : tokens of a usual request, which sets how many a windowed cache holds.
+    beside_bytes : of each device, taken by weights of other models.
     rewrite, reprice : what is done to each pool's graph before it is priced, and to its table after
     (techniques, fitted costs); neither changes what memory holds.
     Raises ShapeError where a layout is impossible, Infeasible where the model does not fit, with
@@ -43,7 +45,7 @@ def prepare(
     ready: list[Served] = []
     for pool in deployment.pools:
         device = catalog.device(pool.device)
-        held = memory(model, pool, device)
+        held = memory(model, pool, device, beside_bytes=beside_bytes)
         draft = drafts.of_pool(model, pool)
         if draft is not None and not held.problems:
             held, found = drafts.in_memory(held, draft, pool, device)
@@ -86,6 +88,7 @@ def prepare(
                 port_bytes_per_s=port_bytes_per_s,
                 port_latency_s=port_latency_s,
                 draft=drafts.proposing(pool, device),
+                weights_bytes=held.weights_bytes,
             )
         )
     if problems:

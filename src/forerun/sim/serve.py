@@ -24,7 +24,7 @@ from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.log import Log
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
-from forerun.sim.split import check_drafts, check_hashes, check_roles
+from forerun.sim.split import check_drafts, check_hashes, check_models, check_roles
 from forerun.sim.tiers import Tier, check_tiers, uses
 from forerun.spec.deployment import Engine, Policy
 from forerun.spec.requests import Requests
@@ -69,6 +69,7 @@ class Server:
     hash_tokens: int = 0  # of the prefix blocks that requests will name; 0: none do
     go_on: bool = False  # successors of a request that gave no answer are sent all the same
     announce: Callable[[str], None] | None = None
+    models: Sequence[str] = ()  # their names, for the log
 
     def __post_init__(self) -> None:
         self._check()
@@ -90,6 +91,7 @@ class Server:
                     )
                 ],
                 priced=[speculate.priced for speculate in self._found["speculate"]],
+                every_turn=[turn.every_step for turn in self._found["turn"]],
                 fresh=any(self._found[kind][0].fresh for kind in ("route", "place")),
                 cached=any(self._found[kind][0].cached for kind in ("route", "place")),
                 hash_tokens=self.hash_tokens,
@@ -128,7 +130,7 @@ class Server:
             )
         self._found = {
             kind: [self._policy(kind, served.pool.engine) for served in self.pools]
-            for kind in ("order", "admit", "batch", "preempt", "speculate")
+            for kind in ("order", "admit", "batch", "preempt", "speculate", "turn")
         }
         for kind, chosen in (("route", self.route), ("place", self.place), ("fetch", self.fetch)):
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
@@ -136,6 +138,7 @@ class Server:
         check_drafts(self.pools)
         check_hashes(self.pools, self.hash_tokens)
         check_tiers(self.pools, self.tiers, self.hash_tokens)
+        check_models(self.pools)
 
     def _policy(self, kind: str, engine: Engine) -> policy_room.Found:
         return policy_room.find(kind, self.policies.get(kind, getattr(engine, kind)))
@@ -207,6 +210,7 @@ class Server:
         rows.priority = 0 if requests.priority is None else requests.priority
         rows.tenant = 0 if requests.tenant is None else requests.tenant
         rows.session = -1 if requests.session is None else requests.session
+        rows.model = self._models(requests)
         self._name_prefixes(rows, requests)
         rows.workflow = -1
         rows.acceptance = -1.0 if requests.acceptance is None else requests.acceptance
@@ -239,6 +243,16 @@ class Server:
             return rows[roots[np.argsort(calls.first_of(rows.workflow)[roots], kind="stable")]]
         return rows[roots]
 
+    def _models(self, requests: Requests) -> np.ndarray | int:
+        """The model that each request asks for.  Raises SpecError for one that nobody serves."""
+        if requests.model is None:
+            return 0
+        known = self._state.serves.shape[1]
+        if len(requests) and not 0 <= requests.model.min() <= requests.model.max() < known:
+            what = f"ask for models {requests.model.min()} to {requests.model.max()}"
+            raise SpecError.one("requests", what, f"models 0 to {known - 1}, which pools serve")
+        return requests.model
+
     def _name_prefixes(self, rows: Any, requests: Requests) -> None:
         """Give each row its whole prefix blocks; blocks of requests that ended are forgotten."""
         if self.hash_tokens == 0 or requests.block_hashes is None:
@@ -252,7 +266,10 @@ class Server:
         rows.hash_at = len(old) + requests.block_starts[:-1]
         computed = requests.isl + (requests.osl - 1 if requests.answers_named else 0)
         rows.n_hash = np.minimum(named, computed // self.hash_tokens)
-        self._put(hashes=np.concatenate([old, requests.block_hashes.astype(np.int64)]))
+        keys = requests.block_hashes.astype(np.int64)
+        if requests.model is not None:  # one prefix of two models is two blocks of KV
+            keys = keys ^ (np.repeat(requests.model, named) << 50)
+        self._put(hashes=np.concatenate([old, keys]))
 
     def advance(self, until_s: float = np.inf) -> None:
         """Handle every event up to `until_s`; afterwards the clock stands there (or at the last
@@ -358,6 +375,8 @@ class Server:
                 },
                 "compiled": JIT,
                 "hash_tokens": self.hash_tokens,
+                "models": tuple(self.models),
+                "loads": np.array(self._state.loads),
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
                 "assumed": self._assumed(),
             },

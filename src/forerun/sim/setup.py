@@ -35,6 +35,15 @@ class Served:
     port_bytes_per_s: float = 0.0  # that a replica can send, and receive; 0: it has no link
     port_latency_s: float = 0.0
     draft: Drafting | None = None  # who proposes tokens, when anybody does
+    weights_bytes: float = 0.0  # on each device
+    model: int = 0  # which of the run's models it serves
+    group: int | None = None  # what a replica may run in turn has one number; None: nothing else
+    base: int = -1  # models of one base differ in a part of their weights only; -1: no such
+    n_resident: int = 1  # models of the group whose weights a replica keeps at a time
+    load_s: float = 0.0  # all weights of a replica, from where they are kept ...
+    own_s: float = 0.0  # ... or those that its base has not
+    load_bytes: float = 0.0
+    own_bytes: float = 0.0
 
     @property
     def seats(self) -> int:
@@ -59,6 +68,7 @@ class Options:
     n_requests: int | None  # how many will come, when known: their rows need no sorting
     every_step: Sequence[bool]  # by pool: a policy of it reads what changes inside a leap
     priced: Sequence[bool]  # by pool: its speculate policy wants to know what steps would take
+    every_turn: Sequence[bool]  # by pool: its turn policy reads what changes inside a leap
     fresh: bool  # the router wants the KV use of the moment
     cached: bool  # a router wants to know who keeps a prompt's prefix
     hash_tokens: int = 0  # of a prefix block; 0 when prefixes are not kept
@@ -85,6 +95,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     tables += [one.table.draft for one in pools if one.draft and one.table.draft]
     engines.mixed_row = table_arrays.mixed_rows(tables)[: len(pools)]
     _fill_drafts(engines, drafts, tables, options.priced)
+    engines.every_turn = options.every_turn
     most = int(engines.max_seqs.max())
     n_done = 4 * most + 4096
     load = np.zeros((signatures.LOAD_FIELDS, n), dtype=np.int64)
@@ -101,7 +112,9 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].refresh_cached = int(options.cached)
     clock[0].hash_tokens = options.hash_tokens
     clock[0].n_verify = table_arrays.verify_rows(tables)[1]
-    clock[0].restricted = int((engines.role != state.ROLE["both"]).any())
+    serves = _serves(pools)
+    apart = (engines.role != state.ROLE["both"]).any() or serves.shape[1] > 1
+    clock[0].restricted = int(apart)
     clock[0].next_move_ps = NEVER
     clock[0].passed_ps = -1
     clock[0].go_on = int(options.go_on)
@@ -130,6 +143,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         hashes=np.zeros(0, dtype=np.int64),
         commands=state.rows(0, state.COMMAND),
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
+        **_turns(pools, pool_of, serves),
         replicas=replicas,
         totals=state.rows(n, state.TOTALS),
         engines=engines,
@@ -175,6 +189,41 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.kv_token_bytes = round(served.kv_token_bytes)
     row.swap = int(engine.preemption == "swap")
     row.streamed, row.n_layers = int(served.pool.stream_kv), served.n_layers
+    row.model, row.family, row.n_resident = served.model, served.base, served.n_resident
+    row.load_ps, row.own_ps = round(served.load_s * PS), round(served.own_s * PS)
+    row.load_bytes, row.own_bytes = round(served.load_bytes), round(served.own_bytes)
+
+
+def _serves(pools: Sequence[Served]) -> np.ndarray:
+    """By pool and model, the pool as which its replicas serve that model; -1 where they do not."""
+    out = np.full((len(pools), max(one.model for one in pools) + 1), -1, dtype=np.int64)
+    for p, one in enumerate(pools):
+        for q, other in enumerate(pools):
+            if p == q or (one.group is not None and one.group == other.group):
+                out[p, other.model] = q
+    return out
+
+
+def _turns(
+    pools: Sequence[Served], pool_of: np.ndarray, serves: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Queues by model; at first there are the weights of a replica's model and of the next ones."""
+    n_models = serves.shape[1]
+    resident = np.full((len(pool_of), n_models), -1, dtype=np.int64)
+    for i, p in enumerate(pool_of):
+        served = [m for m in range(n_models) if serves[p, m] >= 0]
+        at = served.index(pools[p].model)
+        for k, m in enumerate([*served[at:], *served[:at]][: pools[p].n_resident]):
+            resident[i, m] = n_models - 1 - k
+    shape = (len(pool_of), n_models)
+    return {
+        "serves": serves,
+        "parked": np.full(shape, -1, dtype=np.int64),
+        "n_parked": np.zeros(shape, dtype=np.int64),
+        "resident": resident,
+        "loads": state.rows(len(pool_of), state.LOADS),
+        "queued": np.zeros((signatures.QUEUED_FIELDS, n_models), dtype=np.int64),
+    }
 
 
 def _fill_drafts(

@@ -79,7 +79,7 @@ def arrays(
 ) -> dict[str, np.ndarray]:
     """Empty stores, their blocks, and all ports of a fleet."""
     served = [pools[p] for p in pool_of]
-    sizes = [_own_rows(one, hash_tokens) for one in served]
+    sizes = [_own_rows(roomiest(pools, one), hash_tokens) for one in served]
     rules = [one.pool.engine.evict for one in served]
     chains = [groups(pools, tier) for tier in tiers]
     first = np.cumsum([len(served), *(int(chain.max()) + 1 for chain in chains)])
@@ -101,6 +101,13 @@ def arrays(
         "to_fetch": np.zeros((n_live, max(len(tiers), 1)), dtype=np.int64),
         "offer": state.rows(1, state.OFFER),
     }
+
+
+def roomiest(pools: Sequence[Served], one: Served) -> Served:
+    """Of what a replica of a pool may run in turn, that with the most memory for KV."""
+    if one.group is None:
+        return one
+    return max((other for other in pools if other.group == one.group), key=lambda o: o.n_blocks)
 
 
 def _own_rows(one: Served, hash_tokens: int) -> int:
@@ -220,6 +227,12 @@ def uses(now: state.State, tiers: Sequence[Tier]) -> tuple[TierUse, ...]:
 # -- before a run ---------------------------------------------------------------------------------
 
 
+def _sizes_in_turn(pools: Sequence[Served]) -> list[set[float]]:
+    """Bytes of a token of KV, of those models that replicas run in turn."""
+    groups = {one.group for one in pools} - {None}
+    return [{one.kv_token_bytes for one in pools if one.group == group} for group in groups]
+
+
 def check_tiers(pools: Sequence[Served], tiers: Sequence[Tier], hash_tokens: int) -> None:
     """Raises SpecError for tiers that hold nothing or cannot be reached, and swapping into none."""
     problems = []
@@ -241,6 +254,9 @@ def check_tiers(pools: Sequence[Served], tiers: Sequence[Tier], hash_tokens: int
         if len(sizes) > 1 and tier.shared_by != "replica":
             what = "pools share it whose tokens of KV are not the same number of bytes"
             problems.append(Problem(where, what, "shared_by: replica, or one kv_dtype"))
+        if any(len(own) > 1 for own in _sizes_in_turn(pools)):
+            what = "is kept by replicas whose models have tokens of KV of different sizes"
+            problems.append(Problem(where, what, "pools with one model each"))
         if n and ORDER.index(tier.shared_by) < ORDER.index(tiers[n - 1].shared_by):
             above = tiers[n - 1]
             what = f"stands below {above.name}, which is shared by the {above.shared_by}"

@@ -78,6 +78,7 @@ def prepare(
     deployment: Deployment | Edited,
     *,
     mean_len: int = sim_prepare.USUAL_LEN,
+    beside_bytes: float = 0.0,
     reprice: Callable[[CostTable, Graph, Pool], CostTable] | None = None,
 ) -> list[Served]:
     """`sim.prepare` for a deployment with techniques: every pool ready to run.
@@ -91,7 +92,12 @@ def prepare(
         return edited.reprice(reprice(table, graph, pool) if reprice else table, graph, pool)
 
     return sim_prepare.prepare(
-        model, edited.deployment, mean_len=mean_len, rewrite=edited.rewrite, reprice=last
+        model,
+        edited.deployment,
+        mean_len=mean_len,
+        beside_bytes=beside_bytes,
+        rewrite=edited.rewrite,
+        reprice=last,
     )
 
 

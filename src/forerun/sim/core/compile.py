@@ -15,7 +15,7 @@ from forerun.sim.core.jit import JIT, cache_dir, jit
 from forerun.sim.core.signatures import KINDS, numba_signatures
 
 #: the order in which `advance` takes its policies
-POLICIES = ("order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate")
+POLICIES = ("order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate", "turn")
 
 
 def is_cached() -> bool:

@@ -6,11 +6,11 @@ Legend: i replica, p pool, r slot, t picoseconds.
 from __future__ import annotations
 
 from forerun.sim.core import live as lists
-from forerun.sim.core import prefix
+from forerun.sim.core import prefix, turns
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, blocks_now
-from forerun.sim.core.signatures import CACHED, KV_BLOCKS, OUTSTANDING
+from forerun.sim.core.signatures import CACHED, KV_BLOCKS, OUTSTANDING, TO_LOAD
 from forerun.sim.core.state import HELD, ROLE, STATUS
 from forerun.sim.core.wake import cut_leap, wake
 
@@ -31,23 +31,22 @@ def fits(state, p, isl, osl):
 
 
 @jit
-def some_pool_fits(state, role, isl, osl):
+def some_pool_fits(state, role, model, isl, osl):
     """Whether some pool of this role could do its part of a request alone."""
-    p = 0
-    while p < state.engines.shape[0] and (
-        state.engines[p].role != role or not fits(state, p, isl, osl)
-    ):
-        p += 1
-    return p < state.engines.shape[0]
+    for p in range(state.engines.shape[0]):
+        engine = state.engines[p]
+        if engine.role == role and engine.model == model and fits(state, p, isl, osl):
+            return True
+    return False
 
 
 @jit
-def fits_somewhere(state, isl, osl):
+def fits_somewhere(state, model, isl, osl):
     """Whether the request could be answered by one replica alone, or by one after another."""
-    if some_pool_fits(state, BOTH, isl, osl):
+    if some_pool_fits(state, BOTH, model, isl, osl):
         return True
-    split = some_pool_fits(state, PREFILL, isl, osl)
-    return split and some_pool_fits(state, DECODE, isl, osl)
+    split = some_pool_fits(state, PREFILL, model, isl, osl)
+    return split and some_pool_fits(state, DECODE, model, isl, osl)
 
 
 @jit
@@ -62,10 +61,11 @@ def refresh(state, r):
 
 
 @jit
-def takes(state, i, role):
-    """Whether replica i takes requests that want this role."""
-    has = state.engines[state.replicas[i].pool].role
-    return state.replicas[i].accepts == 1 and has in (BOTH, role)
+def takes(state, i, role, model):
+    """Whether replica i takes requests that want this role and this model."""
+    p = state.replicas[i].pool
+    can = state.engines[p].role in (BOTH, role) and state.serves[p, model] >= 0
+    return state.replicas[i].accepts == 1 and can
 
 
 @jit
@@ -85,15 +85,17 @@ def choose(state, r, role, choice, params, memory):
     clock = state.clock[0]
     if clock.refresh_load + clock.refresh_cached > 0:
         refresh(state, r)
-    source = state.live[r].source
+    source, model = state.live[r].source, state.live[r].model
     if clock.restricted == 0 and source < 0:
         i = choice(state.live[r], state.load, params, memory, state.route_rng)
         return checked(state, r, i, state.replicas.shape[0])
     n = 0
     for i in range(state.replicas.shape[0]):
-        if i != source and takes(state, i, role):
+        if i != source and takes(state, i, role, model):
             state.offered_of[n] = i
             n += 1
+            if state.serves.shape[1] > 1:
+                state.load[TO_LOAD, i] = turns.until_loaded(state, i, model)
     if n == 0:
         return NOBODY
     fields = state.load.shape[0]
@@ -120,8 +122,8 @@ def send(state, r, t, order, route, place):
     if i == WRONG:
         return
     replica = state.replicas[i]
-    request.replica, request.pool = i, replica.pool
-    if not fits(state, replica.pool, request.n_known, request.isl + request.osl - request.n_known):
+    request.replica, request.pool = i, state.serves[replica.pool, request.model]
+    if not fits(state, request.pool, request.n_known, request.isl + request.osl - request.n_known):
         reject_routed(state, r, t)
         return
     request.key = order(request, t, state.order_params)
@@ -129,7 +131,9 @@ def send(state, r, t, order, route, place):
     lists.enqueue(state, i, r)
     if replica.n_steps == 0:
         wake(state, i, t)
-    elif replica.queue == r and replica.n_running < state.engines[replica.pool].max_seqs:
+    elif replica.n_parked > 0 or (
+        replica.queue == r and replica.n_running < state.engines[replica.pool].max_seqs
+    ):
         cut_leap(state, i, t)
 
 
@@ -186,6 +190,7 @@ def turn_away(state, arrival, status):
     row.max_itl_ps, row.status, row.tag = 0, status, arrival.tenant
     row.cached, row.prefill_replica, row.n_retries, row.away_ps = 0, -1, 0, 0
     row.n_drafted = row.n_extra = 0
+    row.model = arrival.model
     if status == REJECTED:
         clock.rejected += 1
     ended(state, arrival.request, clock.now_ps, status)
@@ -198,7 +203,7 @@ def receive(state, arrival, order, route, place):
     if clock.has_calls == 1 and state.calls[arrival.request].lost == 1:
         turn_away(state, arrival, CANCELLED)
         return
-    if not fits_somewhere(state, arrival.isl, arrival.osl):
+    if not fits_somewhere(state, arrival.model, arrival.isl, arrival.osl):
         turn_away(state, arrival, REJECTED)
         return
     r = clock.free
@@ -210,6 +215,7 @@ def receive(state, arrival, order, route, place):
     request.isl, request.osl = arrival.isl, arrival.osl
     request.priority, request.tenant = arrival.priority, arrival.tenant
     request.hash_at, request.n_hash = arrival.hash_at, arrival.n_hash
+    request.model = arrival.model
     request.n_preempt = request.n_retries = request.n_out = request.away_ps = 0
     request.n_computed = request.n_blocks = request.n_shared = 0
     request.recomputed = request.cached = request.chunk = request.aborted = 0

@@ -23,11 +23,17 @@ FINISHED, ABORTED = STATUS["finished"], STATUS["aborted"]
 
 @jit
 def enqueue(state, i, r):
-    """Put r into the waiting queue of replica i."""
+    """Put r into the waiting queue of replica i: that of its model."""
     replica = state.replicas[i]
+    m = state.live[r].model
     state.live[r].phase = WAITING
-    replica.queue = queue.push(state.live, replica.queue, r)
-    replica.n_waiting += 1
+    if m == state.engines[replica.pool].model:
+        replica.queue = queue.push(state.live, replica.queue, r)
+        replica.n_waiting += 1
+    else:
+        state.parked[i, m] = queue.push(state.live, state.parked[i, m], r)
+        state.n_parked[i, m] += 1
+        replica.n_parked += 1
     state.load[WAITING_REQUESTS, i] += 1
     state.load[OUTSTANDING_TOKENS, i] += state.live[r].n_known
 
@@ -290,6 +296,7 @@ def write_done(state, i, r, t, status):
     row.cached = request.cached
     row.prefill_replica = request.prefill_replica
     row.n_retries = request.n_retries
+    row.model = request.model
     row.away_ps = request.away_ps
     row.n_drafted, row.n_extra = request.n_drafted, request.n_extra
     if i >= 0:
@@ -320,7 +327,8 @@ def leave_source(state, r, t):
     state.replicas[source].n_away -= 1
     request.source = -1
     request.n_left = request.n_left_shared = 0
-    if state.replicas[source].n_waiting > 0 or state.stores[source].below >= 0:
+    waits = state.replicas[source].n_waiting + state.replicas[source].n_orders > 0
+    if waits or state.stores[source].below >= 0:
         wake(state, source, t)  # its leap counted on fewer idle blocks
 
 
@@ -348,11 +356,17 @@ def abort(state, r, t):
         if request.source >= 0:
             leave_source(state, r, t)
         tiers.forget_swapped(state, r)
-        replica.n_waiting -= 1
         state.load[WAITING_REQUESTS, i] -= 1
         state.load[OUTSTANDING_TOKENS, i] -= request.n_known
         write_done(state, i, r, t, ABORTED)
-        drop_aborted_heads(state, i)
-        return 0
+        # a turn policy counts those who wait at each boundary
+        cut = 1 if replica.n_parked > 0 and replica.n_steps > 0 else 0
+        if request.model == state.engines[replica.pool].model:
+            replica.n_waiting -= 1
+            drop_aborted_heads(state, i)
+        else:
+            state.n_parked[i, request.model] -= 1
+            replica.n_parked -= 1
+        return cut
     replica.n_aborted += 1
     return 1

@@ -16,6 +16,9 @@ the lowest index.  `params` are its knobs (float64, in the order its module list
     speculate(request, replica, engine, step_ps, params) -> int
                                                           tokens proposed for a decoding request in
                                                           this step, 0 to engine.draft_most
+    turn(replica, engine, model, queued, now_ps, params) -> int
+                                                          the model that runs next: `model`, which
+                                                          is loaded, or one that requests wait for
 
 `batch` shapes the next step: `decode` is NO, YES or IF_NO_PREFILL; at most `tokens` prompt tokens
 are computed, prompts only as a whole when `whole` is 1; at most `admissions` requests join.  It may
@@ -33,6 +36,9 @@ answers are 0 it is asked again at the next event only, or with `EVERY_STEP = Tr
 `request` is a LIVE record, `replica` a REPLICA record, `engine` an ENGINE record (state.py).
 `offer` is an OFFER record: consecutive blocks of the prompt that a tier below the replica's memory
 keeps; with fewer than `offer.n_blocks` taken, later ones are not offered.
+`turn` is asked at step boundaries while requests wait for models that are not loaded; once it says
+another one, the replica drains and loads that.  `queued` is int64 [fields, models]: QUEUED, HEAD_PS
+and LOAD_PS below.  It may read what `batch` may; one that reads the time says `EVERY_STEP = True`.
 `load` is int64 [fields, replicas]: its rows are the constants below, so that
 `load[OUTSTANDING].argmin()` is the least loaded.  It has the columns of those replicas that take
 the request; `load[REPLICA]` says which they are.  `memory` is int64 [MEMORY + replicas], the
@@ -57,14 +63,21 @@ POOL = 6
 SPEED = 7  # relative to the fastest pool, in thousandths
 REPLICA = 8
 CACHED = 9  # tokens of this prompt that it keeps (when the policy says CACHED_WANTED = True)
-LOAD_FIELDS = 10
+TO_LOAD = 10  # picoseconds of loading before it can run the request's model (several models only)
+LOAD_FIELDS = 11
+
+# rows of `queued`
+QUEUED = 0  # requests that wait for the model at this replica
+HEAD_PS = 1  # when the first of them was sent; NEVER when none waits
+LOAD_PS = 2  # picoseconds to load it from where it is kept; 0 when its weights are there
+QUEUED_FIELDS = 3
 
 MEMORY = 8
 
 # values of `decode`
 NO, YES, IF_NO_PREFILL = 0, 1, 2
 
-KINDS = ("order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate")
+KINDS = ("order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate", "turn")
 
 
 def numba_signatures():
@@ -85,4 +98,5 @@ def numba_signatures():
         "place": i8(request, load, params, memory, rng),
         "fetch": i8(request, engine, offer, params),
         "speculate": i8(request, replica, engine, memory, params),
+        "turn": i8(replica, engine, i8, load, i8, params),
     }

@@ -36,7 +36,8 @@ DONE = np.dtype(
             "prefill_replica",
             "i4",
         ),  # that computed the prompt for another one; -1 when `replica` did
-        ("n_retries", "i8"),  # times it was sent again because its replica failed
+        ("n_retries", "i4"),  # times it was sent again because its replica failed
+        ("model", "i4"),  # that it asked for
         ("away_ps", "i8"),  # between replicas: until the next one had room and the KV had come
         ("n_drafted", "i4"),  # tokens proposed for it that were verified ...
         ("n_extra", "i4"),  # ... and of them accepted
@@ -116,6 +117,7 @@ ARRIVAL = np.dtype(
         ("hash_at", "i8"),  # its prompt's blocks in `hashes`
         ("n_hash", "i8"),
         ("acceptance", "f8"),  # chance that a token proposed for it is right; -1: as its pool says
+        ("model", "i8"),  # that it asks for
     ],
     align=True,
 )
@@ -155,6 +157,7 @@ LIVE = np.dtype(
         ("osl", "i8"),  # its true length: a policy that reads it is an oracle
         ("priority", "i8"),
         ("tenant", "i8"),
+        ("model", "i8"),
         ("n_preempt", "i8"),
         ("n_out", "i8"),  # tokens produced, up to date when it joins or leaves the decoders
         ("n_known", "i8"),  # prompt and produced tokens; what is computed chases this
@@ -234,6 +237,8 @@ REPLICA = np.dtype(
         ("ready_tail", "i8"),
         ("n_orders", "i8"),  # commands that wait for its next boundary
         ("next_pool", "i8"),  # whose costs and role it takes on at its next boundary
+        ("n_parked", "i8"),  # requests that wait here for models that are not loaded
+        ("free_ps", "i8"),  # no step begins before: weights are being loaded
         ("n_to_move", "i8"),  # decoding requests to be given away at its next boundary
         ("n_away", "i8"),  # requests that hold blocks here and do not run here: KV comes or goes
         ("n_coming", "i8"),  # of them and of those ready: whose KV comes or came from lower tiers
@@ -295,6 +300,14 @@ ENGINE = np.dtype(
         ("draft_tokens", "i8"),  # most a pass of the draft computes
         ("verify_row", "i8"),  # of the decode tables: 1, 2, 4, .. queries a request; -1 none
         ("draft_verify_row", "i8"),  # the same, of the draft
+        ("model", "i8"),
+        ("family", "i8"),  # models of one base differ in a part of their weights only; -1: no such
+        ("n_resident", "i8"),  # models whose weights a replica keeps at a time
+        ("load_ps", "i8"),  # all weights, from where they are kept ...
+        ("own_ps", "i8"),  # ... or those that its base has not
+        ("load_bytes", "i8"),
+        ("own_bytes", "i8"),
+        ("every_turn", "i8"),  # 1: the turn policy looks at what changes inside a leap
     ],
     align=True,
 )
@@ -381,6 +394,20 @@ PORT = np.dtype(
     align=True,
 )
 
+#: weights that came to a replica
+LOADS = np.dtype(
+    [
+        ("n", "i8"),  # times that it took up another model
+        ("n_cold", "i8"),  # of them with weights to load
+        ("load_ps", "i8"),  # in which it gave nothing
+        ("drain_ps", "i8"),  # from the choice to the last answer of the model before
+        ("bytes", "f8"),
+        ("chosen_ps", "i8"),  # when the model that it drains for was chosen
+        ("admitted", "i8"),  # `admissions` of the replica at its last turn
+    ],
+    align=True,
+)
+
 #: what a caller can order of a replica: it takes requests (value 1: it starts with no prefix kept)
 #: or takes no more, it is gone and its requests are sent again (value 1: they fail), it runs as one
 #: of pool `value`, it gives `value` of its decoding requests to whom the `place` policy chooses,
@@ -437,9 +464,10 @@ CLOCK = np.dtype(
 
 
 class State(NamedTuple):
-    """All of a run.  Shapes: A arrivals in the buffer, L live slots, R replicas, P pools, M most
-    sequences a replica runs, Z gap stack, G grid points, K knots, B prefix blocks kept,
-    D most tokens in a row that are proposed."""
+    """All of a run.  Shapes: A arrivals in the buffer, L live slots, R replicas, P pools (a pool
+    that serves several models counts once a model), N models, M most sequences a replica runs,
+    Z gap stack, G grid points, K knots, B prefix blocks kept, D most tokens in a row that are
+    proposed."""
 
     clock: np.ndarray  # CLOCK [1]
     arrivals: np.ndarray  # ARRIVAL [A], by ready_ps (closed loop: in order of release)
@@ -452,6 +480,12 @@ class State(NamedTuple):
     replicas: np.ndarray  # REPLICA [R]
     totals: np.ndarray  # TOTALS [R]
     engines: np.ndarray  # ENGINE [P]
+    serves: np.ndarray  # int64 [P, N], row of `engines` by which a replica of a row serves a model
+    parked: np.ndarray  # int64 [R, N], queues of requests for models that are not loaded ...
+    n_parked: np.ndarray  # int64 [R, N], ... and how many they are
+    resident: np.ndarray  # int64 [R, N], number of the last turn of a model that is there, or -1
+    loads: np.ndarray  # LOADS [R]
+    queued: np.ndarray  # int64 [fields, N], what the turn policy reads; rows in signatures.py
     load: np.ndarray  # int64 [fields, R], what routers read; rows in signatures.py
     offered: np.ndarray  # int64 [fields * R], those columns of `load` that a router may choose from
     offered_of: np.ndarray  # int64 [R], which replicas they are
@@ -493,6 +527,7 @@ class State(NamedTuple):
     batch_params: np.ndarray
     preempt_params: np.ndarray
     route_params: np.ndarray
+    turn_params: np.ndarray
     route_memory: np.ndarray  # int64 [8 + R], the router's own
     route_rng: np.ndarray  # uint64 [1]
     place_params: np.ndarray
@@ -523,6 +558,12 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "replicas": (REPLICA, 1),
     "totals": (TOTALS, 1),
     "engines": (ENGINE, 1),
+    "serves": (_I8, 2),
+    "parked": (_I8, 2),
+    "n_parked": (_I8, 2),
+    "resident": (_I8, 2),
+    "loads": (LOADS, 1),
+    "queued": (_I8, 2),
     "load": (_I8, 2),
     "offered": (_I8, 1),
     "offered_of": (_I8, 1),
@@ -560,6 +601,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "batch_params": (_F8, 1),
     "preempt_params": (_F8, 1),
     "route_params": (_F8, 1),
+    "turn_params": (_F8, 1),
     "route_memory": (_I8, 1),
     "route_rng": (_U8, 1),
     "place_params": (_F8, 1),
