@@ -66,4 +66,4 @@ if __name__ == "__main__":
         log = fleets.serve(
             requests, engine_turn(turning(replicas=2, n_resident=2), turn)
         ).log_so_far()
-        print("models", turn, digest(log), log.meta["loads"].tolist())
+        print("models", turn, digest(log), log.loads.tolist())

@@ -30,7 +30,7 @@ def assert_turns(server, requests):
     ran = {(int(leap["replica"]), int(model_of[leap["pool"]])) for leap in log.leaps}
     for row in rows[rows["status"] == 0]:
         assert (int(row["replica"]), int(row["model"])) in ran
-    loads = log.meta["loads"]
+    loads = log.loads
     spent = log.replicas["busy_ps"] + loads["load_ps"] + log.replicas["lost_ps"]
     assert (spent <= log.end_ps).all()
     return log
@@ -51,10 +51,10 @@ def test_a_leap_equals_stepping_with_models_that_take_turns(turn):
             log = assert_laws(leapt, requests)
             assert_turns(leapt, requests)
             assert_same(log, stepped.log_so_far())
-            assert log.meta["loads"].tobytes() == stepped.log_so_far().meta["loads"].tobytes()
+            assert log.loads.tobytes() == stepped.log_so_far().loads.tobytes()
             assert not leapt._state.n_parked.any()
             assert (log.requests["status"] == 0).all()
-            loads += log.meta["loads"]["n"].sum()
+            loads += log.loads["n"].sum()
     assert loads > 40  # the cases are hard enough to tell something
 
 
@@ -105,16 +105,14 @@ def test_a_replica_loads_a_model_that_is_asked_for_and_gives_nothing_meanwhile()
     log = serve(some([0, 1]), turning(2, load_s=0.05)).log_so_far()
     first, second = log.requests
     assert second["scheduled_ps"] == first["done_ps"] + 50 * PS // 1000
-    assert log.meta["loads"]["n"].tolist() == [1]
-    assert log.meta["loads"]["load_ps"].tolist() == [50 * PS // 1000]
-    assert log.meta["loads"]["bytes"].tolist() == [1e6]
+    assert log.loads["n"].tolist() == [1]
+    assert log.loads["load_ps"].tolist() == [50 * PS // 1000]
+    assert log.loads["bytes"].tolist() == [1e6]
 
 
 def test_weights_that_are_there_need_no_loading():
     requests = some([0, 1, 0, 1], at=[0, 1, 2, 3])
-    one, two = (
-        serve(requests, turning(2, n_resident=n)).log_so_far().meta["loads"][0] for n in (1, 2)
-    )
+    one, two = (serve(requests, turning(2, n_resident=n)).log_so_far().loads[0] for n in (1, 2))
     assert (one["n"], one["n_cold"]) == (3, 3)
     assert (two["n"], two["n_cold"], two["load_ps"]) == (3, 0, 0)
 
@@ -122,12 +120,12 @@ def test_weights_that_are_there_need_no_loading():
 def test_the_weights_that_were_used_longest_ago_make_room():
     # 0 and 1 are there at first; 2 takes the place of 1, which has to come again
     requests = some([0, 2, 0, 1], at=[0, 1, 2, 3])
-    loads = serve(requests, turning(3, n_resident=2)).log_so_far().meta["loads"][0]
+    loads = serve(requests, turning(3, n_resident=2)).log_so_far().loads[0]
     assert (loads["n"], loads["n_cold"]) == (3, 2)
 
 
 def test_of_models_with_one_base_only_the_difference_is_loaded():
-    loads = serve(some([0, 1]), turning(2, base=True)).log_so_far().meta["loads"][0]
+    loads = serve(some([0, 1]), turning(2, base=True)).log_so_far().loads[0]
     assert (loads["load_ps"], loads["bytes"]) == (10 * PS // 1000, 2e5)
 
 
@@ -137,7 +135,7 @@ def test_a_policy_that_waits_loads_less_often_and_lets_others_wait_longer():
         serve(requests, engine_turn(turning(2), turn)).log_so_far()
         for turn in ("oldest_first", "while_wanted")
     )
-    assert often.meta["loads"]["n"].sum() > 2 * seldom.meta["loads"]["n"].sum()
+    assert often.loads["n"].sum() > 2 * seldom.loads["n"].sum()
     waits = [(log.requests["scheduled_ps"] - log.requests["arrival_ps"]) for log in (often, seldom)]
     assert waits[0].mean() > waits[1].mean()
 
@@ -169,7 +167,7 @@ def test_an_ordered_switch_to_another_model_waits_until_the_replica_is_empty():
     first, second = log.requests
     assert first["n_out"] == 30
     assert second["scheduled_ps"] == PS // 2  # its weights were there
-    assert log.meta["loads"]["drain_ps"][0] == first["done_ps"] - 10 * PS // 1000
+    assert log.loads["drain_ps"][0] == first["done_ps"] - 10 * PS // 1000
 
 
 def test_a_choice_of_a_model_that_nobody_waits_for_is_named():
@@ -210,7 +208,7 @@ def test_a_leap_equals_stepping_with_turns_tiers_and_swapped_requests(chain):
             assert_same(assert_laws(leapt, requests), stepped.log_so_far())
             assert_stores(leapt)
             found += used(leapt)[0]
-            turns += leapt.log_so_far().meta["loads"]["n"].sum()
+            turns += leapt.log_so_far().loads["n"].sum()
     assert found > 100
     assert turns > 20
 

@@ -109,7 +109,7 @@ def test_one_model_by_name_is_the_case_without_names(tmp_path):
 
 def test_replicas_that_hold_one_of_two_models_load_at_the_rate_of_the_link(tmp_path):
     result = forerun.simulate(case(tmp_path, BASE + TWO + TURNS), bootstrap=False)
-    loads = result.log.meta["loads"]
+    loads = result.log.loads
     assert loads["n"].sum() > 10
     mean_s = loads["load_ps"].sum() / loads["n_cold"].sum() / 1e12
     assert mean_s == pytest.approx(16e9 / 63e9, rel=0.05)  # 8 G parameters of 2 bytes, PCIe 5
@@ -141,7 +141,7 @@ deployment: {device: h100-sxm, replicas: 2, models: [a, b]}
 
     def mean_s(text, *overrides):
         loads = forerun.simulate(case(tmp_path, BASE + text, *overrides), bootstrap=False)
-        loads = loads.log.meta["loads"]
+        loads = loads.log.loads
         return loads["load_ps"].sum() / loads["n_cold"].sum()
 
     whole = mean_s(spread)

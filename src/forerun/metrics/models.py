@@ -61,7 +61,7 @@ def _of(part: View, slo: Slo, m: int, name: str) -> OfModel:
 
 def figures(part: View) -> dict[str, Any]:
     """turns, weights_loaded_bytes, loading, draining; None where replicas have one model each."""
-    loads = part.log.meta.get("loads")
+    loads = part.log.loads
     turns = loaded = loading = draining = None
     if part.whole and loads is not None and loads["n"].any():
         turns = int(loads["n"].sum())

@@ -289,9 +289,9 @@ def _speculation(part: View) -> list[str]:
 
 def _turns(part: View, m: Metrics) -> list[str]:
     """What it took to have more models than fit."""
-    if m.turns.value is None or m.loading.value is None or m.draining.value is None:
+    loads = part.log.loads
+    if loads is None or m.turns.value is None or m.loading.value is None:
         return []
-    loads = part.log.meta["loads"]
     cold = int(loads["n_cold"].sum())
     mean = (
         ", no weights had to come"

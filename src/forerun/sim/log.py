@@ -73,3 +73,4 @@ class Log:
     graph: Graph | None = None  # which requests belong together, and which waited for which
     spans: np.ndarray | None = None  # of dtype SPAN; None when all replicas were there all the time
     meta: Mapping[str, Any] = field(default_factory=dict)  # provenance: version, hashes, policies
+    loads: np.ndarray | None = None  # structured array of dtype LOADS, one row a replica
