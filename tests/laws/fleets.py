@@ -113,8 +113,10 @@ def assert_laws(server, requests, *, all_sent=True):
     if (state.replicas.pool == server.pool_of_replica).all():  # else its memory has changed
         capacity = state.engines.n_blocks[state.replicas.pool]
         assert (log.replicas["peak_blocks"] <= capacity).all()
-    assert log.replicas["n_out"].sum() == rows["n_out"].sum()
+    wasted = state.clock[0]
+    assert log.replicas["n_out"].sum() == rows["n_out"].sum() + wasted.wasted_out
     computed = (done["isl"] + done["osl"] - 1 - done["cached"] + done["recomputed"]).sum()
+    computed += wasted.wasted_tokens
     if len(done) == len(rows):
         rejected = (log.replicas["n_drafted"] - log.replicas["n_extra"]).sum()
         assert log.replicas["n_tokens"].sum() == computed + rejected

@@ -6,12 +6,14 @@ import os
 
 import fleets
 from families import asking, engine_turn, turning
+from flows import woven
 from serving import served, simulate, table, workload
 from speculating import kinds
 
 from forerun.sim.core.jit import JIT
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Policy
+from forerun.spec.workload import Client
 
 CASES = [
     {"batch": "chunked"},
@@ -58,6 +60,13 @@ if __name__ == "__main__":
         one = fleets.pool(replicas=2, n_blocks=30, preemption=kept, evict="fifo")
         settings = {"tiers": [tier], "fetch": Policy(name="faster"), "hash_tokens": 8}
         print("tiers", kept, digest(simulate(fleets.sharing(3, 40, isl=60), one, **settings)))
+    flows = woven(fleets.sharing(4, 40, isl=60, ties=True), 4)
+    client = Client(first_token_s=0.06, hedge_s=0.02, retries=2, retry_on=("timeout", "failure"))
+    for name, pools in fleets.fleets().items():
+        for who in (None, client):
+            commands = fleets.troubles(4, pools)
+            log = fleets.serve(flows, pools, commands=commands, client=who).log_so_far()
+            print("workflows", name, who is None, digest(log), log.meta.get("clients"))
     print("two pools", digest(simulate(workload(3, 25), pools)))
     for name, speculates in kinds(n_blocks=30).items():
         print("speculation", name, digest(simulate(workload(4, 25), speculates, seed=6)))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from control import drive, hard_cases, scaled
 from fleets import assert_same, fleets, pool, serve, sharing
+from flows import woven
 from serving import PS, served, workload
 
 from forerun.errors import PolicyError
@@ -141,6 +142,25 @@ def test_a_leap_equals_stepping_with_pipeline_stages_and_in_a_closed_loop():
             assert leapt.meta["control"]["n_crash"] > 0
 
 
+@pytest.mark.parametrize("kind", ["one lost", "mixed scaled 1, faults"])
+def test_a_leap_equals_stepping_with_workflows_on_a_fleet_that_changes(kind):
+    pools, faults = CASES[kind]
+    ends = np.zeros(len(STATUS), dtype=int)
+    for seed, loop in ((0, {}), (1, {"concurrency": 5})):
+        requests = woven(sharing(seed, 50, isl=60), seed)
+        leapt, stepped = (
+            drive(requests, pools, faults=faults, cold_s=0.05, leap=leap, seed=seed, **loop).log()
+            for leap in (True, False)
+        )
+        assert_same(leapt, stepped)
+        assert leapt.spans.tobytes() == stepped.spans.tobytes()
+        assert leapt.n_unfinished == 0
+        assert leapt.requests["request"].tolist() == list(range(50))
+        ends += np.bincount(leapt.requests["status"], minlength=len(STATUS))
+    # whoever waits for a request that failed is never sent
+    assert (ends[STATUS["cancelled"]] > 0) == (ends[STATUS["failed"]] > 0) == (kind == "one lost")
+
+
 def test_what_never_comes_back_leaves_requests_unfinished_and_the_run_ends():
     gone = Fault(at_s=(0.1,), mttr_s=1e9)
     log = drive(burst(0.0, 0.2, n=3), [pool()], faults=(gone,)).log()
@@ -196,6 +216,7 @@ def burst(*at, n=12):
 
 def test_a_pool_scaled_to_zero_and_back_serves_all():
     rule = {"min_replicas": 0, "policy": "keep_alive", "target": 4, "keep_alive_s": 0.3}
+    rule |= {"period_s": 5.0}
     log = drive(burst(1.013, 20_000.0071), scaled([pool(replicas=3)], **rule), cold_s=0.5).log()
     assert (log.requests["status"] == 0).all()
     # the first of each burst waits for one cold start, no more and no less

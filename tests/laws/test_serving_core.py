@@ -165,10 +165,11 @@ def test_host_time_comes_before_the_queue_and_in_every_step():
 
 def test_compiled_and_plain_python_write_the_same_log():
     lines = []
+    paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     for jit in ("1", "0"):
         done = subprocess.run(
             [sys.executable, str(HERE / "plain_python.py")],
-            env={**os.environ, "FORERUN_JIT": jit, "PYTHONPATH": str(HERE)},
+            env={**os.environ, "FORERUN_JIT": jit, "PYTHONPATH": os.pathsep.join(paths)},
             capture_output=True,
             text=True,
             check=False,

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fleets import assert_laws, assert_same, fleets, pool, serve, sharing, troubles
+from flows import woven
 from serving import PS, workload
 
 from forerun.errors import SpecError
@@ -223,3 +224,88 @@ def test_tiers_that_cannot_work_are_refused_with_all_that_is_wrong():
     assert "no bandwidth" in str(error.value)
     with pytest.raises(SpecError, match="there are no tiers"):
         serve(workload(1, 3), with_engine([pool()], preemption="swap"))
+
+
+@pytest.mark.parametrize("engine", [{"preemption": "swap"}, {"attended_tokens": 20}])
+def test_a_leap_equals_stepping_in_workflows_with_tiers(engine):
+    found = 0
+    for seed in range(6):
+        requests = woven(sharing(seed, 60, isl=60, ties=True), seed)
+        requests = replace(requests, answers_named=seed % 2 == 0)
+        for pools in fleets().values():
+            leapt, stepped = (
+                serve(
+                    requests, with_engine(pools, **engine), leap=leap, tiers=(NODE, POOL),
+                    commands=troubles(seed, pools), route=Policy(name="prefix_aware"),
+                )
+                for leap in (True, False)
+            )  # fmt: skip
+            assert_same(assert_laws(leapt, requests, all_sent=False), stepped.log_so_far())
+            assert_stores(leapt)
+            found += used(leapt)[0]
+    assert found > 1000
+
+
+# -- reuse anywhere -------------------------------------------------------------------------------
+
+
+def chunks(seed, n, *, kinds=12, each=5, **settings):
+    """Requests whose prompts begin with some of a few documents of 8 tokens, in any order."""
+    own = workload(seed, n, **settings)
+    draw = np.random.default_rng(seed + 7)
+    rows = [draw.permutation(kinds)[: draw.integers(0, each + 1)] for _ in range(n)]
+    starts = np.cumsum([0, *(len(row) for row in rows)])
+    return replace(
+        own, isl=own.isl + 8 * np.diff(starts), block_hashes=np.concatenate(rows),
+        block_starts=starts, hash_tokens=8, meta={"blocks": "content"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_leap_equals_stepping_with_blocks_reused_anywhere(share):
+    found = 0
+    for seed in range(4):
+        requests = chunks(seed, 60, isl=20, ties=seed % 2 == 0, rate=80)
+        for name, pools in fleets().items():
+            pools = with_engine(
+                pools, prefix_caching=True, reuse="anywhere", recompute_share=share,
+                preemption="swap" if seed % 2 else "recompute",
+            )  # fmt: skip
+            commands = troubles(seed, pools) if seed > 2 and name != "mixed" else ()
+            leapt, stepped = (
+                serve(requests, pools, leap=leap, seed=3, tiers=(NODE, POOL), commands=commands)
+                for leap in (True, False)
+            )
+            assert_same(assert_laws(leapt, requests), stepped.log_so_far())
+            assert_stores(leapt)
+            found += used(leapt)[0]
+    assert found > 1000
+
+
+def documents(*rows, isl=40):
+    """One request a second; its documents are blocks of 8 tokens at the prompt's beginning."""
+    return replace(one(rows, at=np.arange(float(len(rows))), isl=isl), meta={"blocks": "content"})
+
+
+def test_what_is_reused_anywhere_is_computed_by_its_share_only():
+    requests = documents([1, 2, 3, 4], [9, 3, 1, 8])
+    for share, cached in ((0.0, 16), (0.25, 12), (1.0, 0)):
+        pools = with_engine([pool()], reuse="anywhere", recompute_share=share)
+        log = serve(requests, pools, tiers=[DRAM]).log_so_far()
+        # two of four documents are kept: 16 tokens, of which the share is computed again
+        assert log.requests["cached"].tolist() == [0, cached]
+        assert log.replicas["n_tokens"][0] == 2 * (40 + 2) - cached
+
+
+def test_documents_in_another_order_are_no_prefix():
+    requests = documents([1, 2, 3, 4], [2, 1, 3, 4], [1, 2, 4, 3])
+    log = serve(requests, [pool()]).log_so_far()
+    assert log.requests["cached"].tolist() == [0, 0, 16]
+
+
+def test_reuse_anywhere_without_tiers_or_in_one_pool_of_two_is_refused():
+    anywhere = with_engine([pool()], reuse="anywhere")
+    with pytest.raises(SpecError, match="there are none"):
+        serve(THREE, anywhere)
+    with pytest.raises(SpecError, match="would not mean the same"):
+        serve(THREE, [*anywhere, pool("both", "other")], tiers=[DRAM])

@@ -381,15 +381,16 @@ def test_debug_shows_the_stack(run):
     assert "Traceback" in run("schema", "nothing", FORERUN_DEBUG="1").stderr
 
 
-def test_a_reader_that_stops_early_is_no_error(run, tmp_path):
-    command = f"{sys.executable} -c 'from forerun.cli import main; main()' schema | head -1"
+@pytest.mark.parametrize("reader", ["head -1", "true"])
+def test_a_reader_that_stops_early_is_no_error(reader):
+    command = f"{sys.executable} -c 'from forerun.cli import main; main()' schema | {reader}"
     done = subprocess.run(
         ["bash", "-c", command + "; echo ${PIPESTATUS[0]}"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.stdout == "{\n0\n"
+    assert done.stdout.endswith("0\n")
     assert done.stderr == ""
 
 

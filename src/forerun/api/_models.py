@@ -22,23 +22,41 @@ def asked_models(case: Case) -> dict[str, Asked]:
     return case.models or {case.model: Asked(model=case.model)}
 
 
-def served(case: Case, edited: Edited, mean_len: Mapping[int, int]) -> list[Served]:
+def served(
+    case: Case,
+    edited: Edited,
+    mean_len: Mapping[int, int],
+    *,
+    seed: int = 0,
+    span_s: float = 0.0,
+) -> list[Served]:
     """Every pool with every model it serves, in order; its replicas begin with them in turn.
 
     mean_len : tokens of a usual request, by model.
+    seed, span_s : of the draws of experts, and how long the run is about to be.
+    Rows of other levels of expert load come after all pools; they have no replicas of their own.
     Raises Infeasible with the problems of all pools and models.
     """
     out: list[Served] = []
+    others: list[tuple[int, list[Served]]] = []
     problems: list[Problem] = []
     names = list(asked_models(case))
     for group, pool in enumerate(edited.deployment.pools):
         numbers = [names.index(name) for name in pool.models or names[:1]]
         try:
-            out += _of_pool(case, edited, pool, group, numbers, mean_len)
+            for first, *rest in _of_pool(
+                case, edited, pool, group, numbers, mean_len, seed=seed, span_s=span_s
+            ):
+                out.append(first)
+                if rest:
+                    others.append((len(out) - 1, rest))
         except Infeasible as error:
             problems += error.problems
     if problems:
         raise Infeasible(*problems)
+    for p, rest in others:
+        out[p] = replace(out[p], levels=out[p].course.rows(p, len(out)))
+        out += rest
     return out
 
 
@@ -49,7 +67,11 @@ def _of_pool(
     group: int,
     numbers: list[int],
     mean_len: Mapping[int, int],
-) -> list[Served]:
+    *,
+    seed: int,
+    span_s: float,
+) -> list[list[Served]]:
+    """For each model of a pool its row, and those of other levels of expert load behind it."""
     from forerun.cost.memory import measure
     from forerun.techniques import prepare
 
@@ -64,27 +86,36 @@ def _of_pool(
         others = sorted(sizes[:k] + sizes[k + 1 :], reverse=True)
         own = pool.model_copy(update={"replicas": len(range(k, pool.replicas, len(numbers)))})
         alone = replace(edited, deployment=edited.deployment.model_copy(update={"pools": (own,)}))
-        (ready,) = prepare(
+        rows = prepare(
             model,
             alone,
             mean_len=mean_len.get(m, 2048),
             beside_bytes=sum(others[: pool.resident - 1]),
+            seed=seed,
+            span_s=span_s,
         )
-        of_base = asked[m].own_share
-        whole = ready.weights_bytes * pool.devices_per_replica
-        out.append(
-            replace(
-                ready,
-                model=m,
-                group=group if len(numbers) > 1 else None,
-                base=bases.index(base) if (base := asked[m].base) is not None else -1,
-                n_resident=pool.resident,
-                load_s=latency_s + ready.weights_bytes / rate,
-                own_s=latency_s + of_base * ready.weights_bytes / rate,
-                load_bytes=whole,
-                own_bytes=of_base * whole,
+        if len(rows) > 1 and len(numbers) > 1:
+            raise SpecError.one(
+                f"deployment.pools.{pool.name}.moe",
+                "experts whose load changes cannot yet be combined with models that take turns: "
+                "both change what a replica runs",
+                "no drift and no rebalance_s (one load for the whole run), or one model",
             )
+        of_base = asked[m].own_share
+        weights = rows[0].weights_bytes
+        whole = weights * pool.devices_per_replica
+        first = replace(
+            rows[0],
+            model=m,
+            group=group if len(numbers) > 1 else None,
+            base=bases.index(base) if (base := asked[m].base) is not None else -1,
+            n_resident=pool.resident,
+            load_s=latency_s + weights / rate,
+            own_s=latency_s + of_base * weights / rate,
+            load_bytes=whole,
+            own_bytes=of_base * whole,
         )
+        out.append([first, *(replace(row, model=m) for row in rows[1:])])
     return out
 
 

@@ -119,6 +119,7 @@ def simulate(
     from forerun.sim.control.cold import cold_starts
     from forerun.sim.control.drive import Control, is_controlled
     from forerun.sim.control.slow import with_slow
+    from forerun.sim.moe import drive
     from forerun.sim.prepare import tiers
     from forerun.techniques import compose
 
@@ -127,18 +128,22 @@ def simulate(
         raise SpecError(*wrong)
     wanted = requests(case)
     edited = compose(deployment)
-    pools = _models.served(case, edited, mean_lengths(wanted))
+    pools = _models.served(
+        case, edited, mean_lengths(wanted), seed=case.seed, span_s=wanted.duration_s
+    )
     server = serve.Server(
         with_slow(pools, case.faults),
         route=edited.deployment.route,
         place=edited.deployment.place,
         fetch=edited.deployment.fetch,
         tiers=tiers(edited.deployment),
+        gate=edited.deployment.gate,
         seed=case.seed,
         log=log,
         policies=policies or {},
         concurrency=wanted.meta.get("concurrency"),
         think_s=wanted.meta.get("think_s", 0.0),
+        client=wanted.meta.get("client"),
         announce=announce,
         n_requests=len(wanted),
         hash_tokens=wanted.hash_tokens if wanted.block_hashes is not None else 0,
@@ -146,6 +151,7 @@ def simulate(
     )
     control = None
     if is_controlled(pools, case.faults):
+        drive.check_alone(pools)
         control = Control(server, case.faults, cold_starts(_models.of_pools(case, pools), pools))
     interrupted = _advance(server, wanted, progress, control)
     written = server.log_so_far() if control is None else control.log()
@@ -156,7 +162,8 @@ def simulate(
         carbon_gco2e_per_kwh=carbon_gco2e_per_kwh(case, deployment),
         bootstrap=bootstrap,
     )
-    reasons = tuple(explain(written, metrics))
+    experts = drive.explain(pools, written.end_ps * 1e-12)
+    reasons = (*explain(written, metrics), *experts)
     provenance = provenance_of(case, deployment, written) | {"interrupted": interrupted}
     provenance["assumed"] += _models.assumed(case, edited)
     return Result(case, deployment, wanted, written, metrics, reasons, provenance)
@@ -181,6 +188,8 @@ def _advance(
     control: Control | None = None,
 ) -> bool:
     """Runs to the end, in slices of about SLICE arrivals; True if the user stopped it between."""
+    from forerun.sim.moe import drive
+
     try:
         server.inject(wanted)
         n = len(wanted)
@@ -188,11 +197,11 @@ def _advance(
             control.run(progress)
         elif server.concurrency is None:
             for i in range(SLICE, n, SLICE):
-                server.advance(float(wanted.arrival_s[i]))
+                drive.advance(server, float(wanted.arrival_s[i]))
                 if progress is not None:
                     progress(i, n)
         if control is None:
-            server.advance()
+            drive.advance(server)
         if progress is not None:
             progress(n, n)
     except KeyboardInterrupt:
@@ -312,6 +321,9 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
             f"max_num_batched_tokens {e.max_num_batched_tokens}, "
             f"gpu_memory_utilization {e.gpu_memory_utilization:g}"
         )
+        for word, most in (("kept", e.kept_tokens), ("attended", e.attended_tokens)):
+            if most is not None:
+                out[label] += f", at most {most:,} tokens {word}"
         if e.speculation is not None:
             out[label.replace("engine", "speculation")] = _speculation_words(pool)
     return out

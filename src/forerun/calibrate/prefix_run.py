@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from forerun import catalog
+from forerun import catalog, units
 from forerun.errors import SpecError
 from forerun.metrics import latency
-from forerun.sim.prepare import prepare
+from forerun.sim.prepare import prepare, tiers
 from forerun.sim.serve import run
 from forerun.spec.columns import Columns, read_columns
 from forerun.spec.deployment import Deployment
@@ -34,6 +34,7 @@ from forerun.spec.requests import Requests
 NEEDED = ("qps", "prompt_tokens", "generation_tokens", "ttft", "generation_time", "user_id",
           "launch_time")  # fmt: skip
 BLOCK = 64  # tokens of a prefix block
+WARM_S = 3.0  # between prompts sent before the first rate
 LATE = 2.0  # a set-up is saturated where the mean TTFT is this many times that of a cold prompt
 
 
@@ -94,21 +95,36 @@ def read(path: str | Path) -> list[Recorded]:
     return out
 
 
-def workload(run: Recorded, system_tokens: int, rest_s: float) -> Requests:
-    """All rates after each other, prompts as prefix blocks: first the system's, then the user's."""
+def workload(run: Recorded, system_tokens: int, rest_s: float, warm: bool = False) -> Requests:
+    """All rates after each other, prompts as prefix blocks: first the system's, then the user's.
+
+    warm : every user has sent its prompt once before, one in WARM_S; these requests come first.
+    """
     start = np.zeros(len(run.launch_s))
-    clock = 0.0
+    users, first = np.unique(run.user, return_index=True)
+    if not warm:
+        users, first = users[:0], first[:0]
+    clock = WARM_S * len(users) + (rest_s if warm else 0.0)
     for rate in run.rates:
         mine = run.rate_per_s == rate
         start[mine] = clock
         clock += float(run.launch_s[mine].max()) + rest_s
-    n_blocks = run.isl // BLOCK
+    isl, osl, user, arrival = (
+        np.concatenate([before, after])
+        for before, after in (
+            (run.isl[first], run.isl),
+            (np.ones(len(users), dtype=int), run.osl),
+            (users, run.user),
+            (WARM_S * np.arange(len(users)), start + run.launch_s),
+        )
+    )
+    n_blocks = isl // BLOCK
     starts = np.concatenate([[0], np.cumsum(n_blocks)])
     place = np.arange(starts[-1]) - np.repeat(starts[:-1], n_blocks)
-    owner = np.repeat(run.user, n_blocks)
+    owner = np.repeat(user, n_blocks)
     hashes = np.where(place < system_tokens // BLOCK, place, (owner + 1) * 1_000_000 + place)
     return Requests(
-        start + run.launch_s, run.isl, run.osl, session=run.user, block_hashes=hashes,
+        arrival, isl, osl, session=user, block_hashes=hashes,
         block_starts=starts, hash_tokens=BLOCK,
     )  # fmt: skip
 
@@ -128,12 +144,15 @@ class Compared:
 
 
 def compare(run_: Recorded, model: str, deployment: Deployment, system_tokens: int, rest_s: float,
-            seed: int = 0) -> Compared:  # fmt: skip
+            warm: bool = False, seed: int = 0) -> Compared:  # fmt: skip
     """One set-up simulated on a deployment."""
-    requests = workload(run_, system_tokens, rest_s)
+    requests = workload(run_, system_tokens, rest_s, warm)
     pools = prepare(catalog.model(model), deployment)
-    log = run(requests, pools, log="requests", route=deployment.route, seed=seed)
-    rows = log.requests
+    log = run(
+        requests, pools, log="requests", route=deployment.route, seed=seed,
+        tiers=tiers(deployment), fetch=deployment.fetch,
+    )  # fmt: skip
+    rows = log.requests[len(requests) - len(run_.isl) :]
     found = run_.by_rate(rows["cached"].astype(float)) / run_.by_rate(rows["isl"].astype(float))
     after = latency.e2el_s(rows) - latency.ttft_s(rows)
     return Compared(run_, run_.by_rate(latency.ttft_s(rows)), run_.by_rate(after), found)
@@ -207,18 +226,38 @@ def report(found: Sequence[Compared], cold_s: float) -> str:
     return "\n".join(lines)
 
 
-def deployment_of(base: Mapping[str, object], text: str) -> tuple[str, Deployment]:
-    """NAME=key:value,key:value as a name and the deployment with these keys set."""
+def deployment_of(base: Mapping[str, object], text: str) -> tuple[str, Deployment, bool]:
+    """NAME=key:value,key:value as a name, the deployment with these keys set, and whether its users
+    have been there before.
+
+    `warm:1` says that; `dram:120 GB` and `dram_rate:25 GB/s` put host memory below each replica.
+    """
     name, _, settings = text.partition("=")
     data: dict[str, object] = dict(base)
     engine = dict(data.pop("engine"))  # type: ignore[call-overload]
+    given = {}
     for setting in filter(None, settings.split(",")):
         key, colon, value = setting.partition(":")
         if not colon:
             raise SpecError.one("--setup", f"{setting!r} is no key:value", "route:session_sticky")
-        where = data if key in Deployment.model_fields or key in ("device", "replicas") else engine
-        where[key] = value
-    return name, Deployment.model_validate({**data, "engine": engine})
+        given[key] = value
+    warm = given.pop("warm", "0") == "1"
+    if "dram" in given:
+        rate = given.pop("dram_rate", None)
+        if rate is None:
+            raise SpecError.one("--setup", "dram has no rate", "dram_rate:25 GB/s")
+        capacity_bytes = units.parse(given.pop("dram"), "bytes")
+        bandwidth = units.parse(rate, "bytes_per_s")
+        tier = {
+            "tier": "dram",
+            "capacity_bytes": capacity_bytes,
+            "bandwidth_bytes_per_s": bandwidth,
+        }
+        data["kv_tiers"] = [tier]
+    for key, value in given.items():
+        known = (*Deployment.model_fields, "device", "replicas")
+        (data if key in known else engine)[key] = value
+    return name, Deployment.model_validate({**data, "engine": engine}), warm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -245,11 +284,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = {one.name: one for one in read(given.file)}
         found = []
         for text in given.setup:
-            name, deployment = deployment_of(base, text)
+            name, deployment, warm = deployment_of(base, text)
             if name not in runs:
                 raise SpecError.one("--setup", f"no set-up {name!r}", f"one of {', '.join(runs)}")
             found.append(
-                compare(runs[name], given.model, deployment, given.system_tokens, given.rest)
+                compare(runs[name], given.model, deployment, given.system_tokens, given.rest, warm)
             )
     except ForerunError as error:
         print(error, file=sys.stderr)

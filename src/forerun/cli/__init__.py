@@ -81,7 +81,8 @@ def main(args: Sequence[str] | None = None) -> None:
         code = group.main(args, prog_name="forerun", standalone_mode=False)
         sys.stdout.flush()
     except SystemExit as end:
-        code = end.code
+        # click ends with 1, and marks its output, when a reader (head, less) has seen enough
+        code = 0 if type(sys.stdout).__name__.endswith("PacifyFlushWrapper") else end.code
     except BaseException as error:
         from forerun.cli._errors import exit_code
 

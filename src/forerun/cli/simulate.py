@@ -116,7 +116,7 @@ def write_files(
         out.note(f"wrote {perfetto}: drop it on ui.perfetto.dev" + (f" ({cut})" if cut else ""))
 
 
-_OF_FLEET = ("route", "place")
+_OF_FLEET = ("route", "place", "gate")
 _POLICY_KINDS = (*_OF_FLEET, "batch", "order", "admit", "preempt", "speculate")
 
 

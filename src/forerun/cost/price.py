@@ -131,11 +131,11 @@ def merged(graph: Graph) -> list[Op]:
     counts: dict[tuple[Any, ...], float] = defaultdict(float)
     first: dict[tuple[Any, ...], Op] = {}
     for op in graph.ops:
-        key = (op.name, op.shape, op.axis, op.split, op.devices)
+        key = (op.name, op.shape, op.axis, op.split, op.devices, op.load)
         counts[key] += op.count
         first.setdefault(key, op)
     return [
-        Op(op.name, op.shape, op.axis, counts[k], op.split, op.devices, op.group, op.part)
+        Op(op.name, op.shape, op.axis, counts[k], op.split, op.devices, op.group, op.part, op.load)
         for k, op in first.items()
     ]
 
@@ -187,7 +187,7 @@ def _add(total: _Totals, op: Op, at: _Axes, m: Costs, watts: Power, graph: Graph
         return
     units = at.tokens if op.axis == "tokens" else at.seqs
     if isinstance(shape, Collective):
-        time = m.by_tokens(shape, units / op.split)
+        time = m.by_tokens(shape, units / op.split * op.load)
         sent = shape.sent(units / op.split)
         energy = watts.dynamic_j(0.0, 0.0, sent, time, graph.math)
         total.add(
@@ -197,8 +197,13 @@ def _add(total: _Totals, op: Op, at: _Axes, m: Costs, watts: Power, graph: Graph
         return
     if not op.kernels:
         return  # only takes memory
-    time = m.by_tokens(shape, np.ceil(units / op.split))
+    time = m.by_tokens(shape, _busiest(units, op))
     _add_work(total, op.axis, op, time, shape.counts(units / op.split), watts, 1.0)
+
+
+def _busiest(units: Any, op: Op) -> Any:
+    """Units of the device that the others wait for."""
+    return np.ceil(np.ceil(units / op.split) * op.load)
 
 
 def _add_work(
@@ -237,7 +242,7 @@ def _typical(ops: list[Op], graph: Graph, m: Costs, *, max_seqs: int, max_len: i
     for op in ops:
         if not op.kernels and not isinstance(op.shape, Collective):
             continue
-        n, shape = np.ceil(B / op.split), op.shape
+        n, shape = _busiest(B, op), op.shape
         sequential = isinstance(shape, Attention | Scan)
         point: Point = m.point(shape, n, c if sequential else None)
         time = op.count * point.time_s

@@ -42,7 +42,7 @@ def clip(leaps: np.ndarray, from_ps: int, to_ps: int) -> np.ndarray:
     rows, k, n = leaps[keep].copy(), before[keep], (by - before)[keep]
     rows["start_ps"] += span_ps(rows, k)
     rows["first_ps"] += rows["slope_ps"] * k
-    rows["ctx"] += rows["n_decode"] * k
+    rows["ctx"] += (rows["n_decode"] - rows["n_still"]) * k
     rows["past"] += rows["chunk"] * k
     rows["n_steps"] = n
     return rows

@@ -46,7 +46,24 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
         out += [*_waiting(part, metrics), *_bound(metrics, steps), *_gaps(part, metrics)]
         out += _speculation(part)
     out += [*_moves(part, metrics), *_tiers(part), *_turns(part, metrics), *_preemption(metrics)]
-    return out + sentence(metrics.workflows) + fleet.told(part, metrics)
+    out += [*sentence(metrics.workflows), *_clients(log)]
+    return out + fleet.told(part, metrics)
+
+
+def _clients(log: Log) -> list[str]:
+    """What clients did beside waiting, and what that cost."""
+    did = log.meta.get("clients")
+    if did is None:
+        return []
+    computed = int(log.replicas["n_tokens"].sum())
+    told = (
+        f"Clients gave up {plural(did['given_up'], 'time')}, sent "
+        f"{plural(did['sent_again'], 'request')} again and {did['hedged']:,} to a second replica"
+    )
+    if not did["wasted_tokens"] or not computed:
+        return [told + "; nothing was computed in vain."]
+    share = text(did["wasted_tokens"] / computed, "share")
+    return [f"{told}; copies whose answer nobody took cost {share} of all computed tokens."]
 
 
 def spent(part: View) -> Steps | None:

@@ -30,7 +30,7 @@ def amount(leaps: np.ndarray, table: CostTable, work: Work) -> np.ndarray:
     n = leaps["n_steps"].astype(float)
     middle = (n - 1) / 2
     batch, chunks = leaps["n_decode"], leaps["n_chunks"]
-    ctx = leaps["ctx"] + batch * middle
+    ctx = leaps["ctx"] + (batch - leaps["n_still"]) * middle
     past = leaps["past"] + leaps["chunk"] * middle
     step = np.interp(leaps["n_tokens"], grid(table.max_tokens), work.tokens)
     step += np.interp(leaps["n_seqs"], grid(table.max_seqs), work.seqs)

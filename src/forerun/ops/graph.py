@@ -41,6 +41,7 @@ class Op:
     devices: int = 1  # devices of a stage that run it at once
     group: int = 0  # index into the model's layer groups, or EMBED, HEAD
     part: str = "other"  # of the model, as in spec.params.PARTS
+    load: float = 1.0  # units of the busiest device over the mean: for time, which waits for it
 
     @property
     def family(self) -> str:

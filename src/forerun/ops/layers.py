@@ -212,9 +212,11 @@ def _moe(hidden: int, x: Moe, pool: Pool, f: Formats) -> Iterator[tuple[str, Sha
     if x.latent:
         yield "latent.down", Matmul(D, hidden, f.base, a), "other", False
     slots = x.n_experts + pool.redundant_experts  # copies share their expert's tokens
+    offload = pool.moe.offload if pool.moe else None
     experts = Experts(
         D, -(-x.inter // cut), slots, x.topk, slots // ep, gated=x.gated,
         dtype=f.of("experts"), act_bytes=a, bias=x.bias,
+        resident=offload.in_hbm if offload else 1.0,
     )  # fmt: skip
     before, after = _exchange(D, x, pool, f)
     for name, shape in before:

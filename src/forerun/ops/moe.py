@@ -66,6 +66,7 @@ class Experts:
     dtype: str = "bf16"
     act_bytes: float = 2.0
     bias: bool = False
+    resident: float = 1.0  # share of them in the device's memory; the others are on the host
     kernels: int = 6  # pick, sort, two grouped products, activation, weighted sum
 
     @property
@@ -79,7 +80,8 @@ class Experts:
     def stored_bytes(self) -> float:
         n_mat = 3 if self.gated else 2
         weights = self.n_local * self.hidden * self.inter * n_mat
-        return weights * WEIGHT_BYTES[self.dtype] + 2.0 * (self.params - weights)
+        stored = weights * WEIGHT_BYTES[self.dtype] + 2.0 * (self.params - weights)
+        return self.resident * stored
 
     def counts(self, n_tokens: Array) -> Counts:
         return moe(

@@ -71,6 +71,13 @@ def plan(
     if case.deployment and case.deployment.techniques:
         what = "plans are made without techniques so far, and these would be left out silently"
         raise SpecError.one("deployment.techniques", what, "techniques: []")
+    for name in ("workflow", "client"):
+        if getattr(case.traffic, name) is not None:
+            what = (
+                "bounds of plans count requests that come by themselves, and wait for their answer"
+            )
+            fix = "forerun simulate tells what a given deployment does with it"
+            raise SpecError.one(f"traffic.{name}", what, fix)
     model = catalog.model(case.model)
     requests = requests_of(case.traffic, seed=case.seed)
     store = store or Store()

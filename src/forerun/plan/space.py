@@ -63,7 +63,7 @@ def candidates(
     wishes : a deployment whose given sizes are kept (`model_fields_set`).
     dtypes : weight formats to try; the deployment's own when empty.
     keep   : sizes of the case's deployment that are kept: "tp", "pp", "dp", "ep", "cp".
-    Raises SpecError when the wishes fix the number of replicas.
+    Raises SpecError when the wishes fix the number of replicas, or name tiers of KV.
     """
     model = catalog.model(case.model)
     source = wishes or case.deployment
@@ -71,6 +71,10 @@ def candidates(
     if "replicas" in given:
         fix = "drop it, or ask `forerun simulate` about that number"
         raise SpecError.one("deployment.replicas", "the number of replicas is the answer", fix)
+    if source and source.kv_tiers:
+        what = "a plan's layouts have memory of their own only, and no tiers of KV below"
+        fix = "plan without them, then ask `forerun simulate` what they add"
+        raise SpecError.one("deployment.kv_tiers", what, fix)
     out: list[Candidate] = []
     for name, group in case.fleet.devices.items():
         pool = _template(name, source)

@@ -52,6 +52,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "latency": {name: _quantiles(getattr(m, name)) for name in LATENCIES},
         **{group: {n: _figure(getattr(m, n)) for n in names} for group, names in GROUPS.items()},
         **_workflows(m),
+        **_clients(result.log),
         "by_replica": _by_replica(m),
         **({"by_model": [asdict(row) for row in m.by_model]} if m.by_model else {}),
         "model_band": {
@@ -105,6 +106,12 @@ def _counts(m: Metrics) -> dict[str, int]:
     if m.workflows is None and not m.counts.cancelled:
         del out["cancelled"]
     return out
+
+
+def _clients(log: Log | None) -> dict[str, Any]:
+    """What clients did, where the case says how patient they are."""
+    did = None if log is None else log.meta.get("clients")
+    return {} if did is None else {"clients": dict(did)}
 
 
 def _workflows(m: Metrics) -> dict[str, Any]:

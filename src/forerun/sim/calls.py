@@ -43,7 +43,7 @@ def calls_of(
     start, n = len(now.calls), len(rows)
     first = int(rows.request[0]) if n else start
     more = state.rows(first - start + n, state.CALL)  # those put in before had none
-    more.workflow = -1
+    more.workflow = more.slot = more.twin = more.loser = -1
     rows.workflow, flows = _flows(rows, requests, len(now.flows))
     own = more[first - start :]
     own.workflow = rows.workflow

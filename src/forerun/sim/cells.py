@@ -111,6 +111,9 @@ def _check(traffic: Traffic, n_cells: int) -> None:
     ):
         what = "only drawn Poisson arrivals are split over cells without being made whole first"
         problems.append(Problem("traffic", what, "arrivals: poisson, with isl and osl"))
+    if traffic.documents is not None:
+        what = "documents are kept by replicas of one router"
+        problems.append(Problem("traffic.documents", what, "run one cell, or leave them out"))
     if traffic.rate_per_s is None or traffic.n_requests is None:
         what = "cells need a rate and a number of requests"
         problems.append(Problem("traffic", what, "rate_per_s: 100 /s, n_requests: 1000000"))

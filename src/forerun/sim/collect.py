@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from forerun.sim.core.front import BAD_PLACE, BAD_ROUTE
 from forerun.sim.core.speculate import BAD_DRAFT
 from forerun.sim.core.turns import BAD_TURN
 from forerun.sim.policy import Found
+
+if TYPE_CHECKING:
+    from forerun.sim.setup import Served
+    from forerun.sim.tiers import Tier
 
 PS = 1e12
 
@@ -33,7 +37,10 @@ def live_slots(now: state.State) -> np.ndarray:
 
 def unfinished(now: state.State) -> np.ndarray:
     """Rows of dtype DONE for the requests in the system, as of each replica's last event."""
-    live = np.asarray(now.live)[live_slots(now)]
+    slots = live_slots(now)
+    if now.clock["has_clients"][0]:  # one row a request, however many copies of it there are
+        slots = slots[now.calls["slot"][now.live["request"][slots]] == slots]
+    live = np.asarray(now.live)[slots]
     rows = np.zeros(len(live), dtype=state.DONE)
     same = ("request", "arrival_ps", "scheduled_ps", "first_token_ps", "isl", "osl", "n_out")
     for name in (
@@ -59,6 +66,17 @@ def unfinished(now: state.State) -> np.ndarray:
     rows["status"] = state.STATUS["unfinished"]
     rows["tag"] = live["tenant"]
     return rows
+
+
+def client_counts(clock: Any) -> dict[str, int]:
+    """What clients did beside waiting, and the work that was for nothing."""
+    return {
+        "given_up": int(clock.n_given_up),
+        "sent_again": int(clock.n_sent_again),
+        "hedged": int(clock.n_hedged),
+        "wasted_tokens": int(clock.wasted_tokens),
+        "wasted_output_tokens": int(clock.wasted_out),
+    }
 
 
 def wrong_choice(clock: Any, found: Mapping[str, Sequence[Found]], n_replicas: int) -> PolicyError:
@@ -107,3 +125,25 @@ def wrong_choice(clock: Any, found: Mapping[str, Sequence[Found]], n_replicas: i
         "let a step decode or start a request; whole-prompt batching needs "
         "max_num_batched_tokens at least as large as the longest prompt",
     )
+
+
+def assumed(pools: Sequence[Served], tiers: Sequence[Tier]) -> tuple[str, ...]:
+    """What a run of these takes for granted, in sentences."""
+    out = []
+    engines = [served.pool.engine for served in pools]
+    if any(served.pool.pp > 1 for served in pools):
+        out.append(
+            "pipeline stages: each replica runs pp batches in turn, each with its share of the "
+            "sequences and KV blocks; bubbles from batches of unequal length are left out"
+        )
+    if tiers:
+        out.append(
+            "KV tiers: writing is not waited for; KV comes up whole, tier after tier, before "
+            "the rest of its prompt is computed"
+        )
+    if any(engine.kept_tokens or engine.attended_tokens for engine in engines):
+        out.append(
+            "caps on kept or attended tokens: choosing the tokens costs nothing, and what the "
+            "answers lose is not looked at"
+        )
+    return tuple(out)

@@ -34,6 +34,7 @@ ARGUMENTS = {
     "place": ("request", "load", "params", "memory", "rng"),
     "fetch": ("request", "engine", "offer", "params"),
     "speculate": ("request", "replica", "engine", "step_ps", "params"),
+    "gate": ("request", "load", "now_ps", "params", "memory"),
     "scale": ("pool", "rule", "memory"),  # plain Python, see sim/control/
     "fault": ("rng", "fault"),
     "turn": ("replica", "engine", "model", "queued", "now_ps", "params"),

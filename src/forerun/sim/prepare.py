@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
+from typing import Any
 
 from forerun import catalog
 from forerun.cost import engine_fit
@@ -14,6 +16,8 @@ from forerun.errors import Infeasible, Problem
 from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
 from forerun.sim import drafts
+from forerun.sim.moe.check import check_experts
+from forerun.sim.moe.rows import rows_of
 from forerun.sim.serve import Served
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Deployment, Pool
@@ -31,6 +35,8 @@ def prepare(
     beside_bytes: float = 0.0,
     rewrite: Callable[[Graph, Pool], Graph] | None = None,
     reprice: Callable[[CostTable, Graph, Pool], CostTable] | None = None,
+    seed: int = 0,
+    span_s: float = 0.0,
 ) -> list[Served]:
     """Every pool of the deployment, lowered, priced and fitted into memory.
 
@@ -38,11 +44,14 @@ def prepare(
     beside_bytes : of each device, taken by weights of other models.
     rewrite, reprice : what is done to each pool's graph before it is priced, and to its table after
     (techniques, fitted costs); neither changes what memory holds.
+    seed, span_s : of the draws of experts, and how long the run is about to be.
+    Rows of other levels of expert load come after all pools; they have no replicas of their own.
     Raises ShapeError where a layout is impossible, Infeasible where the model does not fit, with
     the problems of all pools and what would mend them.
     """
     problems: list[Problem] = []
     ready: list[Served] = []
+    others: list[tuple[int, list[Served]]] = []
     for pool in deployment.pools:
         device = catalog.device(pool.device)
         held = memory(model, pool, device, beside_bytes=beside_bytes)
@@ -56,43 +65,67 @@ def prepare(
         if held.problems:
             continue
         max_len = min(held.max_len, held.max_context)
+        if (pool.engine.kept_tokens or held.max_context) < held.max_context:
+            max_len = held.max_len  # memory does not end it
         fit = engine_fit.of_pool(pool)
         pool = engine_fit.on_pool(fit, model.name, pool)
         graph = lower(model, pool)
         if rewrite is not None:
             graph = rewrite(graph, pool)
-        table = price(
-            graph,
-            device,
-            max_tokens=pool.engine.max_num_batched_tokens,
-            max_seqs=pool.engine.max_num_seqs,
-            max_len=max_len,
-            runtime=pool.engine.runtime,
-            queries=drafts.queries(pool),
-        )
-        table = engine_fit.on_table(fit, table, pool)
-        if reprice is not None:
-            table = reprice(table, graph, pool)
-        if draft is not None:
-            table = drafts.beside(table, draft, pool, max_len, fit)
+        problems += check_experts(model, pool, device, graph)
+        if problems:
+            continue
+
+        def table_of(
+            graph: Graph, pool: Pool = pool, device: Device = device, fit: Any = fit,
+            max_len: int = max_len,
+        ) -> CostTable:  # fmt: skip
+            table = price(
+                graph,
+                device,
+                max_tokens=pool.engine.max_num_batched_tokens,
+                max_seqs=pool.engine.max_num_seqs,
+                max_len=max_len,
+                runtime=pool.engine.runtime,
+                queries=drafts.queries(pool),
+            )
+            table = engine_fit.on_table(fit, table, pool)
+            return reprice(table, graph, pool) if reprice is not None else table
+
         n_blocks = held.blocks_for(max(min(mean_len, max_len), pool.engine.block_tokens))
         port_bytes_per_s, port_latency_s = port(pool, device)
-        ready.append(
-            Served(
-                pool=pool,
-                table=table,
-                n_blocks=n_blocks,
-                max_len=max_len,
-                kv_token_bytes=held.kv_bytes_per_token_replica,
-                n_layers=model.n_layers,
-                port_bytes_per_s=port_bytes_per_s,
-                port_latency_s=port_latency_s,
-                draft=drafts.proposing(pool, device),
-                weights_bytes=held.weights_bytes,
-            )
+        rows = rows_of(model, pool, device, graph, table_of, seed=seed, span_s=span_s)
+        if draft is not None:
+            rows = [
+                replace(row, table=drafts.beside(row.table, draft, pool, max_len, fit))
+                for row in rows
+            ]
+        first, *rest = rows
+        served = Served(
+            pool=pool,
+            table=first.table,
+            n_blocks=n_blocks,
+            max_len=max_len,
+            kv_token_bytes=held.kv_bytes_per_token_replica,
+            n_layers=model.n_layers,
+            port_bytes_per_s=port_bytes_per_s,
+            port_latency_s=port_latency_s,
+            draft=drafts.proposing(pool, device),
+            weights_bytes=held.weights_bytes,
+            course=first.course,
+            waits=first.waits,
         )
+        ready.append(served)
+        if rest:
+            idle = pool.model_copy(update={"replicas": 0})
+            more = [replace(served, pool=idle, table=row.table, course=None) for row in rest]
+            others.append((len(ready) - 1, more))
     if problems:
         raise Infeasible(*problems)
+    for p, more in others:
+        course = ready[p].course
+        ready[p] = replace(ready[p], levels=course.rows(p, len(ready)))
+        ready += more
     return ready
 
 

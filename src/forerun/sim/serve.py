@@ -1,7 +1,5 @@
-"""Serving: values in, arrays through the core, a `Log` out.
-
-`run` simulates a whole workload; `Server` is the same core with its clock in the caller's hands.
-"""
+"""Serving: values in, arrays through the core, a `Log` out.  `run` simulates a whole workload;
+`Server` is the same core with its clock in the caller's hands."""
 
 from __future__ import annotations
 
@@ -12,26 +10,37 @@ from typing import Any
 
 import numpy as np
 
-from forerun.errors import Problem, SpecError
+from forerun.errors import SpecError
 from forerun.sim import calls
 from forerun.sim import policy as policy_room
 from forerun.sim import tables as table_arrays
-from forerun.sim.collect import live_slots, unfinished, wrong_choice
+from forerun.sim.collect import assumed, client_counts, live_slots, unfinished, wrong_choice
 from forerun.sim.core import compile as compiler
 from forerun.sim.core import serve as core_serve
 from forerun.sim.core import state
 from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.log import Log
+from forerun.sim.room import gate_memory_for, pending_for, wider
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
-from forerun.sim.split import check_drafts, check_hashes, check_models, check_roles
+from forerun.sim.split import (
+    check_caps,
+    check_drafts,
+    check_hashes,
+    check_models,
+    check_reuse,
+    check_roles,
+    check_widths,
+)
 from forerun.sim.tiers import Tier, check_tiers, uses
 from forerun.spec.deployment import Engine, Policy
-from forerun.spec.requests import Requests
+from forerun.spec.requests import CONTENT, Requests, chained
+from forerun.spec.workload import Client
 
 LONGEST_S = 9.2e6  # int64 picoseconds
 LEAST_OUTSTANDING = Policy(name="least_outstanding")
 ALWAYS = Policy(name="always")
+EVERYONE = Policy(name="everyone")
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class Server:
     place: Policy | Callable[..., Any] = LEAST_OUTSTANDING
     fetch: Policy | Callable[..., Any] = ALWAYS
     tiers: Sequence[Tier] = ()  # below the replicas' memory, the nearest first
+    gate: Policy | Callable[..., Any] = EVERYONE
     seed: int = 0
     log: str = "full"
     leap: bool = True
@@ -67,6 +77,7 @@ class Server:
     sink: Callable[[Batches], None] | None = None
     n_requests: int | None = None  # how many will come, when known: their rows need no sorting
     hash_tokens: int = 0  # of the prefix blocks that requests will name; 0: none do
+    client: Client | None = None  # how patient clients are, and what they do then
     go_on: bool = False  # successors of a request that gave no answer are sent all the same
     announce: Callable[[str], None] | None = None
     models: Sequence[str] = ()  # their names, for the log
@@ -97,6 +108,8 @@ class Server:
                 hash_tokens=self.hash_tokens,
                 tiers=self.tiers,
                 go_on=self.go_on,
+                client=self.client,
+                gated=self._found["gate"][0].name != EVERYONE.name,
             ),
         )
         if JIT and not compiler.is_cached():
@@ -115,27 +128,18 @@ class Server:
     def _check(self) -> None:
         if not self.pools:
             raise SpecError.one("deployment.pools", "there is no pool", "give one with a device")
-        narrow = [s.pool for s in self.pools if s.seats > s.budget]
-        if narrow:
-            raise SpecError(
-                *(
-                    Problem(
-                        f"deployment.pools.{pool.name}.engine.max_num_batched_tokens",
-                        f"{pool.engine.max_num_batched_tokens} tokens a step cannot give each of "
-                        f"{pool.engine.max_num_seqs} sequences one",
-                        f"max_num_seqs: {pool.engine.max_num_batched_tokens}, or more tokens",
-                    )
-                    for pool in narrow
-                )
-            )
+        check_widths(self.pools)
         self._found = {
             kind: [self._policy(kind, served.pool.engine) for served in self.pools]
             for kind in ("order", "admit", "batch", "preempt", "speculate", "turn")
         }
-        for kind, chosen in (("route", self.route), ("place", self.place), ("fetch", self.fetch)):
+        fleet = {"route": self.route, "place": self.place, "fetch": self.fetch, "gate": self.gate}
+        for kind, chosen in fleet.items():
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
         check_roles(self.pools)
         check_drafts(self.pools)
+        check_reuse(self.pools, len(self.tiers))
+        check_caps(self.pools, self.hash_tokens)
         check_hashes(self.pools, self.hash_tokens)
         check_tiers(self.pools, self.tiers, self.hash_tokens)
         check_models(self.pools)
@@ -209,6 +213,8 @@ class Server:
         rows.isl, rows.osl = requests.isl, requests.osl
         rows.priority = 0 if requests.priority is None else requests.priority
         rows.tenant = 0 if requests.tenant is None else requests.tenant
+        if n:
+            self._put(gate_memory=gate_memory_for(self._state, int(rows.tenant.max()) + 1))
         rows.session = -1 if requests.session is None else requests.session
         rows.model = self._models(requests)
         self._name_prefixes(rows, requests)
@@ -219,7 +225,7 @@ class Server:
             known = np.isfinite(requests.deadline_s)
             deadline = table_arrays.picoseconds(np.where(known, requests.deadline_s, 0.0))
             rows.deadline_ps = np.where(known, deadline, NEVER)
-        if calls.wanted_by(requests) or len(self._state.calls):
+        if calls.wanted_by(requests) or self.client is not None or len(self._state.calls):
             rows = self._with_calls(rows, requests)
         if self.concurrency is None:
             rows.deadline_ps = calls.later(rows.arrival_ps, rows.deadline_ps)
@@ -234,11 +240,8 @@ class Server:
         self._clock.has_calls = 1
         if requests.meta.get("on_failure") == "go_on":
             self._clock.go_on = 1
-        pending = len(more["calls"]) + (self.concurrency or 0) + 2
-        if pending > len(self._state.pending):
-            old, wider = self._state.pending, state.rows(pending, state.ARRIVAL)
-            wider[: self._clock.n_pending] = old[: self._clock.n_pending]
-            self._put(pending=wider)
+        n = len(more["calls"]) + (self.concurrency or 0)
+        self._put(pending=pending_for(self._state, n))
         if self.concurrency is not None:  # a workflow is released as a whole
             return rows[roots[np.argsort(calls.first_of(rows.workflow)[roots], kind="stable")]]
         return rows[roots]
@@ -266,10 +269,16 @@ class Server:
         rows.hash_at = len(old) + requests.block_starts[:-1]
         computed = requests.isl + (requests.osl - 1 if requests.answers_named else 0)
         rows.n_hash = np.minimum(named, computed // self.hash_tokens)
-        keys = requests.block_hashes.astype(np.int64)
+        names = requests.block_hashes.astype(np.int64)
+        if requests.meta.get("blocks") == CONTENT and not self._anywhere:
+            names = chained(names, requests.block_starts)
         if requests.model is not None:  # one prefix of two models is two blocks of KV
-            keys = keys ^ (np.repeat(requests.model, named) << 50)
-        self._put(hashes=np.concatenate([old, keys]))
+            names = names ^ (np.repeat(requests.model, named) << 50)
+        self._put(hashes=np.concatenate([old, names]))
+
+    @property
+    def _anywhere(self) -> bool:
+        return any(served.pool.engine.reuse == "anywhere" for served in self.pools)
 
     def advance(self, until_s: float = np.inf) -> None:
         """Handle every event up to `until_s`; afterwards the clock stands there (or at the last
@@ -289,25 +298,11 @@ class Server:
     def _step(self, until_ps: int) -> int:
         """Run until the core asks for something; give it that."""
         reason = int(self._advance_core(self._state, until_ps, *self._functions))
-        if reason == core_serve.WANT_SLOTS:
-            old = self._state.live
-            live = state.rows(2 * len(old), state.LIVE)
-            live[: len(old)] = old
-            state.free_slots(live, len(old))
-            to_fetch = np.zeros((len(live), self._state.to_fetch.shape[1]), dtype=np.int64)
-            to_fetch[: len(old)] = self._state.to_fetch
-            self._put(live=live, moving=np.resize(self._state.moving, len(live)), to_fetch=to_fetch)
-            self._clock.free = len(old)
-        elif reason == core_serve.WANT_LOG:
+        if reason == core_serve.WANT_LOG:
             self._drain()
-        elif reason == core_serve.WANT_GAPS:
-            wider = [
-                np.pad(a, [(0, 0), (0, a.shape[1])])
-                for a in (self._state.gap_step, self._state.gap_ps)
-            ]
-            self._put(gap_step=wider[0], gap_ps=wider[1])
         elif reason == core_serve.WRONG:
             raise wrong_choice(self._clock, self._found, len(self.pool_of_replica))
+        self._put(**wider(self._state, reason))
         return reason
 
     def _release_first(self) -> None:
@@ -323,9 +318,10 @@ class Server:
         found = present[(live.request[present] == request) & (live.aborted[present] == 0)]
         if not len(found):
             return False
-        r, now = int(found[0]), int(self._clock.now_ps)
-        if compiler.entry("abort")(self._state, r, now):
-            compiler.entry("cut_leap")(self._state, int(live[r].replica), now)
+        now = int(self._clock.now_ps)
+        for r in found.tolist():  # copies of it, where clients send more than one
+            if compiler.entry("abort")(self._state, r, now):
+                compiler.entry("cut_leap")(self._state, int(live[r].replica), now)
         return True
 
     def _drain(self) -> None:
@@ -369,6 +365,7 @@ class Server:
             n_fetched=int(self._state.stores["n_waits"].sum()),
             graph=calls.graph_of(self._state) if len(self._state.calls) else None,
             meta={
+                **({} if self.client is None else {"clients": client_counts(self._clock)}),
                 "policies": {
                     kind: sorted({f.name for f in found})
                     for kind, found in self._found.items()
@@ -378,7 +375,7 @@ class Server:
                 "hash_tokens": self.hash_tokens,
                 "models": tuple(self.models),
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
-                "assumed": self._assumed(),
+                "assumed": assumed(self.pools, self.tiers),
             },
         )
 
@@ -394,14 +391,6 @@ class Server:
             parts = [done[:0], *(rows.requests for rows in self._kept)]
         rows = np.concatenate([*parts, under_way])
         return rows[np.argsort(rows["request"], kind="stable")]
-
-    def _assumed(self) -> tuple[str, ...]:
-        if any(served.pool.pp > 1 for served in self.pools):
-            return (
-                "pipeline stages: each replica runs pp batches in turn, each with its share of the "
-                "sequences and KV blocks; bubbles from batches of unequal length are left out",
-            )
-        return ()
 
 
 def run(
@@ -444,5 +433,4 @@ def run(
 
 def _parts(requests: Requests) -> Iterable[Requests]:
     """The workload in pieces of CHUNK requests."""
-    for start in range(0, max(len(requests), 1), CHUNK):
-        yield requests[start : start + CHUNK]
+    yield from (requests[i : i + CHUNK] for i in range(0, max(len(requests), 1), CHUNK))

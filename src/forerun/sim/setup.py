@@ -17,6 +17,7 @@ from forerun.sim.speculation import Drafting, draft_arrays
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Pool
 from forerun.spec.streams import stream
+from forerun.spec.workload import Client
 
 CHUNK = 1 << 16  # rows that a buffer of arrivals or of the log has at first
 PS = table_arrays.PS
@@ -44,6 +45,9 @@ class Served:
     own_s: float = 0.0  # ... or those that its base has not
     load_bytes: float = 0.0
     own_bytes: float = 0.0
+    levels: tuple[int, ...] = ()  # rows that its replicas run at each level of expert load
+    course: Any = None  # which level when (`sim.moe.rows.Course`)
+    waits: Any = None  # for experts on the host (`sim.moe.rows.Waits`)
 
     @property
     def seats(self) -> int:
@@ -73,6 +77,8 @@ class Options:
     cached: bool  # a router wants to know who keeps a prompt's prefix
     hash_tokens: int = 0  # of a prefix block; 0 when prefixes are not kept
     tiers: Sequence[Tier] = ()
+    client: Client | None = None
+    gated: bool = False  # a policy says who is let in
     go_on: bool = False  # successors of a request that gave no answer are sent all the same
 
 
@@ -117,11 +123,14 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].restricted = int(apart)
     clock[0].next_move_ps = NEVER
     clock[0].passed_ps = -1
+    clock[0].gated = int(options.gated)
     clock[0].go_on = int(options.go_on)
     clock[0].held_head = clock[0].held_tail = -1
     clock[0].by_request = int(options.n_requests is not None)
     clock[0].closed = int(options.concurrency is not None)
     clock[0].think_ps = round(options.think_s * PS)
+    if options.client is not None:
+        _fill_client(clock[0], options.client)
     host = pools[0].pool.engine
     clock[0].host_request_ps = round(host.host_request_s * PS)
     clock[0].host_prompt_token_ps = round(host.host_prompt_token_s * PS)
@@ -136,6 +145,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         calls=state.rows(0, state.CALL),
         successors=state.rows(0, state.SUCCESSOR),
         flows=state.rows(0, state.FLOW),
+        timers=state.rows(1, state.TIMER),
         live=live,
         moving=np.zeros(len(live), dtype=np.int64),
         offered=np.zeros(load.size, dtype=np.int64),
@@ -166,7 +176,22 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         route_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
         route_rng=rng,
         place_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
+        gate_memory=np.zeros(signatures.GATE_OF_TENANT + 2, dtype=np.int64),
     )
+
+
+def _fill_client(clock: Any, client: Client) -> None:
+    clock.has_clients = 1
+    clock.first_token_by_ps = round((client.first_token_s or 0) * PS)
+    clock.end_by_ps = round((client.give_up_s or 0) * PS)
+    clock.hedge_ps = round((client.hedge_s or 0) * PS)
+    clock.hedge_first = int(client.hedge_s is not None and client.hedge_by == "first_token")
+    clock.max_retries = client.retries
+    clock.retry_rejections = int("rejection" in client.retry_on)
+    clock.retry_timeouts = int("timeout" in client.retry_on)
+    clock.retry_failures = int("failure" in client.retry_on)
+    clock.backoff_ps = round(client.backoff_s * PS)
+    clock.backoff_thousandths = round(client.backoff_factor * 1000)
 
 
 def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None:
@@ -187,6 +212,10 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.mixed_cross_ps = round(table.mixed_cross_s * PS)
     row.role = state.ROLE[served.pool.role]
     row.kv_token_bytes = round(served.kv_token_bytes)
+    row.keeps = state.NO_CAP if engine.kept_tokens is None else engine.kept_tokens
+    row.reads = state.NO_CAP if engine.attended_tokens is None else engine.attended_tokens
+    row.anywhere = int(engine.prefix_caching and engine.reuse == "anywhere")
+    row.again = engine.recompute_share
     row.swap = int(engine.preemption == "swap")
     row.streamed, row.n_layers = int(served.pool.stream_kv), served.n_layers
     row.model, row.family, row.n_resident = served.model, served.base, served.n_resident

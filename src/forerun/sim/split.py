@@ -8,6 +8,22 @@ from forerun.errors import Problem, SpecError
 from forerun.sim.setup import Served
 
 
+def check_widths(pools: Sequence[Served]) -> None:
+    """Raises SpecError where a step has fewer tokens than sequences."""
+    problems = [
+        Problem(
+            f"deployment.pools.{served.pool.name}.engine.max_num_batched_tokens",
+            f"{served.pool.engine.max_num_batched_tokens} tokens a step cannot give each of "
+            f"{served.pool.engine.max_num_seqs} sequences one",
+            f"max_num_seqs: {served.pool.engine.max_num_batched_tokens}, or more tokens",
+        )
+        for served in pools
+        if served.seats > served.budget
+    ]
+    if problems:
+        raise SpecError(*problems)
+
+
 def check_roles(pools: Sequence[Served]) -> None:
     """Raises SpecError where prompts or answers have nobody to compute them, or no way between."""
     where = "deployment.pools"
@@ -42,6 +58,44 @@ def check_models(pools: Sequence[Served]) -> None:
             name, lacks = next(p.pool.name for p in pools if p.model == m), missing[roles.pop()]
             what = f"no pool with the role {lacks} serves a model that {name} serves"
             problems.append(Problem("deployment.pools", what, f"a pool with role: {lacks}"))
+    if problems:
+        raise SpecError(*problems)
+
+
+def check_caps(pools: Sequence[Served], hash_tokens: int) -> None:
+    """Raises SpecError where KV that is cut would have to be shared, or was reserved whole."""
+    problems = []
+    for served in pools:
+        engine, where = served.pool.engine, f"deployment.pools.{served.pool.name}.engine"
+        if served.draft is not None and (engine.kept_tokens or engine.attended_tokens):
+            what = "proposed tokens are verified against all cached tokens, without caps"
+            problems.append(Problem(where, what, "drop speculation, or the caps"))
+        if engine.kept_tokens is None:
+            continue
+        if hash_tokens and engine.prefix_caching:
+            what = "KV that is cut to kept_tokens cannot be shared as a prefix"
+            problems.append(Problem(f"{where}.prefix_caching", what, "prefix_caching: false"))
+        if engine.reserve != "chunk":
+            what = f"{engine.reserve} takes blocks for tokens that kept_tokens drops"
+            problems.append(Problem(f"{where}.reserve", what, "reserve: chunk"))
+    if problems:
+        raise SpecError(*problems)
+
+
+def check_reuse(pools: Sequence[Served], n_tiers: int) -> None:
+    """Raises SpecError where KV of blocks is to be reused anywhere and nothing keeps it."""
+    problems = []
+    anywhere = [served.pool.engine.reuse == "anywhere" for served in pools]
+    where = "deployment.pools.{}.engine.reuse"
+    for served, wants in zip(pools, anywhere, strict=True):
+        if wants and not n_tiers:
+            what = "anywhere takes KV from tiers, and there are none"
+            fix = "kv_tiers: [{tier: dram, capacity_bytes: 100 GB, link: pcie5-x16}]"
+            problems.append(Problem(where.format(served.pool.name), what, fix))
+        elif any(anywhere) and not wants:
+            what = "prefix here and anywhere elsewhere: blocks would not mean the same"
+            fix = "the same reuse in all pools"
+            problems.append(Problem(where.format(served.pool.name), what, fix))
     if problems:
         raise SpecError(*problems)
 

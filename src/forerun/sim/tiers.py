@@ -113,7 +113,7 @@ def roomiest(pools: Sequence[Served], one: Served) -> Served:
 def _own_rows(one: Served, hash_tokens: int) -> int:
     """How many prefix blocks a replica's own memory holds, and one more."""
     engine = one.pool.engine
-    if hash_tokens == 0 or not engine.prefix_caching:
+    if hash_tokens == 0 or not engine.prefix_caching or engine.reuse == "anywhere":
         return 0
     return one.n_blocks // one.pool.pp * engine.block_tokens // hash_tokens + 1
 

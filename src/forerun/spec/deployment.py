@@ -9,6 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from forerun.spec.base import Spec
 from forerun.spec.control import Autoscale, ColdStart
 from forerun.spec.dtype import Dtype
+from forerun.spec.moe import ExpertRun
 from forerun.spec.policy import Policy
 from forerun.spec.speculation import Speculation
 
@@ -42,9 +43,17 @@ class Engine(Spec):
     watermark: float = Field(default=0.0, ge=0, lt=1)  # share of blocks kept free at admission
     reserve: Literal["chunk", "prompt", "full"] = "chunk"
     n_blocks: int | None = Field(default=None, ge=1)  # overrides what memory leaves
+    kept_tokens: int | None = Field(default=None, ge=1)  # KV of a request, cut after each step
+    attended_tokens: int | None = Field(default=None, ge=1)  # of them that a decode step reads
     evict: Literal["lru", "fifo", "lfu"] = "lru"  # which prefix block nobody uses is dropped first
     preemption: Literal["recompute", "swap"] = "recompute"  # swap: KV waits in the first tier
     prefix_caching: bool = True  # prompts share what they begin with, where their blocks are known
+    reuse: Literal["prefix", "anywhere"] = (
+        "prefix"  # anywhere: from tiers, at any place in a prompt
+    )
+    recompute_share: float = Field(
+        default=0.15, ge=0, le=1
+    )  # of tokens reused anywhere (CacheBlend)
     host_step_s: float = Field(default=0.0, ge=0)  # scheduling and launch of one step
     host_seq_s: float = Field(default=0.0, ge=0)  # per sequence of an attention group in a step
     host_request_s: float = Field(default=0.0, ge=0)  # API server and tokenising, before queueing
@@ -90,6 +99,7 @@ class Pool(Spec):
     dp: int = Field(default=1, ge=1)  # attention data parallelism inside a replica
     ep: int = Field(default=1, ge=1)  # experts are spread over this many devices
     redundant_experts: int = Field(default=0, ge=0)  # copies, so that all devices hold as many
+    moe: ExpertRun | None = None  # who chooses which expert, and where experts are
     cp: int = Field(default=1, ge=1)
     dtype: Dtype | None = None  # weights; the checkpoint's own when absent
     kv_dtype: Dtype | None = None
@@ -109,6 +119,14 @@ class Pool(Spec):
         """Also takes `model: name` for the only one."""
         if isinstance(data, dict) and isinstance(data.get("model"), str) and "models" not in data:
             data = {k: v for k, v in data.items() if k != "model"} | {"models": (data["model"],)}
+        return data
+
+    @model_serializer(mode="wrap")
+    def _without_moe(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What says nothing of experts reads (and hashes) as it always did."""
+        data: dict[str, Any] = plain(self)
+        if self.moe is None:
+            data.pop("moe", None)
         return data
 
     @property
@@ -171,6 +189,7 @@ class Deployment(Spec):
     place: Policy = Policy(name="least_outstanding")  # whose answers go on elsewhere, and where
     kv_tiers: tuple[KvTier, ...] = ()  # the nearest first
     fetch: Policy = Policy(name="always")  # what of a prompt is moved from them, not computed
+    gate: Policy = Policy(name="everyone")  # who is let in at the front
     techniques: tuple[Policy, ...] = ()
 
     @property

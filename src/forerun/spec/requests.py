@@ -14,6 +14,26 @@ COLUMNS = (
     "acceptance",
 )  # fmt: skip
 
+#: meta["blocks"] of requests whose block hashes name what stands in a block, not what a prompt
+#: holds up to its end
+CONTENT = "content"
+
+
+def chained(hashes: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Names of blocks by all that stands before them too: equal ones are equal prefixes.
+
+    hashes, starts : int64 [sum], int64 [N+1] as in `Requests`.  Source of the mixing: splitmix64.
+    """
+    out = hashes.astype(np.uint64)
+    n, first = np.diff(starts), np.asarray(starts[:-1])
+    before = np.zeros(len(n), dtype=np.uint64)
+    for place in range(int(n.max(initial=0))):
+        at = first[n > place] + place
+        mixed = (before[n > place] + out[at] + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        out[at] = before[n > place] = mixed ^ (mixed >> np.uint64(27))
+    return (out >> np.uint64(1)).astype(np.int64)
+
 
 @dataclass(frozen=True, eq=False)
 class Requests:

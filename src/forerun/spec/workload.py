@@ -77,6 +77,44 @@ class Workflow(Spec):
     block_tokens: int = Field(default=64, ge=1)
 
 
+class Documents(Spec):
+    """Documents that requests retrieve: each prompt begins with some of them, all of one length.
+
+    Popular ones come more often: document d is drawn with weight 1 / (d + 1) ** skew.
+    """
+
+    n: int = Field(ge=1)
+    tokens: int = Field(default=512, ge=1)  # of a document
+    a_request: int = Field(ge=1)  # different ones
+    skew: float = Field(default=1.0, ge=0)  # Zipf's exponent; 0: all as often
+
+    @model_validator(mode="after")
+    def _enough(self) -> Documents:
+        if self.a_request > self.n:
+            raise ValueError(f"a request has {self.a_request} different documents of {self.n}")
+        return self
+
+
+class Client(Spec):
+    """How patient the senders of requests are, and what they do when it is over.
+
+    Times count from the moment at which a request was sent (again).  After `hedge_s` without a
+    first token (or answer, `hedge_by`) a second copy goes to another replica; the one that has it
+    first counts, the other is dropped.  A request is sent again at most `retries` times, after
+    `backoff_s`, then `backoff_factor` times as long, and so on; without "failure" in `retry_on`,
+    the front sends again at once what a failed replica lost.
+    """
+
+    first_token_s: float | None = Field(default=None, gt=0)  # it gives up without a token by then
+    give_up_s: float | None = Field(default=None, gt=0)  # or without the whole answer
+    retries: int = Field(default=0, ge=0, le=100)
+    retry_on: tuple[Literal["rejection", "timeout", "failure"], ...] = ("rejection",)
+    backoff_s: float = Field(default=1.0, ge=0)
+    backoff_factor: float = Field(default=2.0, ge=1, le=10)
+    hedge_s: float | None = Field(default=None, gt=0)
+    hedge_by: Literal["first_token", "answer"] = "answer"
+
+
 class Traffic(Spec):
     """Who asks for what, when.
 
@@ -105,6 +143,8 @@ class Traffic(Spec):
     isl: Lengths | None = None
     osl: Lengths | None = None
     workflow: Workflow | None = None
+    documents: Documents | None = None  # before the prompts that isl or the trace describe
+    client: Client | None = None
 
     @model_validator(mode="before")
     @classmethod

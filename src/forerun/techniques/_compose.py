@@ -80,6 +80,8 @@ def prepare(
     mean_len: int = sim_prepare.USUAL_LEN,
     beside_bytes: float = 0.0,
     reprice: Callable[[CostTable, Graph, Pool], CostTable] | None = None,
+    seed: int = 0,
+    span_s: float = 0.0,
 ) -> list[Served]:
     """`sim.prepare` for a deployment with techniques: every pool ready to run.
 
@@ -92,13 +94,9 @@ def prepare(
         return edited.reprice(reprice(table, graph, pool) if reprice else table, graph, pool)
 
     return sim_prepare.prepare(
-        model,
-        edited.deployment,
-        mean_len=mean_len,
-        beside_bytes=beside_bytes,
-        rewrite=edited.rewrite,
-        reprice=last,
-    )
+        model, edited.deployment, mean_len=mean_len, beside_bytes=beside_bytes,
+        rewrite=edited.rewrite, reprice=last, seed=seed, span_s=span_s,
+    )  # fmt: skip
 
 
 def _use(use: Use) -> tuple[Technique, dict[str, Value]]:

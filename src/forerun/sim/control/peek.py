@@ -39,19 +39,21 @@ def at_rest(server: Server) -> bool:
 def n_arrived(server: Server) -> int:
     """Requests that have reached the front so far."""
     clock = server._clock
-    return int(server.n_injected - (clock.n_arrivals - clock.next_arrival) - clock.n_pending)
+    kept = 0 if clock.by_request else sum(len(rows.requests) for rows in server._kept)
+    return int(clock.n_live + clock.n_done) + kept
 
 
 def next_arrival_s(server: Server) -> float:
     """When the next request reaches the front; infinite when none is on its way."""
     clock, state = server._clock, server._state
-    if server.concurrency is not None:
-        if not server._released:
-            return 0.0
-        return not_before(int(state.pending["ready_ps"][0])) if clock.n_pending else np.inf
-    if clock.next_arrival < clock.n_arrivals:
-        return not_before(int(state.arrivals["ready_ps"][clock.next_arrival]))
-    return np.inf
+    if server.concurrency is not None and not server._released:
+        return 0.0
+    known = []
+    if clock.n_pending:
+        known.append(int(state.pending["ready_ps"][0]))
+    if server.concurrency is None and clock.next_arrival < clock.n_arrivals:
+        known.append(int(state.arrivals["ready_ps"][clock.next_arrival]))
+    return not_before(min(known)) if known else np.inf
 
 
 def not_before(time_ps: int) -> float:

@@ -133,12 +133,16 @@ def follow(state, call, t, status):
         if after.lost == 1:
             put(state, row, t, NEVER, t)
             continue
-        deadline = row.deadline_ps
-        if after.workflow >= 0:
-            deadline = later(state.flows[after.workflow].start_ps, deadline)
-        else:
-            deadline = later(after.sent_ps, deadline)
+        deadline = due_by(state, edge.request, after.sent_ps)
         put(state, row, after.sent_ps, deadline, ready_after(state, row, after.sent_ps))
+
+
+@jit
+def due_by(state, request, sent_ps):
+    """When the answer to a request that was first sent at sent_ps is due; NEVER when not said."""
+    workflow = state.calls[request].workflow
+    start = state.flows[workflow].start_ps if workflow >= 0 else sent_ps
+    return later(start, state.wanted[request].deadline_ps)
 
 
 @jit

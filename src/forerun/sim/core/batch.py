@@ -17,7 +17,7 @@ from forerun.sim.core.kv import FULL, blocks_for, need, steps_until_full, take
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.price import decode_cost, lookup, prefill_cost, square_root
 from forerun.sim.core.signatures import IF_NO_PREFILL, OUTSTANDING_TOKENS, YES
-from forerun.sim.core.state import DECODING, WAITING
+from forerun.sim.core.state import DECODING, NO_CAP, WAITING
 
 LONG = 1 << 40  # more steps than any leap has
 
@@ -112,7 +112,7 @@ def grow_chunks(state, i, left, whole, decoding, preempt):
         elif q > left:
             q = left if request.n_preempt + request.n_retries > 0 else 0
         request.chunk = q
-        extra = blocks_for(request.n_computed + q, b) - request.n_blocks
+        extra = blocks_for(min(request.n_computed, engine.keeps) + q, b) - request.n_blocks
         if q > 0 and extra > 0:
             preempted += make_room(state, i, decoding, extra, r, preempt)
             if request.phase == WAITING:  # it had to give up its own blocks
@@ -160,7 +160,8 @@ def comes(state, i, r, here, bring):
     if request.swapped > 0:  # others have computed as much of its prompt meanwhile
         tiers.forget_swapped(state, r)
         lose(request)
-    if state.stores[i].below < 0 or state.stores[i].n_rows == 0:
+    anywhere = state.engines[state.replicas[i].pool].anywhere
+    if state.stores[i].below < 0 or (state.stores[i].n_rows == 0 and anywhere == 0):
         return 0
     return fetch.plan(state, i, r, here, bring)
 
@@ -200,10 +201,12 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
             if whole == 1 and (again == 0 or q <= engine.max_tokens):
                 return left, unsettled
             q = left
-        blocks = blocks_for(have + q, b)
+        footprint = min(have, engine.keeps)
+        blocks = blocks_for(footprint + q, b)
         if engine.reserve == FULL:
             blocks = blocks_for(request.isl + request.osl - 1, b)
-        elif engine.reserve > 0:
+        elif engine.reserve > 0 or (up and engine.anywhere == 1):
+            # what comes for blocks here and there stands among what is computed
             blocks = blocks_for(request.n_known, b)
         shared = here * prefix.blocks_a_hash(state, i) if here > 0 else 0
         held = shared - prefix.idle_among(state, i, r, here) * (shared // max(here, 1))
@@ -221,7 +224,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
             fetch.call_up(state, i, r, have, t)
         take(state, i, blocks - shared)
         if request.source >= 0:
-            fetch.pull(state, i, r, have - shared * b, t)
+            fetch.pull(state, i, r, footprint - shared * b, t)
         elif not up:
             lists.note_reuse(request, have)
             request.n_computed = have
@@ -323,8 +326,9 @@ def leap(state, i, t, decoding, unsettled):
             n_chunks += 1
             chunk += q
             squares += q * q
-            past += request.n_computed
-            lone_past = request.n_computed + q
+            before = min(request.n_computed, engine.keeps)
+            past += before
+            lone_past = before + q
             n_tokens += q
             rest = request.n_known - request.n_computed
             if q >= rest:
@@ -333,7 +337,7 @@ def leap(state, i, t, decoding, unsettled):
             else:
                 steps = min(steps, (rest - 1) // q)
             if engine.mixed_den == 0:
-                more, grow, until = prefill_cost(state, p, q, request.n_computed)
+                more, grow, until = prefill_cost(state, p, q, before)
                 first += more
                 slope += grow
                 steps = min(steps, until)
@@ -358,7 +362,7 @@ def leap(state, i, t, decoding, unsettled):
         if n_chunks > 0:
             row = engine.mixed_row
             first += engine.mixed_cross_ps * n_decode * chunk
-        more, grow, until = decode_cost(state, p, row, n_decode, replica.ctx)
+        more, grow, until = decode_cost(state, p, row, n_decode, replica.ctx, replica.n_reading)
         first += more
         slope += grow
         steps = min(steps, until)
@@ -379,8 +383,11 @@ def leap(state, i, t, decoding, unsettled):
         steps = 1
     if replica.n_parked > 0 and engine.every_turn == 1:
         steps = 1
-    if n_chunks > 0 and (clock.hash_tokens > 0 or engine.draft_row >= 0):
-        steps = 1  # prefix blocks can be found from the boundary on that completes them
+    cut = clock.hash_tokens > 0 or engine.keeps < NO_CAP
+    if n_chunks > 0 and (cut or engine.draft_row >= 0):
+        # prefix blocks can be found from the boundary on that completes them; what a request keeps
+        # is cut there
+        steps = 1
     steps = min(steps, engine.max_leap)
     if steps > 1:
         free = engine.n_blocks - replica.n_blocks

@@ -9,7 +9,7 @@ Legend: i replica, j another one, p pool, r slot, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import front, heaps, prefix, queue, tiers, transfer, turns
+from forerun.sim.core import attempts, front, heaps, prefix, queue, tiers, transfer, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import steps_to_reach
 from forerun.sim.core.jit import jit
@@ -106,23 +106,14 @@ def at_boundary(state, i, t, order, preempt, route, place, turn):
             change_pool(state, i, t, order, route, place)
         else:
             replica.n_orders = 1  # when it is empty
-    n = replica.n_to_move if another_takes(state, i) else 0
+    m = state.engines[replica.pool].model
+    n = replica.n_to_move if front.another_takes(state, i, DECODE, m) else 0
     replica.n_to_move = 0
     while n > 0 and replica.n_decode > 0 and state.clock[0].wrong_kind == 0:
         r = last_choice(state, i, preempt)
         lists.leave_decoders(state, i, r)
         hand_on(state, i, r, t, order, route, place)
         n -= 1
-
-
-@jit
-def another_takes(state, i):
-    """Whether some replica but i would go on with its requests."""
-    j = 0
-    m = state.engines[state.replicas[i].pool].model
-    while j < state.replicas.shape[0] and (j == i or not front.takes(state, j, DECODE, m)):
-        j += 1
-    return j < state.replicas.shape[0]
 
 
 @jit
@@ -163,7 +154,11 @@ def send_parked(state, i, every, t, lose, order, route, place):
                     forget(state, r)
                 elif every == 1:
                     state.live[r].n_retries += 1
-                send_again(state, i, r, t, lose, order, route, place)
+                if every == 1:
+                    send_again(state, i, r, t, lose, order, route, place)
+                else:  # nothing failed, so clients see nothing
+                    state.load[OUTSTANDING, i] -= 1
+                    front.send(state, r, t, order, route, place)
             r = state.parked[i, m]
 
 
@@ -234,7 +229,12 @@ def stop_transfers(state, i, t):
         prefix.give_back(state, j, r, request.n_blocks, request.n_shared)
         request.n_blocks = request.n_shared = 0
         state.replicas[j].n_away -= 1
-        lists.enqueue(state, j, r)
+        if request.aborted == 1:
+            lists.leave_source(state, r, t)
+            lists.write_done(state, j, r, t, lists.ABORTED)
+            lists.free(state, r)
+        else:
+            lists.enqueue(state, j, r)
         wake(state, j, t)
 
 
@@ -303,15 +303,35 @@ def empty(state, i, t, lose, order, route, place):
 
 @jit
 def send_again(state, i, r, t, lose, order, route, place):
-    """r leaves replica i for another one; it ends when its client has gone away, or if lose = 1."""
+    """r leaves replica i for another one, unless its client has gone away or sees to that itself.
+
+    lose : 1 when it ends with its replica instead.
+    """
     request = state.live[r]
-    if request.aborted == 0 and lose == 0:
+    if request.aborted == 0 and lose == 0 and state.clock[0].retry_failures == 0:
         state.load[OUTSTANDING, i] -= 1
         front.send(state, r, t, order, route, place)
         return
-    request.n_retries -= 1
-    request.recomputed += request.n_computed
     if request.source >= 0:
         lists.leave_source(state, r, t)
-    lists.write_done(state, i, r, t, lists.ABORTED if request.aborted == 1 else FAILED)
+    if request.aborted == 0 and state.clock[0].retry_failures == 1:
+        fail_attempt(state, i, r, t)
+    else:
+        request.n_retries -= 1
+        request.recomputed += request.n_computed
+        lists.write_done(state, i, r, t, lists.ABORTED if request.aborted == 1 else FAILED)
     lists.free(state, r)
+
+
+@jit
+def fail_attempt(state, i, r, t):
+    """The client of r sees that replica i is gone: another copy goes on, or it sends r again."""
+    request = state.live[r]
+    call = state.calls[request.request]
+    alone = call.slot == r and call.twin < 0
+    if alone and attempts.retry(state, request.request, t):
+        attempts.lose(state, r)
+        state.load[OUTSTANDING, i] -= 1
+    else:
+        request.n_retries -= 1  # nobody sends it again
+        lists.write_done(state, i, r, t, FAILED)

@@ -91,36 +91,75 @@ def move_ps(state, i, s, n_tokens):
 
 
 @jit
-def plan(state, i, r, here, fetch):
-    """Tokens of r after its first `here` prefix blocks that it gets from tiers, as the policy
-    decides; they are noted in `to_fetch`."""
+def ask(state, i, r, s, c, n, fetch):
+    """How many of the n prefix blocks of r from c on, which tier s keeps, the policy moves."""
     request, offer = state.live[r], state.offer[0]
-    p, tokens = state.replicas[i].pool, state.clock[0].hash_tokens
+    engine, tokens = state.engines[state.replicas[i].pool], state.clock[0].hash_tokens
+    offer.tier, offer.n_blocks, offer.n_tokens = state.stores[s].depth, n, n * tokens
+    offer.n_before = c * tokens
+    offer.move_ps = move_ps(state, i, s, n * tokens)
+    spared = n * tokens
+    if engine.anywhere == 1:
+        spared -= int(engine.again * spared)
+    offer.compute_ps = compute_ps(state, state.replicas[i].pool, c * tokens, spared)
+    taken = fetch(request, engine, offer, state.fetch_params)
+    if 0 <= taken <= n:
+        return taken
+    clock = state.clock[0]
+    clock.wrong_kind, clock.wrong_request = BAD_FETCH, request.request
+    clock.wrong_value, clock.wrong_replica = taken, n
+    return 0
+
+
+@jit
+def plan(state, i, r, here, fetch):
+    """Tokens of r, beside its first `here` prefix blocks, that it need not compute because tiers
+    keep them, as the policy decides; what is moved for them is noted in `to_fetch`.
+
+    The blocks that follow those in memory; with reuse anywhere all that are kept, less the share
+    that is computed again.
+    """
+    request, tokens = state.live[r], state.clock[0].hash_tokens
+    engine = state.engines[state.replicas[i].pool]
     state.to_fetch[r, :] = 0
     most = min(request.n_hash, (request.n_known - 1) // tokens) if tokens > 0 else 0
+    found = 0
     c = here
     while c < most:
         s = tiers.where(state, i, state.hashes[request.hash_at + c])
-        if s < 0:
-            break
         n = 1
         while c + n < most and tiers.where(state, i, state.hashes[request.hash_at + c + n]) == s:
             n += 1
-        offer.tier, offer.n_blocks, offer.n_tokens = state.stores[s].depth, n, n * tokens
-        offer.n_before = c * tokens
-        offer.move_ps = move_ps(state, i, s, n * tokens)
-        offer.compute_ps = compute_ps(state, p, c * tokens, n * tokens)
-        taken = fetch(request, state.engines[p], offer, state.fetch_params)
-        if taken < 0 or taken > n:
-            clock = state.clock[0]
-            clock.wrong_kind, clock.wrong_request = BAD_FETCH, request.request
-            clock.wrong_value, clock.wrong_replica = taken, n
+        taken = ask(state, i, r, s, c, n, fetch) if s >= 0 else 0
+        if s >= 0:
+            state.to_fetch[r, state.stores[s].depth] += taken * tokens
+        found += taken * tokens
+        if taken < n and engine.anywhere == 0:
             break
-        state.to_fetch[r, offer.tier] += taken * tokens
-        c += taken
-        if taken < n:
-            break
-    return (c - here) * tokens
+        c += n
+    if engine.anywhere == 1:
+        return found - int(engine.again * found)
+    return found
+
+
+@jit
+def use(state, i, r):
+    """The blocks that r brings from tiers have been used: they are dropped later than others."""
+    request, tokens = state.live[r], state.clock[0].hash_tokens
+    wanted = 0
+    s = state.stores[i].below
+    while s >= 0:
+        state.stores[s].hit_tokens += state.to_fetch[r, state.stores[s].depth]
+        wanted += state.to_fetch[r, state.stores[s].depth]
+        s = state.stores[s].below
+    c = request.n_shared
+    while wanted > 0 and c < request.n_hash:
+        key = state.hashes[request.hash_at + c]
+        s = tiers.where(state, i, key)
+        if s >= 0:
+            store.touch(state, s, store.find(state, s, key))
+            wanted -= tokens
+        c += 1
 
 
 @jit
@@ -129,14 +168,11 @@ def call_up(state, i, r, have, t):
     request, replica = state.live[r], state.replicas[i]
     tokens = state.clock[0].hash_tokens
     if request.swapped == 0:
-        for c in range(request.n_shared, have // tokens):
-            key = state.hashes[request.hash_at + c]
-            s = tiers.where(state, i, key)
-            store.touch(state, s, store.find(state, s, key))
-            state.stores[s].hit_tokens += tokens
+        use(state, i, r)
     else:
         state.to_fetch[r, :] = 0
-        state.to_fetch[r, 0] = have - request.n_shared * tokens
+        footprint = min(have, state.engines[replica.pool].keeps)
+        state.to_fetch[r, 0] = footprint - request.n_shared * tokens
         state.stores[state.stores[i].below].swap_tokens += state.to_fetch[r, 0]
     request.phase = FETCHING
     request.n_due = have

@@ -5,8 +5,8 @@ Legend: i replica, p pool, r slot, t picoseconds.
 
 from __future__ import annotations
 
+from forerun.sim.core import attempts, prefix, turns
 from forerun.sim.core import live as lists
-from forerun.sim.core import prefix, turns
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, blocks_now
@@ -26,6 +26,7 @@ def fits(state, p, isl, osl):
     """Whether an engine of pool p could do its part of a request alone."""
     engine = state.engines[p]
     last = isl if engine.role == PREFILL else isl + osl - 1  # the last token needs no cache
+    last = min(last, engine.keeps + engine.max_tokens)  # cut after each step
     short = isl + osl <= engine.max_len
     return short and blocks_for(last, engine.block_tokens) <= engine.n_blocks - engine.watermark
 
@@ -69,6 +70,15 @@ def takes(state, i, role, model):
 
 
 @jit
+def another_takes(state, i, role, model):
+    """Whether some replica but i takes requests that want this role and this model."""
+    j = 0
+    while j < state.replicas.shape[0] and (j == i or not takes(state, j, role, model)):
+        j += 1
+    return j < state.replicas.shape[0]
+
+
+@jit
 def checked(state, r, c, n):
     """The choice c among n replicas; WRONG, and noted, when there is no such one."""
     if 0 <= c < n:
@@ -86,12 +96,14 @@ def choose(state, r, role, choice, params, memory):
     if clock.refresh_load + clock.refresh_cached > 0:
         refresh(state, r)
     source, model = state.live[r].source, state.live[r].model
-    if clock.restricted == 0 and source < 0:
+    avoid = state.live[r].avoid
+    state.live[r].avoid = -1
+    if clock.restricted == 0 and source < 0 and avoid < 0:
         i = choice(state.live[r], state.load, params, memory, state.route_rng)
         return checked(state, r, i, state.replicas.shape[0])
     n = 0
     for i in range(state.replicas.shape[0]):
-        if i != source and takes(state, i, role, model):
+        if i != source and i != avoid and takes(state, i, role, model):
             state.offered_of[n] = i
             n += 1
             if state.serves.shape[1] > 1:
@@ -191,14 +203,36 @@ def turn_away(state, arrival, status):
     row.cached, row.prefill_replica, row.n_retries, row.away_ps = 0, -1, 0, 0
     row.n_drafted = row.n_extra = 0
     row.model = arrival.model
+    if clock.has_clients == 1:
+        row.n_retries = max(0, state.calls[arrival.request].attempt - 1)
     if status == REJECTED:
         clock.rejected += 1
     ended(state, arrival.request, clock.now_ps, status)
 
 
 @jit
-def receive(state, arrival, order, route, place):
-    """A request reaches the front: it gets a slot and is sent to a replica."""
+def let_in_by(state, r, gate):
+    """Whether the gate's policy lets r in now."""
+    params, memory = state.gate_params, state.gate_memory
+    return gate(state.live[r], state.load, state.clock[0].now_ps, params, memory) == 1
+
+
+@jit
+def refuse(state, arrival):
+    """The gate lets a request not in now: its client tries again later, or has no answer."""
+    clock = state.clock[0]
+    if clock.has_clients == 1:
+        call = state.calls[arrival.request]
+        call.attempt += 1
+        call.sent_ps = arrival.arrival_ps
+        if clock.retry_rejections == 1 and attempts.retry(state, arrival.request, clock.now_ps):
+            return
+    turn_away(state, arrival, REJECTED)
+
+
+@jit
+def receive(state, arrival, order, route, place, gate):
+    """A request reaches the front: if it is let in, it is sent to a replica."""
     clock = state.clock[0]
     if clock.has_calls == 1 and state.calls[arrival.request].lost == 1:
         turn_away(state, arrival, CANCELLED)
@@ -206,6 +240,20 @@ def receive(state, arrival, order, route, place):
     if not fits_somewhere(state, arrival.model, arrival.isl, arrival.osl):
         turn_away(state, arrival, REJECTED)
         return
+    r = fill(state, arrival)
+    if clock.gated == 1 and not let_in_by(state, r, gate):
+        lists.free(state, r)
+        refuse(state, arrival)
+        return
+    if clock.has_clients == 1:
+        attempts.begin(state, r, arrival)
+    send(state, r, clock.now_ps, order, route, place)
+
+
+@jit
+def fill(state, arrival):
+    """A slot for a request that is let in; nothing of it has been done."""
+    clock = state.clock[0]
     r = clock.free
     request = state.live[r]
     clock.free = request.next
@@ -229,4 +277,5 @@ def receive(state, arrival, order, route, place):
     request.n_drafted = request.n_extra = request.n_rounds = 0
     request.recent_right = request.recent_tried = 0.0
     request.acceptance = arrival.acceptance
-    send(state, r, clock.now_ps, order, route, place)
+    request.avoid = -1
+    return r

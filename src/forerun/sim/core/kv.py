@@ -31,11 +31,11 @@ def decode_blocks(state, i, k):
     """Blocks that the decoders of i take in its next k decode steps."""
     replica = state.replicas[i]
     engine = state.engines[replica.pool]
-    if engine.reserve == FULL or replica.n_decode == 0:
+    if engine.reserve == FULL or replica.n_taking == 0:
         return 0
     b = engine.block_tokens
     rounds = k // b
-    total = rounds * replica.n_decode
+    total = rounds * replica.n_taking
     for step in range(rounds * b, k):
         total += state.residue[i, (-(replica.decoded + step)) % b]
     return total
@@ -48,8 +48,7 @@ def steps_until_full(state, i, k, free, chunk_end, chunk):
     The first step is known to fit.
     """
     b = state.engines[state.replicas[i].pool].block_tokens
-    n_decode = state.replicas[i].n_decode
-    if n_decode * (k // b + 1) + chunk * k // b + 2 <= free:
+    if state.replicas[i].n_taking * (k // b + 1) + chunk * k // b + 2 <= free:
         return k
     low = 1
     high = k

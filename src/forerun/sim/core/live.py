@@ -5,7 +5,7 @@ Legend: i replica, r slot of `live`, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import heaps, prefix, queue, speculate, tiers
+from forerun.sim.core import attempts, heaps, prefix, queue, speculate, tiers
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for
@@ -166,21 +166,56 @@ def join_decoders(state, i, r):
     replica = state.replicas[i]
     request = state.live[r]
     b = state.engines[replica.pool].block_tokens
+    engine = state.engines[replica.pool]
     request.phase = DECODING
     request.joined = replica.decoded
-    heaps.add_finish(
-        state.last_step[i],
-        state.last_member[i],
-        state.live,
-        replica.n_decode,
-        r,
-        replica.decoded + request.osl - request.n_out,
-    )
-    state.residue[i, (request.n_computed - replica.decoded) % b] += 1
-    replica.ctx += request.n_computed
+    request.keeps, request.reads = engine.keeps, min(engine.reads, engine.keeps)
+    await_change(state, i, r, replica.n_decode)
+    if request.n_computed < request.keeps:
+        state.residue[i, (request.n_computed - replica.decoded) % b] += 1
+        replica.n_taking += 1
+    if request.n_computed < request.reads:
+        replica.n_reading += 1
+    replica.ctx += min(request.n_computed, request.reads)
     replica.n_decode += 1
     state.fresh[i, replica.n_fresh] = r
     replica.n_fresh += 1
+
+
+@jit
+def await_change(state, i, r, n):
+    """Put r into the heap of n entries: for its last step, or a sooner one after which it has as
+    many cached tokens as it keeps, or reads."""
+    request = state.live[r]
+    joined, decoded = request.joined, state.replicas[i].decoded
+    step = joined + request.osl - request.n_out
+    for most in (request.keeps, request.reads):
+        full = joined + most - request.n_computed
+        if full > decoded:
+            step = min(step, full)
+    heaps.add_finish(state.last_step[i], state.last_member[i], state.live, n, r, step)
+
+
+@jit
+def await_next_change(state, i, r):
+    """Decoder r goes on; it gets its new place in the heap."""
+    n = state.replicas[i].n_decode
+    heaps.drop_finish(state.last_step[i], state.last_member[i], state.live, n, r)
+    await_change(state, i, r, n - 1)
+
+
+@jit
+def stop_growing(state, i, r):
+    """Note if decoder r has with its last step reached what it keeps, or reads."""
+    replica = state.replicas[i]
+    request = state.live[r]
+    cached = request.n_computed + replica.decoded - request.joined
+    if cached == request.keeps:
+        b = state.engines[replica.pool].block_tokens
+        state.residue[i, (request.n_computed - request.joined) % b] -= 1
+        replica.n_taking -= 1
+    if cached == request.reads:
+        replica.n_reading -= 1
 
 
 @jit
@@ -193,7 +228,12 @@ def leave_decoders(state, i, r):
     if request.draft > 0:
         speculate.drop(state, i, r)
     steps = replica.decoded - request.joined
-    state.residue[i, (request.n_computed - request.joined) % b] -= 1
+    cached = request.n_computed + steps
+    if cached < request.keeps:
+        state.residue[i, (request.n_computed - request.joined) % b] -= 1
+        replica.n_taking -= 1
+    if cached < request.reads:
+        replica.n_reading -= 1
     heaps.drop_finish(state.last_step[i], state.last_member[i], state.live, replica.n_decode, r)
     replica.n_decode -= 1
     if steps > 0:
@@ -209,9 +249,10 @@ def leave_decoders(state, i, r):
                 break
     request.n_out += steps
     request.n_computed += steps
-    replica.ctx -= request.n_computed
+    replica.ctx -= min(request.n_computed, request.reads)
     if engine.reserve != FULL:
-        request.n_blocks = max(request.n_blocks, blocks_for(request.n_computed, b))
+        kept = min(request.n_computed, request.keeps)
+        request.n_blocks = max(request.n_blocks, blocks_for(kept, b))
 
 
 @jit
@@ -276,8 +317,12 @@ def done_row(state, request):
 
 @jit
 def write_done(state, i, r, t, status):
-    """One row of the log for the request in slot r, which ends at t."""
+    """One row of the log for the request in slot r, which ends at t; none for a spare copy."""
     request = state.live[r]
+    if i >= 0:
+        state.load[OUTSTANDING, i] -= 1
+    if state.clock[0].has_clients == 1 and attempts.goes_on(state, r, t, status):
+        return
     row = done_row(state, request.request)
     row.request = request.request
     row.arrival_ps = request.arrival_ps
@@ -299,16 +344,18 @@ def write_done(state, i, r, t, status):
     row.model = request.model
     row.away_ps = request.away_ps
     row.n_drafted, row.n_extra = request.n_drafted, request.n_extra
-    if i >= 0:
-        state.load[OUTSTANDING, i] -= 1
-        if status == FINISHED:
-            state.totals[i].n_done += 1
+    if state.clock[0].has_clients == 1:
+        row.n_retries += state.calls[request.request].attempt - 1
+    if i >= 0 and status == FINISHED:
+        state.totals[i].n_done += 1
     ended(state, request.request, t, status)
 
 
 @jit
 def end_running(state, i, r, t, status):
     """A running request, already out of decoders and chunks, ends: log it, free what it holds."""
+    if state.live[r].aborted == 1:
+        status = ABORTED  # nobody took the answer
     if status == FINISHED:
         prefix.publish(state, i, r)  # blocks that its answer completed
     prefix.give_back(state, i, r, state.live[r].n_blocks, state.live[r].n_shared)
@@ -349,8 +396,11 @@ def abort(state, r, t):
             leave_source(state, r, t)
         write_done(state, -1, r, t, ABORTED)  # its slot is freed when those held are let in
         return 0
-    if request.phase == FETCHING or request.phase == READY:
+    if request.phase == FETCHING:
         return 0  # it ends when its KV has come
+    if request.phase == READY:
+        wake(state, i, t)  # its blocks are given back at the next boundary
+        return 0
     replica = state.replicas[i]
     if request.phase == WAITING:
         if request.source >= 0:
@@ -361,12 +411,15 @@ def abort(state, r, t):
         write_done(state, i, r, t, ABORTED)
         # a turn policy counts those who wait at each boundary
         cut = 1 if replica.n_parked > 0 and replica.n_steps > 0 else 0
-        if request.model == state.engines[replica.pool].model:
-            replica.n_waiting -= 1
-            drop_aborted_heads(state, i)
-        else:
+        if request.model != state.engines[replica.pool].model:
             state.n_parked[i, request.model] -= 1
             replica.n_parked -= 1
+            return cut
+        replica.n_waiting -= 1
+        if replica.queue == r:
+            drop_aborted_heads(state, i)
+            if replica.n_waiting > 0:
+                wake(state, i, t)  # the one behind it may fit where it did not
         return cut
     replica.n_aborted += 1
     return 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 ARRIVAL = 0  # a request reaches the router; it can join a step that begins at the same moment
 TRANSFER = 1  # KV has come; its request can join a step that begins at the same moment
 BOUNDARY = 2  # a replica ends its steps: tokens come out, requests finish, the next batch is formed
-COMMAND = 3  # a replica opens, closes, fails, changes its costs or gives a request away
+TIMER = 3  # a client's patience is over: what has come by then counts
+COMMAND = 4  # a replica opens, closes, fails, changes its costs or gives a request away
 
 NEVER = (1 << 63) - 1  # a time that does not come

@@ -65,7 +65,11 @@ def hold_leading(state, i, r, n):
 def publish(state, i, r):
     """The whole prefix blocks that r has computed can be found from now on."""
     tokens = state.clock[0].hash_tokens
-    if tokens == 0 or state.stores[i].n_rows == 0:
+    if tokens == 0:
+        return
+    if state.engines[state.replicas[i].pool].anywhere == 1:
+        hand_down(state, i, r)
+    if state.stores[i].n_rows == 0:
         return
     request = state.live[r]
     whole = min(request.n_hash, request.n_computed // tokens)
@@ -79,6 +83,15 @@ def publish(state, i, r):
         elif store.hold(state, i, k) == 0:
             take(state, i, -each)  # the other's copy stays
     request.n_shared = max(request.n_shared, whole)
+
+
+@jit
+def hand_down(state, i, r):
+    """When all of r's prompt has been computed, tiers get the blocks that they do not keep."""
+    request = state.live[r]
+    if request.n_computed == request.n_known and state.stores[i].below >= 0:
+        for c in range(min(request.n_hash, request.n_computed // state.clock[0].hash_tokens)):
+            tiers.go_down(state, i, i, state.hashes[request.hash_at + c])
 
 
 @jit

@@ -26,10 +26,11 @@ def lookup(table, n):
 
 
 @jit
-def decode_cost(state, p, row, n, ctx):
+def decode_cost(state, p, row, n, ctx, growing):
     """(first_ps, slope_ps a step, steps until the next knot) for n decoders with ctx cached tokens.
 
-    Each step adds n to ctx.  row : of the decode tables, p's own or that of its steps with chunks.
+    Each step adds one to ctx for each of the `growing` ones.
+    row : of the decode tables, p's own or that of its steps with chunks.
     """
     knots = state.knots_ctx[p]
     last = knots.shape[0] - 1  # a table with fewer knots has its last one again
@@ -39,9 +40,9 @@ def decode_cost(state, p, row, n, ctx):
     slope = state.decode_slope[row, n, k]
     first = state.decode_ps[row, n, k] + (ctx - n * knots[k]) * slope
     steps = NEVER
-    if k < last:
-        steps = (n * knots[k + 1] - ctx + n - 1) // n
-    return first, slope * n, steps
+    if k < last and growing > 0:
+        steps = (n * knots[k + 1] - ctx + growing - 1) // growing
+    return first, slope * growing, steps
 
 
 @jit

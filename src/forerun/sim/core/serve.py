@@ -8,7 +8,7 @@ Legend: i replica, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import commands, fetch, front, heaps
+from forerun.sim.core import clients, commands, fetch, front, heaps, timers
 from forerun.sim.core import live as lists
 from forerun.sim.core.arrivals import in_buffer, next_arrival, next_ready
 from forerun.sim.core.batch import form
@@ -17,7 +17,7 @@ from forerun.sim.core.order import NEVER
 from forerun.sim.core.step_end import complete
 
 # why `advance` came back
-REACHED, WANT_ARRIVALS, WANT_SLOTS, WANT_LOG, WANT_GAPS, WRONG = 0, 1, 2, 3, 4, 5
+REACHED, WANT_ARRIVALS, WANT_SLOTS, WANT_LOG, WANT_GAPS, WRONG, WANT_TIMERS = 0, 1, 2, 3, 4, 5, 6
 
 
 @jit
@@ -31,13 +31,17 @@ def wants(state, arrival):
         clock.n_leaps + 1 > state.leaps.shape[0] or clock.n_gaps + room > state.gaps.shape[0]
     ):
         return WANT_LOG
+    if clock.has_clients == 1 and clock.n_timers + room > state.timers.shape[0]:
+        return WANT_TIMERS
     if clock.free < 0 and arrival:
         return WANT_SLOTS
     return 0
 
 
 @jit
-def advance(state, until_ps, order, admit, batch, preempt, route, place, bring, speculate, turn):
+def advance(
+    state, until_ps, order, admit, batch, preempt, route, place, bring, speculate, gate, turn
+):
     """Handle all events up to until_ps, in order; returns one of the reasons at the top."""
     clock = state.clock[0]
     while True:
@@ -47,20 +51,21 @@ def advance(state, until_ps, order, admit, batch, preempt, route, place, bring, 
         if clock.last_chunk == 0 and clock.closed == 0 and not in_buffer(state):
             return WANT_ARRIVALS
         command = commands.next_due(state)
-        t = min(min(boundary, arrival), min(clock.next_move_ps, command))
+        timer = timers.next_due(state)
+        t = min(min(boundary, arrival), min(clock.next_move_ps, min(command, timer)))
         if t > until_ps or t == NEVER:
             if until_ps != NEVER:
                 clock.now_ps = max(clock.now_ps, until_ps)
                 clock.passed_ps, clock.passed = clock.now_ps, state.replicas.shape[0]
             return REACHED
-        missing = wants(state, t == arrival)
+        missing = wants(state, t in (arrival, timer))
         if missing != 0:
             return missing
         clock.now_ps = clock.event_ps = t
         if clock.passed_ps != t:
             clock.passed_ps, clock.passed = t, 0
         if arrival == t:
-            front.receive(state, next_arrival(state), order, route, place)
+            front.receive(state, next_arrival(state), order, route, place, gate)
         elif clock.next_move_ps == t:
             fetch.arrive(state, t)
         elif boundary == t:
@@ -74,6 +79,9 @@ def advance(state, until_ps, order, admit, batch, preempt, route, place, bring, 
             heaps.reschedule(state, i, form(state, i, t, admit, batch, preempt, bring, speculate))
         else:
             clock.passed = state.replicas.shape[0]
-            commands.obey(state, t, order, route, place)
+            if timer == t:
+                clients.fire(state, t, order, route, place)
+            else:
+                commands.obey(state, t, order, route, place)
         if clock.wrong_kind != 0:
             return WRONG

@@ -16,6 +16,7 @@ the lowest index.  `params` are its knobs (float64, in the order its module list
     speculate(request, replica, engine, step_ps, params) -> int
                                                           tokens proposed for a decoding request in
                                                           this step, 0 to engine.draft_most
+    gate(request, load, now_ps, params, memory) -> int    1: let in, 0: turned away at the front
     turn(replica, engine, model, queued, now_ps, params) -> int
                                                           the model that runs next: `model`, which
                                                           is loaded, or one that requests wait for
@@ -41,9 +42,9 @@ another one, the replica drains and loads that.  `queued` is int64 [fields, mode
 and LOAD_PS below.  It may read what `batch` may; one that reads the time says `EVERY_STEP = True`.
 `load` is int64 [fields, replicas]: its rows are the constants below, so that
 `load[OUTSTANDING].argmin()` is the least loaded.  It has the columns of those replicas that take
-the request; `load[REPLICA]` says which they are.  `memory` is int64 [MEMORY + replicas], the
-policy's own, zero at the start: MEMORY words and one for each replica.  `rng` is a stream for
-`rng.uniform` and `rng.integer`.
+the request (a gate sees all); `load[REPLICA]` says which they are.  `memory` is int64, the policy's
+own, zero at the start: MEMORY words and one for each replica; for a gate MEMORY words and two for
+each tenant, from GATE_OF_TENANT on.  `rng` is a stream for `rng.uniform` and `rng.integer`.
 """
 
 from __future__ import annotations
@@ -73,11 +74,14 @@ LOAD_PS = 2  # picoseconds to load it from where it is kept; 0 when its weights 
 QUEUED_FIELDS = 3
 
 MEMORY = 8
+GATE_OF_TENANT = MEMORY  # memory[GATE_OF_TENANT + 2 * request.tenant] and the one after it
 
 # values of `decode`
 NO, YES, IF_NO_PREFILL = 0, 1, 2
 
-KINDS = ("order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate", "turn")
+KINDS = (
+    "order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate", "gate", "turn",
+)  # fmt: skip
 
 
 def numba_signatures():
@@ -98,5 +102,6 @@ def numba_signatures():
         "place": i8(request, load, params, memory, rng),
         "fetch": i8(request, engine, offer, params),
         "speculate": i8(request, replica, engine, memory, params),
+        "gate": i8(request, load, i8, params, memory),
         "turn": i8(replica, engine, i8, load, i8, params),
     }

@@ -116,8 +116,8 @@ def queries_ps(state, row, p, n, queries, c):
     j = 0
     while j < state.clock[0].n_verify - 2 and n << (j + 1) <= queries:
         j += 1
-    low, _, _ = decode_cost(state, p, row + j, n, c)
-    high, _, _ = decode_cost(state, p, row + j + 1, n, c)
+    low, _, _ = decode_cost(state, p, row + j, n, c, n)
+    high, _, _ = decode_cost(state, p, row + j + 1, n, c, n)
     return low + (high - low) * (queries - (n << j)) // (n << j)
 
 
@@ -227,7 +227,7 @@ def quote(state, i, room):
     p = replica.pool
     engine = state.engines[p]
     n = replica.n_decode
-    alone, _, _ = decode_cost(state, p, p, n, replica.ctx)
+    alone, _, _ = decode_cost(state, p, p, n, replica.ctx, n)
     alone += engine.host_step_ps + engine.host_seq_ps * n
     beside = 0
     if replica.n_chunks > 0 or (replica.n_waiting > 0 and replica.n_running < engine.max_seqs):

@@ -63,7 +63,8 @@ LEAP = np.dtype(
         ("past", "i8"),  # tokens before the chunks at the first step, all chunks together
         ("n_blocks", "i4"),  # in use during the last step
         ("n_running", "i4"),
-        ("pool", "i8"),  # whose costs it ran with
+        ("pool", "i4"),  # whose costs it ran with
+        ("n_still", "i4"),  # decoders whose cached tokens to read grow no more
         ("n_draft", "i4"),  # proposed tokens that each step verified, in n_tokens ...
         ("n_extra", "i4"),  # ... and accepted: n_steps is 1, and they come with its end, gap 0
         ("depth", "i4"),  # most tokens in a row proposed for one request: passes of the draft
@@ -131,8 +132,17 @@ CALL = np.dtype(
         ("n_next", "i8"),
         ("lost", "i8"),  # 1: a predecessor gave no answer
         ("sent_ps", "i8"),  # when it is sent, as far as the predecessors that have ended say
+        ("attempt", "i8"),  # how often it has been sent
+        ("slot", "i8"),  # copies that its client waits for; -1 when none
+        ("twin", "i8"),
+        ("loser", "i8"),  # a copy that is to be dropped
     ],
     align=True,
+)
+
+#: when a client does something about a request, if what it waits for has not come
+TIMER = np.dtype(
+    [("time_ps", "i8"), ("request", "i8"), ("kind", "i8"), ("attempt", "i8")], align=True
 )
 
 #: one request is sent delay_ps after another one has ended
@@ -170,10 +180,12 @@ LIVE = np.dtype(
         ("first_token_ps", "i8"),
         ("last_token_ps", "i8"),  # when it joined the decoders or left them
         ("max_itl_ps", "i8"),
+        ("reads", "i8"),  # most cached tokens that its decoding reads ...
+        ("keeps", "i8"),  # ... and that it has in memory, both as of when it joined the decoders
         ("joined", "i8"),  # its replica's decode step count when it joined the decoders
         ("replica", "i8"),
         ("pool", "i8"),
-        ("place", "i8"),  # in the heap of last steps
+        ("place", "i8"),  # in the heap of last steps, or of those at which it stops growing
         ("child", "i8"),  # queue links
         ("sibling", "i8"),
         ("prev", "i8"),  # running list, in order of admission
@@ -204,6 +216,7 @@ LIVE = np.dtype(
         ("recent_right", "f8"),  # of late, older rounds weighing less: tokens found right ...
         ("recent_tried", "f8"),  # ... of those looked at (none behind a wrong one is)
         ("acceptance", "f8"),  # its true chance, -1 as its pool says: who reads it is an oracle
+        ("avoid", "i8"),  # replica that another copy of it is on; -1 when none
         ("rate", "f8"),  # of its transfer, bytes a picosecond
         ("to_move", "f8"),  # bytes still to be moved ...
         ("moved_ps", "i8"),  # ... at this time, later than now while latency passes
@@ -222,6 +235,8 @@ REPLICA = np.dtype(
         ("pool", "i8"),
         ("n_running", "i8"),
         ("n_decode", "i8"),
+        ("n_reading", "i8"),  # decoders that read one cached token more in each step ...
+        ("n_taking", "i8"),  # ... and those that keep one more
         ("n_chunks", "i8"),
         ("n_waiting", "i8"),
         ("queue", "i8"),  # root of the waiting queue
@@ -289,6 +304,10 @@ ENGINE = np.dtype(
         ("streamed", "i8"),  # 1: layers of KV leave while later ones are computed
         ("n_layers", "i8"),
         ("speed", "i8"),  # relative to the fastest pool, in thousandths
+        ("keeps", "i8"),  # cached tokens of a request at most, cut after each step; NO_CAP
+        ("reads", "i8"),  # of them read by a decoding request at most
+        ("anywhere", "i8"),  # 1: KV of a block is used wherever it stands in a prompt ...
+        ("again", "f8"),  # ... and this share of its tokens is computed again
         ("swap", "i8"),  # 1: what a preempted request had computed goes to the first tier
         ("draft_most", "i8"),  # tokens in a row proposed for a request; 0: it does not speculate
         ("draft_priced", "i8"),  # 1: its `speculate` policy wants to know what steps would take
@@ -311,6 +330,7 @@ ENGINE = np.dtype(
     ],
     align=True,
 )
+NO_CAP = 1 << 40
 RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
 #: what a replica is for: everything, prompts only, or answers to prompts computed elsewhere
 ROLE = {"both": 0, "prefill": 1, "decode": 2}
@@ -429,6 +449,24 @@ CLOCK = np.dtype(
         ("closed", "i8"),  # 1: a request is released when another one ends
         ("think_ps", "i8"),
         ("has_calls", "i8"),  # 1: `calls` has a row for each request
+        ("has_clients", "i8"),  # 1: clients wait so long, try again, send copies:
+        ("first_token_by_ps", "i8"),  # without a token by then they give up; 0 never
+        ("end_by_ps", "i8"),  # the same for the whole answer
+        ("hedge_ps", "i8"),  # a second copy is sent; 0 never
+        ("hedge_first", "i8"),  # 1: the first token decides between copies, else the last
+        ("max_retries", "i8"),
+        ("retry_timeouts", "i8"),
+        ("retry_failures", "i8"),  # 1: the client, not the front, sends what a failure lost
+        ("backoff_ps", "i8"),  # before the first retry ...
+        ("backoff_thousandths", "i8"),  # ... and by how much longer before the next
+        ("n_timers", "i8"),
+        ("n_given_up", "i8"),
+        ("n_sent_again", "i8"),
+        ("n_hedged", "i8"),
+        ("wasted_tokens", "i8"),  # computed by copies whose answer nobody took ...
+        ("wasted_out", "i8"),  # ... and produced
+        ("retry_rejections", "i8"),
+        ("gated", "i8"),  # 1: a policy says who is let in
         ("go_on", "i8"),  # 1: successors of a request that gave no answer are sent all the same
         ("passed_ps", "i8"),  # at this time the boundaries of replicas below ...
         ("passed", "i8"),  # ... this one have been, see `wake.due`
@@ -476,6 +514,7 @@ class State(NamedTuple):
     calls: np.ndarray  # CALL [N], ... if one can lead to another; else both are empty
     successors: np.ndarray  # SUCCESSOR, by predecessor
     flows: np.ndarray  # FLOW, workflows
+    timers: np.ndarray  # TIMER, heap by (time, request, kind), and a spare row
     live: np.ndarray  # LIVE [L]
     replicas: np.ndarray  # REPLICA [R]
     totals: np.ndarray  # TOTALS [R]
@@ -541,6 +580,8 @@ class State(NamedTuple):
     draft_alpha: np.ndarray  # float64 [P, ..], the requests' own chances: quantiles
     draft_ps: np.ndarray  # int64 [D+1], what a step would take at each depth, as quoted last
     drafting: np.ndarray  # int64 [D+2], requests drafted for at each depth, as counted last
+    gate_params: np.ndarray
+    gate_memory: np.ndarray  # int64 [8 + 2 * tenants]
 
 
 _I8, _I4, _F8, _U8 = np.dtype("i8"), np.dtype("i4"), np.dtype("f8"), np.dtype("u8")
@@ -554,6 +595,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "calls": (CALL, 1),
     "successors": (SUCCESSOR, 1),
     "flows": (FLOW, 1),
+    "timers": (TIMER, 1),
     "live": (LIVE, 1),
     "replicas": (REPLICA, 1),
     "totals": (TOTALS, 1),
@@ -615,6 +657,8 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "draft_alpha": (_F8, 2),
     "draft_ps": (_I8, 1),
     "drafting": (_I8, 1),
+    "gate_params": (_F8, 1),
+    "gate_memory": (_I8, 1),
 }
 assert tuple(LAYOUT) == State._fields
 

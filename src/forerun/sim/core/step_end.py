@@ -5,7 +5,7 @@ Legend: i replica, r slot of a live request, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import front, prefix, speculate
+from forerun.sim.core import attempts, front, prefix, speculate
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
@@ -40,6 +40,7 @@ def write_leap(state, i, k):
     clock.n_leaps += 1
     row.start_ps, row.first_ps, row.slope_ps = replica.start_ps, replica.first_ps, replica.slope_ps
     row.n_steps, row.replica, row.pool = k, i, replica.pool
+    row.n_still = replica.n_decode - replica.n_reading if replica.in_step > 0 else 0
     row.n_tokens = replica.in_step + replica.chunk + replica.n_draft
     row.n_seqs, row.n_decode = replica.n_seqs, replica.in_step
     n_chunks = 0
@@ -106,7 +107,7 @@ def complete(state, i, k, order, route, place):
             lists.note_gap(state, i, replica.decoded + k, last)
         replica.decoded += k
         replica.decoded_ps = t
-        replica.ctx += k * replica.n_decode
+        replica.ctx += k * replica.n_reading
         totals.n_out += k * replica.n_decode
         if replica.n_draft > 0:
             n_extra = speculate.settle(state, i)
@@ -114,8 +115,12 @@ def complete(state, i, k, order, route, place):
                 state.leaps[state.clock[0].n_leaps - 1].n_extra = n_extra
         while replica.n_decode > 0 and state.last_step[i, 0] == replica.decoded:
             r = state.last_member[i, 0]
-            lists.leave_decoders(state, i, r)
-            lists.end_running(state, i, r, t, FINISHED)
+            lists.stop_growing(state, i, r)
+            if state.live[r].osl - state.live[r].n_out == replica.decoded - state.live[r].joined:
+                lists.leave_decoders(state, i, r)
+                lists.end_running(state, i, r, t, FINISHED)
+            else:
+                lists.await_next_change(state, i, r)
     if replica.chunk > 0:
         complete_chunks(state, i, k, t, order, route, place)
     replica.n_steps = 0
@@ -142,8 +147,9 @@ def complete_chunks(state, i, k, t, order, route, place):
             drafts = state.engines[replica.pool].draft_row >= 0
             request.draft_at = request.n_computed if drafts else 0
         state.load[OUTSTANDING_TOKENS, i] -= tokens
-        extra = blocks_for(request.n_computed, b) - request.n_blocks
-        if extra > 0:
+        keeps = state.engines[replica.pool].keeps
+        extra = blocks_for(min(request.n_computed, keeps), b) - request.n_blocks
+        if extra > 0 or request.n_computed > keeps:
             request.n_blocks += extra
             take(state, i, extra)
         prefix.publish(state, i, r)
@@ -153,12 +159,14 @@ def complete_chunks(state, i, k, t, order, route, place):
             state.totals[i].n_out += 1
             if request.first_token_ps < 0:
                 request.first_token_ps = t
+                if state.clock[0].hedge_first == 1:
+                    attempts.win(state, r, t)
             else:
                 gap = t - request.last_token_ps
                 request.max_itl_ps = max(request.max_itl_ps, gap)
                 write_gap(state, i, t, gap, 1, 1)
             request.last_token_ps = t
-            if request.n_out == request.osl:
+            if request.n_out == request.osl or request.aborted == 1:
                 lists.end_running(state, i, r, t, FINISHED)
             elif state.engines[replica.pool].role == PREFILL:
                 hand_on(state, i, r, t, order, route, place)

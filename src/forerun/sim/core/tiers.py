@@ -124,10 +124,11 @@ def swap_out(state, i, r):
     s = state.stores[i].below
     request = state.live[r]
     tier = state.stores[s]
-    rows = (request.n_computed + tier.block_tokens - 1) // tier.block_tokens
+    n_tokens = min(request.n_computed, state.engines[state.replicas[i].pool].keeps)
+    rows = (n_tokens + tier.block_tokens - 1) // tier.block_tokens
     if rows == 0 or tier.n_swapped + rows > tier.n_rows:
         return False
-    if not write(state, i, s, float(request.n_computed * token_bytes(state, i))):
+    if not write(state, i, s, float(n_tokens * token_bytes(state, i))):
         return False
     while tier.n_kept + tier.n_swapped + rows > tier.n_rows:
         go_down(state, i, s, store.drop_first(state, s))

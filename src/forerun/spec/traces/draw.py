@@ -19,6 +19,7 @@ from forerun.spec.streams import stream
 from forerun.spec.traces import bundled, detect, draws, read
 from forerun.spec.traces._checks import check_traffic
 from forerun.spec.traces._columns import take
+from forerun.spec.traces._documents import with_documents
 from forerun.spec.traces._processes import arrival_chunks, length_chunks
 from forerun.spec.traces._workflows import draw_workflows
 from forerun.spec.traces.synth import Synth, load
@@ -53,8 +54,14 @@ def requests_of(traffic: Traffic, *, seed: int, models: bool = False) -> Request
         requests = _from_trace(traffic, _read(traffic, seed), seed)
     if requests.model is not None and not models:
         requests = replace(requests, model=None)
+    if traffic.documents is not None:
+        requests = with_documents(requests, traffic.documents, seed=seed)
+    meta: dict[str, Any] = {}
     if traffic.concurrency:
         meta = {"concurrency": traffic.concurrency, "think_s": traffic.think_s}
+    if traffic.client is not None:
+        meta["client"] = traffic.client
+    if meta:
         requests = take(requests, np.arange(len(requests)), meta={**requests.meta, **meta})
     return requests
 
@@ -68,7 +75,8 @@ def iter_requests(traffic: Traffic, *, seed: int, chunk: int = CHUNK) -> Iterato
     if chunk < 1:
         raise SpecError.one("chunk", f"{chunk} is not at least 1")
     check_traffic(traffic)
-    if traffic.trace is None and not traffic.concurrency and traffic.workflow is None:
+    at_once = traffic.concurrency or traffic.workflow or traffic.documents
+    if traffic.trace is None and not at_once:
         yield from _drawn(traffic, seed, chunk)
         return
     whole = requests_of(traffic, seed=seed)

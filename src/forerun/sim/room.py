@@ -1,0 +1,45 @@
+"""More room for what the core keeps: slots of live requests, timers, stacks of gaps, calls."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from forerun.sim.core import serve as core_serve
+from forerun.sim.core import state
+from forerun.sim.core.signatures import GATE_OF_TENANT
+
+
+def wider(now: state.State, reason: int) -> dict[str, np.ndarray]:
+    """Arrays of State with room for what `advance` came back for; none when that was no room."""
+    if reason == core_serve.WANT_SLOTS:
+        n = len(now.live)
+        live = state.rows(2 * n, state.LIVE)
+        live[:n] = now.live
+        state.free_slots(live, n)
+        now.clock[0].free = n
+        to_fetch = np.pad(now.to_fetch, [(0, n), (0, 0)])
+        return {"live": live, "moving": np.resize(now.moving, len(live)), "to_fetch": to_fetch}
+    if reason == core_serve.WANT_TIMERS:
+        n = len(now.timers)
+        timers = state.rows(2 * n + 8 * now.last_step.shape[1] + 64, state.TIMER)
+        timers[:n] = now.timers
+        return {"timers": timers}
+    if reason == core_serve.WANT_GAPS:
+        names = ("gap_step", "gap_ps")
+        more = (0, now.gap_step.shape[1])
+        return {name: np.pad(getattr(now, name), [(0, 0), more]) for name in names}
+    return {}
+
+
+def pending_for(now: state.State, n: int) -> np.recarray:
+    """The heap of released requests with room for n of them, and the two spare rows."""
+    held = int(now.clock[0].n_pending)
+    rows = state.rows(max(n + 2, len(now.pending)), state.ARRIVAL)
+    rows[:held] = now.pending[:held]
+    return rows
+
+
+def gate_memory_for(now: state.State, n_tenants: int) -> np.ndarray:
+    """The memory of the gate's policy, with two integers for each tenant."""
+    missing = GATE_OF_TENANT + 2 * n_tenants - len(now.gate_memory)
+    return np.pad(now.gate_memory, (0, max(missing, 0)))

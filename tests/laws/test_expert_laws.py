@@ -1,0 +1,487 @@
+"""Laws of experts at run time: who is chosen, where they are, what steps then wait for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations, islice
+
+import numpy as np
+import pytest
+from fleets import assert_laws, assert_same, fleets, sharing, troubles
+from serving import table, workload
+
+from forerun import catalog
+from forerun.errors import Infeasible, SpecError
+from forerun.sim.moe import drive, layout, offload, routing
+from forerun.sim.moe.course import Experts, Window, course, levels
+from forerun.sim.moe.layout import Spread
+from forerun.sim.moe.placements.balanced import device_loads
+from forerun.sim.moe.rows import Course
+from forerun.sim.prepare import prepare
+from forerun.sim.serve import Server, run
+from forerun.spec.deployment import Deployment, Pool
+from forerun.spec.moe import ExpertRun, Offload, Routing
+
+KINDS = [
+    Routing(),
+    Routing(kind="zipf", skew=1.2, drift=0.5, correlation_s=60),
+    Routing(kind="dirichlet", skew=2.0, drift=0.2),
+    Routing(kind="zipf", skew=8.0),
+]
+
+
+def windows_of(how, n=5, *, seed=0, n_layers=3, n_experts=16, topk=4, window_s=10.0):
+    drawn = routing.shares(
+        how, n_layers=n_layers, n_experts=n_experts, topk=topk, window_s=window_s, seed=seed
+    )
+    return np.array(list(islice(drawn, n)))
+
+
+# -- who is chosen -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", KINDS)
+def test_shares_add_up_and_no_expert_has_more_than_one_of_a_tokens_choices(how):
+    share = windows_of(how)
+    np.testing.assert_allclose(share.sum(axis=2), 1.0)
+    assert share.max() <= 1 / 4 + 1e-12
+
+
+@pytest.mark.parametrize("how", KINDS)
+def test_every_token_is_routed_to_topk_experts(how):
+    share = windows_of(how, 1)[0]
+    drawn = routing.counts(share, 333, 4, np.random.default_rng(1))
+    assert drawn.sum(axis=1).tolist() == [333 * 4] * 3
+    assert drawn.max() <= 333
+
+
+def test_draws_have_the_shares_they_are_drawn_from():
+    share = windows_of(KINDS[1], 1)[0]
+    drawn = routing.counts(share, 40_000, 4, np.random.default_rng(2))
+    np.testing.assert_allclose(drawn / 160_000, share, atol=0.004)  # 4 sigma: 4*sqrt(.19/4e4)/4
+
+
+def test_same_seed_same_shares_and_another_seed_other_ones():
+    a, b, c = (windows_of(KINDS[1], seed=s).tobytes() for s in (3, 3, 4))
+    assert a == b != c
+
+
+def test_popularity_forgets_at_its_correlation_time():
+    how = Routing(kind="uniform", drift=1.0, correlation_s=50)
+    log_w = np.log(windows_of(how, 400, n_layers=8, n_experts=64, topk=1))
+    z = log_w - log_w.mean(axis=2, keepdims=True)
+    for lag in (1, 5):
+        seen = np.mean(z[:-lag] * z[lag:]) / np.mean(z * z)
+        assert abs(seen - np.exp(-lag * 10 / 50)) < 0.05
+
+
+@pytest.mark.parametrize("affinity", [0.0, 0.4, 1.0])
+def test_affinity_leaves_the_shares_of_both_layers_as_they_are(affinity):
+    here, there = windows_of(KINDS[2], 1)[0][:2]
+    joint = routing.coupling(here, there, affinity)
+    np.testing.assert_allclose(joint.sum(axis=1), here)
+    np.testing.assert_allclose(joint.sum(axis=0), there)
+
+
+def test_guesses_are_certain_under_full_affinity_and_blind_without():
+    even = np.full(16, 1 / 16)
+    assert routing.guessed(even, even, 1.0, 1) == pytest.approx(1.0)
+    assert routing.guessed(even, even, 0.0, 1) == pytest.approx(1 / 16)
+    here, there = windows_of(Routing(kind="zipf", skew=1.0), 1)[0][:2]
+    assert routing.guessed(here, there, 0.0, 1) == pytest.approx(there.max())
+    assert routing.guessed(here, there, 0.0, 16) == pytest.approx(1.0)
+    assert routing.guessed(here, there, 0.5, 0) == 0.0
+    some = [routing.guessed(here, there, a, 2) for a in (0.0, 0.3, 0.6, 1.0)]
+    assert some == sorted(some)
+
+
+# -- where they are ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", layout.names())
+@pytest.mark.parametrize("spare", [0, 4])
+def test_a_placement_holds_every_expert_and_fills_every_device(name, spare):
+    share = windows_of(KINDS[1], 1)[0]
+    slots = layout.place(name, share, n_devices=4, n_slots=16 + spare, affinity=0.5)
+    assert slots.shape == (3, 16 + spare)
+    for row in slots:
+        assert set(row) == set(range(16))
+
+
+def test_uniform_routing_is_the_plain_engine_whatever_the_placement():
+    share = windows_of(Routing(), 1, n_experts=256, topk=8)[0]
+    for name in layout.names():
+        slots = layout.place(name, share, n_devices=8, n_slots=256, affinity=0.3)
+        found = layout.spread(
+            share, slots, n_devices=8, topk=8, affinity=0.0, tokens_stay=True
+        )  # fmt: skip
+        assert found == Spread(1.0, 1.0)
+
+
+def best_of_all(load, n_devices):
+    """The least busiest device of all placements with equally many experts a device."""
+
+    def search(left, devices):
+        if devices == 1:
+            return load[list(left)].sum()
+        first, rest = left[0], left[1:]
+        each = len(left) // devices
+        return min(
+            max(load[[first, *some]].sum(), search([e for e in rest if e not in some], devices - 1))
+            for some in combinations(rest, each - 1)
+        )
+
+    return search(list(range(len(load))), n_devices)
+
+
+def test_balanced_placement_is_within_four_thirds_of_the_best():
+    draw = np.random.default_rng(0)
+    for _ in range(30):
+        load = draw.dirichlet(np.full(9, 0.7))
+        slots = layout.find("balanced")[0](load, None, n_devices=3, n_slots=9)
+        found = device_loads(load, slots, 3).max()
+        assert found <= 4 / 3 * best_of_all(load, 3) + 1e-12
+
+
+def test_copies_never_make_the_busiest_device_busier():
+    policy = layout.find("balanced")[0]
+    draw = np.random.default_rng(1)
+    for _ in range(40):
+        load = draw.dirichlet(np.full(16, 0.4))
+        busiest = [
+            device_loads(load, policy(load, None, n_devices=4, n_slots=n), 4).max()
+            for n in (16, 20, 24, 32)
+        ]
+        assert (np.diff(busiest) <= 1e-12).all()
+        assert busiest[-1] >= 0.25 - 1e-12
+
+
+def test_near_experts_keep_more_tokens_on_their_device_than_balanced_ones():
+    share = windows_of(Routing(kind="zipf", skew=0.5), 1, n_layers=6, n_experts=32)[0]
+    exchange = {}
+    for name in ("balanced", "affine"):
+        slots = layout.place(name, share, n_devices=4, n_slots=32, affinity=0.8)
+        exchange[name] = layout.spread(
+            share, slots, n_devices=4, topk=4, affinity=0.8, tokens_stay=True
+        )
+    assert exchange["affine"].exchange < exchange["balanced"].exchange
+    assert exchange["affine"].exchange < 0.6
+    assert exchange["affine"].load < 1.08
+
+
+# -- the course --------------------------------------------------------------------------------
+
+
+def experts(**changed):
+    usual = dict(
+        n_layers=3, n_experts=16, topk=4, n_devices=4, n_slots=16, expert_bytes=1e6,
+        link_bytes_per_s=np.inf,
+    )  # fmt: skip
+    return Experts(**(usual | changed))
+
+
+def test_rebalancing_for_free_reaches_the_balanced_load_when_nothing_changes():
+    how = Routing(kind="uniform", drift=1.0, correlation_s=1e300)
+    share = windows_of(how, 1)[0]
+    slots = layout.place("balanced", share, n_devices=4, n_slots=16, affinity=0.0)
+    best = layout.spread(share, slots, n_devices=4, topk=4, affinity=0.0, tokens_stay=False)
+    run = ExpertRun(routing=how, placement="balanced", rebalance_s=10)
+    seen = list(islice(course(run, experts(), 0), 4))
+    assert [w.rebalanced for w in seen[:2]] == [False, True]
+    assert seen[0].spread.load > best.load
+    assert [w.spread.load for w in seen[1:]] == [best.load] * 3
+
+
+def test_a_new_placement_holds_only_once_its_experts_have_arrived():
+    how = Routing(kind="uniform", drift=1.0, correlation_s=1e300)
+    run = ExpertRun(routing=how, placement="balanced", rebalance_s=10)
+    slow = experts(link_bytes_per_s=1e5)  # 10 s an expert
+    seen = list(islice(course(run, slow, 0), 40))
+    first = next(i for i, w in enumerate(seen) if w.rebalanced)
+    assert first == 1 + int(np.ceil(seen[first].move_s / 10))
+    assert seen[first].move_s >= 10
+    assert len({w.spread.load for w in seen[:first]}) == 1
+
+
+def test_a_placement_knows_the_past_alone():
+    """Two courses that differ from window 5 on are the same until then, placements included."""
+    how = Routing(kind="zipf", skew=0.8, drift=0.6, correlation_s=40)
+    run = ExpertRun(routing=how, placement="balanced", rebalance_s=20)
+    long, short = (list(islice(course(run, experts(), 7), n)) for n in (30, 6))
+    assert long[:6] == short
+
+
+def test_levels_are_few_and_stand_in_the_midst_of_their_windows():
+    how = Routing(kind="zipf", skew=1.0, drift=1.0, correlation_s=20)
+    run = ExpertRun(routing=how, placement="balanced", rebalance_s=30)
+    seen = list(islice(course(run, experts(), 1), 200))
+    known = levels(seen)
+    load = np.array([w.spread.load for w in seen])
+    assert 2 < len(known) <= 8
+    width = (load.max() - load.min()) / 8
+    off = np.abs(load[:, None] - np.array([k.load for k in known])).min(axis=1)
+    assert off.max() <= width + 1e-9
+
+
+# -- the engine --------------------------------------------------------------------------------
+
+
+def with_levels(pools, windows_s, order):
+    """The pools, the first of them with rows of two more levels in the given order of windows."""
+    main = pools[0]
+    slower = [
+        replace(
+            main,
+            table=table(flat=2e-3 * f),
+            pool=main.pool.model_copy(update={"replicas": 0}),
+        )
+        for f in (1.3, 1.7)
+    ]
+    spreads = tuple(Spread(load, 1.0) for load in (1.0, 1.3, 1.7))
+    windows = [Window(spreads[k], False, 0.0) for k in order]
+    rest = (Window(spreads[k % 3], False, 0.0) for k in range(10**9))
+    known = Course(windows, spreads, windows_s, rest)
+    first = replace(main, levels=(0, len(pools), len(pools) + 1), course=known)
+    return [first, *pools[1:], *slower]
+
+
+def served_by(requests, pools, commands=(), **settings):
+    server = Server(pools, n_requests=len(requests), hash_tokens=requests.hash_tokens, **settings)
+    for command in commands:
+        server.command(*command)
+    server.inject(requests)
+    drive.advance(server)
+    return server
+
+
+def test_a_leap_equals_stepping_while_experts_change_their_load():
+    switched = 0
+    for seed in range(8):
+        requests = sharing(seed, 60, isl=60, ties=seed % 2 == 0)
+        for pools in fleets().values():
+            commands = [c for c in troubles(seed, pools) if c[1] != "switch"]
+            leapt, stepped = (
+                served_by(
+                    requests, with_levels(pools, 0.05, [0, 2, 1, 0, 1]), commands,
+                    leap=leap, seed=3,
+                )
+                for leap in (True, False)
+            )  # fmt: skip
+            rows = leapt.log_so_far()
+            assert_same(rows, stepped.log_so_far())
+            assert rows.end_ps == stepped.log_so_far().end_ps
+            switched += len(set(rows.leaps["pool"]) - set(range(len(pools))))
+            if not rows.n_unfinished:
+                assert_laws(leapt, requests)
+    assert switched > 30
+
+
+def test_levels_that_cost_the_same_write_the_log_of_the_plain_engine():
+    for closed in (None, 6):
+        requests = workload(4, 60)
+        pools = fleets()["one"]
+        rows = with_levels(pools, 0.05, [0, 2, 1, 0, 1])
+        same = [replace(row, table=pools[0].table) for row in rows]
+        a = served_by(requests, same, concurrency=closed).log_so_far()
+        b = run(requests, pools, concurrency=closed)
+        assert_same(a, b)
+        assert (a.start_ps, a.end_ps) == (b.start_ps, b.end_ps)
+
+
+def test_a_busier_device_never_makes_a_run_shorter():
+    requests = workload(4, 80)
+    spans = []
+    for order in ([0], [1], [2]):
+        pools = with_levels(fleets()["one"], 1e6, order)
+        spans.append(served_by(requests, pools).log_so_far().requests["done_ps"].sum())
+    assert spans == sorted(spans)
+    assert spans[0] < spans[2]
+
+
+# -- priced --------------------------------------------------------------------------------------
+
+MODEL = "qwen3-30b-a3b"
+
+
+def priced(moe, **changed):
+    usual = {"device": "h100-sxm", "dp": 4, "ep": 4, "engine": {"max_num_batched_tokens": 1024}}
+    pool = Pool(**(usual | changed), moe=moe)
+    return prepare(catalog.model(MODEL), Deployment(pools=(pool,)), span_s=600)
+
+
+def test_uniform_routing_prices_exactly_as_without():
+    plain = priced(None)
+    for moe in ({}, {"placement": "round_robin"}, {"offload": {"in_hbm": 1.0}}):
+        found = priced(moe)
+        assert len(found) == 1
+        assert (found[0].n_blocks, found[0].max_len) == (plain[0].n_blocks, plain[0].max_len)
+        for quantity in ("time_s", "flop", "hbm_bytes", "link_bytes", "energy_j"):
+            for part in ("tokens", "seqs", "decode", "prefill"):
+                a, b = (getattr(getattr(s.table, quantity), part) for s in (found[0], plain[0]))
+                np.testing.assert_array_equal(a, b, err_msg=f"{quantity}.{part}")
+
+
+def test_skew_takes_longer_and_does_the_same_work():
+    plain = priced({})[0].table
+    slowest = []
+    for skew in (0.5, 1.0, 2.0):
+        found = priced({"routing": {"kind": "zipf", "skew": skew}})[0].table
+        assert (found.time_s.tokens >= plain.time_s.tokens).all()
+        assert found.time_s.tokens[512] > plain.time_s.tokens[512]
+        np.testing.assert_array_equal(found.flop.tokens, plain.flop.tokens)
+        slowest.append(found.time_s.tokens[512])
+    assert max(slowest) > 1.02 * plain.time_s.tokens[512]
+
+
+def test_a_wandering_course_has_rows_that_replicas_take_in_turn():
+    routed = {"kind": "zipf", "skew": 0.8, "drift": 1.0, "correlation_s": 60}
+    found = priced({"routing": routed, "placement": "balanced", "rebalance_s": 60})
+    main, others = found[0], found[1:]
+    assert sorted(main.levels) == list(range(len(found)))
+    assert len(others) >= 2
+    assert all(row.pool.replicas == 0 for row in others)
+    assert main.levels[main.course.level(0)] == 0
+
+
+# -- experts on the host ---------------------------------------------------------------------------
+
+
+def a_layer(share, **changed):
+    usual = dict(topk=4, ep=1, expert_bytes=1e7, expert_flop=1e7, token_bytes=1e4, guess=0.5)
+    return offload.Layer(share=share, **(usual | changed))
+
+
+HOST = offload.Host(2e10, 1e-6, 2e11, 5e12)
+T = np.array([0.0, 1, 2, 8, 64, 512])
+SHARE = windows_of(Routing(kind="zipf", skew=1.0), 1, n_experts=32)[0][0]
+
+
+def waited(layer, *, expert_s=1e-4, rest_s=2e-4, **how):
+    busy = T > 0
+    return offload.wait_s(
+        layer, Offload(**how), HOST, T, expert_s=busy * expert_s, rest_s=busy * rest_s
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("cache", ["lru", "lfu"])
+@pytest.mark.parametrize("misses", ["fetch", "cpu", "best"])
+def test_more_experts_in_device_memory_never_wait_longer(cache, misses):
+    waits = [
+        waited(a_layer(SHARE), in_hbm=c, cache=cache, misses=misses, prefetch=2)
+        for c in (0.0, 0.1, 0.3, 0.55, 0.9, 1.0)
+    ]
+    assert (np.diff(waits, axis=0) <= 1e-12).all()
+    assert (waits[-1] == 0).all()
+    assert (np.array(waits)[:, 0] == 0).all()  # no tokens, no waiting
+
+
+def test_the_sooner_of_moving_and_computing_is_no_later_than_either():
+    kinds = {
+        m: waited(a_layer(SHARE), in_hbm=0.3, cache="lfu", misses=m)
+        for m in ("fetch", "cpu", "best")
+    }
+    np.testing.assert_array_equal(kinds["best"], np.minimum(kinds["fetch"], kinds["cpu"]))
+    assert kinds["cpu"][1] < kinds["fetch"][1]  # one token: the host's memory is ten links wide
+
+
+def test_perfect_guesses_hide_all_that_fits_in_the_rest_of_the_layer_and_blind_ones_nothing():
+    common = {"in_hbm": 0.3, "cache": "lfu"}
+    none = waited(a_layer(SHARE), **common)
+    blind = waited(a_layer(SHARE, guess=0.0), prefetch=1, **common)
+    np.testing.assert_array_equal(none, blind)
+    sure = waited(a_layer(SHARE, guess=1.0), prefetch=1, rest_s=10.0, **common)
+    assert (sure == 0).all()
+    some = [waited(a_layer(SHARE, guess=g), prefetch=1, **common) for g in (0.0, 0.3, 0.7, 1.0)]
+    assert (np.diff(some, axis=0) <= 0).all()
+    # by hand at one token, all of it hidden but 2e-4 of rest and 1e-4 of experts
+    m = offload.misses(a_layer(SHARE), T, 0.3, "lfu").n_missing[1]
+    assert some[-1][1] == pytest.approx(max(0, 1e-6 + m * 5e-4 - min(m * 5e-4, 2e-4) - 1e-4))
+
+
+def test_steps_want_as_many_experts_as_drawn_ones_do():
+    draw = np.random.default_rng(5)
+    for n in (1, 8, 64):
+        seen = [(routing.counts(SHARE[None], n, 4, draw) > 0).sum() for _ in range(400)]
+        assert np.mean(seen) == pytest.approx(
+            offload.wanted(SHARE, 4, np.array([n])).sum(), rel=0.03
+        )
+
+
+@pytest.mark.parametrize("n_tokens", [1, 4])
+def test_the_hit_ratio_of_lru_is_that_of_a_simulated_cache(n_tokens):
+    """Steps drawn one by one through a cache of 12 of 32 experts, least recently used out first."""
+    draw = np.random.default_rng(6)
+    kept: list[int] = []
+    hit = asked = 0
+    for step in range(3000):
+        wanted = np.flatnonzero(routing.counts(SHARE[None], n_tokens, 4, draw)[0])
+        if step > 300:
+            asked += len(wanted)
+            hit += len(set(kept) & set(wanted.tolist()))
+        order = draw.permutation(wanted).tolist()
+        kept = ([e for e in kept if e not in set(order)] + order)[-12:]
+    found = offload.misses(a_layer(SHARE), np.array([n_tokens]), 12 / 32, "lru")
+    told = 1 - found.n_missing[0] / found.n_wanted[0]
+    assert told == pytest.approx(hit / asked, abs=0.03)
+
+
+def test_experts_on_the_host_leave_room_for_the_cache_and_take_time():
+    # half of 57 GB of experts on one H100
+    whole = priced(None, dp=1, ep=1)[0]
+    half = priced({"offload": {"in_hbm": 0.5}}, dp=1, ep=1)[0]
+    assert half.n_blocks > 2 * whole.n_blocks
+    assert half.table.time_s.tokens[1] > whole.table.time_s.tokens[1]
+    assert (np.diff(half.table.time_s.tokens) >= 0).all()
+
+
+# -- mistakes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("moe", "said"),
+    [
+        ({"placement": "balanse"}, "no placement is called balanse"),
+        ({"placement": "linear", "rebalance_s": 60}, "nothing would ever move"),
+        ({"placement": "balanced", "rebalance_s": 5}, "less than a window"),
+        ({"routing": {"kind": "table"}}, "names no file"),
+        ({"routing": {"kind": "table", "table": "/no/file.csv"}}, "cannot be read"),
+        ({"routing": {"skew": 1}}, "says nothing of uniform"),
+        ({"offload": {"host": "h100-sxm"}}, "is no processor"),
+        ({"offload": {"host": "epic"}}, "epic"),
+        ({"offload": {"tier": "nvme"}}, "how fast the drives are"),
+        ({"offload": {"misses": "cpu", "prefetch": 2}}, "fetches nothing"),
+    ],
+)
+def test_a_mistake_is_named_with_its_repair(moe, said):
+    with pytest.raises((SpecError, Infeasible), match=said) as error:
+        priced(moe)
+    assert all(problem.fix for problem in error.value.problems)
+
+
+def test_changing_loads_beside_controllers_are_refused():
+    drive.check_alone(fleets()["one"])
+    with pytest.raises(SpecError, match="cannot yet be combined"):
+        drive.check_alone(with_levels(fleets()["one"], 0.1, [0, 1]))
+
+
+def test_a_model_without_experts_is_told_so():
+    pool = Pool(device="h100-sxm", moe={})
+    with pytest.raises((SpecError, Infeasible), match="has no experts"):
+        prepare(catalog.model("llama-3.1-8b"), Deployment(pools=(pool,)))
+
+
+def test_experts_that_the_host_cannot_hold_are_refused():
+    pool = Pool(
+        device="h200-sxm", dp=8, ep=8, moe={"offload": {"in_hbm": 0.1, "host": "ryzen-ai-max-395"}}
+    )
+    with pytest.raises((SpecError, Infeasible), match="GB of experts are outside"):
+        prepare(catalog.model("deepseek-v3"), Deployment(pools=(pool,)))
+
+
+def test_a_table_must_have_the_shape_of_the_model(tmp_path):
+    path = tmp_path / "weights.csv"
+    path.write_text("1,2,3\n")
+    with pytest.raises(SpecError, match="1 lines of 3 weights"):
+        priced({"routing": {"kind": "table", "table": str(path)}})
+    path.write_text(",".join(["1"] * 128) + "\n")
+    assert priced({"routing": {"kind": "table", "table": str(path)}})[0].course.level(0) == 0
