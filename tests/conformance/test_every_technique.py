@@ -17,7 +17,7 @@ from forerun.errors import SpecError
 from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
 from forerun.sim import prepare as sim_prepare
-from forerun.sim.core.state import STATUS
+from forerun.sim.core.rows_log import STATUS
 from forerun.sim.serve import run
 from forerun.spec.case import Case
 from forerun.spec.deployment import Deployment, Policy, Pool

@@ -5,6 +5,7 @@ import hashlib
 import os
 
 import fleets
+from families import asking, engine_turn, turning
 from flows import woven
 from serving import served, simulate, table, workload
 from speculating import kinds
@@ -69,3 +70,9 @@ if __name__ == "__main__":
     print("two pools", digest(simulate(workload(3, 25), pools)))
     for name, speculates in kinds(n_blocks=30).items():
         print("speculation", name, digest(simulate(workload(4, 25), speculates, seed=6)))
+    for turn in ("oldest_first", "longest_queue", "patience"):
+        requests = asking(fleets.sharing(4, 30), 3)
+        log = fleets.serve(
+            requests, engine_turn(turning(replicas=2, n_resident=2), turn)
+        ).log_so_far()
+        print("models", turn, digest(log), log.loads.tolist())

@@ -18,7 +18,7 @@ from serving import PS, served, workload
 from forerun.errors import PolicyError
 from forerun.sim.control.faults import times
 from forerun.sim.control.find import find
-from forerun.sim.core.state import STATUS
+from forerun.sim.core.rows_log import STATUS
 from forerun.sim.log import COLD, DOWN, UP, WANTED
 from forerun.sim.tiers import Tier
 from forerun.spec.control import Fault

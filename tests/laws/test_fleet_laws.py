@@ -9,7 +9,7 @@ from serving import PS, workload
 
 from forerun.errors import SpecError
 from forerun.sim.collect import live_slots
-from forerun.sim.core.state import HELD
+from forerun.sim.core.rows_request import HELD
 from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
 

@@ -176,7 +176,7 @@ def test_compiled_and_plain_python_write_the_same_log():
         )
         assert done.returncode == 0, done.stderr[-2000:]
         lines.append(done.stdout.splitlines())
-    assert len(lines[0]) >= 23
+    assert len(lines[0]) >= 26
     assert lines[0] == lines[1]
 
 

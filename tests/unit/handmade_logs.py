@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from forerun.cost.table import CostTable, Work, grid
-from forerun.sim.core.state import DONE, GAP, LEAP, STATUS, TOTALS
+from forerun.sim.core.rows_log import DONE, GAP, LEAP, STATUS, TOTALS
 from forerun.sim.log import Log
 
 S = 10**12  # picoseconds in a second

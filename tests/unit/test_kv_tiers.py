@@ -6,7 +6,6 @@ import pytest
 
 import forerun
 from forerun.errors import SpecError
-from forerun.plan.space import candidates
 
 CASE = {
     "name": "tiers",
@@ -57,8 +56,8 @@ def test_a_tier_that_cannot_work_is_a_sentence(tier, what):
 
 
 def test_a_plan_refuses_tiers_that_it_would_not_look_at():
-    with pytest.raises(SpecError, match="no tiers"):
-        candidates(case(DRAM))
+    with pytest.raises(SpecError, match="kv_tiers: a plan would leave it out"):
+        forerun.api.plan(case(DRAM))
 
 
 def test_a_capacity_of_nothing_is_refused_as_the_case_is_read():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from forerun.metrics import leaps as leap_rows
 from forerun.metrics import stats
 from forerun.metrics.gaps import itl
-from forerun.sim.core.state import GAP, LEAP
+from forerun.sim.core.rows_log import GAP, LEAP
 
 QS = [0, 0.013, 0.25, 0.5, 0.9, 0.99, 1]
 

@@ -21,7 +21,7 @@ from forerun.plan.seek import least_replicas as least
 from forerun.plan.space import ROUTE, Candidate, candidates
 from forerun.plan.store import Store, digest
 from forerun.plan.write import as_yaml
-from forerun.sim.core.state import DONE
+from forerun.sim.core.rows_log import DONE
 from forerun.sim.serve import Served
 from forerun.spec.case import Case
 from forerun.spec.deployment import Deployment, Engine, Pool

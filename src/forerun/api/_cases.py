@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import forerun
 from forerun import catalog
+from forerun.api._models import asked_models, weights_rate
 from forerun.errors import Infeasible, Problem, SpecError, nearest
 from forerun.ops.check import check_parallel
 from forerun.spec import check
@@ -101,17 +102,26 @@ def check_layouts(case: Case) -> list[Problem]:
     """What makes the case's deployment impossible for its model and devices."""
     if case.deployment is None:
         return []
+    asked = asked_models(case)
     try:
-        model = catalog.model(case.model)
+        models = {name: catalog.model(one.model) for name, one in asked.items()}
         devices = {pool.device: catalog.device(pool.device) for pool in case.deployment.pools}
     except SpecError:
         return []  # a name that is not known is reported by `resolve`
     out = []
     for i, pool in enumerate(case.deployment.pools):
-        for problem in check_parallel(model, pool, devices[pool.device]):
+        served = [models[name] for name in pool.models or [*models][:1] if name in models]
+        for problem in [p for m in served for p in check_parallel(m, pool, devices[pool.device])]:
             where = problem.where.replace(f"deployment.{pool.name}", f"deployment.pools.{i}", 1)
             out.append(Problem(where, problem.what, problem.fix))
-    return out
+        if len(pool.models) > 1:
+            try:
+                weights_rate(pool)
+            except SpecError as error:
+                first = error.problems[0]
+                where = f"deployment.pools.{i}.weights_link"
+                out.append(Problem(where, first.what, first.fix))
+    return list(dict.fromkeys(out))
 
 
 def workload(name: str) -> Synth | None:
@@ -135,6 +145,7 @@ def default_deployment(case: Case, wishes: Deployment | None = None) -> Deployme
     """
     from forerun.cost.fit import fit as fit_pool
 
+    one_model(case, "a default deployment", "deployment.pools, each with models: [...]")
     name, group = max(case.fleet.devices.items(), key=lambda item: item[1].count)
     device, model = catalog.device(name), catalog.model(case.model)
     wished = wishes.pools[0] if wishes else Pool(device=name)
@@ -165,6 +176,12 @@ def default_deployment(case: Case, wishes: Deployment | None = None) -> Deployme
     if problems:
         raise SpecError(*problems)
     return chosen
+
+
+def one_model(case: Case, what: str, fix: str) -> None:
+    """Raises SpecError for a case with several models, where `what` takes one."""
+    if len(case.models) > 1:
+        raise SpecError.one("models", f"{what} is for one model, the case has several", fix)
 
 
 def _does_not_fit(found: Fit, count: int) -> list[Problem]:

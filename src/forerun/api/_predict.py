@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from forerun import catalog
-from forerun.api._cases import default_deployment
+from forerun.api._cases import default_deployment, one_model
 from forerun.api._simulate import simulate, words
 from forerun.errors import ForerunError
 from forerun.spec.case import Case, Fleet
@@ -114,6 +114,7 @@ def _unloaded(case: Case, deployment: Deployment, name: str) -> Prediction:
     """Latencies of single requests; throughput with as many in flight as batches and KV hold."""
     from forerun.techniques import prepare
 
+    one_model(case, "a prediction without load", "forerun simulate")
     alone = simulate(_with(case, concurrency=1, n_requests=N_ALONE), bootstrap=False)
     assert case.traffic.isl is not None
     assert case.traffic.osl is not None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from forerun import catalog
 from forerun.api import _control_words as control_words
+from forerun.api import _models
 from forerun.api._cases import carbon_gco2e_per_kwh, default_deployment, pool_usd_per_hour
 from forerun.errors import SpecError
 from forerun.spec.case import Case
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 def requests(case: Case) -> Requests:
     """The requests of the case's traffic, drawn with its seed or read from its trace."""
     from forerun.spec.traces.draw import requests_of
+    from forerun.spec.traces.mix import mixed
 
-    return requests_of(case.traffic, seed=case.seed)
+    return mixed(case) if len(case.models) > 1 else requests_of(case.traffic, seed=case.seed)
 
 
 SLICE = 1 << 16  # arrivals between two looks at the keyboard
@@ -52,7 +54,7 @@ class Result:
         from forerun.report.result import Result as Report
 
         return Report(
-            title=f"{self.case.name}: {self.case.model} on {words(self.deployment)}",
+            title=f"{self.case.name}: {model_words(self.case)} on {words(self.deployment)}",
             metrics=self.metrics,
             slo=self.case.slo,
             log=self.log,
@@ -119,18 +121,16 @@ def simulate(
     from forerun.sim.control.slow import with_slow
     from forerun.sim.moe import drive
     from forerun.sim.prepare import tiers
-    from forerun.techniques import compose, prepare
+    from forerun.techniques import compose
 
     deployment = case.deployment or default_deployment(case)
     if wrong := check_control(deployment.pools, case.faults):
         raise SpecError(*wrong)
     wanted = requests(case)
-    mean_len = round(float((wanted.isl + wanted.osl).mean())) if len(wanted) else 1
     edited = compose(deployment)
-    pools = prepare(
-        catalog.model(case.model), edited, mean_len=mean_len, seed=case.seed,
-        span_s=wanted.duration_s,
-    )  # fmt: skip
+    pools = _models.served(
+        case, edited, mean_lengths(wanted), seed=case.seed, span_s=wanted.duration_s
+    )
     server = serve.Server(
         with_slow(pools, case.faults),
         route=edited.deployment.route,
@@ -147,11 +147,12 @@ def simulate(
         announce=announce,
         n_requests=len(wanted),
         hash_tokens=wanted.hash_tokens if wanted.block_hashes is not None else 0,
+        models=tuple(_models.asked_models(case)),
     )
     control = None
     if is_controlled(pools, case.faults):
         drive.check_alone(pools)
-        control = Control(server, case.faults, cold_starts(catalog.model(case.model), pools))
+        control = Control(server, case.faults, cold_starts(_models.of_pools(case, pools), pools))
     interrupted = _advance(server, wanted, progress, control)
     written = server.log_so_far() if control is None else control.log()
     metrics = score(
@@ -164,7 +165,20 @@ def simulate(
     experts = drive.explain(pools, written.end_ps * 1e-12)
     reasons = (*explain(written, metrics), *experts)
     provenance = provenance_of(case, deployment, written) | {"interrupted": interrupted}
+    provenance["assumed"] += _models.assumed(case, edited)
     return Result(case, deployment, wanted, written, metrics, reasons, provenance)
+
+
+def mean_lengths(wanted: Requests) -> dict[int, int]:
+    """Tokens of a usual request, by model."""
+    import numpy as np
+
+    tokens = wanted.isl + wanted.osl
+    if wanted.model is None:
+        return {0: round(float(tokens.mean())) if len(wanted) else 1}
+    n = np.bincount(wanted.model)
+    sums = np.bincount(wanted.model, weights=tokens)
+    return {m: round(float(sums[m] / n[m])) for m in np.flatnonzero(n).tolist()}
 
 
 def _advance(
@@ -203,7 +217,9 @@ def provenance_of(case: Case, deployment: Deployment, written: Log) -> dict[str,
     offers = {pool.device: catalog.price(pool.device) for pool in deployment.pools}
     whole = case.model_copy(update={"deployment": deployment})
     assumed = [a for table in written.tables for a in table.assumed]
-    assumed += [*catalog.model(case.model).assumed, *written.meta.get("assumed", ())]
+    for asked in _models.asked_models(case).values():
+        assumed += catalog.model(asked.model).assumed
+    assumed += written.meta.get("assumed", ())
     changes = {"control": written.meta["control"]} if "control" in written.meta else {}
     return changes | {
         "forerun_version": __version__,
@@ -220,6 +236,13 @@ def provenance_of(case: Case, deployment: Deployment, written: Log) -> dict[str,
     }
 
 
+def model_words(case: Case) -> str:
+    """The case's model, or what is asked for how often."""
+    if len(case.models) <= 1:
+        return case.model
+    return ", ".join(case.models)
+
+
 def words(deployment: Deployment) -> str:
     """The deployment in a few words: "4 x h100-sxm, 2 replicas of tp 2"."""
     return "; ".join(_pool_words(pool) for pool in deployment.pools)
@@ -234,6 +257,8 @@ def _pool_words(pool: Pool) -> str:
         replicas = f"{pool.autoscale.min_replicas} to {most} replicas"
     if pool.role != "both":
         replicas = f"{pool.role} on {replicas}"
+    if pool.models:
+        replicas += f" for {', '.join(pool.models)}"
     return f"{pool.n_devices} x {pool.device}, {replicas} of {layout}"
 
 
@@ -267,10 +292,10 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
     what = f"{len(wanted):,} requests"
     if traffic.workflow is not None:
         assert wanted.workflow is not None
-        what += f" in {int(wanted.workflow[-1]) + 1:,} workflows"
+        what += f" in {int(wanted.workflow.max()) + 1:,} workflows"
     skipped = sum((wanted.meta.get("skipped") or {}).values())
     out = {
-        "model": case.model,
+        "model": model_words(case),
         "deployment": words(deployment),
         "traffic": f"{what} over {span} ({how})",
         "router": deployment.route.name,

@@ -176,12 +176,15 @@ class Memory:
         return low
 
 
-def memory(model: Model, pool: Pool, device: Device) -> Memory:
+def memory(model: Model, pool: Pool, device: Device, *, beside_bytes: float = 0.0) -> Memory:
     """What a pool's replica keeps, with `problems` naming what would make it fit.
 
+    beside_bytes : of each device, taken by weights of other models.
     Raises ShapeError where the layout itself is impossible.
     """
     found = measure(model, pool, device)
+    if beside_bytes:
+        found = replace(found, budget_bytes=found.budget_bytes - beside_bytes)
     problems = _problems(found, model, pool, device)
     return replace(found, problems=tuple(problems))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from forerun.sim.core.state import STATUS
+from forerun.sim.core.rows_log import STATUS
 
 PS = 1e-12
 

@@ -13,7 +13,7 @@ from forerun.metrics.leaps import span_ps
 from forerun.metrics.score import Metrics
 from forerun.metrics.window import View, view
 from forerun.metrics.workflows import sentence
-from forerun.sim.core.state import STATUS
+from forerun.sim.core.rows_log import STATUS
 from forerun.sim.log import Log
 
 LOW = 0.3  # share of a peak below which it does not bound
@@ -45,7 +45,7 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
     else:
         out += [*_waiting(part, metrics), *_bound(metrics, steps), *_gaps(part, metrics)]
         out += _speculation(part)
-    out += [*_moves(part, metrics), *_tiers(part), *_preemption(metrics)]
+    out += [*_moves(part, metrics), *_tiers(part), *_turns(part, metrics), *_preemption(metrics)]
     out += [*sentence(metrics.workflows), *_clients(log)]
     return out + fleet.told(part, metrics)
 
@@ -197,6 +197,9 @@ def _waiting(part: View, m: Metrics) -> list[str]:
         if m.kv_wait_s.value is None
         else "while no step ran (the API server, or memory full of KV that waits to be moved)",
     }
+    if m.turns.value is not None:
+        words[waits.POLICY] = "while other models ran or were drained for theirs"
+        words[waits.OUTSIDE] = "while no step ran (weights were loaded, or the API server)"
     parts = sorted(((s / total, name) for name, s in found.items()), reverse=True)
     told = [f"{text(share, 'share')} is {words[name]}" for share, name in parts if share >= 0.01]
     return [f"Of the time requests wait to be scheduled, {_listed(told)}."]
@@ -298,6 +301,27 @@ def _speculation(part: View) -> list[str]:
         f"accepted, {text(1 + right / n, 'factor')} tokens a request in each of the "
         f"{text(share, 'share')} of decode steps that verified any; rejected ones are "
         f"{text((proposed - right) / computed, 'share')} of the tokens computed."
+    ]
+
+
+def _turns(part: View, m: Metrics) -> list[str]:
+    """What it took to have more models than fit."""
+    loads = part.log.loads
+    if loads is None or m.turns.value is None or m.loading.value is None:
+        return []
+    cold = int(loads["n_cold"].sum())
+    mean = (
+        ", no weights had to come"
+        if not cold
+        else (
+            f", {cold:,} times its weights had to come, which took "
+            f"{text(float(loads['load_ps'].sum()) * PS / cold, 's')} each"
+        )
+    )
+    return [
+        f"Replicas took up another model {plural(int(m.turns.value), 'time')}{mean}: "
+        f"{text(m.loading.value, 'share')} of their time went into loading and "
+        f"{text(m.draining.value, 'share')} passed while the model before was being drained."
     ]
 
 

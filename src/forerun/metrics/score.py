@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from forerun.metrics import carbon, energy, goodput, kv, latency, money, rental, stats, work
+from forerun.metrics import carbon, energy, goodput, kv, latency, models, money, rental, stats, work
 from forerun.metrics.figure import Figure, ratio
 from forerun.metrics.gaps import itl, itl_quantiles
 from forerun.metrics.goodput import Failing
@@ -25,7 +25,7 @@ from forerun.metrics.stats import Quantiles
 from forerun.metrics.utilisation import Utilisation, fleet_mean, utilisation
 from forerun.metrics.window import View, count, view
 from forerun.metrics.workflows import Workflows, workflows
-from forerun.sim.core.state import STATUS
+from forerun.sim.core.rows_log import STATUS
 from forerun.sim.log import Log
 from forerun.spec.slo import Slo
 
@@ -90,6 +90,11 @@ class Metrics:
     kv_fetch_s: Figure
     kv_wait_s: Figure
     kv_wait_p99_s: Figure
+    turns: Figure
+    weights_loaded_bytes: Figure
+    loading: Figure
+    draining: Figure
+    by_model: tuple[models.OfModel, ...]  # empty where there is one model only
     energy_j: Figure
     power_w: Figure
     energy_j_per_output_token: Figure
@@ -172,6 +177,8 @@ def score(
         failing=goodput.failing(part.arrived, slo),
         **shares,
         **kv.figures(part),
+        **models.figures(part),
+        by_model=models.by_model(part, slo),
         energy_j=Figure(joule, "J", steps),
         power_w=Figure(ratio(joule, duration), "W", steps),
         energy_j_per_output_token=Figure(ratio(joule, n_out), "J/token", steps),
@@ -409,6 +416,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "kv_hit", "kv_moved_bytes_per_s", "kv_wait_s", "kv_wait_p99_s", "kv_hit_below",
         "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s",
     ),
+    "models": ("turns", "weights_loaded_bytes", "loading", "draining"),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
     "money": ("usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"),
     "carbon": ("gco2e", "gco2e_per_million_output_tokens"),

@@ -22,7 +22,7 @@ from forerun.metrics import latency
 from forerun.metrics.gaps import Gaps, itl
 from forerun.metrics.goodput import good
 from forerun.metrics.stats import PERCENTILES, Quantiles
-from forerun.sim.core.state import STATUS
+from forerun.sim.core.rows_log import STATUS
 from forerun.sim.log import Log
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from forerun.metrics import rental, work
 from forerun.metrics.latency import PS
 from forerun.metrics.leaps import amount_by, end_ps, span_ps
 from forerun.metrics.window import View
-from forerun.sim.core.state import STATUS
+from forerun.sim.core.rows_log import STATUS
 
 
 @dataclass(frozen=True, eq=False)

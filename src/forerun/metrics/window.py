@@ -15,7 +15,7 @@ from forerun.errors import SpecError
 from forerun.metrics import leaps as leap_rows
 from forerun.metrics import work
 from forerun.metrics.latency import PS, finished
-from forerun.sim.core.state import STATUS
+from forerun.sim.core.rows_log import STATUS
 from forerun.sim.log import Log
 
 

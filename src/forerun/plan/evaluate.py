@@ -21,7 +21,7 @@ from forerun.plan.bounds import needed
 from forerun.plan.screen import Ready
 from forerun.plan.store import Store
 from forerun.sim import serve
-from forerun.sim.core.state import STATUS
+from forerun.sim.core.rows_log import STATUS
 from forerun.sim.log import Log
 from forerun.spec.base import Spec
 from forerun.spec.deployment import Policy

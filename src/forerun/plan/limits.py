@@ -23,6 +23,9 @@ def check_plannable(case: Case, objective: str, source: Deployment | None) -> No
     if objective == "carbon" and all(g.region is None for g in case.fleet.devices.values()):
         fix = f"--set fleet.{next(iter(case.fleet.devices))}.region=de"
         problems.append(Problem("fleet", "no device has a region, so carbon is not known", fix))
+    if len(case.models) > 1:
+        what = "a plan is for one model, the case has several"
+        problems.append(Problem("models", what, "a case for each model"))
     for name in ("workflow", "client"):
         if getattr(case.traffic, name) is not None:
             what = (

@@ -22,7 +22,7 @@ from forerun.metrics.score import GROUPS, LATENCIES, WORKFLOWS, Metrics
 from forerun.metrics.stats import LEVEL, Quantiles
 from forerun.report.files import write, write_text
 from forerun.report.result import Result
-from forerun.sim.core.state import STATUS
+from forerun.sim.core.rows_log import STATUS
 from forerun.sim.log import Log
 from forerun.spec.slo import Slo
 
@@ -54,6 +54,7 @@ def to_json(result: Result) -> dict[str, Any]:
         **_workflows(m),
         **_clients(result.log),
         "by_replica": _by_replica(m),
+        **({"by_model": [asdict(row) for row in m.by_model]} if m.by_model else {}),
         "model_band": {
             "level": 0.8,
             "step_time_low_factor": m.model_low,

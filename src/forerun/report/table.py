@@ -11,6 +11,7 @@ from forerun.metrics.figure import Figure, text
 from forerun.metrics.score import GROUPS, WORKFLOWS, Metrics, model_band
 from forerun.metrics.stats import Quantiles
 from forerun.metrics.workflows import Workflows
+from forerun.report import by_model
 from forerun.report.result import Result
 
 HEAD = ("figure", "value", "sampling 95 %", "model 80 %", "source")
@@ -42,6 +43,10 @@ LABELS = {
     "kv_fetch_s": "wait for KV from tiers, mean",
     "kv_wait_s": "wait for room and KV, mean",
     "kv_wait_p99_s": "wait for room and KV, p99",
+    "turns": "models taken up by replicas",
+    "weights_loaded_bytes": "weights loaded",
+    "loading": "loading weights",
+    "draining": "draining for another model",
     "energy_j": "energy",
     "power_w": "power",
     "energy_j_per_output_token": "energy per output token",
@@ -81,9 +86,9 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
         yield "workflows", list(_workflow_lines(metrics.workflows))
     for group, names in GROUPS.items():
         known = [name for name in names if getattr(metrics, name).value is not None]
-        if group == "kv":  # a figure each for what a fleet may do or not
+        if group in ("kv", "models"):  # a figure each for what a fleet may do or not
             names = tuple(known)
-        if known or group not in ("money", "carbon", "kv", "fleet"):
+        if known or group not in ("money", "carbon", "kv", "models", "fleet"):
             yield group, [_figure(name, getattr(metrics, name)) for name in names]
 
 
@@ -185,6 +190,8 @@ def plain(result: Result) -> str:
     out += ["", counts_words(result.metrics), verdict(result), "", row(HEAD)]
     for group, lines in found:
         out += ["", group, *(row(line) for line in lines)]
+    if own := by_model.lines(result.metrics):
+        out += ["", "by model", *own]
     out += ["", cost_words(result.metrics)]
     out += [f"note: {note}" for note in result.metrics.notes]
     out += ["", *result.reasons] if result.reasons else []
@@ -219,6 +226,8 @@ def show(result: Result, file: TextIO | None = None) -> None:
         for line in lines:
             table.add_row(*(line if wide else line[:4]))
     console.print(Padding(table, (1, 0)))
+    for words in by_model.lines(result.metrics):
+        console.print(escape(words), highlight=False)
     console.print(cost_words(result.metrics), style="dim", highlight=False)
     for note in result.metrics.notes:
         console.print(f"note: {note}", style="dim", highlight=False)

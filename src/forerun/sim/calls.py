@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from forerun.sim import tables as table_arrays
-from forerun.sim.core import state
+from forerun.sim.core import rows_request, state
 from forerun.sim.core.order import NEVER
 from forerun.sim.log import Graph
 from forerun.spec.graph import check_graph
@@ -42,22 +42,22 @@ def calls_of(
     check_graph(requests)
     start, n = len(now.calls), len(rows)
     first = int(rows.request[0]) if n else start
-    more = state.rows(first - start + n, state.CALL)  # those put in before had none
+    more = state.rows(first - start + n, rows_request.CALL)  # those put in before had none
     more.workflow = more.slot = more.twin = more.loser = -1
     rows.workflow, flows = _flows(rows, requests, len(now.flows))
     own = more[first - start :]
     own.workflow = rows.workflow
-    edges = state.rows(0, state.SUCCESSOR)
+    edges = state.rows(0, rows_request.SUCCESSOR)
     if requests.successors is not None:
         assert requests.delay_s is not None
         starts = np.asarray(requests.successor_starts)
-        edges = state.rows(len(requests.successors), state.SUCCESSOR)
+        edges = state.rows(len(requests.successors), rows_request.SUCCESSOR)
         edges.request = requests.successors + first
         edges.delay_ps = table_arrays.picoseconds(requests.delay_s)
         own.next_at = len(now.successors) + starts[:-1]
         own.n_next = np.diff(starts)
         own.n_before = np.bincount(requests.successors, minlength=n)
-    wanted = state.rows(first - start + n, state.ARRIVAL)
+    wanted = state.rows(first - start + n, rows_request.ARRIVAL)
     wanted[first - start :] = rows
     joined: dict[str, np.ndarray] = {
         name: np.concatenate([getattr(now, name), add]).view(np.recarray)
@@ -71,11 +71,11 @@ def calls_of(
 def _flows(rows: Any, requests: Requests, n_before: int) -> tuple[np.ndarray, np.recarray]:
     """The workflow of each request, numbered on from those before, and a row for each."""
     workflow = np.full(len(rows), -1, dtype=np.int64)
-    flows = state.rows(0, state.FLOW)
+    flows = state.rows(0, rows_request.FLOW)
     if requests.workflow is not None and (named := requests.workflow >= 0).any():
         first = first_of(requests.workflow)[named]
         labels, workflow[named] = np.unique(first, return_inverse=True)
-        flows = state.rows(len(labels), state.FLOW)
+        flows = state.rows(len(labels), rows_request.FLOW)
         flows.n_left = np.bincount(workflow[named])
         flows.start_ps = rows.arrival_ps[labels]
         workflow[named] += n_before

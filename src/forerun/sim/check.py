@@ -48,6 +48,20 @@ def check_roles(pools: Sequence[Served]) -> None:
         raise SpecError(*problems)
 
 
+def check_models(pools: Sequence[Served]) -> None:
+    """Raises SpecError for a model that only half of a split fleet serves."""
+    problems = []
+    for m in sorted({served.model for served in pools}):
+        roles = {served.pool.role for served in pools if served.model == m}
+        missing = {"prefill": "decode", "decode": "prefill"}
+        if len(roles) == 1 and roles <= missing.keys():
+            name, lacks = next(p.pool.name for p in pools if p.model == m), missing[roles.pop()]
+            what = f"no pool with the role {lacks} serves a model that {name} serves"
+            problems.append(Problem("deployment.pools", what, f"a pool with role: {lacks}"))
+    if problems:
+        raise SpecError(*problems)
+
+
 def check_caps(pools: Sequence[Served], hash_tokens: int) -> None:
     """Raises SpecError where KV that is cut would have to be shared, or was reserved whole."""
     problems = []

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from forerun.errors import PolicyError
-from forerun.sim.core import state
+from forerun.sim.core import rows_log, rows_request, state
 from forerun.sim.core.batch import BAD_BATCH, STUCK
 from forerun.sim.core.fetch import BAD_FETCH
 from forerun.sim.core.front import BAD_PLACE, BAD_ROUTE
 from forerun.sim.core.speculate import BAD_DRAFT
+from forerun.sim.core.turns import BAD_TURN
 from forerun.sim.policy import Found
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ def live_slots(now: state.State) -> np.ndarray:
     while at >= 0:
         free[at] = True
         at = following[at]
-    ended = np.isin(now.live["phase"], (state.WAITING, state.HELD)) & (now.live["aborted"] == 1)
+    ended = np.isin(now.live["phase"], (rows_request.WAITING, rows_request.HELD)) & (
+        now.live["aborted"] == 1
+    )
     return np.flatnonzero(~free & ~ended)
 
 
@@ -40,7 +43,7 @@ def unfinished(now: state.State) -> np.ndarray:
     if now.clock["has_clients"][0]:  # one row a request, however many copies of it there are
         slots = slots[now.calls["slot"][now.live["request"][slots]] == slots]
     live = np.asarray(now.live)[slots]
-    rows = np.zeros(len(live), dtype=state.DONE)
+    rows = np.zeros(len(live), dtype=rows_log.DONE)
     same = ("request", "arrival_ps", "scheduled_ps", "first_token_ps", "isl", "osl", "n_out")
     for name in (
         *same,
@@ -51,17 +54,18 @@ def unfinished(now: state.State) -> np.ndarray:
         "cached",
         "prefill_replica",
         "n_retries",
+        "model",
         "away_ps",
         "n_drafted",
         "n_extra",
     ):
         rows[name] = live[name]
-    decoding = live["phase"] == state.DECODING
+    decoding = live["phase"] == rows_request.DECODING
     rows["n_out"] += np.where(
         decoding, now.replicas["decoded"][live["replica"]] - live["joined"], 0
     )
     rows["done_ps"] = -1
-    rows["status"] = state.STATUS["unfinished"]
+    rows["status"] = rows_log.STATUS["unfinished"]
     rows["tag"] = live["tenant"]
     return rows
 
@@ -109,6 +113,13 @@ def wrong_choice(clock: Any, found: Mapping[str, Sequence[Found]]) -> PolicyErro
             where,
             f"asked for {value} prompt tokens in a step, which is too many beside its decodes",
             "return at most engine.max_tokens - replica.n_decode where decodes run too",
+        )
+    if kind == BAD_TURN:
+        turn = found["turn"][0].name
+        return PolicyError.one(
+            f"policy {turn}, replica {int(clock.wrong_replica)} at {at:.6f} s",
+            f"chose model {value}, which no request waits for there",
+            "return the loaded model while it has requests, else one with queued[QUEUED] > 0",
         )
     assert kind == STUCK
     return PolicyError.one(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from forerun.cost.table import CostTable
-from forerun.sim.core.state import DONE, GAP, LEAP, STATUS  # noqa: F401  (the row types of a log)
+from forerun.sim.core.rows_log import DONE, GAP, LEAP, STATUS  # noqa: F401  (the row types of a log)
 from forerun.sim.tiers import TierUse
 
 #: where a replica can be: not rented; rented and starting; taking requests; ending its last ones;
@@ -73,3 +73,4 @@ class Log:
     graph: Graph | None = None  # which requests belong together, and which waited for which
     spans: np.ndarray | None = None  # of dtype SPAN; None when all replicas were there all the time
     meta: Mapping[str, Any] = field(default_factory=dict)  # provenance: version, hashes, policies
+    loads: np.ndarray | None = None  # structured array of dtype LOADS, one row a replica

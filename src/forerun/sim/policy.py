@@ -37,6 +37,7 @@ ARGUMENTS = {
     "gate": ("request", "load", "now_ps", "params", "memory"),
     "scale": ("pool", "rule", "memory"),  # plain Python, see sim/control/
     "fault": ("rng", "fault"),
+    "turn": ("replica", "engine", "model", "queued", "now_ps", "params"),
 }
 
 FOLDER = {"place": "route"}  # whoever chooses a replica for a prompt can choose one for an answer
@@ -217,10 +218,20 @@ def _dispatch_speculate(p: int, own: Any, start: int, other: Any) -> Any:
     return speculate
 
 
+def _dispatch_turn(p: int, own: Any, start: int, other: Any) -> Any:
+    def turn(replica, engine, model, queued, now_ps, params):
+        if replica.pool == p:
+            return own(replica, engine, model, queued, now_ps, params[start:])
+        return other(replica, engine, model, queued, now_ps, params)
+
+    return turn
+
+
 _DISPATCH = {
     "order": _dispatch_order,
     "admit": _dispatch_admit,
     "batch": _dispatch_batch,
     "preempt": _dispatch_preempt,
     "speculate": _dispatch_speculate,
+    "turn": _dispatch_turn,
 }

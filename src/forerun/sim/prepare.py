@@ -32,6 +32,7 @@ def prepare(
     deployment: Deployment,
     *,
     mean_len: int = USUAL_LEN,
+    beside_bytes: float = 0.0,
     rewrite: Callable[[Graph, Pool], Graph] | None = None,
     reprice: Callable[[CostTable, Graph, Pool], CostTable] | None = None,
     seed: int = 0,
@@ -40,6 +41,7 @@ def prepare(
     """Every pool of the deployment, lowered, priced and fitted into memory.
 
     mean_len : tokens of a usual request, which sets how many a windowed cache holds.
+    beside_bytes : of each device, taken by weights of other models.
     rewrite, reprice : what is done to each pool's graph before it is priced, and to its table after
     (techniques, fitted costs); neither changes what memory holds.
     seed, span_s : of the draws of experts, and how long the run is about to be.
@@ -52,7 +54,7 @@ def prepare(
     others: list[tuple[int, list[Served]]] = []
     for pool in deployment.pools:
         device = catalog.device(pool.device)
-        held = memory(model, pool, device)
+        held = memory(model, pool, device, beside_bytes=beside_bytes)
         draft = drafts.of_pool(model, pool)
         if draft is not None and not held.problems:
             held, found = drafts.in_memory(held, draft, pool, device)
@@ -109,6 +111,7 @@ def prepare(
             port_bytes_per_s=port_bytes_per_s,
             port_latency_s=port_latency_s,
             draft=drafts.proposing(pool, device),
+            weights_bytes=held.weights_bytes,
             course=first.course,
             waits=first.waits,
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from forerun.sim.core import rows_request, state
 from forerun.sim.core import serve as core_serve
-from forerun.sim.core import state
 from forerun.sim.core.signatures import GATE_OF_TENANT
 
 
@@ -13,7 +13,7 @@ def wider(now: state.State, reason: int) -> dict[str, np.ndarray]:
     """Arrays of State with room for what `advance` came back for; none when that was no room."""
     if reason == core_serve.WANT_SLOTS:
         n = len(now.live)
-        live = state.rows(2 * n, state.LIVE)
+        live = state.rows(2 * n, rows_request.LIVE)
         live[:n] = now.live
         state.free_slots(live, n)
         now.clock[0].free = n
@@ -21,7 +21,7 @@ def wider(now: state.State, reason: int) -> dict[str, np.ndarray]:
         return {"live": live, "moving": np.resize(now.moving, len(live)), "to_fetch": to_fetch}
     if reason == core_serve.WANT_TIMERS:
         n = len(now.timers)
-        timers = state.rows(2 * n + 8 * now.last_step.shape[1] + 64, state.TIMER)
+        timers = state.rows(2 * n + 8 * now.last_step.shape[1] + 64, rows_request.TIMER)
         timers[:n] = now.timers
         return {"timers": timers}
     if reason == core_serve.WANT_GAPS:
@@ -34,7 +34,7 @@ def wider(now: state.State, reason: int) -> dict[str, np.ndarray]:
 def pending_for(now: state.State, n: int) -> np.recarray:
     """The heap of released requests with room for n of them, and the two spare rows."""
     held = int(now.clock[0].n_pending)
-    rows = state.rows(max(n + 2, len(now.pending)), state.ARRIVAL)
+    rows = state.rows(max(n + 2, len(now.pending)), rows_request.ARRIVAL)
     rows[:held] = now.pending[:held]
     return rows
 

@@ -18,14 +18,15 @@ from forerun.sim.check import (
     check_caps,
     check_drafts,
     check_hashes,
+    check_models,
     check_reuse,
     check_roles,
     check_widths,
 )
 from forerun.sim.collect import assumed, client_counts, live_slots, unfinished, wrong_choice
 from forerun.sim.core import compile as compiler
+from forerun.sim.core import rows_request, state
 from forerun.sim.core import serve as core_serve
-from forerun.sim.core import state
 from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.log import Log
@@ -79,6 +80,7 @@ class Server:
     client: Client | None = None  # how patient clients are, and what they do then
     go_on: bool = False  # successors of a request that gave no answer are sent all the same
     announce: Callable[[str], None] | None = None
+    models: Sequence[str] = ()  # their names, for the log
 
     def __post_init__(self) -> None:
         self._check()
@@ -100,6 +102,7 @@ class Server:
                     )
                 ],
                 priced=[speculate.priced for speculate in self._found["speculate"]],
+                every_turn=[turn.every_step for turn in self._found["turn"]],
                 fresh=any(self._found[kind][0].fresh for kind in ("route", "place")),
                 cached=any(self._found[kind][0].cached for kind in ("route", "place")),
                 hash_tokens=self.hash_tokens,
@@ -128,7 +131,7 @@ class Server:
         check_widths(self.pools)
         self._found = {
             kind: [self._policy(kind, served.pool.engine) for served in self.pools]
-            for kind in ("order", "admit", "batch", "preempt", "speculate")
+            for kind in ("order", "admit", "batch", "preempt", "speculate", "turn")
         }
         fleet = {"route": self.route, "place": self.place, "fetch": self.fetch, "gate": self.gate}
         for kind, chosen in fleet.items():
@@ -139,6 +142,7 @@ class Server:
         check_caps(self.pools, self.hash_tokens)
         check_hashes(self.pools, self.hash_tokens)
         check_tiers(self.pools, self.tiers, self.hash_tokens)
+        check_models(self.pools)
 
     def _policy(self, kind: str, engine: Engine) -> policy_room.Found:
         return policy_room.find(kind, self.policies.get(kind, getattr(engine, kind)))
@@ -191,7 +195,7 @@ class Server:
 
     def _arrivals(self, requests: Requests) -> np.recarray:
         n = len(requests)
-        rows = state.rows(n, state.ARRIVAL)
+        rows = state.rows(n, rows_request.ARRIVAL)
         engine = self.pools[0].pool.engine
         rows.request = np.arange(self.n_injected, self.n_injected + n)
         self.n_injected += n
@@ -212,6 +216,7 @@ class Server:
         if n:
             self._put(gate_memory=gate_memory_for(self._state, int(rows.tenant.max()) + 1))
         rows.session = -1 if requests.session is None else requests.session
+        rows.model = self._models(requests)
         self._name_prefixes(rows, requests)
         rows.workflow = -1
         rows.acceptance = -1.0 if requests.acceptance is None else requests.acceptance
@@ -241,6 +246,16 @@ class Server:
             return rows[roots[np.argsort(calls.first_of(rows.workflow)[roots], kind="stable")]]
         return rows[roots]
 
+    def _models(self, requests: Requests) -> np.ndarray | int:
+        """The model that each request asks for.  Raises SpecError for one that nobody serves."""
+        if requests.model is None:
+            return 0
+        known = self._state.serves.shape[1]
+        if len(requests) and not 0 <= requests.model.min() <= requests.model.max() < known:
+            what = f"ask for models {requests.model.min()} to {requests.model.max()}"
+            raise SpecError.one("requests", what, f"models 0 to {known - 1}, which pools serve")
+        return requests.model
+
     def _name_prefixes(self, rows: Any, requests: Requests) -> None:
         """Give each row its whole prefix blocks; blocks of requests that ended are forgotten."""
         if self.hash_tokens == 0 or requests.block_hashes is None:
@@ -257,6 +272,8 @@ class Server:
         names = requests.block_hashes.astype(np.int64)
         if requests.meta.get("blocks") == CONTENT and not self._anywhere:
             names = chained(names, requests.block_starts)
+        if requests.model is not None:  # one prefix of two models is two blocks of KV
+            names = names ^ (np.repeat(requests.model, named) << 50)
         self._put(hashes=np.concatenate([old, names]))
 
     @property
@@ -336,6 +353,7 @@ class Server:
             start_ps=0,
             end_ps=int(self._clock.now_ps),
             n_unfinished=len(under_way),
+            loads=np.array(self._state.loads),
             replicas=np.array(self._state.totals),
             pool_of_replica=self.pool_of_replica,
             tables=tuple(served.table for served in self.pools),
@@ -355,6 +373,7 @@ class Server:
                 },
                 "compiled": JIT,
                 "hash_tokens": self.hash_tokens,
+                "models": tuple(self.models),
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
                 "assumed": assumed(self.pools, self.tiers),
             },

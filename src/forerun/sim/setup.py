@@ -11,7 +11,7 @@ import numpy as np
 from forerun.cost.table import CostTable
 from forerun.sim import tables as table_arrays
 from forerun.sim import tiers as tier_arrays
-from forerun.sim.core import signatures, state
+from forerun.sim.core import rows_fleet, rows_log, rows_request, signatures, state
 from forerun.sim.core.order import NEVER
 from forerun.sim.speculation import Drafting, draft_arrays
 from forerun.sim.tiers import Tier
@@ -36,6 +36,15 @@ class Served:
     port_bytes_per_s: float = 0.0  # that a replica can send, and receive; 0: it has no link
     port_latency_s: float = 0.0
     draft: Drafting | None = None  # who proposes tokens, when anybody does
+    weights_bytes: float = 0.0  # on each device
+    model: int = 0  # which of the run's models it serves
+    group: int | None = None  # what a replica may run in turn has one number; None: nothing else
+    base: int = -1  # models of one base differ in a part of their weights only; -1: no such
+    n_resident: int = 1  # models of the group whose weights a replica keeps at a time
+    load_s: float = 0.0  # all weights of a replica, from where they are kept ...
+    own_s: float = 0.0  # ... or those that its base has not
+    load_bytes: float = 0.0
+    own_bytes: float = 0.0
     levels: tuple[int, ...] = ()  # rows that its replicas run at each level of expert load
     course: Any = None  # which level when (`sim.moe.rows.Course`)
     waits: Any = None  # for experts on the host (`sim.moe.rows.Waits`)
@@ -63,6 +72,7 @@ class Options:
     n_requests: int | None  # how many will come, when known: their rows need no sorting
     every_step: Sequence[bool]  # by pool: a policy of it reads what changes inside a leap
     priced: Sequence[bool]  # by pool: its speculate policy wants to know what steps would take
+    every_turn: Sequence[bool]  # by pool: its turn policy reads what changes inside a leap
     fresh: bool  # the router wants the KV use of the moment
     cached: bool  # a router wants to know who keeps a prompt's prefix
     hash_tokens: int = 0  # of a prefix block; 0 when prefixes are not kept
@@ -83,7 +93,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     pool_of = pool_of_replica(pools)
     replicas = state.new_replicas(pool_of)
     n = len(replicas)
-    engines = state.rows(len(pools), state.ENGINE)
+    engines = state.rows(len(pools), rows_fleet.ENGINE)
     for p, served in enumerate(pools):
         _fill_engine(engines[p], served, options.every_step[p], options.leap)
     tables = [served.table for served in pools]
@@ -91,6 +101,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     tables += [one.table.draft for one in pools if one.draft and one.table.draft]
     engines.mixed_row = table_arrays.mixed_rows(tables)[: len(pools)]
     _fill_drafts(engines, drafts, tables, options.priced)
+    engines.every_turn = options.every_turn
     most = int(engines.max_seqs.max())
     n_done = 4 * most + 4096
     load = np.zeros((signatures.LOAD_FIELDS, n), dtype=np.int64)
@@ -99,7 +110,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     engines.speed = _speeds(pools)
     load[signatures.SPEED] = engines.speed[pool_of]
     load[signatures.REPLICA] = np.arange(n)
-    live = state.rows(1024, state.LIVE)
+    live = state.rows(1024, rows_request.LIVE)
     state.free_slots(live, 0)
     clock = state.rows(1, state.CLOCK)
     clock[0].keep_leaps = int(options.keep_leaps)
@@ -107,7 +118,9 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].refresh_cached = int(options.cached)
     clock[0].hash_tokens = options.hash_tokens
     clock[0].n_verify = table_arrays.verify_rows(tables)[1]
-    clock[0].restricted = int((engines.role != state.ROLE["both"]).any())
+    serves = _serves(pools)
+    apart = (engines.role != rows_fleet.ROLE["both"]).any() or serves.shape[1] > 1
+    clock[0].restricted = int(apart)
     clock[0].next_move_ps = NEVER
     clock[0].passed_ps = -1
     clock[0].gated = int(options.gated)
@@ -126,13 +139,13 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     nothing = np.zeros(0)
     return state.State(
         clock=clock,
-        arrivals=state.rows(0, state.ARRIVAL),
-        pending=state.rows((options.concurrency or 0) + 2, state.ARRIVAL),
-        wanted=state.rows(0, state.ARRIVAL),
-        calls=state.rows(0, state.CALL),
-        successors=state.rows(0, state.SUCCESSOR),
-        flows=state.rows(0, state.FLOW),
-        timers=state.rows(1, state.TIMER),
+        arrivals=state.rows(0, rows_request.ARRIVAL),
+        pending=state.rows((options.concurrency or 0) + 2, rows_request.ARRIVAL),
+        wanted=state.rows(0, rows_request.ARRIVAL),
+        calls=state.rows(0, rows_request.CALL),
+        successors=state.rows(0, rows_request.SUCCESSOR),
+        flows=state.rows(0, rows_request.FLOW),
+        timers=state.rows(1, rows_request.TIMER),
         live=live,
         moving=np.zeros(len(live), dtype=np.int64),
         offered=np.zeros(load.size, dtype=np.int64),
@@ -140,8 +153,9 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         hashes=np.zeros(0, dtype=np.int64),
         commands=state.rows(0, state.COMMAND),
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
+        **_turns(pools, pool_of, serves),
         replicas=replicas,
-        totals=state.rows(n, state.TOTALS),
+        totals=state.rows(n, rows_log.TOTALS),
         engines=engines,
         load=load,
         agenda=np.arange(n, dtype=np.int64),
@@ -152,9 +166,9 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         fresh=np.zeros((n, most), dtype=np.int64),
         gap_step=np.zeros((n, 64), dtype=np.int64),
         gap_ps=np.zeros((n, 64), dtype=np.int64),
-        done=state.rows(options.n_requests or max(n_done, CHUNK), state.DONE),
-        leaps=state.rows(n_leaps, state.LEAP),
-        gaps=state.rows(n_leaps, state.GAP),
+        done=state.rows(options.n_requests or max(n_done, CHUNK), rows_log.DONE),
+        leaps=state.rows(n_leaps, rows_log.LEAP),
+        gaps=state.rows(n_leaps, rows_log.GAP),
         **table_arrays.arrays(tables),
         **draft_arrays(drafts),
         draft_seed=stream(options.seed, "acceptance").integers(0, 2**63, 1, dtype=np.uint64),
@@ -187,7 +201,7 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.n_blocks = served.n_blocks // lanes
     row.block_tokens = engine.block_tokens
     row.watermark = int(engine.watermark * row.n_blocks)
-    row.reserve = state.RESERVE[engine.reserve]
+    row.reserve = rows_fleet.RESERVE[engine.reserve]
     row.host_step_ps = round(table.host_step_s * PS)
     row.eager_ps = round(table.eager_s * PS)
     row.host_seq_ps = round(table.host_seq_s * PS)
@@ -196,14 +210,49 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     if table.mixed_prefill == "root_sum_square":
         row.mixed_num, row.mixed_den = round(1000 * table.mixed_factor), 1000
     row.mixed_cross_ps = round(table.mixed_cross_s * PS)
-    row.role = state.ROLE[served.pool.role]
+    row.role = rows_fleet.ROLE[served.pool.role]
     row.kv_token_bytes = round(served.kv_token_bytes)
-    row.keeps = state.NO_CAP if engine.kept_tokens is None else engine.kept_tokens
-    row.reads = state.NO_CAP if engine.attended_tokens is None else engine.attended_tokens
+    row.keeps = rows_fleet.NO_CAP if engine.kept_tokens is None else engine.kept_tokens
+    row.reads = rows_fleet.NO_CAP if engine.attended_tokens is None else engine.attended_tokens
     row.anywhere = int(engine.prefix_caching and engine.reuse == "anywhere")
     row.again = engine.recompute_share
     row.swap = int(engine.preemption == "swap")
     row.streamed, row.n_layers = int(served.pool.stream_kv), served.n_layers
+    row.model, row.family, row.n_resident = served.model, served.base, served.n_resident
+    row.load_ps, row.own_ps = round(served.load_s * PS), round(served.own_s * PS)
+    row.load_bytes, row.own_bytes = round(served.load_bytes), round(served.own_bytes)
+
+
+def _serves(pools: Sequence[Served]) -> np.ndarray:
+    """By pool and model, the pool as which its replicas serve that model; -1 where they do not."""
+    out = np.full((len(pools), max(one.model for one in pools) + 1), -1, dtype=np.int64)
+    for p, one in enumerate(pools):
+        for q, other in enumerate(pools):
+            if p == q or (one.group is not None and one.group == other.group):
+                out[p, other.model] = q
+    return out
+
+
+def _turns(
+    pools: Sequence[Served], pool_of: np.ndarray, serves: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Queues by model; at first there are the weights of a replica's model and of the next ones."""
+    n_models = serves.shape[1]
+    resident = np.full((len(pool_of), n_models), -1, dtype=np.int64)
+    for i, p in enumerate(pool_of):
+        served = [m for m in range(n_models) if serves[p, m] >= 0]
+        at = served.index(pools[p].model)
+        for k, m in enumerate([*served[at:], *served[:at]][: pools[p].n_resident]):
+            resident[i, m] = n_models - 1 - k
+    shape = (len(pool_of), n_models)
+    return {
+        "serves": serves,
+        "parked": np.full(shape, -1, dtype=np.int64),
+        "n_parked": np.zeros(shape, dtype=np.int64),
+        "resident": resident,
+        "loads": state.rows(len(pool_of), rows_fleet.LOADS),
+        "queued": np.zeros((signatures.QUEUED_FIELDS, n_models), dtype=np.int64),
+    }
 
 
 def _fill_drafts(

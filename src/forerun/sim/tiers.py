@@ -14,7 +14,7 @@ import numpy as np
 
 from forerun import units
 from forerun.errors import Problem, SpecError
-from forerun.sim.core import state
+from forerun.sim.core import rows_fleet, state
 
 if TYPE_CHECKING:
     from forerun.sim.setup import Served
@@ -79,7 +79,7 @@ def arrays(
 ) -> dict[str, np.ndarray]:
     """Empty stores, their blocks, and all ports of a fleet."""
     served = [pools[p] for p in pool_of]
-    sizes = [_own_rows(one, hash_tokens) for one in served]
+    sizes = [_own_rows(roomiest(pools, one), hash_tokens) for one in served]
     rules = [one.pool.engine.evict for one in served]
     chains = [groups(pools, tier) for tier in tiers]
     first = np.cumsum([len(served), *(int(chain.max()) + 1 for chain in chains)])
@@ -89,8 +89,8 @@ def arrays(
             one = served[int(np.argmax(chain == group))]
             sizes.append(int(tier.capacity_bytes // (unit * one.kv_token_bytes)))
             rules.append(tier.evict)
-    rows = state.rows(len(sizes), state.STORE)
-    rows.rule = [state.RULE[rule] for rule in rules]
+    rows = state.rows(len(sizes), rows_fleet.STORE)
+    rows.rule = [rows_fleet.RULE[rule] for rule in rules]
     rows.below = rows.depth = rows.owner = -1
     rows.block_tokens = unit
     for d, tier in enumerate(tiers):
@@ -99,8 +99,15 @@ def arrays(
         **_empty(rows, sizes),
         "ports": _ports(rows, served, tiers, chains, first),
         "to_fetch": np.zeros((n_live, max(len(tiers), 1)), dtype=np.int64),
-        "offer": state.rows(1, state.OFFER),
+        "offer": state.rows(1, rows_fleet.OFFER),
     }
+
+
+def roomiest(pools: Sequence[Served], one: Served) -> Served:
+    """Of what a replica of a pool may run in turn, that with the most memory for KV."""
+    if one.group is None:
+        return one
+    return max((other for other in pools if other.group == one.group), key=lambda o: o.n_blocks)
 
 
 def _own_rows(one: Served, hash_tokens: int) -> int:
@@ -137,7 +144,7 @@ def _join(
 def _empty(rows: Any, sizes: Sequence[int]) -> dict[str, np.ndarray]:
     """The blocks and hash tables of empty stores of these sizes; fills in where they stand."""
     buckets = np.array([1 << (2 * n).bit_length() if n else 0 for n in sizes], dtype=np.int64)
-    kept = state.rows(sum(sizes), state.KEPT)
+    kept = state.rows(sum(sizes), rows_fleet.KEPT)
     rows.n_rows, rows.mask = sizes, np.maximum(buckets - 1, 0)
     rows.at = np.cumsum(sizes) - sizes
     rows.bucket_at = np.cumsum(buckets) - buckets
@@ -163,7 +170,7 @@ def _ports(
 ) -> np.recarray:
     """Ports of replicas and tiers (out, in), then each replica's way from and to each tier."""
     n, depths = len(rows), max(len(tiers), 1)
-    ports = state.rows(2 * (n + len(served) * len(tiers)), state.PORT)
+    ports = state.rows(2 * (n + len(served) * len(tiers)), rows_fleet.PORT)
     for i, one in enumerate(served):
         for port in ports[2 * i : 2 * i + 2]:
             port.bytes_per_ps = one.port_bytes_per_s / PS
@@ -220,6 +227,12 @@ def uses(now: state.State, tiers: Sequence[Tier]) -> tuple[TierUse, ...]:
 # -- before a run ---------------------------------------------------------------------------------
 
 
+def _sizes_in_turn(pools: Sequence[Served]) -> list[set[float]]:
+    """Bytes of a token of KV, of those models that replicas run in turn."""
+    groups = {one.group for one in pools} - {None}
+    return [{one.kv_token_bytes for one in pools if one.group == group} for group in groups]
+
+
 def check_tiers(pools: Sequence[Served], tiers: Sequence[Tier], hash_tokens: int) -> None:
     """Raises SpecError for tiers that hold nothing or cannot be reached, and swapping into none."""
     problems = []
@@ -241,6 +254,9 @@ def check_tiers(pools: Sequence[Served], tiers: Sequence[Tier], hash_tokens: int
         if len(sizes) > 1 and tier.shared_by != "replica":
             what = "pools share it whose tokens of KV are not the same number of bytes"
             problems.append(Problem(where, what, "shared_by: replica, or one kv_dtype"))
+        if any(len(own) > 1 for own in _sizes_in_turn(pools)):
+            what = "is kept by replicas whose models have tokens of KV of different sizes"
+            problems.append(Problem(where, what, "pools with one model each"))
         if n and ORDER.index(tier.shared_by) < ORDER.index(tiers[n - 1].shared_by):
             above = tiers[n - 1]
             what = f"stands below {above.name}, which is shared by the {above.shared_by}"

@@ -43,6 +43,19 @@ class Fleet(Spec):
         return data
 
 
+class Asked(Spec):
+    """One of several models of a case: what it is, how much traffic asks for it, what it shares.
+
+    Models without traffic of their own divide the case's traffic by their shares, at random.
+    """
+
+    model: str  # a catalog name or the path of a config.json
+    share: float = Field(default=1.0, gt=0)  # of the case's traffic, relative to the others'
+    traffic: Traffic | None = None  # its own, beside the case's
+    base: str | None = None  # models that name one base have most of their weights in common
+    own_share: float = Field(default=1.0, gt=0, le=1)  # of its weights that others of its base lack
+
+
 class Case(Spec):
     """A question: model, fleet, workload, goals, budget; a deployment to be examined, if any."""
 
@@ -55,3 +68,23 @@ class Case(Spec):
     deployment: Deployment | None = None
     faults: tuple[Fault, ...] = ()  # of what the deployment runs on
     seed: int = Field(default=0, ge=0)
+    #: by the name that pools and requests use; when several are asked for, `model` is the first
+    models: dict[str, Asked] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_models(cls, data):
+        """Also takes `models: {name: share}`, and names that are the catalog's own."""
+        if not isinstance(data, dict) or not isinstance(data.get("models"), dict):
+            return data
+        models = {
+            name: {"model": name, **(asked if isinstance(asked, dict) else {"share": asked})}
+            if isinstance(asked, (dict, int, float))
+            else asked
+            for name, asked in data["models"].items()
+        }
+        data = {**data, "models": models}
+        first = next(iter(models.values()), None)
+        if "model" not in data and isinstance(first, dict):
+            data["model"] = first["model"]
+        return data

@@ -13,9 +13,9 @@ from forerun.spec.deployment import Pool
 
 def check_case(case: Case) -> list[Problem]:
     """Everything in the case that contradicts something else in it."""
-    changes = []
+    changes = check_models(case)
     if case.deployment is not None:
-        changes = check_control(case.deployment.pools, case.faults)
+        changes += check_control(case.deployment.pools, case.faults)
     return [*check_traffic(case), *check_fleet(case), *check_pools(case), *changes]
 
 
@@ -88,4 +88,63 @@ def check_pools(case: Case) -> list[Problem]:
         if names.index(pool.name) != i:
             what = f"{pool.name!r} is the name of an earlier pool"
             problems.append(Problem(f"deployment.pools.{i}.name", what, f"{pool.name}-{i}"))
+    return problems
+
+
+def check_models(case: Case) -> list[Problem]:
+    """Models have traffic, pools serve models of the case, and every model is served."""
+    names = list(case.models) or [case.model]
+    problems = _check_asked(case)
+    if case.deployment is None:
+        return problems
+    served = set()
+    for i, pool in enumerate(case.deployment.pools):
+        where = f"deployment.pools.{i}"
+        if not pool.models and len(names) > 1:
+            what = f"the case has {len(names)} models: which of them does it serve?"
+            problems.append(Problem(f"{where}.models", what, f"models: [{', '.join(names)}]"))
+        for name in dict.fromkeys(pool.models):
+            if name not in names:
+                what = f"{name!r} is not one of the case's models"
+                problems.append(Problem(f"{where}.models", what, nearest(name, names)))
+        if len(set(pool.models)) < len(pool.models):
+            problems.append(Problem(f"{where}.models", "names a model twice", "name it once"))
+        if pool.resident > max(len(pool.models), 1):
+            what = f"{pool.resident} models are to be kept, the pool serves {len(pool.models) or 1}"
+            problems.append(Problem(f"{where}.resident", what, f"{max(len(pool.models), 1)}"))
+        if len(pool.models) > 1 and pool.pp > 1:
+            what = "the stages of a replica cannot take turns with models yet"
+            problems.append(Problem(f"{where}.pp", what, "pp: 1, or a pool for each model"))
+        if len(pool.models) > 1 and pool.autoscale is not None:
+            what = "replicas that take turns with models cannot come and go by a rule yet"
+            problems.append(Problem(f"{where}.autoscale", what, "a pool for each model"))
+        if len(pool.models) > 1 and case.faults:
+            what = "failures of replicas that take turns with models are not simulated yet"
+            problems.append(Problem(f"{where}.models", what, "a pool for each model, or no faults"))
+        served |= set(pool.models or names)
+    unserved = [name for name in names if name not in served]
+    if unserved and not problems:
+        what = f"no pool serves {', '.join(unserved)}"
+        problems.append(Problem("deployment.pools", what, f"a pool with model: {unserved[0]}"))
+    return problems
+
+
+def _check_asked(case: Case) -> list[Problem]:
+    problems: list[Problem] = []
+    own = [name for name, asked in case.models.items() if asked.traffic is not None]
+    for name, asked in case.models.items():
+        where = f"models.{name}"
+        if asked.own_share < 1 and asked.base is None:
+            what = "is a share of what is not in its base, and no base is named"
+            problems.append(Problem(f"{where}.own_share", what, "base: NAME"))
+        if asked.traffic is not None:
+            closed = asked.traffic.concurrency or case.traffic.concurrency
+            if closed:
+                what = "a closed loop is of one traffic, and there are several"
+                problems.append(Problem(f"{where}.traffic", what, "share: a part of the case's"))
+            part = case.model_copy(update={"traffic": asked.traffic})
+            problems += [Problem(f"{where}.{p.where}", p.what, p.fix) for p in check_traffic(part)]
+    if own and len(own) == len(case.models):
+        what = "each model has traffic of its own, so nobody asks with the case's"
+        problems.append(Problem("traffic", what, f"leave out models.{own[0]}.traffic"))
     return problems

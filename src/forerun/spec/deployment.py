@@ -34,6 +34,7 @@ class Engine(Spec):
     preempt: Policy = Policy(name="last_admitted")
     speculate: Policy = Policy(name="fixed")  # with `speculation`: how many tokens are proposed
     speculation: Speculation | None = None
+    turn: Policy = Policy(name="oldest_first")  # which of several models a replica runs next
     max_num_seqs: int = Field(default=256, ge=1)
     max_num_batched_tokens: int = Field(default=8192, ge=1)
     max_model_len: int | None = Field(default=None, ge=1)
@@ -105,9 +106,20 @@ class Pool(Spec):
     role: Literal["both", "prefill", "decode"] = "both"  # prompts, answers, or all of it
     link: str | None = None  # that KV leaves and comes by; the device's network when absent
     stream_kv: bool = False  # layers of KV leave while later ones are computed
+    models: tuple[str, ...] = ()  # of the case's, that it serves; several take turns on a replica
+    resident: int = Field(default=1, ge=1)  # models whose weights a replica keeps at a time
+    weights_link: str | None = None  # that other weights come by; the link to the host when absent
     engine: Engine = Engine()
     autoscale: Autoscale | None = None  # else all replicas are there all the time
     cold_start: ColdStart = ColdStart()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_model(cls, data):
+        """Also takes `model: name` for the only one."""
+        if isinstance(data, dict) and isinstance(data.get("model"), str) and "models" not in data:
+            data = {k: v for k, v in data.items() if k != "model"} | {"models": (data["model"],)}
+        return data
 
     @model_serializer(mode="wrap")
     def _without_moe(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from forerun.errors import Problem, SpecError
 from forerun.spec.deployment import Deployment, Engine
 from forerun.spec.yaml import Node, Origin
 
-_POLICIES = ("batch", "order", "admit", "preempt", "speculate")
+_POLICIES = ("batch", "order", "admit", "preempt", "speculate", "turn")
 _DEFAULT_POLICY = {kind: Engine.model_fields[kind].default.name for kind in _POLICIES} | {
     "route": Deployment.model_fields["route"].default.name
 }
@@ -40,6 +40,9 @@ def canonical(root: Node) -> Node:
         flat = {k: v for k, v in deployment.value.items() if k not in shared}
         pool = Node(flat, deployment.origin, deployment.key_origin, deployment.path)
         deployment.value = shared | {"pools": _like(deployment, [pool])}
+    models = root.value.get("models")
+    if models and isinstance(models.value, dict):
+        _spell_models(root, models)
     traffic = root.value.get("traffic")
     if traffic and isinstance(traffic.value, dict):
         for key in ("isl", "osl"):
@@ -48,6 +51,18 @@ def canonical(root: Node) -> Node:
                 mean = _like(length, length.value)
                 length.value = {"kind": _like(length, "fixed"), "mean": mean}
     return root
+
+
+def _spell_models(root: Node, models: Node) -> None:
+    """`{name: share}` gets its keys; the model that is meant is its name where none is given."""
+    for name, asked in models.value.items():
+        if type(asked.value) in (int, float):
+            asked.value = {"share": _like(asked, asked.value)}
+        if isinstance(asked.value, dict) and "model" not in asked.value:
+            asked.value["model"] = Node(name, asked.key_origin, asked.key_origin, asked.path)
+    first = next(iter(models.value.values()), None)
+    if first and isinstance(first.value, dict) and "model" not in root.value:
+        root.value["model"] = first.value["model"]
 
 
 def _like(node: Node, value: Any, path: str | None = None) -> Node:
@@ -191,6 +206,10 @@ def resolve_names(root: Node, resolve: Callable[[str, str], str], skip: str) -> 
         return node
 
     name("model", child(root, "model"))
+    models = child(root, "models")
+    for asked in models.value.values() if models and isinstance(models.value, dict) else ():
+        name("model", child(asked, "model"))
+        name("trace", child(asked, "traffic", "trace"))
     devices = child(root, "fleet", "devices")
     if devices is not None and isinstance(devices.value, dict):
         renamed: dict[str, Node] = {}

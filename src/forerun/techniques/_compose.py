@@ -78,6 +78,7 @@ def prepare(
     deployment: Deployment | Edited,
     *,
     mean_len: int = sim_prepare.USUAL_LEN,
+    beside_bytes: float = 0.0,
     reprice: Callable[[CostTable, Graph, Pool], CostTable] | None = None,
     seed: int = 0,
     span_s: float = 0.0,
@@ -93,8 +94,8 @@ def prepare(
         return edited.reprice(reprice(table, graph, pool) if reprice else table, graph, pool)
 
     return sim_prepare.prepare(
-        model, edited.deployment, mean_len=mean_len, rewrite=edited.rewrite, reprice=last,
-        seed=seed, span_s=span_s,
+        model, edited.deployment, mean_len=mean_len, beside_bytes=beside_bytes,
+        rewrite=edited.rewrite, reprice=last, seed=seed, span_s=span_s,
     )  # fmt: skip
 
 

@@ -96,10 +96,10 @@ def weights_rate(pool: Pool, device: Device) -> tuple[float | None, tuple[str, .
     return catalog.link(link).bandwidth_bytes_per_s * pool.devices_per_replica, alone
 
 
-def cold_starts(model: Model, pools: Sequence[Served]) -> list[Cold]:
-    """The cold start of each pool that runs a model.  Raises SpecError."""
+def cold_starts(models: Sequence[Model], pools: Sequence[Served]) -> list[Cold]:
+    """The cold start of each pool with the model that it runs.  Raises SpecError."""
     out = []
-    for served in pools:
+    for model, served in zip(models, pools, strict=True):
         device = catalog.device(served.pool.device)
         out.append(cold(served.pool, device, memory(model, served.pool, device).weights_bytes))
     return out

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from forerun.sim.core import compile as compiler
+from forerun.sim.core.rows_request import HELD
 from forerun.sim.core.signatures import OUTSTANDING
-from forerun.sim.core.state import HELD
 from forerun.sim.serve import PS, Server
 
 

@@ -22,7 +22,7 @@ def slower(served: Served, factor: float) -> Served:
     pool = served.pool.model_copy(
         update={"replicas": 0, "name": f"{served.pool.name} x {factor:g}", "autoscale": None}
     )
-    return replace(served, pool=pool, table=stretched(served.table, factor))
+    return replace(served, pool=pool, table=stretched(served.table, factor), group=None)
 
 
 def stretched(table: CostTable, factor: float) -> CostTable:

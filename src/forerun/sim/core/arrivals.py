@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from forerun.sim.core.jit import jit
 from forerun.sim.core.order import NEVER
-from forerun.sim.core.state import STATUS
+from forerun.sim.core.rows_log import STATUS
 
 FINISHED = STATUS["finished"]
 
@@ -37,6 +37,7 @@ def _copy(target, source):
     target.tenant = source.tenant
     target.hash_at, target.n_hash = source.hash_at, source.n_hash
     target.acceptance = source.acceptance
+    target.model = source.model
 
 
 @jit

@@ -12,7 +12,7 @@ from __future__ import annotations
 from forerun.sim.core import timers
 from forerun.sim.core.arrivals import due_by, put, ready_after
 from forerun.sim.core.jit import jit
-from forerun.sim.core.state import STATUS
+from forerun.sim.core.rows_log import STATUS
 
 FINISHED = STATUS["finished"]
 

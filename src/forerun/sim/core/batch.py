@@ -8,7 +8,7 @@ Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import fetch, prefix, tiers
+from forerun.sim.core import fetch, prefix, tiers, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core import speculate as drafts
 from forerun.sim.core.clock import span
@@ -16,8 +16,10 @@ from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for, need, steps_until_full, take
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.price import decode_cost, lookup, prefill_cost, square_root
+from forerun.sim.core.rows_fleet import NO_CAP
+from forerun.sim.core.rows_request import DECODING, WAITING
 from forerun.sim.core.signatures import IF_NO_PREFILL, OUTSTANDING_TOKENS, YES
-from forerun.sim.core.state import DECODING, MISTAKE, NO_CAP, WAITING
+from forerun.sim.core.state import MISTAKE
 
 LONG = 1 << 40  # more steps than any leap has
 
@@ -244,6 +246,9 @@ def form(state, i, t, admit, batch, preempt, bring, speculate):
     engine = state.engines[p]
     clock = state.clock[0]
     replica.n_steps = 0
+    if t < replica.free_ps:
+        return replica.free_ps
+    running = replica.n_running
     lists.drop_aborted_heads(state, i)
     if replica.ready_head >= 0:
         join_ready(state, i, t)
@@ -266,12 +271,16 @@ def form(state, i, t, admit, batch, preempt, bring, speculate):
     stopped = 0
     if preempted == 0:
         keep = need(state, i, 1, 0, 0) + replica.lookahead if decoding == 1 else 0
+        if turns.drains(state, i):
+            n_max = 0
         left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring)
     if decode == IF_NO_PREFILL and not any_chunk(state, i):
         decoding = 1
         preempted += make_room(state, i, 1, 0, -1, preempt)
         if engine.draft_most > 0:
             wanted = drafts.choose(state, i, 0, speculate)
+    if replica.n_parked > 0 and replica.n_running != running:
+        stopped += 1  # a turn policy sees that somebody started
     return leap(state, i, t, decoding, preempted + stopped + wanted)
 
 
@@ -373,6 +382,8 @@ def leap(state, i, t, decoding, unsettled):
         first = drafts.beside(state, i, first)
     if ends or n_chunks > 1 or unsettled > 0 or engine.every_step == 1:
         steps = 1
+    if replica.n_parked > 0 and engine.every_turn == 1:
+        steps = 1
     cut = clock.hash_tokens > 0 or engine.keeps < NO_CAP
     if n_chunks > 0 and (cut or engine.draft_row >= 0):
         # prefix blocks can be found from the boundary on that completes them; what a request keeps
@@ -395,7 +406,7 @@ def leap(state, i, t, decoding, unsettled):
     replica.first_ps = first
     replica.slope_ps = slope
     replica.n_steps = steps
-    replica.left_waiting = replica.n_waiting
+    replica.left_waiting = replica.n_waiting + replica.n_parked
     replica.in_step = n_decode
     replica.n_seqs = n_seqs
     replica.chunk = chunk

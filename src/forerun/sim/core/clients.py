@@ -8,7 +8,7 @@ from __future__ import annotations
 from forerun.sim.core import attempts, front, timers
 from forerun.sim.core import live as lists
 from forerun.sim.core.jit import jit
-from forerun.sim.core.state import HELD
+from forerun.sim.core.rows_request import HELD
 from forerun.sim.core.wake import cut_leap
 
 
@@ -56,7 +56,7 @@ def hedge(state, call, t, order, route, place):
         return
     first = state.live[call.slot]
     taken = first.replica if first.prefill_replica < 0 else first.prefill_replica
-    if first.aborted == 1 or not front.another_takes(state, taken, front.PREFILL):
+    if first.aborted == 1 or not front.another_takes(state, taken, front.PREFILL, first.model):
         return
     r = front.fill(state, state.wanted[first.request])
     request = state.live[r]

@@ -9,14 +9,24 @@ Legend: i replica, j another one, p pool, r slot, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, front, heaps, prefix, tiers, transfer
+from forerun.sim.core import attempts, front, heaps, prefix, queue, tiers, transfer, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import steps_to_reach
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import make_room_for
 from forerun.sim.core.order import NEVER
-from forerun.sim.core.signatures import KV_CAPACITY, OUTSTANDING, OUTSTANDING_TOKENS, POOL, SPEED
-from forerun.sim.core.state import DECODING, HELD, ROLE, STATUS, VERBS, WAITING
+from forerun.sim.core.rows_fleet import ROLE
+from forerun.sim.core.rows_log import STATUS
+from forerun.sim.core.rows_request import DECODING, HELD, WAITING
+from forerun.sim.core.signatures import (
+    KV_CAPACITY,
+    OUTSTANDING,
+    OUTSTANDING_TOKENS,
+    POOL,
+    SPEED,
+    WAITING_REQUESTS,
+)
+from forerun.sim.core.state import VERBS
 from forerun.sim.core.step_end import complete, hand_on
 from forerun.sim.core.wake import wake
 
@@ -58,6 +68,7 @@ def obey(state, t, order, route, place):
     elif command.verb == SWITCH:
         replica.next_pool = command.value
         replica.n_orders += 1
+        state.loads[i].chosen_ps = t
         wake(state, i, t)
     elif command.verb == MOVE and replica.n_decode > 0:
         replica.n_to_move += command.value
@@ -73,7 +84,7 @@ def obey(state, t, order, route, place):
 @jit
 def restrict(state):
     """Note whether every replica takes every request."""
-    restricted = 0
+    restricted = 1 if state.serves.shape[1] > 1 else 0
     for i in range(state.replicas.shape[0]):
         replica = state.replicas[i]
         if replica.accepts == 0 or state.engines[replica.pool].role != BOTH:
@@ -85,13 +96,21 @@ def restrict(state):
 
 
 @jit
-def at_boundary(state, i, t, order, preempt, route, place):
+def at_boundary(state, i, t, order, preempt, route, place, turn):
     """Carry out what waited for replica i to end its step."""
     replica = state.replicas[i]
+    if t < replica.free_ps:
+        return
+    if replica.n_parked > 0 and replica.next_pool == replica.pool:
+        turns.ask(state, i, t, turn)
     replica.n_orders = 0
     if replica.next_pool != replica.pool:
-        change_pool(state, i, t, order, route, place)
-    n = replica.n_to_move if front.another_takes(state, i, DECODE) else 0
+        if not turns.drains(state, i) or turns.is_empty(state, i):
+            change_pool(state, i, t, order, route, place)
+        else:
+            replica.n_orders = 1  # when it is empty
+    m = state.engines[replica.pool].model
+    n = replica.n_to_move if front.another_takes(state, i, DECODE, m) else 0
     replica.n_to_move = 0
     while n > 0 and replica.n_decode > 0 and state.clock[0].wrong_kind == 0:
         r = last_choice(state, i, preempt)
@@ -102,16 +121,48 @@ def at_boundary(state, i, t, order, preempt, route, place):
 
 @jit
 def change_pool(state, i, t, order, route, place):
-    """Replica i goes on with the costs, policies and role of another pool."""
+    """Replica i goes on with the costs, policies, role and model of another pool."""
     replica = state.replicas[i]
     p = replica.next_pool
+    if turns.drains(state, i):
+        turns.take_up(state, i, p, t)
     replica.pool = p
     state.load[POOL, i] = p
     state.load[KV_CAPACITY, i] = state.engines[p].n_blocks
     state.load[SPEED, i] = state.engines[p].speed
     make_room_for(state, i, replica.n_blocks)
+    send_parked(state, i, 0, t, 0, order, route, place)
     restrict(state)
     front.let_in(state, t, order, route, place)
+
+
+@jit
+def send_parked(state, i, every, t, lose, order, route, place):
+    """Requests that wait for models which replica i does not serve (or for any) are sent again."""
+    for m in range(state.parked.shape[1]):
+        if every == 0 and state.serves[state.replicas[i].pool, m] >= 0:
+            continue
+        r = state.parked[i, m]
+        while r >= 0:
+            state.parked[i, m] = queue.pop(state.live, r)
+            if state.live[r].aborted == 1:
+                lists.free(state, r)
+            else:
+                state.n_parked[i, m] -= 1
+                state.replicas[i].n_parked -= 1
+                state.load[WAITING_REQUESTS, i] -= 1
+                state.load[OUTSTANDING_TOKENS, i] -= state.live[r].n_known
+                if state.live[r].swapped > 0:
+                    tiers.forget_swapped(state, r)
+                    forget(state, r)
+                elif every == 1:
+                    state.live[r].n_retries += 1
+                if every == 1:
+                    send_again(state, i, r, t, lose, order, route, place)
+                else:  # nothing failed, so clients see nothing
+                    state.load[OUTSTANDING, i] -= 1
+                    front.send(state, r, t, order, route, place)
+            r = state.parked[i, m]
 
 
 @jit
@@ -142,6 +193,7 @@ def fail(state, i, t, lose, order, route, place):
     replica = state.replicas[i]
     totals = state.totals[i]
     replica.accepts = 0
+    replica.free_ps = 0
     state.clock[0].restricted = 1
     totals.n_failed += 1
     if replica.n_steps > 0:
@@ -249,6 +301,7 @@ def empty(state, i, t, lose, order, route, place):
             state.live[r].n_retries += 1
         send_again(state, i, r, t, lose, order, route, place)
         lists.drop_aborted_heads(state, i)
+    send_parked(state, i, 1, t, lose, order, route, place)
 
 
 @jit

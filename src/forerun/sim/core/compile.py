@@ -15,7 +15,9 @@ from forerun.sim.core.jit import JIT, cache_dir, jit
 from forerun.sim.core.signatures import KINDS, numba_signatures
 
 #: the order in which `advance` takes its policies
-POLICIES = ("order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate", "gate")
+POLICIES = (
+    "order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate", "gate", "turn",
+)  # fmt: skip
 
 
 def is_cached() -> bool:

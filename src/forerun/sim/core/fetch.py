@@ -13,7 +13,8 @@ from forerun.sim.core import live as lists
 from forerun.sim.core import prefix, store, tiers, transfer
 from forerun.sim.core.jit import jit
 from forerun.sim.core.price import lookup, prefill_cost
-from forerun.sim.core.state import FETCHING, MISTAKE, READY
+from forerun.sim.core.rows_request import FETCHING, READY
+from forerun.sim.core.state import MISTAKE
 from forerun.sim.core.wake import wake
 
 BAD_FETCH = MISTAKE["fetch"]

@@ -5,13 +5,16 @@ Legend: i replica, p pool, r slot, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, prefix
+from forerun.sim.core import attempts, prefix, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, blocks_now
-from forerun.sim.core.signatures import CACHED, KV_BLOCKS, OUTSTANDING
-from forerun.sim.core.state import HELD, MISTAKE, ROLE, STATUS
+from forerun.sim.core.rows_fleet import ROLE
+from forerun.sim.core.rows_log import STATUS
+from forerun.sim.core.rows_request import HELD
+from forerun.sim.core.signatures import CACHED, KV_BLOCKS, OUTSTANDING, TO_LOAD
+from forerun.sim.core.state import MISTAKE
 from forerun.sim.core.wake import cut_leap, wake
 
 BAD_ROUTE, BAD_PLACE = MISTAKE["route"], MISTAKE["place"]
@@ -32,23 +35,22 @@ def fits(state, p, isl, osl):
 
 
 @jit
-def some_pool_fits(state, role, isl, osl):
+def some_pool_fits(state, role, model, isl, osl):
     """Whether some pool of this role could do its part of a request alone."""
-    p = 0
-    while p < state.engines.shape[0] and (
-        state.engines[p].role != role or not fits(state, p, isl, osl)
-    ):
-        p += 1
-    return p < state.engines.shape[0]
+    for p in range(state.engines.shape[0]):
+        engine = state.engines[p]
+        if engine.role == role and engine.model == model and fits(state, p, isl, osl):
+            return True
+    return False
 
 
 @jit
-def fits_somewhere(state, isl, osl):
+def fits_somewhere(state, model, isl, osl):
     """Whether the request could be answered by one replica alone, or by one after another."""
-    if some_pool_fits(state, BOTH, isl, osl):
+    if some_pool_fits(state, BOTH, model, isl, osl):
         return True
-    split = some_pool_fits(state, PREFILL, isl, osl)
-    return split and some_pool_fits(state, DECODE, isl, osl)
+    split = some_pool_fits(state, PREFILL, model, isl, osl)
+    return split and some_pool_fits(state, DECODE, model, isl, osl)
 
 
 @jit
@@ -63,17 +65,18 @@ def refresh(state, r):
 
 
 @jit
-def takes(state, i, role):
-    """Whether replica i takes requests that want this role."""
-    has = state.engines[state.replicas[i].pool].role
-    return state.replicas[i].accepts == 1 and has in (BOTH, role)
+def takes(state, i, role, model):
+    """Whether replica i takes requests that want this role and this model."""
+    p = state.replicas[i].pool
+    can = state.engines[p].role in (BOTH, role) and state.serves[p, model] >= 0
+    return state.replicas[i].accepts == 1 and can
 
 
 @jit
-def another_takes(state, i, role):
-    """Whether some replica but i takes requests that want this role."""
+def another_takes(state, i, role, model):
+    """Whether some replica but i takes requests that want this role and this model."""
     j = 0
-    while j < state.replicas.shape[0] and (j == i or not takes(state, j, role)):
+    while j < state.replicas.shape[0] and (j == i or not takes(state, j, role, model)):
         j += 1
     return j < state.replicas.shape[0]
 
@@ -95,7 +98,7 @@ def choose(state, r, role, choice, params, memory):
     clock = state.clock[0]
     if clock.refresh_load + clock.refresh_cached > 0:
         refresh(state, r)
-    source = state.live[r].source
+    source, model = state.live[r].source, state.live[r].model
     avoid = state.live[r].avoid
     state.live[r].avoid = -1
     if clock.restricted == 0 and source < 0 and avoid < 0:
@@ -103,9 +106,11 @@ def choose(state, r, role, choice, params, memory):
         return checked(state, r, i, state.replicas.shape[0])
     n = 0
     for i in range(state.replicas.shape[0]):
-        if i != source and i != avoid and takes(state, i, role):
+        if i != source and i != avoid and takes(state, i, role, model):
             state.offered_of[n] = i
             n += 1
+            if state.serves.shape[1] > 1:
+                state.load[TO_LOAD, i] = turns.until_loaded(state, i, model)
     if n == 0:
         return NOBODY
     fields = state.load.shape[0]
@@ -132,8 +137,8 @@ def send(state, r, t, order, route, place):
     if i == WRONG:
         return
     replica = state.replicas[i]
-    request.replica, request.pool = i, replica.pool
-    if not fits(state, replica.pool, request.n_known, request.isl + request.osl - request.n_known):
+    request.replica, request.pool = i, state.serves[replica.pool, request.model]
+    if not fits(state, request.pool, request.n_known, request.isl + request.osl - request.n_known):
         reject_routed(state, r, t)
         return
     request.key = order(request, t, state.order_params)
@@ -141,7 +146,9 @@ def send(state, r, t, order, route, place):
     lists.enqueue(state, i, r)
     if replica.n_steps == 0:
         wake(state, i, t)
-    elif replica.queue == r and replica.n_running < state.engines[replica.pool].max_seqs:
+    elif replica.n_parked > 0 or (
+        replica.queue == r and replica.n_running < state.engines[replica.pool].max_seqs
+    ):
         cut_leap(state, i, t)
 
 
@@ -198,6 +205,7 @@ def turn_away(state, arrival, status):
     row.max_itl_ps, row.status, row.tag = 0, status, arrival.tenant
     row.cached, row.prefill_replica, row.n_retries, row.away_ps = 0, -1, 0, 0
     row.n_drafted = row.n_extra = 0
+    row.model = arrival.model
     if clock.has_clients == 1:
         row.n_retries = max(0, state.calls[arrival.request].attempt - 1)
     if status == REJECTED:
@@ -232,7 +240,7 @@ def receive(state, arrival, order, route, place, gate):
     if clock.has_calls == 1 and state.calls[arrival.request].lost == 1:
         turn_away(state, arrival, CANCELLED)
         return
-    if not fits_somewhere(state, arrival.isl, arrival.osl):
+    if not fits_somewhere(state, arrival.model, arrival.isl, arrival.osl):
         turn_away(state, arrival, REJECTED)
         return
     r = fill(state, arrival)
@@ -258,6 +266,7 @@ def fill(state, arrival):
     request.isl, request.osl = arrival.isl, arrival.osl
     request.priority, request.tenant = arrival.priority, arrival.tenant
     request.hash_at, request.n_hash = arrival.hash_at, arrival.n_hash
+    request.model = arrival.model
     request.n_preempt = request.n_retries = request.n_out = request.away_ps = 0
     request.n_computed = request.n_blocks = request.n_shared = 0
     request.recomputed = request.cached = request.chunk = request.aborted = 0

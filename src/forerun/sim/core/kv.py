@@ -13,8 +13,8 @@ from __future__ import annotations
 from forerun.sim.core import tiers
 from forerun.sim.core.clock import steps_to_reach
 from forerun.sim.core.jit import jit
+from forerun.sim.core.rows_fleet import RESERVE
 from forerun.sim.core.signatures import KV_BLOCKS
-from forerun.sim.core.state import RESERVE
 from forerun.sim.core.wake import due
 
 FULL = RESERVE["full"]

@@ -9,13 +9,14 @@ from forerun.sim.core import attempts, heaps, prefix, queue, speculate, tiers
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for
+from forerun.sim.core.rows_log import STATUS
+from forerun.sim.core.rows_request import COMPUTING, DECODING, FETCHING, HELD, READY, WAITING
 from forerun.sim.core.signatures import (
     OUTSTANDING,
     OUTSTANDING_TOKENS,
     RUNNING,
     WAITING_REQUESTS,
 )
-from forerun.sim.core.state import COMPUTING, DECODING, FETCHING, HELD, READY, STATUS, WAITING
 from forerun.sim.core.wake import wake
 
 FINISHED, ABORTED = STATUS["finished"], STATUS["aborted"]
@@ -23,11 +24,17 @@ FINISHED, ABORTED = STATUS["finished"], STATUS["aborted"]
 
 @jit
 def enqueue(state, i, r):
-    """Put r into the waiting queue of replica i."""
+    """Put r into the waiting queue of replica i: that of its model."""
     replica = state.replicas[i]
+    m = state.live[r].model
     state.live[r].phase = WAITING
-    replica.queue = queue.push(state.live, replica.queue, r)
-    replica.n_waiting += 1
+    if m == state.engines[replica.pool].model:
+        replica.queue = queue.push(state.live, replica.queue, r)
+        replica.n_waiting += 1
+    else:
+        state.parked[i, m] = queue.push(state.live, state.parked[i, m], r)
+        state.n_parked[i, m] += 1
+        replica.n_parked += 1
     state.load[WAITING_REQUESTS, i] += 1
     state.load[OUTSTANDING_TOKENS, i] += state.live[r].n_known
 
@@ -335,6 +342,7 @@ def write_done(state, i, r, t, status):
     row.cached = request.cached
     row.prefill_replica = request.prefill_replica
     row.n_retries = request.n_retries
+    row.model = request.model
     row.away_ps = request.away_ps
     row.n_drafted, row.n_extra = request.n_drafted, request.n_extra
     if state.clock[0].has_clients == 1:
@@ -367,7 +375,8 @@ def leave_source(state, r, t):
     state.replicas[source].n_away -= 1
     request.source = -1
     request.n_left = request.n_left_shared = 0
-    if state.replicas[source].n_waiting > 0 or state.stores[source].below >= 0:
+    waits = state.replicas[source].n_waiting + state.replicas[source].n_orders > 0
+    if waits or state.stores[source].below >= 0:
         wake(state, source, t)  # its leap counted on fewer idle blocks
 
 
@@ -398,14 +407,20 @@ def abort(state, r, t):
         if request.source >= 0:
             leave_source(state, r, t)
         tiers.forget_swapped(state, r)
-        replica.n_waiting -= 1
         state.load[WAITING_REQUESTS, i] -= 1
         state.load[OUTSTANDING_TOKENS, i] -= request.n_known
         write_done(state, i, r, t, ABORTED)
+        # a turn policy counts those who wait at each boundary
+        cut = 1 if replica.n_parked > 0 and replica.n_steps > 0 else 0
+        if request.model != state.engines[replica.pool].model:
+            state.n_parked[i, request.model] -= 1
+            replica.n_parked -= 1
+            return cut
+        replica.n_waiting -= 1
         if replica.queue == r:
             drop_aborted_heads(state, i)
             if replica.n_waiting > 0:
                 wake(state, i, t)  # the one behind it may fit where it did not
-        return 0
+        return cut
     replica.n_aborted += 1
     return 1

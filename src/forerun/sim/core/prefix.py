@@ -27,6 +27,8 @@ def leading(state, i, r):
     if tokens == 0 or state.stores[i].n_rows == 0:
         return 0
     request = state.live[r]
+    if state.engines[state.replicas[i].pool].model != request.model:
+        return 0  # the same blocks, of another model
     most = min(request.n_hash, (request.n_known - 1) // tokens)
     n = 0
     while n < most and store.find(state, i, state.hashes[request.hash_at + n]) >= 0:

@@ -39,7 +39,9 @@ def wants(state, arrival):
 
 
 @jit
-def advance(state, until_ps, order, admit, batch, preempt, route, place, bring, speculate, gate):
+def advance(
+    state, until_ps, order, admit, batch, preempt, route, place, bring, speculate, gate, turn
+):
     """Handle all events up to until_ps, in order; returns one of the reasons at the top."""
     clock = state.clock[0]
     while True:
@@ -72,8 +74,8 @@ def advance(state, until_ps, order, admit, batch, preempt, route, place, bring, 
                 return WANT_GAPS
             if state.replicas[i].n_steps > 0:
                 complete(state, i, state.replicas[i].n_steps, order, route, place)
-            if state.replicas[i].n_orders > 0:
-                commands.at_boundary(state, i, t, order, preempt, route, place)
+            if state.replicas[i].n_orders + state.replicas[i].n_parked > 0:
+                commands.at_boundary(state, i, t, order, preempt, route, place, turn)
             heaps.reschedule(state, i, form(state, i, t, admit, batch, preempt, bring, speculate))
         else:
             clock.passed = state.replicas.shape[0]

@@ -17,6 +17,9 @@ the lowest index.  `params` are its knobs (float64, in the order its module list
                                                           tokens proposed for a decoding request in
                                                           this step, 0 to engine.draft_most
     gate(request, load, now_ps, params, memory) -> int    1: let in, 0: turned away at the front
+    turn(replica, engine, model, queued, now_ps, params) -> int
+                                                          the model that runs next: `model`, which
+                                                          is loaded, or one that requests wait for
 
 `batch` shapes the next step: `decode` is NO, YES or IF_NO_PREFILL; at most `tokens` prompt tokens
 are computed, prompts only as a whole when `whole` is 1; at most `admissions` requests join.  It may
@@ -34,6 +37,9 @@ answers are 0 it is asked again at the next event only, or with `EVERY_STEP = Tr
 `request` is a LIVE record, `replica` a REPLICA record, `engine` an ENGINE record (state.py).
 `offer` is an OFFER record: consecutive blocks of the prompt that a tier below the replica's memory
 keeps; with fewer than `offer.n_blocks` taken, later ones are not offered.
+`turn` is asked at step boundaries while requests wait for models that are not loaded; once it says
+another one, the replica drains and loads that.  `queued` is int64 [fields, models]: QUEUED, HEAD_PS
+and LOAD_PS below.  It may read what `batch` may; one that reads the time says `EVERY_STEP = True`.
 `load` is int64 [fields, replicas]: its rows are the constants below, so that
 `load[OUTSTANDING].argmin()` is the least loaded.  It has the columns of those replicas that take
 the request (a gate sees all); `load[REPLICA]` says which they are.  `memory` is int64, the policy's
@@ -43,7 +49,7 @@ each tenant, from GATE_OF_TENANT on.  `rng` is a stream for `rng.uniform` and `r
 
 from __future__ import annotations
 
-from forerun.sim.core import state
+from forerun.sim.core import rows_fleet, rows_request
 
 # rows of `load`
 OUTSTANDING = 0  # requests routed and not done
@@ -58,7 +64,14 @@ POOL = 6
 SPEED = 7  # relative to the fastest pool, in thousandths
 REPLICA = 8
 CACHED = 9  # tokens of this prompt that it keeps (when the policy says CACHED_WANTED = True)
-LOAD_FIELDS = 10
+TO_LOAD = 10  # picoseconds of loading before it can run the request's model (several models only)
+LOAD_FIELDS = 11
+
+# rows of `queued`
+QUEUED = 0  # requests that wait for the model at this replica
+HEAD_PS = 1  # when the first of them was sent; NEVER when none waits
+LOAD_PS = 2  # picoseconds to load it from where it is kept; 0 when its weights are there
+QUEUED_FIELDS = 3
 
 MEMORY = 8
 GATE_OF_TENANT = MEMORY  # memory[GATE_OF_TENANT + 2 * request.tenant] and the one after it
@@ -66,14 +79,16 @@ GATE_OF_TENANT = MEMORY  # memory[GATE_OF_TENANT + 2 * request.tenant] and the o
 # values of `decode`
 NO, YES, IF_NO_PREFILL = 0, 1, 2
 
-KINDS = ("order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate", "gate")
+KINDS = (
+    "order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate", "gate", "turn",
+)  # fmt: skip
 
 
 def numba_signatures():
     """The numba signature of each kind (imports numba)."""
     from numba import from_dtype, types
 
-    records = (state.LIVE, state.REPLICA, state.ENGINE, state.OFFER)
+    records = (rows_request.LIVE, rows_fleet.REPLICA, rows_fleet.ENGINE, rows_fleet.OFFER)
     request, replica, engine, offer = (from_dtype(d) for d in records)
     i8, params = types.int64, types.Array(types.float64, 1, "C")
     load = types.Array(i8, 2, "C")
@@ -88,4 +103,5 @@ def numba_signatures():
         "fetch": i8(request, engine, offer, params),
         "speculate": i8(request, replica, engine, memory, params),
         "gate": i8(request, load, i8, params, memory),
+        "turn": i8(replica, engine, i8, load, i8, params),
     }

@@ -16,8 +16,9 @@ from forerun.sim.core.kv import FULL, blocks_for, need, take
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.price import decode_cost, lookup, prefill_cost
 from forerun.sim.core.rng import draw
+from forerun.sim.core.rows_request import DECODING
 from forerun.sim.core.signatures import OUTSTANDING_TOKENS
-from forerun.sim.core.state import DECODING, MISTAKE
+from forerun.sim.core.state import MISTAKE
 
 BAD_DRAFT = MISTAKE["speculate"]
 RECENT = 0.97  # weight of a round in the next one's `recent_*`: some thirty count

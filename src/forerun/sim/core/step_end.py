@@ -10,8 +10,10 @@ from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, decode_blocks, need, take
+from forerun.sim.core.rows_fleet import ROLE
+from forerun.sim.core.rows_log import STATUS
+from forerun.sim.core.rows_request import DECODING
 from forerun.sim.core.signatures import OUTSTANDING, OUTSTANDING_TOKENS
-from forerun.sim.core.state import DECODING, ROLE, STATUS
 
 FINISHED, ABORTED = STATUS["finished"], STATUS["aborted"]
 PREFILL = ROLE["prefill"]

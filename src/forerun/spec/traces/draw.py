@@ -29,7 +29,7 @@ CHUNK = 1_000_000
 MAX = 2**62
 
 
-def requests_of(traffic: Traffic, *, seed: int) -> Requests:
+def requests_of(traffic: Traffic, *, seed: int, models: bool = False) -> Requests:
     """The requests of a traffic description.
 
     Open loop: with a trace, its own arrivals (the clock stretched when `rate_per_s` is given, so
@@ -37,6 +37,7 @@ def requests_of(traffic: Traffic, *, seed: int) -> Requests:
     trace's order; without a trace, arrivals and lengths are drawn.
     Closed loop: all arrive at 0, and `meta["concurrency"]` and `meta["think_s"]` say how the
     simulator is to send them.  `n_requests` and `duration_s` cut, whichever comes first.
+    models : whether the models that a trace names are kept (`meta["models"]`).
     Raises SpecError naming everything that is missing or contradicts itself.
     """
     check_traffic(traffic)
@@ -51,6 +52,8 @@ def requests_of(traffic: Traffic, *, seed: int) -> Requests:
         requests = _from_synth(traffic, workload, seed)
     else:
         requests = _from_trace(traffic, _read(traffic, seed), seed)
+    if requests.model is not None and not models:
+        requests = replace(requests, model=None)
     if traffic.documents is not None:
         requests = with_documents(requests, traffic.documents, seed=seed)
     meta: dict[str, Any] = {}

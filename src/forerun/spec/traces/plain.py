@@ -47,6 +47,7 @@ _OPTIONAL = {
     "priority": Column(("priority",), required=False),
     "session": Column(("session", "session_id", "conversation_id"), "text", required=False),
     "tenant": Column(("tenant", "tenant_id", "user", "user_id"), "text", required=False),
+    "model": Column(("model", "model_name"), "text", required=False),
     "deadline_s": Column(("deadline_s",), required=False),
 }
 _EPOCH_S = 1e8  # a first arrival beyond this (three years) is a clock, not a time since the start
@@ -87,7 +88,10 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         values["arrival"], meta = _seconds(values["arrival"], found[0], head.path)
     extra = {name: values.pop(name) for name in _OPTIONAL if name in values}
     for name, labels in table.labels.items():
-        extra[name] = whole_labels(extra[name], labels)
+        if name == "model":  # its numbers are places in this list
+            meta["models"] = tuple(labels)
+        else:
+            extra[name] = whole_labels(extra[name], labels)
     lines = table.lines
     if "priority" in extra:
         bad = ~(np.abs(extra["priority"]) < 2**53) | (extra["priority"] % 1 != 0)

@@ -1,0 +1,152 @@
+"""Pools that serve some of a case's models: each with its costs, its memory and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from forerun import catalog
+from forerun.errors import Infeasible, Problem, SpecError
+from forerun.spec.case import Asked, Case
+from forerun.spec.deployment import Pool
+
+if TYPE_CHECKING:
+    from forerun.sim.serve import Served
+    from forerun.spec.model import Model
+    from forerun.techniques import Edited
+
+
+def asked_models(case: Case) -> dict[str, Asked]:
+    """The models of a case by name; the only one has the name that the case gives it."""
+    return case.models or {case.model: Asked(model=case.model)}
+
+
+def served(
+    case: Case,
+    edited: Edited,
+    mean_len: Mapping[int, int],
+    *,
+    seed: int = 0,
+    span_s: float = 0.0,
+) -> list[Served]:
+    """Every pool with every model it serves, in order; its replicas begin with them in turn.
+
+    mean_len : tokens of a usual request, by model.
+    seed, span_s : of the draws of experts, and how long the run is about to be.
+    Rows of other levels of expert load come after all pools; they have no replicas of their own.
+    Raises Infeasible with the problems of all pools and models.
+    """
+    out: list[Served] = []
+    others: list[tuple[int, list[Served]]] = []
+    problems: list[Problem] = []
+    names = list(asked_models(case))
+    for group, pool in enumerate(edited.deployment.pools):
+        numbers = [names.index(name) for name in pool.models or names[:1]]
+        try:
+            for first, *rest in _of_pool(
+                case, edited, pool, group, numbers, mean_len, seed=seed, span_s=span_s
+            ):
+                out.append(first)
+                if rest:
+                    others.append((len(out) - 1, rest))
+        except Infeasible as error:
+            problems += error.problems
+    if problems:
+        raise Infeasible(*problems)
+    for p, rest in others:
+        out[p] = replace(out[p], levels=out[p].course.rows(p, len(out)))
+        out += rest
+    return out
+
+
+def _of_pool(
+    case: Case,
+    edited: Edited,
+    pool: Pool,
+    group: int,
+    numbers: list[int],
+    mean_len: Mapping[int, int],
+    *,
+    seed: int,
+    span_s: float,
+) -> list[list[Served]]:
+    """For each model of a pool its row, and those of other levels of expert load behind it."""
+    from forerun.cost.memory import measure
+    from forerun.techniques import prepare
+
+    asked = list(asked_models(case).values())
+    models = [catalog.model(asked[m].model) for m in numbers]
+    device = catalog.device(pool.device)
+    sizes = [measure(model, pool, device).weights_bytes for model in models]
+    bases = sorted({one.base for one in asked if one.base is not None})
+    rate, latency_s = weights_rate(pool) if len(numbers) > 1 else (float("inf"), 0.0)
+    out = []
+    for k, (m, model) in enumerate(zip(numbers, models, strict=True)):
+        others = sorted(sizes[:k] + sizes[k + 1 :], reverse=True)
+        own = pool.model_copy(update={"replicas": len(range(k, pool.replicas, len(numbers)))})
+        alone = replace(edited, deployment=edited.deployment.model_copy(update={"pools": (own,)}))
+        rows = prepare(
+            model,
+            alone,
+            mean_len=mean_len.get(m, 2048),
+            beside_bytes=sum(others[: pool.resident - 1]),
+            seed=seed,
+            span_s=span_s,
+        )
+        if len(rows) > 1 and len(numbers) > 1:
+            raise SpecError.one(
+                f"deployment.pools.{pool.name}.moe",
+                "experts whose load changes cannot yet be combined with models that take turns: "
+                "both change what a replica runs",
+                "no drift and no rebalance_s (one load for the whole run), or one model",
+            )
+        of_base = asked[m].own_share
+        weights = rows[0].weights_bytes
+        whole = weights * pool.devices_per_replica
+        first = replace(
+            rows[0],
+            model=m,
+            group=group if len(numbers) > 1 else None,
+            base=bases.index(base) if (base := asked[m].base) is not None else -1,
+            n_resident=pool.resident,
+            load_s=latency_s + weights / rate,
+            own_s=latency_s + of_base * weights / rate,
+            load_bytes=whole,
+            own_bytes=of_base * whole,
+        )
+        out.append([first, *(replace(row, model=m) for row in rows[1:])])
+    return out
+
+
+def of_pools(case: Case, pools: Sequence[Served]) -> list[Model]:
+    """The model that each pool, ready to run, serves."""
+    asked = list(asked_models(case).values())
+    return [catalog.model(asked[one.model].model) for one in pools]
+
+
+def weights_rate(pool: Pool) -> tuple[float, float]:
+    """Bytes a second that each device of a pool loads weights by, and the latency.
+
+    Raises SpecError where neither the pool nor its device names a link.
+    """
+    name = pool.weights_link or catalog.device(pool.device).host_link
+    if name is None:
+        where = f"deployment.pools.{pool.name}.weights_link"
+        what = f"weights of {len(pool.models)} models come and go, and {pool.device} names no link"
+        raise SpecError.one(where, f"{what} to its host", "weights_link: NAME (forerun list links)")
+    link = catalog.link(name)
+    return link.bandwidth_bytes_per_s, link.latency_s
+
+
+def assumed(case: Case, edited: Edited) -> tuple[str, ...]:
+    """What a run with models that take turns leaves out."""
+    turning = [pool for pool in edited.deployment.pools if len(pool.models) > 1]
+    if not turning:
+        return ()
+    links = sorted({p.weights_link or catalog.device(p.device).host_link or "?" for p in turning})
+    return (
+        f"weights come over {', '.join(links)}, each device its own share by its own link at full "
+        "rate; captured graphs and warm-up of a model that comes back are not priced; while it "
+        "loads a replica draws idle power",
+    )

@@ -1,0 +1,38 @@
+"""A line a model, where a case has several."""
+
+from __future__ import annotations
+
+from forerun.metrics.figure import text
+from forerun.metrics.score import Metrics
+
+HEAD = (
+    *("model", "requests", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99"),
+    *("output tokens", "good", "goodput"),
+)
+
+
+def lines(metrics: Metrics) -> list[str]:
+    """Aligned text, its head first; nothing where there is one model."""
+    if not metrics.by_model:
+        return []
+    table: list[tuple[str, ...]] = [HEAD]
+    for row in metrics.by_model:
+        seconds = (row.ttft_p50_s, row.ttft_p99_s, row.tpot_p50_s, row.tpot_p99_s)
+        table.append(
+            (
+                row.model,
+                f"{row.n:,}",
+                *(text(value, "s") for value in seconds),
+                text(row.output_tokens_per_s, "token/s"),
+                text(row.attainment, "share"),
+                text(row.goodput_per_s, "req/s"),
+            )
+        )
+    widths = [max(len(row[c]) for row in table) for c in range(len(HEAD))]
+    return [
+        "  ".join(
+            cell.ljust(width) if c == 0 else cell.rjust(width)
+            for c, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]

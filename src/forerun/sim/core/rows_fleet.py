@@ -1,0 +1,209 @@
+"""Row types of what requests meet: replicas, their settings, memory, stores, ports."""
+
+from __future__ import annotations
+
+import numpy as np
+
+#: one engine with its devices.  Between events it is a formula: the fields up to `n_blocks` only
+#: change at events, those from `n_steps` on describe the leap in progress.
+REPLICA = np.dtype(
+    [
+        ("place", "i8"),  # in the agenda
+        ("pool", "i8"),
+        ("n_running", "i8"),
+        ("n_decode", "i8"),
+        ("n_reading", "i8"),  # decoders that read one cached token more in each step ...
+        ("n_taking", "i8"),  # ... and those that keep one more
+        ("n_chunks", "i8"),
+        ("n_waiting", "i8"),
+        ("queue", "i8"),  # root of the waiting queue
+        ("run_head", "i8"),
+        ("run_tail", "i8"),
+        ("chunk_head", "i8"),
+        ("chunk_tail", "i8"),
+        ("n_fresh", "i8"),  # joined the decoders since the last decode step
+        ("n_gaps", "i8"),  # entries in the stack of longest gaps
+        ("n_aborted", "i8"),  # running requests to be dropped at the next boundary
+        ("accepts", "i8"),  # 1: routers may choose it
+        ("ready_head", "i8"),  # requests whose KV has come, linked by chunk_next
+        ("ready_tail", "i8"),
+        ("n_orders", "i8"),  # commands that wait for its next boundary
+        ("next_pool", "i8"),  # whose costs and role it takes on at its next boundary
+        ("n_parked", "i8"),  # requests that wait here for models that are not loaded
+        ("free_ps", "i8"),  # no step begins before: weights are being loaded
+        ("n_to_move", "i8"),  # decoding requests to be given away at its next boundary
+        ("n_away", "i8"),  # requests that hold blocks here and do not run here: KV comes or goes
+        ("n_coming", "i8"),  # of them and of those ready: whose KV comes or came from lower tiers
+        ("n_blocks", "i8"),  # in use at the start of the leap in progress
+        ("admissions", "i8"),
+        ("decoded", "i8"),  # decode steps completed
+        ("decoded_ps", "i8"),  # when the last of them ended
+        ("ended_ps", "i8"),  # when its last step ended
+        ("n_steps", "i8"),  # of the leap in progress; 0 when idle
+        ("start_ps", "i8"),
+        ("first_ps", "i8"),
+        ("slope_ps", "i8"),
+        ("ctx", "i8"),  # cached tokens of the decoders at the start
+        ("past", "i8"),  # tokens before the chunks at the start
+        ("chunk", "i8"),  # tokens of all chunks in each step
+        ("left_waiting", "i8"),  # n_waiting when the batch was formed
+        ("in_step", "i8"),  # decoders that the leap advances (0 or n_decode)
+        ("n_seqs", "i8"),  # sampled in each step
+        ("n_draft", "i8"),  # proposed tokens that the step verifies
+        ("lookahead", "i8"),  # blocks kept for them until they are accepted or not
+        ("depth", "i8"),  # passes of the draft in the step ...
+        ("draft_tokens", "i8"),  # ... and the tokens it computes in them
+    ],
+    align=True,
+)
+
+#: settings and table sizes of one pool
+ENGINE = np.dtype(
+    [
+        ("max_seqs", "i8"),
+        ("max_tokens", "i8"),
+        ("max_len", "i8"),
+        ("n_blocks", "i8"),
+        ("block_tokens", "i8"),
+        ("watermark", "i8"),  # blocks kept free at admission
+        ("reserve", "i8"),  # one of RESERVE
+        ("host_step_ps", "i8"),
+        ("eager_ps", "i8"),  # least time of a step with chunks, without host terms
+        ("host_seq_ps", "i8"),
+        ("every_step", "i8"),  # 1: the batch policy looks at what changes inside a leap
+        ("max_leap", "i8"),  # 1 steps through everything
+        ("mixed_num", "i8"),  # Vidur: several chunks are one chunk of root-sum-square length ...
+        ("mixed_den", "i8"),  # ... times num/den; 0 adds the chunks up
+        ("mixed_row", "i8"),  # row of the decode tables for a step that also computes chunks
+        ("mixed_cross_ps", "i8"),  # in such a step, per decoding request and token of its chunks
+        ("role", "i8"),  # one of ROLE
+        ("kv_token_bytes", "i8"),  # of KV, all devices of a replica together
+        ("streamed", "i8"),  # 1: layers of KV leave while later ones are computed
+        ("n_layers", "i8"),
+        ("speed", "i8"),  # relative to the fastest pool, in thousandths
+        ("keeps", "i8"),  # cached tokens of a request at most, cut after each step; NO_CAP
+        ("reads", "i8"),  # of them read by a decoding request at most
+        ("anywhere", "i8"),  # 1: KV of a block is used wherever it stands in a prompt ...
+        ("again", "f8"),  # ... and this share of its tokens is computed again
+        ("swap", "i8"),  # 1: what a preempted request had computed goes to the first tier
+        ("draft_most", "i8"),  # tokens in a row proposed for a request; 0: it does not speculate
+        ("draft_priced", "i8"),  # 1: its `speculate` policy wants to know what steps would take
+        ("draft_row", "i8"),  # of the draft's tables; -1 when no device drafts
+        ("draft_apart", "i8"),  # 1: the draft has devices of its own
+        ("draft_step_ps", "i8"),  # host time of a pass of the draft ...
+        ("draft_seq_ps", "i8"),  # ... and in each step for every request that is drafted for
+        ("draft_trip_ps", "i8"),  # to the draft's devices and back
+        ("draft_tokens", "i8"),  # most a pass of the draft computes
+        ("verify_row", "i8"),  # of the decode tables: 1, 2, 4, .. queries a request; -1 none
+        ("draft_verify_row", "i8"),  # the same, of the draft
+        ("model", "i8"),
+        ("family", "i8"),  # models of one base differ in a part of their weights only; -1: no such
+        ("n_resident", "i8"),  # models whose weights a replica keeps at a time
+        ("load_ps", "i8"),  # all weights, from where they are kept ...
+        ("own_ps", "i8"),  # ... or those that its base has not
+        ("load_bytes", "i8"),
+        ("own_bytes", "i8"),
+        ("every_turn", "i8"),  # 1: the turn policy looks at what changes inside a leap
+    ],
+    align=True,
+)
+
+NO_CAP = 1 << 40
+
+RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
+
+#: what a replica is for: everything, prompts only, or answers to prompts computed elsewhere
+ROLE = {"both": 0, "prefill": 1, "decode": 2}
+
+#: weights that came to a replica
+LOADS = np.dtype(
+    [
+        ("n", "i8"),  # times that it took up another model
+        ("n_cold", "i8"),  # of them with weights to load
+        ("load_ps", "i8"),  # in which it gave nothing
+        ("drain_ps", "i8"),  # from the choice to the last answer of the model before
+        ("bytes", "f8"),
+        ("chosen_ps", "i8"),  # when the model that it drains for was chosen
+        ("admitted", "i8"),  # `admissions` of the replica at its last turn
+    ],
+    align=True,
+)
+
+#: one direction of a connection; its transfers share it equally
+PORT = np.dtype(
+    [
+        ("bytes_per_ps", "f8"),
+        ("full_bytes_per_ps", "f8"),  # when nothing degrades it
+        ("latency_ps", "i8"),
+        ("n", "i8"),  # transfers under way
+        ("free_ps", "i8"),  # when it was last in use
+        ("bytes", "f8"),  # moved or being moved
+        ("n_moved", "i8"),
+    ],
+    align=True,
+)
+
+#: which block a store drops first: let go or used longest ago, added longest ago, used least often
+RULE = {"lru": 0, "fifo": 1, "lfu": 2}
+
+#: prefix blocks kept by hash: in the memory of replica i (row i), or in a tier below it
+STORE = np.dtype(
+    [
+        ("at", "i8"),  # first of its rows of `kept` and of `idle`
+        ("n_rows", "i8"),
+        ("bucket_at", "i8"),  # first of its rows of `buckets`
+        ("mask", "i8"),  # how many buckets, a power of two, less one
+        ("spare", "i8"),  # head of its unused rows, linked by `next`
+        ("oldest", "i8"),  # blocks that nobody holds, linked by `next` and `prev` (lru)
+        ("newest", "i8"),
+        ("n_idle", "i8"),  # how many nobody holds
+        ("n_kept", "i8"),
+        ("n_evicted", "i8"),
+        ("rule", "i8"),  # one of RULE
+        ("ticks", "i8"),  # counts additions and uses, to tell what came first
+        ("below", "i8"),  # the store that takes what this one drops; -1 when none
+        ("depth", "i8"),  # of a tier: 0 the first below the replicas; -1 for a replica's own
+        ("owner", "i8"),  # the replica that a tier falls with; -1 when it is shared
+        ("through", "i8"),  # 1: blocks go below as soon as they are computed
+        ("network", "i8"),  # 1: reached by the replicas' network ports
+        ("block_tokens", "i8"),  # of a row
+        ("n_swapped", "i8"),  # rows taken by preempted requests
+        ("buffer_bytes", "f8"),  # that may wait to be written; what comes then is lost
+        ("n_written", "i8"),
+        ("n_refused", "i8"),
+        ("hit_tokens", "i8"),  # that requests found here and used
+        ("swap_tokens", "i8"),  # that came back from here after a preemption
+        ("wait_ps", "i8"),  # of a replica: time of its requests in transfers from tiers
+        ("n_waits", "i8"),  # how many such waits
+    ],
+    align=True,
+)
+
+#: a prefix block in a store
+KEPT = np.dtype(
+    [
+        ("key", "i8"),
+        ("holders", "i8"),
+        (
+            "prev",
+            "i8",
+        ),  # in the list of idle blocks; with a rule other than lru its place in `idle`
+        ("next", "i8"),
+        ("uses", "i8"),
+        ("tick", "i8"),  # fifo: of its addition; lfu: of its last use
+    ],
+    align=True,
+)
+
+#: what a `fetch` policy is asked about: consecutive blocks of a prompt in one tier
+OFFER = np.dtype(
+    [
+        ("tier", "i8"),  # 0: the first below the replica's memory
+        ("n_blocks", "i8"),
+        ("n_tokens", "i8"),
+        ("n_before", "i8"),  # tokens before them, which the request has or gets
+        ("move_ps", "i8"),  # to bring them, at the present share of the ports
+        ("compute_ps", "i8"),  # to compute them instead, alone in their steps
+    ],
+    align=True,
+)

@@ -1,0 +1,130 @@
+"""Row types of requests: on their way to the router, and from there to their last token."""
+
+from __future__ import annotations
+
+import numpy as np
+
+#: a request on its way to the router
+ARRIVAL = np.dtype(
+    [
+        ("request", "i8"),
+        ("arrival_ps", "i8"),  # sent by the client
+        ("ready_ps", "i8"),  # past the API server and the tokenizer
+        ("deadline_ps", "i8"),  # absolute; NEVER when none
+        ("session", "i8"),  # -1 when none
+        ("workflow", "i8"),  # a row of `flows`; -1 when none
+        ("isl", "i8"),
+        ("osl", "i8"),
+        ("priority", "i4"),
+        ("tenant", "i4"),
+        ("hash_at", "i8"),  # its prompt's blocks in `hashes`
+        ("n_hash", "i8"),
+        ("acceptance", "f8"),  # chance that a token proposed for it is right; -1: as its pool says
+        ("model", "i8"),  # that it asks for
+    ],
+    align=True,
+)
+
+#: what is known of a request beyond its slot: whom it waits for and who waits for it
+CALL = np.dtype(
+    [
+        ("workflow", "i8"),  # a row of `flows`; -1 when none
+        ("n_before", "i8"),  # predecessors that have not ended
+        ("next_at", "i8"),  # its successors in `successors`
+        ("n_next", "i8"),
+        ("lost", "i8"),  # 1: a predecessor gave no answer
+        ("sent_ps", "i8"),  # when it is sent, as far as the predecessors that have ended say
+        ("attempt", "i8"),  # how often it has been sent
+        ("slot", "i8"),  # copies that its client waits for; -1 when none
+        ("twin", "i8"),
+        ("loser", "i8"),  # a copy that is to be dropped
+    ],
+    align=True,
+)
+
+#: when a client does something about a request, if what it waits for has not come
+TIMER = np.dtype(
+    [("time_ps", "i8"), ("request", "i8"), ("kind", "i8"), ("attempt", "i8")], align=True
+)
+
+#: one request is sent delay_ps after another one has ended
+SUCCESSOR = np.dtype([("request", "i8"), ("delay_ps", "i8")], align=True)
+
+#: requests that belong together
+FLOW = np.dtype([("n_left", "i8"), ("start_ps", "i8")], align=True)
+
+#: phases of a live request.  FETCHING: it holds blocks that its KV is on the way to, and no seat;
+#: READY: the KV is there, and it joins at the next boundary at which a seat is free; HELD: no
+#: replica takes requests, and it waits in front of the router.
+WAITING, COMPUTING, DECODING, FETCHING, READY, HELD = 0, 1, 2, 3, 4, 5
+
+#: a request between router and last token; policies see this record
+LIVE = np.dtype(
+    [
+        ("request", "i8"),
+        ("arrival_ps", "i8"),
+        ("deadline_ps", "i8"),
+        ("session", "i8"),
+        ("isl", "i8"),
+        ("osl", "i8"),  # its true length: a policy that reads it is an oracle
+        ("priority", "i8"),
+        ("tenant", "i8"),
+        ("model", "i8"),
+        ("n_preempt", "i8"),
+        ("n_out", "i8"),  # tokens produced, up to date when it joins or leaves the decoders
+        ("n_known", "i8"),  # prompt and produced tokens; what is computed chases this
+        ("n_computed", "i8"),  # in the KV cache, up to date when it joins or leaves the decoders
+        ("n_blocks", "i8"),  # held, without those that decoding adds
+        ("recomputed", "i8"),
+        ("key", "i8"),  # place in the queue, from the order policy
+        ("admitted", "i8"),  # running number of its admission to this replica
+        ("scheduled_ps", "i8"),
+        ("first_token_ps", "i8"),
+        ("last_token_ps", "i8"),  # when it joined the decoders or left them
+        ("max_itl_ps", "i8"),
+        ("reads", "i8"),  # most cached tokens that its decoding reads ...
+        ("keeps", "i8"),  # ... and that it has in memory, both as of when it joined the decoders
+        ("joined", "i8"),  # its replica's decode step count when it joined the decoders
+        ("replica", "i8"),
+        ("pool", "i8"),
+        ("place", "i8"),  # in the heap of last steps, or of those at which it stops growing
+        ("child", "i8"),  # queue links
+        ("sibling", "i8"),
+        ("prev", "i8"),  # running list, in order of admission
+        ("next", "i8"),
+        ("chunk_next", "i8"),  # list of requests that compute more than one token
+        ("chunk", "i8"),  # tokens of its chunk in each step of the present leap
+        ("phase", "i8"),
+        ("aborted", "i8"),
+        ("hash_at", "i8"),  # its prompt's blocks in `hashes` ...
+        ("n_hash", "i8"),  # ... whole ones only
+        ("n_shared", "i8"),  # of them in the store of its replica, held
+        ("cached", "i8"),
+        ("source", "i8"),  # replica that computed its KV and still holds it; -1 when none
+        ("n_left", "i8"),  # blocks held there for it alone ...
+        ("n_left_shared", "i8"),  # ... and prefix blocks in the store there
+        ("left_ps", "i8"),  # when it left there
+        ("away_ps", "i8"),
+        ("n_retries", "i8"),
+        ("prefill_replica", "i8"),
+        ("n_due", "i8"),  # tokens it has when its KV has come from lower tiers; -1: none comes
+        ("called_ps", "i8"),  # when it began to wait for that
+        ("swapped", "i8"),  # blocks of the first tier that keep its KV while it is preempted
+        ("draft", "i8"),  # tokens proposed for it in the step under way
+        ("draft_at", "i8"),  # tokens that the draft has in its KV, up to date as n_computed is
+        ("n_drafted", "i8"),  # tokens proposed for it that were verified, in all ...
+        ("n_extra", "i8"),  # ... and accepted, ...
+        ("n_rounds", "i8"),  # ... in so many steps
+        ("recent_right", "f8"),  # of late, older rounds weighing less: tokens found right ...
+        ("recent_tried", "f8"),  # ... of those looked at (none behind a wrong one is)
+        ("acceptance", "f8"),  # its true chance, -1 as its pool says: who reads it is an oracle
+        ("avoid", "i8"),  # replica that another copy of it is on; -1 when none
+        ("rate", "f8"),  # of its transfer, bytes a picosecond
+        ("to_move", "f8"),  # bytes still to be moved ...
+        ("moved_ps", "i8"),  # ... at this time, later than now while latency passes
+        ("move_end_ps", "i8"),
+        ("move_from", "i8"),  # ports
+        ("move_to", "i8"),
+    ],
+    align=True,
+)

@@ -1,0 +1,143 @@
+"""Models that take turns on a replica: requests for one that is not loaded wait apart.
+
+A replica runs one model at a time and keeps the weights of a few.  Who comes next is a policy's
+choice (`turn`), asked at step boundaries while requests wait for other models.  Once one is chosen
+the replica drains: it admits no more, and when nothing of its model is under way it takes the next
+one up and gives nothing until the weights have come.
+
+Legend: i replica, m model, p row of `engines`, t picoseconds.
+"""
+
+from __future__ import annotations
+
+from forerun.sim.core import live as lists
+from forerun.sim.core import queue, tiers
+from forerun.sim.core.jit import jit
+from forerun.sim.core.order import NEVER
+from forerun.sim.core.signatures import HEAD_PS, LOAD_PS, QUEUED
+from forerun.sim.core.state import MISTAKE
+
+BAD_TURN = MISTAKE["turn"]
+
+
+@jit
+def drains(state, i):
+    """Whether replica i is to take up another model than it runs."""
+    replica = state.replicas[i]
+    return state.engines[replica.next_pool].model != state.engines[replica.pool].model
+
+
+@jit
+def is_empty(state, i):
+    """Whether nothing of its model is under way on replica i."""
+    replica = state.replicas[i]
+    return replica.n_running == 0 and replica.n_away == 0 and replica.ready_head < 0
+
+
+@jit
+def to_load(state, i, p):
+    """(picoseconds, bytes) until replica i has the weights that row p needs."""
+    engine = state.engines[p]
+    if state.resident[i, engine.model] >= 0:
+        return 0, 0
+    if engine.family >= 0:
+        for m in range(state.resident.shape[1]):
+            other = state.serves[p, m]
+            related = other >= 0 and state.engines[other].family == engine.family
+            if related and state.resident[i, m] >= 0:
+                return engine.own_ps, engine.own_bytes
+    return engine.load_ps, engine.load_bytes
+
+
+@jit
+def until_loaded(state, i, m):
+    """Picoseconds of loading before replica i can run model m, which it serves."""
+    load_ps, _ = to_load(state, i, state.serves[state.replicas[i].pool, m])
+    return load_ps
+
+
+@jit
+def look(state, i):
+    """Fill `queued` with what waits at replica i, by model."""
+    replica = state.replicas[i]
+    queued = state.queued
+    for m in range(queued.shape[1]):
+        p = state.serves[replica.pool, m]
+        while state.parked[i, m] >= 0 and state.live[state.parked[i, m]].aborted == 1:
+            r = state.parked[i, m]
+            state.parked[i, m] = queue.pop(state.live, r)
+            lists.free(state, r)
+        head = state.parked[i, m]
+        queued[QUEUED, m] = state.n_parked[i, m]
+        if m == state.engines[replica.pool].model:
+            lists.drop_aborted_heads(state, i)
+            head = replica.queue
+            queued[QUEUED, m] = replica.n_waiting
+        queued[HEAD_PS, m] = state.live[head].arrival_ps if head >= 0 else NEVER
+        queued[LOAD_PS, m] = 0
+        if p >= 0:
+            queued[LOAD_PS, m], _ = to_load(state, i, p)
+
+
+@jit
+def ask(state, i, t, turn):
+    """The turn policy says whether replica i goes on with its model, and with which one if not.
+
+    Not before it has admitted somebody since its last turn.
+    """
+    replica = state.replicas[i]
+    mine = state.engines[replica.pool].model
+    loads = state.loads[i]
+    if replica.n_waiting > 0 and replica.admissions == loads.admitted:
+        return
+    look(state, i)
+    engine = state.engines[replica.pool]
+    m = turn(replica, engine, mine, state.queued, t, state.turn_params)
+    nothing = replica.n_waiting == 0 and is_empty(state, i)
+    if m == mine and not nothing:
+        return
+    if m < 0 or m >= state.queued.shape[1] or state.queued[QUEUED, m] == 0:
+        clock = state.clock[0]
+        clock.wrong_kind, clock.wrong_replica, clock.wrong_value = BAD_TURN, i, m
+        return
+    replica.next_pool = state.serves[replica.pool, m]
+    loads.chosen_ps = t
+
+
+@jit
+def take_up(state, i, p, t):
+    """Replica i, which is empty, goes on with the model of row p once its weights are there."""
+    replica = state.replicas[i]
+    old, new = state.engines[replica.pool].model, state.engines[p].model
+    state.parked[i, old], state.n_parked[i, old] = replica.queue, replica.n_waiting
+    replica.n_parked += replica.n_waiting - state.n_parked[i, new]
+    replica.queue, replica.n_waiting = state.parked[i, new], state.n_parked[i, new]
+    state.parked[i, new], state.n_parked[i, new] = -1, 0
+    while state.stores[i].n_idle > 0:
+        tiers.drop(state, i)  # KV of another model
+    load_ps, n_bytes = to_load(state, i, p)
+    replica.free_ps = t + load_ps
+    loads = state.loads[i]
+    loads.n += 1
+    loads.n_cold += 1 if load_ps > 0 else 0
+    loads.load_ps += load_ps
+    loads.drain_ps += t - loads.chosen_ps
+    loads.bytes += n_bytes
+    loads.admitted = replica.admissions
+    keep(state, i, new, state.engines[p].n_resident)
+
+
+@jit
+def keep(state, i, m, most):
+    """Model m is resident on replica i; the one whose last turn is longest ago makes room."""
+    resident = state.resident
+    resident[i, m] = state.loads[i].n + resident.shape[1]
+    n = 0
+    oldest = m
+    for k in range(resident.shape[1]):
+        if resident[i, k] >= 0:
+            n += 1
+            if resident[i, k] < resident[i, oldest]:
+                oldest = k
+    if n > most:
+        resident[i, oldest] = -1

@@ -1,0 +1,21 @@
+"""The loaded model goes on while it has requests, until another's has waited `wait_s`.
+
+Then the model of the request that waits longest is next.  0 switches as soon as another model is
+asked for, a long wait loads as seldom as `while_wanted`.
+"""
+
+from forerun.sim.core.signatures import HEAD_PS
+
+EVERY_STEP = True  # it reads the time
+PARAMS = {"wait_s": 5.0}
+
+
+def patience(replica, engine, model, queued, now_ps, params):
+    own = replica.n_running + replica.n_waiting
+    best = -1
+    for m in range(queued.shape[1]):
+        if m != model and (best < 0 or queued[HEAD_PS, m] < queued[HEAD_PS, best]):
+            best = m
+    if own > 0 and now_ps - queued[HEAD_PS, best] < params[0] * 1e12:
+        return model
+    return best
