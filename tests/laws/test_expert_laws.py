@@ -12,7 +12,9 @@ from serving import table, workload
 
 from forerun import catalog
 from forerun.errors import Infeasible, SpecError
-from forerun.sim.moe import drive, layout, offload, routing
+from forerun.sim.control.drive import Control
+from forerun.sim.control.experts import with_levels as leveled
+from forerun.sim.moe import layout, offload, routing
 from forerun.sim.moe.course import Experts, Window, course, levels
 from forerun.sim.moe.layout import Spread
 from forerun.sim.moe.placements.balanced import device_loads
@@ -227,30 +229,26 @@ def test_levels_are_few_and_stand_in_the_midst_of_their_windows():
 
 
 def with_levels(pools, windows_s, order):
-    """The pools, the first of them with rows of two more levels in the given order of windows."""
-    main = pools[0]
-    slower = [
-        replace(
-            main,
-            table=table(flat=2e-3 * f),
-            pool=main.pool.model_copy(update={"replicas": 0}),
-        )
-        for f in (1.3, 1.7)
-    ]
+    """The pools, the first of them with rows of three levels in the given order of windows."""
+    at = [replace(pools[0], table=table(flat=2e-3 * f)) for f in (1.0, 1.3, 1.7)]
     spreads = tuple(Spread(load, 1.0) for load in (1.0, 1.3, 1.7))
     windows = [Window(spreads[k], False, 0.0) for k in order]
     rest = (Window(spreads[k % 3], False, 0.0) for k in range(10**9))
     known = Course(windows, spreads, windows_s, rest)
-    first = replace(main, levels=(0, len(pools), len(pools) + 1), course=known)
-    return [first, *pools[1:], *slower]
+    start = order[0]
+    first = replace(pools[0], table=at[start].table, course=known)
+    none = first.pool.model_copy(update={"replicas": 0, "autoscale": None})
+    others = [replace(row, pool=none) for k, row in enumerate(at) if k != start]
+    return leveled([first, *pools[1:]], [(0, others)])
 
 
 def served_by(requests, pools, commands=(), **settings):
     server = Server(pools, n_requests=len(requests), hash_tokens=requests.hash_tokens, **settings)
     for command in commands:
         server.command(*command)
+    control = Control(server)
     server.inject(requests)
-    drive.advance(server)
+    control.run()
     return server
 
 
@@ -456,12 +454,6 @@ def test_a_mistake_is_named_with_its_repair(moe, said):
     with pytest.raises((SpecError, Infeasible), match=said) as error:
         priced(moe)
     assert all(problem.fix for problem in error.value.problems)
-
-
-def test_changing_loads_beside_controllers_are_refused():
-    drive.check_alone(fleets()["one"])
-    with pytest.raises(SpecError, match="cannot yet be combined"):
-        drive.check_alone(with_levels(fleets()["one"], 0.1, [0, 1]))
 
 
 def test_a_model_without_experts_is_told_so():

@@ -37,6 +37,8 @@ def served(
     Rows of other levels of expert load come after all pools; they have no replicas of their own.
     Raises Infeasible with the problems of all pools and models.
     """
+    from forerun.sim.control.experts import with_levels
+
     out: list[Served] = []
     others: list[tuple[int, list[Served]]] = []
     problems: list[Problem] = []
@@ -54,10 +56,7 @@ def served(
             problems += error.problems
     if problems:
         raise Infeasible(*problems)
-    for p, rest in others:
-        out[p] = replace(out[p], levels=out[p].course.rows(p, len(out)))
-        out += rest
-    return out
+    return with_levels(out, others)
 
 
 def _of_pool(

@@ -119,7 +119,7 @@ def simulate(
     from forerun.sim.control.cold import cold_starts
     from forerun.sim.control.drive import Control, is_controlled
     from forerun.sim.control.slow import with_slow
-    from forerun.sim.moe import drive
+    from forerun.sim.moe.told import explain as of_experts
     from forerun.sim.prepare import tiers
     from forerun.techniques import compose
 
@@ -151,7 +151,6 @@ def simulate(
     )
     control = None
     if is_controlled(pools, case.faults):
-        drive.check_alone(pools)
         control = Control(server, case.faults, cold_starts(_models.of_pools(case, pools), pools))
     interrupted = _advance(server, wanted, progress, control)
     written = server.log_so_far() if control is None else control.log()
@@ -162,7 +161,7 @@ def simulate(
         carbon_gco2e_per_kwh=carbon_gco2e_per_kwh(case, deployment),
         bootstrap=bootstrap,
     )
-    experts = drive.explain(pools, written.end_ps * 1e-12)
+    experts = of_experts(pools, written.end_ps * 1e-12)
     reasons = (*explain(written, metrics), *experts)
     provenance = provenance_of(case, deployment, written) | {"interrupted": interrupted}
     provenance["assumed"] += _models.assumed(case, edited)
@@ -188,8 +187,6 @@ def _advance(
     control: Control | None = None,
 ) -> bool:
     """Runs to the end, in slices of about SLICE arrivals; True if the user stopped it between."""
-    from forerun.sim.moe import drive
-
     try:
         server.inject(wanted)
         n = len(wanted)
@@ -197,11 +194,11 @@ def _advance(
             control.run(progress)
         elif server.concurrency is None:
             for i in range(SLICE, n, SLICE):
-                drive.advance(server, float(wanted.arrival_s[i]))
+                server.advance(float(wanted.arrival_s[i]))
                 if progress is not None:
                     progress(i, n)
         if control is None:
-            drive.advance(server)
+            server.advance()
         if progress is not None:
             progress(n, n)
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ from forerun.errors import Infeasible, Problem
 from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
 from forerun.sim import drafts
+from forerun.sim.control.experts import with_levels
 from forerun.sim.moe.check import check_experts
 from forerun.sim.moe.rows import rows_of
 from forerun.sim.serve import Served
@@ -117,16 +118,12 @@ def prepare(
         )
         ready.append(served)
         if rest:
-            idle = pool.model_copy(update={"replicas": 0})
+            idle = pool.model_copy(update={"replicas": 0, "autoscale": None})
             more = [replace(served, pool=idle, table=row.table, course=None) for row in rest]
             others.append((len(ready) - 1, more))
     if problems:
         raise Infeasible(*problems)
-    for p, more in others:
-        course = ready[p].course
-        ready[p] = replace(ready[p], levels=course.rows(p, len(ready)))
-        ready += more
-    return ready
+    return with_levels(ready, others)
 
 
 def tiers(deployment: Deployment) -> tuple[Tier, ...]:

@@ -45,6 +45,8 @@ class Served:
     own_s: float = 0.0  # ... or those that its base has not
     load_bytes: float = 0.0
     own_bytes: float = 0.0
+    like: int | None = None  # a row without replicas: the one that it differs from by a dial ...
+    dial: tuple[str, Any] | None = None  # ... set to a value (`sim.control.dials`)
     levels: tuple[int, ...] = ()  # rows that its replicas run at each level of expert load
     course: Any = None  # which level when (`sim.moe.rows.Course`)
     waits: Any = None  # for experts on the host (`sim.moe.rows.Waits`)

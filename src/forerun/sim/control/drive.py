@@ -13,6 +13,7 @@ import numpy as np
 
 from forerun.sim.control import peek
 from forerun.sim.control.cold import WARM, Cold
+from forerun.sim.control.experts import Experts, has_course
 from forerun.sim.control.faults import Faults
 from forerun.sim.control.find import find
 from forerun.sim.control.hardware import Hardware
@@ -28,7 +29,8 @@ DAY_S = 86_400.0
 
 def is_controlled(pools: Sequence[Served], faults: Sequence[Fault]) -> bool:
     """Whether anything changes while the fleet runs."""
-    return bool(faults) or any(served.pool.autoscale is not None for served in pools)
+    scaled = any(served.pool.autoscale is not None for served in pools)
+    return bool(faults) or scaled or has_course(pools)
 
 
 class Control:
@@ -54,9 +56,11 @@ class Control:
         self.scalers = [
             Scaler(self.hardware, p, pool.autoscale, rule)
             for p, (pool, rule) in enumerate(zip(pools, rules, strict=True))
-            if pool.autoscale is not None and rule is not None
+            if pool.autoscale is not None and rule is not None and pool.replicas > 0
         ]
+        self.experts = Experts(self.hardware.dials)
         self.faults = Faults(self.hardware, faults, draws, server.seed)
+        self.changes_fleet = bool(faults or self.scalers)
         self.patience_s = DAY_S + max(
             [c.time_s for c in colds]
             + [f.mttr_s + max(f.at_s, default=0.0) for f in faults]
@@ -70,29 +74,49 @@ class Control:
 
         progress : called now and then with (requests arrived, requests in all).
         """
-        server, hardware = self.server, self.hardware
+        server = self.server
         stuck_since, done = server.now_s, peek.progress(server)
         while not peek.at_rest(server):
-            now = min([hardware.next_s, *(scaler.next_s for scaler in self.scalers)])
-            now = now if now < LONGEST_S else np.inf  # later is not reached by the clock
-            due = [scaler for scaler in self.scalers if scaler.next_s <= now]
-            server.advance(now)
+            now, due = self._reach(np.inf)
             if now == np.inf or peek.at_rest(server):
                 break
             if peek.progress(server) != done or peek.next_arrival_s(server) < np.inf:
                 stuck_since, done = now, peek.progress(server)
             elif now - stuck_since > self.patience_s:
                 break
-            hardware.catch_up(now)
-            for scaler in due:
-                scaler.act(now)
+            self._act(now, due or [])
             if progress is not None:
                 progress(peek.n_arrived(server), server.n_injected)
         peek.end_at_last_event(server)
 
+    def advance(self, until_s: float) -> None:
+        """As `Server.advance` to a time, with everything that changes the fleet until then: for a
+        server whose requests come one by one."""
+        while True:
+            now, due = self._reach(until_s)
+            if due is None:
+                return
+            self._act(now, due)
+
+    def _reach(self, until_s: float) -> tuple[float, list[Scaler] | None]:
+        """Advance to the next look; who looks then, or None if `until_s` came before it."""
+        each = [self.hardware.next_s, self.experts.next_s, *(s.next_s for s in self.scalers)]
+        now = min(each) if min(each) < LONGEST_S else np.inf  # the clock does not reach later ones
+        due = [scaler for scaler in self.scalers if scaler.next_s <= now]
+        self.server.advance(min(now, until_s))
+        return (now, due) if now <= until_s else (until_s, None)
+
+    def _act(self, now: float, due: list[Scaler]) -> None:
+        self.experts.act(now)
+        self.hardware.catch_up(now)
+        for scaler in due:
+            scaler.act(now)
+
     def log(self) -> Log:
         """The server's log with what its replicas were paid and up for, and what was decided."""
         log = self.server.log_so_far()
+        if not self.changes_fleet:
+            return log
         spans = self.hardware.spans(self.server.now_s)
         assumed = [*log.meta["assumed"], *(a for c in self.hardware.colds for a in c.assumed)]
         told = {"assumed": tuple(dict.fromkeys(assumed)), "control": self.told()}

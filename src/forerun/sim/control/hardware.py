@@ -12,11 +12,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from forerun.sim.control import peek
 from forerun.sim.control.cold import Cold
+from forerun.sim.control.dials import Dials
 from forerun.sim.control.fleet import Unit, units_of
 from forerun.sim.core.signatures import OUTSTANDING
 from forerun.sim.log import COLD, DOWN, DRAINING, GONE, OFF, SPAN, UP, WANTED
@@ -43,6 +45,7 @@ class Hardware:
 
     def __post_init__(self) -> None:
         self.units = units_of(self.server)
+        self.dials = Dials(self.server)
         n = len(self.units)
         self.state = np.full(n, UP)
         self.since_s = np.zeros(n)
@@ -203,6 +206,11 @@ class Hardware:
         if now_s > since:
             for u in np.flatnonzero(self.pool == p)[: self.wanted[p]]:
                 self._spans += [(i, WANTED, since, now_s) for i in self.lanes(int(u))]
+
+    def set_dial(self, u: int, dial: str, value: Any, now_s: float) -> None:
+        """Set a dial of unit u; None is as in its pool."""
+        for i in self.lanes(u):
+            self.dials.turn(i, dial, value, now_s)
 
     def _order(self, now_s: float, verb: str, u: int, value: int = 0) -> None:
         for i in self.lanes(u):

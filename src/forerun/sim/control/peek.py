@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from forerun.sim.core import compile as compiler
+from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_request import HELD
 from forerun.sim.core.signatures import OUTSTANDING
 from forerun.sim.serve import PS, Server
@@ -110,3 +111,24 @@ def ended_rows(server: Server) -> np.ndarray:
 def progress(server: Server) -> tuple[int, int]:
     """Two numbers of which one grows as long as anything happens to requests."""
     return int(server._clock.n_done), int(server._state.totals["n_tokens"].sum())
+
+
+def in_a_step(server: Server) -> bool:
+    """Whether some replica is in a step."""
+    return bool(server._state.agenda_ps[0] != NEVER)
+
+
+def next_event_s(server: Server) -> float:
+    """When something happens next, if nobody orders anything; infinite when nothing will."""
+    state, clock = server._state, server._clock
+    if server.concurrency is not None and not server._released:
+        return 0.0
+    ready = int(state.pending["ready_ps"][0]) if clock.n_pending else NEVER
+    if not clock.closed and clock.next_arrival < clock.n_arrivals:
+        ready = min(ready, int(state.arrivals["ready_ps"][clock.next_arrival]))
+    at = min(int(state.agenda_ps[0]), int(clock.next_move_ps), ready)
+    if clock.next_command < clock.n_commands:
+        at = min(at, int(state.commands["time_ps"][clock.next_command]))
+    if clock.n_timers:
+        at = min(at, int(state.timers["time_ps"][0]))
+    return np.inf if at == NEVER else at / PS

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 
 from forerun.cost.table import CostTable, Work
+from forerun.sim.control.dials import varied
 from forerun.sim.setup import Served
 from forerun.spec.control import Fault
+
+DIAL = "slow"
 
 
 def with_slow(pools: Sequence[Served], faults: Sequence[Fault]) -> list[Served]:
     """The pools, then each of them slowed by each factor that a fault has, without replicas."""
     factors = sorted({f.factor for f in faults if f.effect == "slow" and f.factor > 1})
-    return [*pools, *(slower(served, factor) for served in pools for factor in factors)]
+    return varied(pools, DIAL, {factor: partial(slower, factor=factor) for factor in factors})
 
 
 def slower(served: Served, factor: float) -> Served:
@@ -22,7 +26,7 @@ def slower(served: Served, factor: float) -> Served:
     pool = served.pool.model_copy(
         update={"replicas": 0, "name": f"{served.pool.name} x {factor:g}", "autoscale": None}
     )
-    return replace(served, pool=pool, table=stretched(served.table, factor), group=None)
+    return replace(served, pool=pool, table=stretched(served.table, factor))
 
 
 def stretched(table: CostTable, factor: float) -> CostTable:

@@ -1,0 +1,80 @@
+"""Which row of the engines each replica runs, where several things decide about it.
+
+A row is a pool's costs at one setting of every *dial*: how its experts are loaded, how slow its
+hardware is.  A row that differs from another one by a single dial says so (`Served.like`,
+`Served.dial`), so rows of several dials are made by varying each row there is already.  Whoever
+turns a dial of a replica knows that dial alone; the row of all of them together is found here.
+
+Legend: i replica, p row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from forerun.sim.serve import Server
+from forerun.sim.setup import Served
+
+#: a pool, and those of its dials that are not as in the pool itself: name and value
+Key = tuple[int, frozenset[tuple[str, Any]]]
+
+
+def varied(
+    pools: Sequence[Served], dial: str, ways: Mapping[Any, Callable[[Served], Served]]
+) -> list[Served]:
+    """The rows, then each of them at each other value of a dial, without replicas.
+
+    ways : by value, what the dial does to a row.
+    """
+    return [*pools, *(
+        replace(way(served), like=p, dial=(dial, value), levels=(), course=None, group=None)
+        for p, served in enumerate(pools)
+        for value, way in ways.items()
+    )]  # fmt: skip
+
+
+def keys(pools: Sequence[Served]) -> list[Key]:
+    """What each row is.  A row that is like another one comes after it."""
+    out: list[Key] = []
+    for p, served in enumerate(pools):
+        if served.like is None or served.dial is None:
+            out.append((p, frozenset()))
+        else:
+            home, shown = out[served.like]
+            out.append((home, shown | {served.dial}))
+    return out
+
+
+class Dials:
+    """The dials of every replica of a server."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.keys = keys(server.pools)
+        self.rows = {key: p for p, key in enumerate(self.keys)}
+        n = len(server._state.replicas)
+        self.shown: list[dict[str, Any]] = [{} for _ in range(n)]
+        self._turned_s = [-1.0] * n  # when a dial of it was last turned
+
+    def home(self, i: int) -> int:
+        """The pool that replica i runs as, or is about to."""
+        return self.keys[int(self.server._state.replicas["next_pool"][i])][0]
+
+    def turn(self, i: int, dial: str, value: Any, now_s: float) -> None:
+        """Set a dial of replica i; None is as in its pool.
+
+        It goes on with another row from its next step boundary.
+        """
+        shown = self.shown[i]
+        if value is None:
+            shown.pop(dial, None)
+        else:
+            shown[dial] = value
+        row = self.rows[self.home(i), frozenset(shown.items())]
+        # what was ordered at this very moment is not yet to be seen
+        pending = self._turned_s[i] == self.server.now_s
+        if pending or row != int(self.server._state.replicas["next_pool"][i]):
+            self.server.command(now_s, "switch", i, row)
+            self._turned_s[i] = self.server.now_s
