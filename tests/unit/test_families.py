@@ -227,6 +227,22 @@ def test_rows_priced_together_cost_what_each_costs_alone(name):
         assert alone[0] == pytest.approx(together[i], rel=1e-12)
 
 
+@pytest.mark.parametrize(("moe_ep", "busy", "fuller"), [(1, 0.5, 1), (8, 0, 1), (8, 1 / 3, 2)])
+def test_the_fullest_of_ep_devices_has_ep_to_the_power_of_busy_times_the_mean(moe_ep, busy, fuller):
+    """Many tokens, no other terms: the time of a layer's experts is that of the arithmetic, which
+    grows with the rows of the fullest device."""
+    found = family("moe")
+    x = rows(
+        1, op="moe", device="h100-sxm", n_tokens=1e6, hidden=4096, inter=1024, topk=4,
+        n_experts=64, moe_ep=moe_ep, distribution="balanced", dtype="bf16",
+    ).filled(found.DEFAULTS)  # fmt: skip
+    s = sheet(x)
+    free = {"compute": 1.0, "stream": 1e9, "launch_s": 0.0, "token_s": 0.0, "fill": 4.0}
+    at = {k: np.array([v]) for k, v in (free | {"sharp": 10.0, "busy": busy}).items()}
+    flop = 2 * 1e6 * 4 / moe_ep * 3 * 4096 * 1024 * fuller
+    assert found.physics(x, s, at)[0] * 989e12 == pytest.approx(flop, rel=0.02)  # half-full tiles
+
+
 # ------------------------------------------------------------------- latent attention and scans
 
 
