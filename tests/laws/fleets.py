@@ -120,7 +120,8 @@ def assert_laws(server, requests, *, all_sent=True):
     if len(done) == len(rows):
         rejected = (log.replicas["n_drafted"] - log.replicas["n_extra"]).sum()
         assert log.replicas["n_tokens"].sum() == computed + rejected
-        assert log.replicas["n_extra"].sum() == rows["n_extra"].sum()
+        extra = log.replicas["n_extra"].sum() - rows["n_extra"].sum()
+        assert extra == 0 or 0 < extra < wasted.wasted_out  # of copies that were dropped
         assert not state.replicas.n_blocks.any()
         assert not state.replicas.n_away.any()
         assert not state.load[:4].any()

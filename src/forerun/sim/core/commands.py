@@ -253,6 +253,7 @@ def forget_sources(state, i, t):
             forget(state, r)
             if request.phase == WAITING:
                 state.load[OUTSTANDING_TOKENS, request.replica] += request.n_known - before
+                wake(state, request.replica, t)  # it may start with fewer blocks now
 
 
 @jit

@@ -1,0 +1,36 @@
+"""How requests come: patience, second copies, closed loops, workflows."""
+
+from __future__ import annotations
+
+from mechanisms import Case, Mechanism, part
+
+
+def closed(case: Case) -> None:
+    case["traffic"].pop("rate_per_s")
+    case["traffic"] |= {"concurrency": 10, "think_s": "20 ms"}
+
+
+def workflows(case: Case) -> None:
+    traffic = case["traffic"]
+    del traffic["isl"], traffic["osl"]
+    traffic["n_requests"] = 8
+    nodes = {
+        "plan": {"isl": 200, "system": 64, "osl": 12},
+        "act": {"after": "plan", "extends": "plan", "isl": 64, "osl": 8, "repeat": 2,
+                "delay": "30 ms"},
+        "ask": {"after": "act", "copies": 2, "isl": 150, "system": 64, "osl": 10},
+        "write": {"after": "ask", "extends": "act", "isl": 32, "osl": 16},
+    }  # fmt: skip
+    traffic["workflow"] = {"nodes": nodes, "block_tokens": 32}
+
+
+MECHANISMS = [
+    Mechanism("hedging", part("traffic", client={"hedge_s": "150 ms"}),
+              part("traffic", client={"hedge_s": "1000 s"})),
+    Mechanism("retries and patience", part("traffic", client={
+        "first_token_s": "100 ms", "give_up_s": "700 ms", "retries": 2, "backoff_s": "50 ms",
+        "retry_on": ["rejection", "timeout", "failure"],
+    }), part("traffic", client={"give_up_s": "1000 s"})),
+    Mechanism("closed loop", closed),
+    Mechanism("workflows", workflows),
+]  # fmt: skip
