@@ -15,7 +15,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from fleets import assert_laws, assert_same
 from mechanisms import Mechanism, case_of, found, nothing

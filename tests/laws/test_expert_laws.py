@@ -7,6 +7,7 @@ from itertools import combinations, islice
 
 import numpy as np
 import pytest
+from control import cold, scaled
 from fleets import assert_laws, assert_same, fleets, sharing, troubles
 from serving import table, workload
 
@@ -14,6 +15,7 @@ from forerun import catalog
 from forerun.errors import Infeasible, SpecError
 from forerun.sim.control.drive import Control
 from forerun.sim.control.experts import with_levels as leveled
+from forerun.sim.control.slow import with_slow
 from forerun.sim.moe import layout, offload, routing
 from forerun.sim.moe.course import Experts, Window, course, levels
 from forerun.sim.moe.layout import Spread
@@ -21,6 +23,7 @@ from forerun.sim.moe.placements.balanced import device_loads
 from forerun.sim.moe.rows import Course
 from forerun.sim.prepare import prepare
 from forerun.sim.serve import Server, run
+from forerun.spec.control import Fault
 from forerun.spec.deployment import Deployment, Pool
 from forerun.spec.moe import ExpertRun, Offload, Routing
 
@@ -272,6 +275,45 @@ def test_a_leap_equals_stepping_while_experts_change_their_load():
             if not rows.n_unfinished:
                 assert_laws(leapt, requests)
     assert switched > 30
+
+
+def changing(leap=True, *, kind="one", seed=0, pieces=()):
+    """A fleet whose experts drift while replicas come, go, fail and slow down."""
+    slow = Fault(effect="slow", mtbf_s=0.2, mttr_s=0.3, factor=2.5)
+    faults = (Fault(mtbf_s=0.6, mttr_s=0.1), slow)
+    pools = scaled(with_levels(fleets()[kind], 0.05, [0, 2, 1, 0, 1]), min_replicas=1)
+    requests = sharing(seed, 60, isl=60)
+    server = Server(
+        with_slow(pools, faults), n_requests=60, hash_tokens=requests.hash_tokens, leap=leap
+    )
+    control = Control(server, faults, [cold(0.05)])
+    server.inject(requests)
+    for until_s in pieces:
+        control.advance(until_s)
+        assert server.now_s == pytest.approx(until_s)
+    control.run()
+    return control.log()
+
+
+def test_experts_faults_and_scale_rules_change_the_rows_of_one_fleet_together():
+    both = 0
+    for kind in ("one", "split", "unequal"):
+        for seed in range(3):
+            leapt, stepped = (changing(leap, kind=kind, seed=seed) for leap in (True, False))
+            assert_same(leapt, stepped)
+            assert leapt.spans.tobytes() == stepped.spans.tobytes()
+            assert (leapt.requests["status"] == 0).all()
+            n = len(fleets()[kind])  # then two levels, then all of these slowed
+            both += np.isin(leapt.leaps["pool"], [n + 2 + n, n + 2 + n + 1]).sum()
+    assert both > 50  # steps of a straggler at another level than the first
+
+
+def test_a_fleet_that_is_driven_piece_by_piece_is_the_same_fleet():
+    whole = changing(kind="split")
+    for pieces in ([0.1, 0.2, 0.25], np.linspace(0, 1.5, 40).tolist()):
+        parts = changing(kind="split", pieces=pieces)
+        assert_same(whole, parts)
+        assert whole.spans.tobytes() == parts.spans.tobytes()
 
 
 def test_levels_that_cost_the_same_write_the_log_of_the_plain_engine():

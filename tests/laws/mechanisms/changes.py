@@ -1,4 +1,4 @@
-"""What changes while a fleet runs: replicas that come and go, what fails, how experts are loaded."""
+"""What changes while a fleet runs: replicas that come and go, what fails, who asks experts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ COLD = {"allocate_s": "50 ms", "warm_s": "30 ms"}
 
 
 def scale(**rule):
-    usual = {"metric": "outstanding", "target": 3, "period_s": "50 ms", "scale_in_delay_s": "200 ms"}
+    usual = {
+        "metric": "outstanding",
+        "target": 3,
+        "period_s": "50 ms",
+        "scale_in_delay_s": "200 ms",
+    }
     return every_pool(autoscale={**usual, **rule}, cold_start=COLD)
 
 
@@ -26,7 +31,7 @@ def never(**said):
     return fault(**{**said, "at_s": ["100 h"], "mttr_s": "1 s"})
 
 
-def experts(case: Case, *, drift=1.0, skew=1.2) -> None:
+def experts(case: Case, *, drift=0.1, skew=0.4) -> None:
     run = {
         "routing": {"kind": "zipf", "skew": skew, "drift": drift, "correlation_s": "1 s"},
         "placement": "balanced", "rebalance_s": "300 ms", "window_s": "100 ms",
@@ -41,7 +46,9 @@ def offload(case: Case) -> None:
 def worse_links(case: Case) -> None:
     """Where nothing else moves KV, notice of a loss does."""
     fault(effect="link", mtbf_s="200 ms", mttr_s="200 ms", factor=8)(case)
-    fault(effect="loss", mtbf_s="700 ms", mttr_s="100 ms", notice_s="100 ms", on_notice="move")(case)
+    fault(effect="loss", mtbf_s="700 ms", mttr_s="100 ms", notice_s="100 ms", on_notice="move")(
+        case
+    )
 
 
 MECHANISMS = [

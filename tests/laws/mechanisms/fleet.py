@@ -24,7 +24,10 @@ def unequal(case: Case) -> None:
         pools.append({k: v for k, v in other.items() if k not in ("role", "stream_kv")})
 
 
-MODELS = {"a": {"model": "qwen3-30b-a3b", "share": 0.6}, "b": {"model": "qwen3-30b-a3b", "share": 0.4}}
+MODELS = {
+    "a": {"model": "qwen3-30b-a3b", "share": 0.6},
+    "b": {"model": "qwen3-30b-a3b", "share": 0.4},
+}
 
 
 def models_apart(case: Case) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from mechanisms import Case, Mechanism, engines, part
 
 from forerun.spec.requests import Requests
+from mechanisms import Case, Mechanism, engines, part
 
 BLOCK = 32  # tokens of a prefix block
 

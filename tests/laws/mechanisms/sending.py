@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from mechanisms import Mechanism, engines, part
-from mechanisms.fleet import unequal
 
 from forerun.spec.requests import Requests
+from mechanisms import Mechanism, engines, part
+from mechanisms.fleet import unequal
 
 
 def sessions(requests: Requests) -> Requests:

@@ -9,6 +9,11 @@ def speculation(policy="fixed", **said):
     return engines(speculate=policy, speculation={"acceptance": 0.7, "k": 3, **said})
 
 
+def whole(batch):
+    """Batches of whole prompts, the longest of which must fit a step."""
+    return engines(batch=batch, max_num_batched_tokens=640)
+
+
 NEUTRAL = speculation(kind="ngram", k=0)
 
 MECHANISMS = [
@@ -26,6 +31,6 @@ MECHANISMS = [
         "a tree of heads", speculation(kind="heads", k=None, tree=[2, 1]), NEUTRAL,
         slot="speculation",
     ),
-    Mechanism("prompts first", engines(batch="prefill_first", max_num_batched_tokens=640), slot="batch"),
-    Mechanism("static batches", engines(batch="static", max_num_batched_tokens=640), slot="batch"),
+    Mechanism("prompts first", whole("prefill_first"), slot="batch"),
+    Mechanism("static batches", whole("static"), slot="batch"),
 ]  # fmt: skip
