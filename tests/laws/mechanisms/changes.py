@@ -31,7 +31,7 @@ def never(**said):
     return fault(**{**said, "at_s": ["100 h"], "mttr_s": "1 s"})
 
 
-def experts(case: Case, *, drift=0.3, skew=0.6) -> None:
+def experts(case: Case, *, drift=0.5, skew=0.8) -> None:
     run = {
         "routing": {"kind": "zipf", "skew": skew, "drift": drift, "correlation_s": "1 s"},
         "placement": "balanced", "rebalance_s": "300 ms", "window_s": "100 ms",
