@@ -3,8 +3,10 @@ compiler and compares the lines."""
 
 import hashlib
 import os
+from dataclasses import replace
 
 import fleets
+import numpy as np
 from families import asking, engine_turn, turning
 from flows import woven
 from serving import served, simulate, table, workload
@@ -70,6 +72,13 @@ if __name__ == "__main__":
     print("two pools", digest(simulate(workload(3, 25), pools)))
     for name, speculates in kinds(n_blocks=30).items():
         print("speculation", name, digest(simulate(workload(4, 25), speculates, seed=6)))
+    far = ((0.0, 0.02), (0.02, 0.0))
+    for route in ("nearest", "cheapest", "greenest"):
+        pools = [replace(one, region=g) for g, one in enumerate(fleets.fleets()["unequal"])]
+        asked = fleets.sharing(5, 40, isl=60)
+        asked = replace(asked, region=np.arange(40) % 2)
+        log = fleets.serve(asked, pools, way_s=far, route=Policy(name=route)).log_so_far()
+        print("regions", route, digest(log))
     for turn in ("oldest_first", "longest_queue", "patience"):
         requests = asking(fleets.sharing(4, 30), 3)
         log = fleets.serve(

@@ -205,6 +205,9 @@ def pool_usd_per_hour(case: Case, deployment: Deployment) -> list[float] | None:
     for pool in deployment.pools:
         group = case.fleet.devices.get(pool.device)
         each = group.price_usd_per_hour if group else None
+        here = case.regions.get(pool.region) if pool.region is not None else None
+        if here is not None:
+            each = here.prices_usd_per_hour.get(pool.device, each)
         if each is None:
             offer = catalog.price(pool.device)
             if offer is None:
@@ -222,9 +225,24 @@ def pool_usd_per_hour(case: Case, deployment: Deployment) -> list[float] | None:
     return prices
 
 
-def carbon_gco2e_per_kwh(case: Case, deployment: Deployment) -> float | None:
-    """Intensity of the grid that feeds the deployment; None without a region, or with several."""
-    used = (case.fleet.devices.get(pool.device) for pool in deployment.pools)
-    regions = {group.region if group else None for group in used}
-    region = regions.pop() if len(regions) == 1 else None
-    return None if region is None else catalog.grid(region).gco2e_per_kwh
+def carbon_gco2e_per_kwh(case: Case, deployment: Deployment) -> float | dict[str, float] | None:
+    """Intensity of the grid that feeds the deployment, or of each pool's by its name; None when it
+    is not known of one of them."""
+    found = pool_grids(case, deployment)
+    each = [catalog.grid(name).gco2e_per_kwh for name in found if name is not None]
+    if len(each) < len(found):
+        return None
+    if len(set(found)) == 1:
+        return each[0]
+    return {pool.name: one for pool, one in zip(deployment.pools, each, strict=True)}
+
+
+def pool_grids(case: Case, deployment: Deployment) -> list[str | None]:
+    """The grid that feeds each pool: of the region it is in, else of its devices."""
+    out = []
+    for pool in deployment.pools:
+        group = case.fleet.devices.get(pool.device)
+        here = case.regions.get(pool.region) if pool.region is not None else None
+        grid = here.grid if here is not None else None
+        out.append(grid or (group.region if group else None))
+    return out

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from forerun import catalog
 from forerun.api import _control_words as control_words
 from forerun.api import _models
+from forerun.api import _regions as regions
 from forerun.api._cases import carbon_gco2e_per_kwh, default_deployment, pool_usd_per_hour
 from forerun.errors import SpecError
 from forerun.spec.case import Case
@@ -29,8 +30,16 @@ def requests(case: Case) -> Requests:
     """The requests of the case's traffic, drawn with its seed or read from its trace."""
     from forerun.spec.traces.draw import requests_of
     from forerun.spec.traces.mix import mixed
+    from forerun.spec.traces.regional import summed, with_regions
 
-    return mixed(case) if len(case.models) > 1 else requests_of(case.traffic, seed=case.seed)
+    traffic = case.traffic
+    if case.regions:
+        case = case.model_copy(update={"traffic": summed(traffic, case.regions)})
+    many = len(case.models) > 1
+    drawn = mixed(case) if many else requests_of(case.traffic, seed=case.seed)
+    if not case.regions:
+        return drawn
+    return with_regions(drawn, traffic, case.regions, seed=case.seed)
 
 
 SLICE = 1 << 16  # arrivals between two looks at the keyboard
@@ -131,6 +140,7 @@ def simulate(
     pools = _models.served(
         case, edited, mean_lengths(wanted), seed=case.seed, span_s=wanted.duration_s
     )
+    pools = regions.placed(case, deployment, pools)
     server = serve.Server(
         with_slow(pools, case.faults),
         route=edited.deployment.route,
@@ -148,6 +158,7 @@ def simulate(
         n_requests=len(wanted),
         hash_tokens=wanted.hash_tokens if wanted.block_hashes is not None else 0,
         models=tuple(_models.asked_models(case)),
+        way_s=regions.way_s(case),
     )
     control = None
     if is_controlled(pools, case.faults):
@@ -162,9 +173,10 @@ def simulate(
         bootstrap=bootstrap,
     )
     experts = of_experts(pools, written.end_ps * 1e-12)
-    reasons = (*explain(written, metrics), *experts)
+    far = regions.explain(case, deployment, wanted, written)
+    reasons = (*explain(written, metrics), *experts, *far)
     provenance = provenance_of(case, deployment, written) | {"interrupted": interrupted}
-    provenance["assumed"] += _models.assumed(case, edited)
+    provenance["assumed"] += [*_models.assumed(case, edited), *regions.assumed(case)]
     return Result(case, deployment, wanted, written, metrics, reasons, provenance)
 
 

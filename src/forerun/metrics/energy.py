@@ -26,6 +26,15 @@ def dynamic_j(part: View) -> float | None:
     return float(np.sum(work.by_leap(part.leaps, part.log, "energy_j")))
 
 
+def by_replica_j(part: View) -> np.ndarray | None:
+    """Idle and dynamic energy of each replica: float64 [replicas]."""
+    if part.leaps is None:
+        return None
+    idle_w = work.of_replica(part.log, "idle_w")
+    idle = idle_w * rental.share(part, rental.POWERED) * part.duration_s
+    return idle + work.by_replica(part.leaps, part.log, "energy_j")
+
+
 def energy_j(part: View) -> float | None:
     """Idle and dynamic together; None when the log kept no steps."""
     dynamic = dynamic_j(part)

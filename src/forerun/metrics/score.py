@@ -128,14 +128,15 @@ def score(
     slo: Slo | None = None,
     *,
     price_usd_per_hour: money.Price = None,
-    carbon_gco2e_per_kwh: float | None = None,
+    carbon_gco2e_per_kwh: carbon.Intensity = None,
     pue: float = 1.0,
     bootstrap: bool = True,
     window: tuple[float, float] | None = None,
 ) -> Metrics:
     """All metrics of a run.
 
-    price_usd_per_hour is of the whole deployment, or of each pool.  `window` is (start_s, end_s)
+    price_usd_per_hour is of the whole deployment, or of each pool, carbon_gco2e_per_kwh of the grid
+    of all of it, or of each pool's by its name.  `window` is (start_s, end_s)
     from the start of the run.  Raises SpecError for a window outside the run.
     """
     slo = slo or Slo()
@@ -148,7 +149,7 @@ def score(
     rates = _rates(part, slo, rng)
     n_out, n_all = counts.output_tokens, counts.output_tokens + counts.input_tokens
     joule = energy.energy_j(part)
-    grams = carbon.operational_gco2e(joule, carbon_gco2e_per_kwh, pue)
+    grams = carbon.of_run(part, carbon_gco2e_per_kwh, pue)
     met, good_share = _attainment(part, slo, rng)
     latencies: dict[str, Any] = {
         name: stats.quantiles(getattr(latency, name)(done), rng=rng)

@@ -62,6 +62,18 @@ def check_models(pools: Sequence[Served]) -> None:
         raise SpecError(*problems)
 
 
+def check_regions(pools: Sequence[Served], way_s: Sequence[Sequence[float]]) -> None:
+    """Raises SpecError where a pool is in a region that ways do not lead to, or a way is none."""
+    n = len(way_s)
+    if any(len(row) != n for row in way_s) or not all(0 <= s < 1e3 for row in way_s for s in row):
+        what = "one way between every two regions is a square of times, 0 or more"
+        raise SpecError.one("way_s", what, "seconds by region and region")
+    for served in pools:
+        if not 0 <= served.region < n:
+            what = f"{served.pool.name} is in region {served.region}, ways lead to {n}"
+            raise SpecError.one("deployment.pools", what, "way_s with a row for each region")
+
+
 def check_caps(pools: Sequence[Served], hash_tokens: int) -> None:
     """Raises SpecError where KV that is cut would have to be shared, or was reserved whole."""
     problems = []

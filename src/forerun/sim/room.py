@@ -18,7 +18,11 @@ def wider(now: state.State, reason: int) -> dict[str, np.ndarray]:
         state.free_slots(live, n)
         now.clock[0].free = n
         to_fetch = np.pad(now.to_fetch, [(0, n), (0, 0)])
-        return {"live": live, "moving": np.resize(now.moving, len(live)), "to_fetch": to_fetch}
+        moving = np.resize(now.moving, len(live))
+        out: dict[str, np.ndarray] = {"live": live, "moving": moving, "to_fetch": to_fetch}
+        if len(now.way_ps) > 1:  # each of them may be on its way
+            out["pending"] = pending_for(now, len(now.pending) - 2 + n)
+        return out
     if reason == core_serve.WANT_TIMERS:
         n = len(now.timers)
         timers = state.rows(2 * n + 8 * now.last_step.shape[1] + 64, rows_request.TIMER)

@@ -19,6 +19,7 @@ from forerun.sim.check import (
     check_drafts,
     check_hashes,
     check_models,
+    check_regions,
     check_reuse,
     check_roles,
     check_widths,
@@ -81,6 +82,7 @@ class Server:
     go_on: bool = False  # successors of a request that gave no answer are sent all the same
     announce: Callable[[str], None] | None = None
     models: Sequence[str] = ()  # their names, for the log
+    way_s: Sequence[Sequence[float]] = ((0.0,),)  # one way between the regions of clients, replicas
 
     def __post_init__(self) -> None:
         self._check()
@@ -110,6 +112,7 @@ class Server:
                 go_on=self.go_on,
                 client=self.client,
                 gated=self._found["gate"][0].name != EVERYONE.name,
+                way_s=self.way_s,
             ),
         )
         if JIT and not compiler.is_cached():
@@ -143,6 +146,7 @@ class Server:
         check_hashes(self.pools, self.hash_tokens)
         check_tiers(self.pools, self.tiers, self.hash_tokens)
         check_models(self.pools)
+        check_regions(self.pools, self.way_s)
 
     def _policy(self, kind: str, engine: Engine) -> policy_room.Found:
         return policy_room.find(kind, self.policies.get(kind, getattr(engine, kind)))
@@ -217,6 +221,7 @@ class Server:
             self._put(gate_memory=gate_memory_for(self._state, int(rows.tenant.max()) + 1))
         rows.session = -1 if requests.session is None else requests.session
         rows.model = self._models(requests)
+        rows.region = self._regions(requests)
         self._name_prefixes(rows, requests)
         rows.workflow = -1
         rows.acceptance = -1.0 if requests.acceptance is None else requests.acceptance
@@ -241,6 +246,7 @@ class Server:
         if requests.meta.get("on_failure") == "go_on":
             self._clock.go_on = 1
         n = len(more["calls"]) + (self.concurrency or 0)
+        n += len(self._state.live) if len(self.way_s) > 1 else 0
         self._put(pending=pending_for(self._state, n))
         if self.concurrency is not None:  # a workflow is released as a whole
             return rows[roots[np.argsort(calls.first_of(rows.workflow)[roots], kind="stable")]]
@@ -255,6 +261,16 @@ class Server:
             what = f"ask for models {requests.model.min()} to {requests.model.max()}"
             raise SpecError.one("requests", what, f"models 0 to {known - 1}, which pools serve")
         return requests.model
+
+    def _regions(self, requests: Requests) -> np.ndarray | int:
+        """The region that each request comes from.  Raises SpecError for one that is not known."""
+        if requests.region is None or not len(requests) or len(self.way_s) == 1:
+            return 0
+        low, high = int(requests.region.min()), int(requests.region.max())
+        if not 0 <= low <= high < len(self.way_s):
+            what = f"come from regions {low} to {high}"
+            raise SpecError.one("requests", what, f"regions 0 to {len(self.way_s) - 1}")
+        return requests.region
 
     def _name_prefixes(self, rows: Any, requests: Requests) -> None:
         """Give each row its whole prefix blocks; blocks of requests that ended are forgotten."""
@@ -346,12 +362,16 @@ class Server:
         kept = self._kept
         full = self.log == "full"
         under_way = unfinished(self._state)
+        rows = self._rows(under_way)
+        end_ps = int(self._clock.now_ps)
+        if len(self.way_s) > 1:  # the last answer is on its way back when the last event was
+            end_ps = max(end_ps, int(rows["done_ps"].max(initial=0)))
         return Log(
-            requests=self._rows(under_way),
+            requests=rows,
             leaps=np.concatenate([rows.leaps for rows in kept]) if full and kept else None,
             gaps=np.concatenate([rows.gaps for rows in kept]) if full and kept else None,
             start_ps=0,
-            end_ps=int(self._clock.now_ps),
+            end_ps=end_ps,
             n_unfinished=len(under_way),
             loads=np.array(self._state.loads),
             replicas=np.array(self._state.totals),

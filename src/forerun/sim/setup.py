@@ -45,6 +45,9 @@ class Served:
     own_s: float = 0.0  # ... or those that its base has not
     load_bytes: float = 0.0
     own_bytes: float = 0.0
+    region: int = 0  # a row of Options.way_s
+    usd_per_hour: float = 0.0  # of a replica, for routers that look at it ...
+    gco2e_per_kwh: float = 0.0  # ... and at this
     like: int | None = None  # a row without replicas: the one that it differs from by a dial ...
     dial: tuple[str, Any] | None = None  # ... set to a value (`sim.control.dials`)
     levels: tuple[int, ...] = ()  # rows that its replicas run at each level of expert load
@@ -82,6 +85,7 @@ class Options:
     client: Client | None = None
     gated: bool = False  # a policy says who is let in
     go_on: bool = False  # successors of a request that gave no answer are sent all the same
+    way_s: Sequence[Sequence[float]] = ((0.0,),)  # one way between regions
 
 
 def pool_of_replica(pools: Sequence[Served]) -> np.ndarray:
@@ -114,6 +118,10 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     load[signatures.REPLICA] = np.arange(n)
     live = state.rows(1024, rows_request.LIVE)
     state.free_slots(live, 0)
+    load[signatures.PRICE] = [round(1e6 * pools[p].usd_per_hour) for p in pool_of]
+    load[signatures.CARBON] = [round(1e3 * pools[p].gco2e_per_kwh) for p in pool_of]
+    way_ps = np.rint(np.array(options.way_s) * PS).astype(np.int64)
+    far = len(live) if len(way_ps) > 1 else 0  # requests that may be on their way
     clock = state.rows(1, state.CLOCK)
     clock[0].keep_leaps = int(options.keep_leaps)
     clock[0].refresh_load = int(options.fresh)
@@ -142,7 +150,8 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     return state.State(
         clock=clock,
         arrivals=state.rows(0, rows_request.ARRIVAL),
-        pending=state.rows((options.concurrency or 0) + 2, rows_request.ARRIVAL),
+        pending=state.rows((options.concurrency or 0) + far + 2, rows_request.ARRIVAL),
+        way_ps=way_ps,
         wanted=state.rows(0, rows_request.ARRIVAL),
         calls=state.rows(0, rows_request.CALL),
         successors=state.rows(0, rows_request.SUCCESSOR),
@@ -222,6 +231,7 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.streamed, row.n_layers = int(served.pool.stream_kv), served.n_layers
     row.model, row.family, row.n_resident = served.model, served.base, served.n_resident
     row.load_ps, row.own_ps = round(served.load_s * PS), round(served.own_s * PS)
+    row.region = served.region
     row.load_bytes, row.own_bytes = round(served.load_bytes), round(served.own_bytes)
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from forerun.spec.base import Spec
 from forerun.spec.control import Fault
 from forerun.spec.deployment import Deployment
+from forerun.spec.regions import Region
 from forerun.spec.slo import Budget, Slo
 from forerun.spec.workload import Traffic
 
@@ -68,6 +69,7 @@ class Case(Spec):
     deployment: Deployment | None = None
     faults: tuple[Fault, ...] = ()  # of what the deployment runs on
     seed: int = Field(default=0, ge=0)
+    regions: dict[str, Region] = {}  # where clients and pools are, when they are far apart
     #: by the name that pools and requests use; when several are asked for, `model` is the first
     models: dict[str, Asked] = {}
 

@@ -162,6 +162,13 @@ def check_whom(fault: Fault, pools: Sequence[Pool]) -> Sentences:
     """Whom a fault strikes, and how."""
     names = [pool.name for pool in pools]
     mine = [pool for pool in pools if fault.pool in (None, pool.name)]
+    regions = list(dict.fromkeys(pool.region for pool in mine if pool.region is not None))
+    if fault.region is not None and fault.region not in regions:
+        what = f"none of the pools that it strikes is in {fault.region!r}"
+        yield "region", what, nearest(fault.region, regions) if regions else "leave region out"
+        return
+    if fault.per == "region" and not regions:
+        yield "per", "no pool says which region it is in", "per: fleet, or region of each pool"
     if not mine:
         yield "pool", f"no pool is called {fault.pool!r}", nearest(str(fault.pool), names)
         return

@@ -87,9 +87,10 @@ class Fault(Spec):
     mttr_s: float = Field(default=0.0, ge=0)
     shape: float = Field(default=1.0, gt=0)  # weibull: below 1 young ones fail more often
     at_s: tuple[float, ...] = ()  # listed, upgrade
-    per: Literal["device", "replica", "node", "group", "fleet"] = "replica"
+    per: Literal["device", "replica", "node", "group", "region", "fleet"] = "replica"
     group_replicas: int = Field(default=1, ge=1)  # in one rack or zone, or upgraded together
     pool: str | None = None  # every pool when absent
+    region: str | None = None  # every region when absent
     replicas: tuple[int, ...] = ()  # of the pool; all when empty
     factor: float = Field(default=1.0, ge=1)
     notice_s: float = Field(default=0.0, ge=0)

@@ -104,6 +104,7 @@ class Pool(Spec):
     dtype: Dtype | None = None  # weights; the checkpoint's own when absent
     kv_dtype: Dtype | None = None
     role: Literal["both", "prefill", "decode"] = "both"  # prompts, answers, or all of it
+    region: str | None = None  # one of the case's
     link: str | None = None  # that KV leaves and comes by; the device's network when absent
     stream_kv: bool = False  # layers of KV leave while later ones are computed
     models: tuple[str, ...] = ()  # of the case's, that it serves; several take turns on a replica
@@ -127,6 +128,8 @@ class Pool(Spec):
         data: dict[str, Any] = plain(self)
         if self.moe is None:
             data.pop("moe", None)
+        if self.region is None:
+            data.pop("region", None)
         return data
 
     @property

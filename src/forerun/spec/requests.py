@@ -11,7 +11,7 @@ import numpy as np
 #: columns with one value a request
 COLUMNS = (
     "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "deadline_s", "workflow",
-    "acceptance",
+    "acceptance", "region",
 )  # fmt: skip
 
 #: meta["blocks"] of requests whose block hashes name what stands in a block, not what a prompt
@@ -57,6 +57,7 @@ class Requests:
         the last of those it waits for has ended, and the delay since has passed.
     acceptance: float64 [N], chance that a token proposed for it is right, before those of the
         engine's `speculation`; -1 where it is not known.
+    region    : int64 [N], which of the case's regions each comes from; absent when there are none.
     """
 
     arrival_s: np.ndarray
@@ -76,6 +77,7 @@ class Requests:
     successor_starts: np.ndarray | None = None
     delay_s: np.ndarray | None = None
     acceptance: np.ndarray | None = None
+    region: np.ndarray | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)  # source, format, rows skipped and why
 
     def __len__(self) -> int:

@@ -135,6 +135,7 @@ class Traffic(Spec):
     on_s: float = Field(default=10.0, gt=0)  # mean length of a burst, on_off only
     off_s: float = Field(default=30.0, gt=0)
     period_s: float = Field(default=86_400.0, gt=0)  # diurnal only
+    ahead_s: float = 0.0  # diurnal: the wave stands there at the start
     swing: float = Field(default=0.5, ge=0, le=1)  # diurnal: rate varies by +-swing around its mean
     concurrency: int | None = Field(default=None, ge=1)
     think_s: float = Field(default=0.0, ge=0)

@@ -38,11 +38,14 @@ def domains(fault: Fault, hardware: Hardware) -> list[Domain]:
 
     A replica on several nodes (or devices) is struck when the first of them is.
     """
-    out = []
+    out: list[Domain] = []
+    places: list[str | None] = []
     for p, served in enumerate(hardware.server.pools):
         pool = served.pool
         units = [int(u) for u in np.flatnonzero(hardware.pool == p)]
-        if not units or (fault.pool is not None and pool.name != fault.pool):
+        if not units or fault.pool not in (None, pool.name):
+            continue
+        if fault.region not in (None, pool.region):
             continue
         chosen = [units[n] for n in fault.replicas] if fault.replicas else units
         together, n_parts = 1, 1
@@ -54,12 +57,20 @@ def domains(fault: Fault, hardware: Hardware) -> list[Domain]:
             n_parts = -(-pool.devices_per_replica // a_node)
         elif fault.per == "group":
             together = fault.group_replicas
-        elif fault.per == "fleet":
+        elif fault.per in ("region", "fleet"):
             together = len(units)
         groups: dict[int, list[int]] = {}
         for u in chosen:
             groups.setdefault(units.index(u) // together, []).append(u)
         out += [Domain(tuple(group), n_parts) for group in groups.values()]
+        places += [pool.region] * len(groups)
+    if fault.per == "region":
+        return [
+            Domain(
+                tuple(u for d, at in zip(out, places, strict=True) if at == place for u in d.units)
+            )
+            for place in dict.fromkeys(places)
+        ]
     if fault.per == "fleet" and out:
         out = [Domain(tuple(u for domain in out for u in domain.units))]
     return out

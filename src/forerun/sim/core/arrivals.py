@@ -20,7 +20,9 @@ FINISHED = STATUS["finished"]
 def _sooner(a, b):
     if a.ready_ps != b.ready_ps:
         return a.ready_ps < b.ready_ps
-    return a.request < b.request
+    if a.request != b.request:
+        return a.request < b.request
+    return a.on_way < b.on_way
 
 
 @jit
@@ -38,6 +40,7 @@ def _copy(target, source):
     target.hash_at, target.n_hash = source.hash_at, source.n_hash
     target.acceptance = source.acceptance
     target.model = source.model
+    target.region, target.on_way = source.region, source.on_way
 
 
 @jit
@@ -59,6 +62,24 @@ def put(state, arrival, sent_ps, deadline_ps, ready_ps):
     row = pending[n]
     _copy(row, arrival)
     row.arrival_ps, row.ready_ps, row.deadline_ps = sent_ps, ready_ps, deadline_ps
+    row.on_way = 0
+    _rise(pending, n)
+
+
+@jit
+def put_on_way(state, r, ready_ps):
+    """The request in slot r reaches the replica that it was sent to at ready_ps."""
+    clock = state.clock[0]
+    n = clock.n_pending
+    clock.n_pending += 1
+    row = state.pending[n]
+    row.request, row.ready_ps, row.on_way = state.live[r].request, ready_ps, r + 1
+    _rise(state.pending, n)
+
+
+@jit
+def _rise(pending, n):
+    """The row at place n of the heap goes up to where it belongs."""
     while n > 0 and _sooner(pending[n], pending[(n - 1) // 2]):
         _swap(pending, n, (n - 1) // 2)
         n = (n - 1) // 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from forerun.sim.core import live as lists
-from forerun.sim.core import prefix, store, tiers, transfer
+from forerun.sim.core import prefix, regions, store, tiers, transfer
 from forerun.sim.core.jit import jit
 from forerun.sim.core.price import lookup, prefill_cost
 from forerun.sim.core.rows_request import FETCHING, READY
@@ -34,7 +34,8 @@ def pull(state, i, r, n_tokens, t):
         n_bytes -= transfer.hidden(state, out, n_bytes, engine.n_layers, began, ended)
     request.phase = FETCHING
     state.replicas[i].n_away += 1
-    transfer.start(state, r, out, 2 * i + 1, n_bytes, t)
+    way_ps = regions.way(state, regions.of_replica(state, source), i)
+    transfer.start(state, r, out, 2 * i + 1, n_bytes, t, way_ps)
 
 
 @jit
@@ -194,7 +195,7 @@ def climb(state, i, r, t):
     d = state.stores[s].depth
     n_bytes = float(state.to_fetch[r, d] * tiers.token_bytes(state, i))
     state.to_fetch[r, d] = 0
-    transfer.start(state, r, 2 * s, tiers.way(state, i, s), n_bytes, t)
+    transfer.start(state, r, 2 * s, tiers.way(state, i, s), n_bytes, t, 0)
     return True
 
 

@@ -5,7 +5,7 @@ Legend: i replica, p pool, r slot, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, prefix, turns
+from forerun.sim.core import attempts, prefix, regions, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
@@ -21,7 +21,7 @@ BAD_ROUTE, BAD_PLACE = MISTAKE["route"], MISTAKE["place"]
 NOBODY, WRONG = -2, -1  # no replica takes the request now; the router chose what is not there
 
 BOTH, PREFILL, DECODE = ROLE["both"], ROLE["prefill"], ROLE["decode"]
-REJECTED, CANCELLED = STATUS["rejected"], STATUS["cancelled"]
+REJECTED, CANCELLED, ABORTED = STATUS["rejected"], STATUS["cancelled"], STATUS["aborted"]
 
 
 @jit
@@ -98,6 +98,8 @@ def choose(state, r, role, choice, params, memory):
     clock = state.clock[0]
     if clock.refresh_load + clock.refresh_cached > 0:
         refresh(state, r)
+    if regions.are_several(state):
+        regions.look(state, r)
     source, model = state.live[r].source, state.live[r].model
     avoid = state.live[r].avoid
     state.live[r].avoid = -1
@@ -136,6 +138,30 @@ def send(state, r, t, order, route, place):
         return
     if i == WRONG:
         return
+    if request.source < 0 and regions.are_several(state) and regions.set_out(state, i, r, t) == 1:
+        return
+    deliver(state, i, r, t, order)
+
+
+@jit
+def reach(state, r, t, order, route, place):
+    """Request r is where it was sent; if that replica takes nobody now, it is sent elsewhere."""
+    request = state.live[r]
+    i = request.replica
+    state.load[OUTSTANDING, i] -= 1
+    if request.aborted == 1:
+        lists.write_done(state, -1, r, t, ABORTED)
+        lists.free(state, r)
+    elif takes(state, i, PREFILL, request.model):
+        deliver(state, i, r, t, order)
+    else:
+        send(state, r, t, order, route, place)
+
+
+@jit
+def deliver(state, i, r, t, order):
+    """Put request r into the queue of replica i."""
+    request = state.live[r]
     replica = state.replicas[i]
     request.replica, request.pool = i, state.serves[replica.pool, request.model]
     if not fits(state, request.pool, request.n_known, request.isl + request.osl - request.n_known):
@@ -237,6 +263,9 @@ def refuse(state, arrival):
 def receive(state, arrival, order, route, place, gate):
     """A request reaches the front: if it is let in, it is sent to a replica."""
     clock = state.clock[0]
+    if arrival.on_way > 0:
+        reach(state, arrival.on_way - 1, clock.now_ps, order, route, place)
+        return
     if clock.has_calls == 1 and state.calls[arrival.request].lost == 1:
         turn_away(state, arrival, CANCELLED)
         return
@@ -266,7 +295,7 @@ def fill(state, arrival):
     request.isl, request.osl = arrival.isl, arrival.osl
     request.priority, request.tenant = arrival.priority, arrival.tenant
     request.hash_at, request.n_hash = arrival.hash_at, arrival.n_hash
-    request.model = arrival.model
+    request.model, request.region = arrival.model, arrival.region
     request.n_preempt = request.n_retries = request.n_out = request.away_ps = 0
     request.n_computed = request.n_blocks = request.n_shared = 0
     request.recomputed = request.cached = request.chunk = request.aborted = 0

@@ -10,7 +10,15 @@ from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for
 from forerun.sim.core.rows_log import STATUS
-from forerun.sim.core.rows_request import COMPUTING, DECODING, FETCHING, HELD, READY, WAITING
+from forerun.sim.core.rows_request import (
+    COMPUTING,
+    DECODING,
+    FETCHING,
+    HELD,
+    ON_WAY,
+    READY,
+    WAITING,
+)  # fmt: skip
 from forerun.sim.core.signatures import (
     OUTSTANDING,
     OUTSTANDING_TOKENS,
@@ -329,6 +337,10 @@ def write_done(state, i, r, t, status):
     row.arrival_ps = request.arrival_ps
     row.scheduled_ps = request.scheduled_ps
     row.first_token_ps = request.first_token_ps
+    if i >= 0 and status != ABORTED and state.way_ps.shape[0] > 1:
+        back = state.way_ps[state.engines[state.replicas[i].pool].region, request.region]
+        row.first_token_ps += back if row.first_token_ps >= 0 else 0
+        t += back  # its client has it then
     row.done_ps = t
     row.isl = request.isl
     row.osl = request.osl
@@ -397,8 +409,8 @@ def abort(state, r, t):
             leave_source(state, r, t)
         write_done(state, -1, r, t, ABORTED)  # its slot is freed when those held are let in
         return 0
-    if request.phase == FETCHING:
-        return 0  # it ends when its KV has come
+    if request.phase == FETCHING or request.phase == ON_WAY:
+        return 0  # it ends when its KV has come, or when it is there
     if request.phase == READY:
         wake(state, i, t)  # its blocks are given back at the next boundary
         return 0

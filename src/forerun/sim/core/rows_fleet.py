@@ -104,6 +104,7 @@ ENGINE = np.dtype(
         ("load_bytes", "i8"),
         ("own_bytes", "i8"),
         ("every_turn", "i8"),  # 1: the turn policy looks at what changes inside a leap
+        ("region", "i8"),
     ],
     align=True,
 )

@@ -21,6 +21,8 @@ ARRIVAL = np.dtype(
         ("n_hash", "i8"),
         ("acceptance", "f8"),  # chance that a token proposed for it is right; -1: as its pool says
         ("model", "i8"),  # that it asks for
+        ("region", "i8"),  # its client's
+        ("on_way", "i8"),  # 1 + the slot of a request that was sent to a replica far away, or 0
     ],
     align=True,
 )
@@ -55,8 +57,8 @@ FLOW = np.dtype([("n_left", "i8"), ("start_ps", "i8")], align=True)
 
 #: phases of a live request.  FETCHING: it holds blocks that its KV is on the way to, and no seat;
 #: READY: the KV is there, and it joins at the next boundary at which a seat is free; HELD: no
-#: replica takes requests, and it waits in front of the router.
-WAITING, COMPUTING, DECODING, FETCHING, READY, HELD = 0, 1, 2, 3, 4, 5
+#: replica takes requests, and it waits in front of the router; ON_WAY: to a replica far away.
+WAITING, COMPUTING, DECODING, FETCHING, READY, HELD, ON_WAY = 0, 1, 2, 3, 4, 5, 6
 
 #: a request between router and last token; policies see this record
 LIVE = np.dtype(
@@ -70,6 +72,7 @@ LIVE = np.dtype(
         ("priority", "i8"),
         ("tenant", "i8"),
         ("model", "i8"),
+        ("region", "i8"),
         ("n_preempt", "i8"),
         ("n_out", "i8"),  # tokens produced, up to date when it joins or leaves the decoders
         ("n_known", "i8"),  # prompt and produced tokens; what is computed chases this

@@ -65,7 +65,11 @@ SPEED = 7  # relative to the fastest pool, in thousandths
 REPLICA = 8
 CACHED = 9  # tokens of this prompt that it keeps (when the policy says CACHED_WANTED = True)
 TO_LOAD = 10  # picoseconds of loading before it can run the request's model (several models only)
-LOAD_FIELDS = 11
+# in a fleet of several regions:
+WAY_PS = 11  # picoseconds from the request's client to it; for `place` from where its KV is
+PRICE = 12  # millionths of a dollar that it takes an hour
+CARBON = 13  # milligrams of CO2 equivalent that a kWh of its grid stands for
+LOAD_FIELDS = 14
 
 # rows of `queued`
 QUEUED = 0  # requests that wait for the model at this replica

@@ -103,6 +103,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "clock": (CLOCK, 1),  # [1]
     "arrivals": (ARRIVAL, 1),  # [A], by ready_ps (closed loop: in order of release)
     "pending": (ARRIVAL, 1),  # released: heap by (ready_ps, request), and two spare rows
+    "way_ps": (I8, 2),  # [G, G], one way between regions; one region when nobody is far
     "wanted": (ARRIVAL, 1),  # [N], each request by its number (deadlines count from arrival) ...
     "calls": (CALL, 1),  # [N], ... if one can lead to another; else both are empty
     "successors": (SUCCESSOR, 1),  # by predecessor

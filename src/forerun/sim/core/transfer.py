@@ -16,8 +16,8 @@ from forerun.sim.core.order import NEVER
 
 
 @jit
-def start(state, r, out, into, n_bytes, t):
-    """Begin to move n_bytes for r from port `out` to port `into`."""
+def start(state, r, out, into, n_bytes, t, way_ps):
+    """Begin to move n_bytes for r from port `out` to port `into`, way_ps of network between."""
     clock = state.clock[0]
     request = state.live[r]
     for p in (out, into):
@@ -26,7 +26,7 @@ def start(state, r, out, into, n_bytes, t):
         state.ports[p].n_moved += 1
     request.move_from, request.move_to = out, into
     request.to_move, request.rate = n_bytes, 0.0
-    request.moved_ps = t + max(state.ports[out].latency_ps, state.ports[into].latency_ps)
+    request.moved_ps = t + max(state.ports[out].latency_ps, state.ports[into].latency_ps) + way_ps
     state.moving[clock.n_moving] = r
     clock.n_moving += 1
     share(state, t)

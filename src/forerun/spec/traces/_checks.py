@@ -14,6 +14,7 @@ _DRAWN = ("poisson", "gamma", "on_off", "diurnal", "uniform")
 #: settings that only one kind of arrivals reads
 _OWNER = {
     "cv": "gamma", "on_s": "on_off", "off_s": "on_off", "period_s": "diurnal", "swing": "diurnal",
+    "ahead_s": "diurnal",
 }  # fmt: skip
 
 

@@ -116,14 +116,15 @@ def _on_off(t: Traffic, rng: np.random.Generator) -> Source:
 
 
 def _diurnal(t: Traffic, rng: np.random.Generator) -> Source:
-    """Poisson of rate * (1 + swing * sin(2 pi time / period_s)), by thinning a faster one."""
+    """Poisson of rate * (1 + swing * sin(2 pi (time + ahead_s) / period_s)), by thinning a faster
+    one."""
     top = _rate(t) * (1 + t.swing)
     faster = _renewal(lambda: rng.standard_exponential(_BATCH) / top)
 
     def more() -> np.ndarray:
         while True:
             times = faster()
-            level = 1 + t.swing * np.sin(2 * np.pi * times / t.period_s)
+            level = 1 + t.swing * np.sin(2 * np.pi * (times + t.ahead_s) / t.period_s)
             kept = times[rng.random(len(times)) * (1 + t.swing) < level]
             if len(kept):
                 return kept
