@@ -130,6 +130,7 @@ def simulate(
     from forerun.sim.control.slow import with_slow
     from forerun.sim.moe.told import explain as of_experts
     from forerun.sim.prepare import tiers
+    from forerun.spec.traces import _turns as turns
     from forerun.techniques import compose
 
     deployment = case.deployment or default_deployment(case)
@@ -174,9 +175,13 @@ def simulate(
     )
     experts = of_experts(pools, written.end_ps * 1e-12)
     far = regions.explain(case, deployment, wanted, written)
-    reasons = (*explain(written, metrics), *experts, *far)
+    reasons = (*explain(written, metrics), *turns.explain(wanted), *experts, *far)
     provenance = provenance_of(case, deployment, written) | {"interrupted": interrupted}
-    provenance["assumed"] += [*_models.assumed(case, edited), *regions.assumed(case)]
+    provenance["assumed"] += [
+        *turns.assumed(wanted),
+        *_models.assumed(case, edited),
+        *regions.assumed(case),
+    ]
     return Result(case, deployment, wanted, written, metrics, reasons, provenance)
 
 

@@ -34,19 +34,30 @@ def model(name_or_path: str) -> Model:
     text = str(name_or_path).strip()
     if not text:
         raise SpecError.one("model", "no name is given", "e.g. llama-3.1-8b")
-    if (FOLDER / f"{text.lower()}.json").is_file() and "/" not in text and "\\" not in text:
+    if text.lower() in models():
         return _catalog(text.lower())
-    path = Path(text).expanduser()
-    if path.is_dir() or path.suffix == ".json" or path.is_file():
+    path = _path(text)
+    if path is not None:
         return _from_path(path)
     known = _aliases()
     name = known.get(text.lower()) or _by_variant(text.lower(), known)
     if name is None:
         raise SpecError.one(
-            "model", f"{text!r} is not in the catalog",
+            "model", f"{text[:80]!r} is not in the catalog",
             nearest(text.rsplit("/", 1)[-1], models()) + ", or the path of a config.json",
         )  # fmt: skip
     return _catalog(name)
+
+
+def _path(text: str) -> Path | None:
+    """The file or folder that a text names; None where it names none, or could not name any."""
+    try:
+        path = Path(text).expanduser()
+        named = path.is_dir() or path.suffix == ".json" or path.is_file()
+        path.exists()  # also of a name that is too long, which ends in .json
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return path if named else None
 
 
 def published(name: str) -> dict[str, Any]:

@@ -33,6 +33,9 @@ def check_plannable(case: Case, objective: str, source: Deployment | None) -> No
             )
             fix = "forerun simulate tells what a given deployment does with it"
             problems.append(Problem(f"traffic.{name}", what, fix))
+    if case.traffic.turns != "recorded":
+        what = "bounds of plans count requests that come by themselves, not after an answer"
+        problems.append(Problem("traffic.turns", what, "turns: recorded"))
     if case.regions:
         what = "a plan's pools are all in one place"
         problems.append(Problem("regions", what, FIX))

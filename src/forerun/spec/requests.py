@@ -11,7 +11,7 @@ import numpy as np
 #: columns with one value a request
 COLUMNS = (
     "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "deadline_s", "workflow",
-    "acceptance", "region",
+    "acceptance", "region", "took_s",
 )  # fmt: skip
 
 #: meta["blocks"] of requests whose block hashes name what stands in a block, not what a prompt
@@ -57,6 +57,8 @@ class Requests:
         the last of those it waits for has ended, and the delay since has passed.
     acceptance: float64 [N], chance that a token proposed for it is right, before those of the
         engine's `speculation`; -1 where it is not known.
+    took_s    : float64 [N], what the answer took when it was recorded, from arrival to its end; nan
+        where that is not known.
     region    : int64 [N], which of the case's regions each comes from; absent when there are none.
     """
 
@@ -78,6 +80,7 @@ class Requests:
     delay_s: np.ndarray | None = None
     acceptance: np.ndarray | None = None
     region: np.ndarray | None = None
+    took_s: np.ndarray | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)  # source, format, rows skipped and why
 
     def __len__(self) -> int:

@@ -121,6 +121,9 @@ class Traffic(Spec):
     `trace` is the name of a bundled workload or the path of a trace file; without it lengths come
     from `isl` and `osl`.  Open loop: arrivals follow `arrivals` at `rate_per_s`.  Closed loop:
     `concurrency` requests are always in flight, each client thinks for `think_s` between them.
+    With `turns: after_answer`, a conversation's next request of a trace is sent as long after the
+    simulated answer as it came after the recorded one; where its end is not recorded, that is taken
+    to have come after `token_s` (an estimate: 50 tokens a second) a token.
     With a `workflow`, what arrives (and what `n_requests` and `concurrency` count) are workflows.
     """
 
@@ -139,6 +142,8 @@ class Traffic(Spec):
     swing: float = Field(default=0.5, ge=0, le=1)  # diurnal: rate varies by +-swing around its mean
     concurrency: int | None = Field(default=None, ge=1)
     think_s: float = Field(default=0.0, ge=0)
+    turns: Literal["recorded", "after_answer"] = "recorded"  # of a trace's conversations
+    token_s: float = Field(default=0.02, gt=0)  # of answers whose end the trace does not tell
     n_requests: int | None = Field(default=None, ge=1)
     duration_s: float | None = Field(default=None, gt=0)
     isl: Lengths | None = None

@@ -29,6 +29,7 @@ def check_traffic(traffic: Traffic) -> None:
         *check_lengths("isl", traffic.isl),
         *check_lengths("osl", traffic.osl),
         *check_workflow(traffic),
+        *check_turns(traffic),
     ]
     if problems:
         raise SpecError(*(Problem(f"traffic.{where}", what, fix) for where, what, fix in problems))
@@ -100,6 +101,18 @@ def check_trace(t: Traffic) -> Sentences:
             yield name, f"given together with a trace, which has its own {name}", "drop one"
     if t.format and t.trace in bundled.names():
         yield "format", f"{t.trace} is a bundled workload, not a file", "drop it"
+
+
+def check_turns(t: Traffic) -> Sentences:
+    if t.turns == "recorded":
+        if t.token_s != type(t).model_fields["token_s"].default:
+            yield "token_s", "only turns: after_answer reads it", "turns: after_answer"
+        return
+    if t.trace is None:
+        yield "turns", "there is no trace whose conversations could go on", "trace: path"
+    elif t.concurrency or t.arrivals not in (None, "trace"):
+        what = "a conversation goes on by the clock of its trace, and these arrivals have another"
+        yield "turns", what, "arrivals: trace"
 
 
 def check_unused(t: Traffic) -> Sentences:

@@ -14,6 +14,7 @@ from forerun.spec.traces._faults import Faults
 MAX_TOKENS = 2**31 - 1  # the simulator's log holds lengths in 32 bits
 _EXTRA = (
     "priority", "session", "tenant", "model", "deadline_s", "workflow", "acceptance", "region",
+    "took_s",
 )  # fmt: skip
 _GRAPH = ("successors", "successor_starts", "delay_s")
 

@@ -1,7 +1,8 @@
 """BurstGPT: Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type.
 
 Timestamps are seconds from the first day's start.  Requests that failed have 0 response tokens:
-they are bad rows, to be skipped and counted.  The later form's Session ID becomes the session.
+they are bad rows, to be skipped and counted.  The later form's Session ID becomes the session, its
+Elapsed time what the answer took.
 Source: github.com/HPMLL/BurstGPT; Wang et al., BurstGPT, KDD 2025.
 """
 
@@ -32,6 +33,7 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         "osl": Column(("response tokens",)),
         "model": Column(("model",), "text", required=False),
         "session": Column(("session id",), "text", required=False),
+        "took_s": Column(("elapsed time",), required=False),
     }
     table = read_csv(head_of(path), wanted, faults)
     columns: dict[str, Any] = dict(table.columns)
@@ -43,6 +45,8 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         meta["models"] = {name: int((model == k).sum()) for k, name in enumerate(names)}
     if "session" in columns:
         extra["session"] = whole_labels(columns.pop("session"), table.labels["session"])
+    if "took_s" in columns:
+        extra["took_s"] = columns.pop("took_s")
     return build(
         faults, format=NAME, n_rows=table.n_rows, lines=table.lines, **columns,
         extra=extra, meta=meta, skip_bad=skip_bad, sort=sort,

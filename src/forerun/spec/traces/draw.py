@@ -21,6 +21,7 @@ from forerun.spec.traces._checks import check_traffic
 from forerun.spec.traces._columns import take
 from forerun.spec.traces._documents import with_documents
 from forerun.spec.traces._processes import arrival_chunks, length_chunks
+from forerun.spec.traces._turns import after_answer
 from forerun.spec.traces._workflows import draw_workflows
 from forerun.spec.traces.synth import Synth, load
 from forerun.spec.workload import Traffic
@@ -49,7 +50,7 @@ def requests_of(traffic: Traffic, *, seed: int, models: bool = False) -> Request
         else:
             requests = _joined(list(_drawn(traffic, seed, CHUNK)), traffic, seed)
     elif (workload := fitted(traffic.trace)) is not None:
-        requests = _from_synth(traffic, workload, seed)
+        requests = _turned(traffic, _from_synth(traffic, workload, seed))
     else:
         requests = _from_trace(traffic, _read(traffic, seed), seed)
     if requests.model is not None and not models:
@@ -64,6 +65,13 @@ def requests_of(traffic: Traffic, *, seed: int, models: bool = False) -> Request
     if meta:
         requests = take(requests, np.arange(len(requests)), meta={**requests.meta, **meta})
     return requests
+
+
+def _turned(traffic: Traffic, requests: Requests) -> Requests:
+    """The trace's conversations as the traffic wants them to go on."""
+    if traffic.turns == "recorded":
+        return requests
+    return after_answer(requests, token_s=traffic.token_s, trace=str(traffic.trace))
 
 
 def iter_requests(traffic: Traffic, *, seed: int, chunk: int = CHUNK) -> Iterator[Requests]:
@@ -194,7 +202,7 @@ def _from_trace(traffic: Traffic, trace: Requests, seed: int) -> Requests:
         n = min(n, int(np.searchsorted(trace.arrival_s, traffic.duration_s)))
     if n == 0:
         raise _empty(traffic)
-    kept = take(trace, np.arange(n))
+    kept = _turned(traffic, take(trace, np.arange(n)))
     if traffic.rate_per_s:
         kept = _at_rate(traffic, kept)
     end = float(kept.arrival_s[-1])

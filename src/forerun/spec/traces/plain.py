@@ -2,7 +2,8 @@
 
 Arrival: arrival_s, timestamp, ... in seconds, or with a suffix _ms, _us, _ns; wall-clock strings
 and seconds since 1970 are counted from the first row.  Lengths: isl | input_tokens |
-prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s.
+prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s, and
+took_s, what the answer took from arrival to its end.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ _OPTIONAL = {
     "tenant": Column(("tenant", "tenant_id", "user", "user_id"), "text", required=False),
     "model": Column(("model", "model_name"), "text", required=False),
     "deadline_s": Column(("deadline_s",), required=False),
+    "took_s": Column(("took_s", "e2el_s", "e2e_s", "elapsed_s"), required=False),
 }
 _EPOCH_S = 1e8  # a first arrival beyond this (three years) is a clock, not a time since the start
 _EPOCH_MS = 1e11
