@@ -262,4 +262,4 @@ def test_a_direct_name_reads_one_file_once(monkeypatch):
 @pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000, "y" * 300 + ".json", "\0", "~no-one/x"])
 def test_a_name_that_can_be_no_path_is_only_unknown(name):
     with pytest.raises(SpecError, match="is not in the catalog"):
-        catalog.model(name)
+        zoo.model(name)
