@@ -45,6 +45,7 @@ def _of_deployment(source: Deployment) -> list[Problem]:
     left_out = {
         "techniques": bool(source.techniques),
         "kv_tiers": bool(source.kv_tiers),
+        "response_cache": source.response_cache is not None,
         "gate": source.gate.name != "everyone",
     }
     out = [

@@ -170,6 +170,56 @@ class KvTier(Spec):
     )  # waiting to be written; more is lost (LMCache: 5 GB)
 
 
+class Shelf(Spec):
+    """How a response cache treats the requests of one category."""
+
+    skip: bool = False  # they go past the cache, without a lookup
+    threshold: float = Field(default=0.8, ge=-1, le=1)  # cosine from which on (GPTCache's default)
+    ttl_s: float | None = Field(default=None, ge=0)  # an answer is kept, from its end; None: always
+    quota: int | None = Field(default=None, ge=0)  # answers kept; the one used longest ago goes
+    quota_bytes: float | None = Field(default=None, ge=0)
+
+
+class Category(Spec):
+    """What differs for one category of requests; all else is as the cache says."""
+
+    skip: bool | None = None
+    threshold: float | None = Field(default=None, ge=-1, le=1)
+    ttl_s: float | None = Field(default=None, ge=0)
+    quota: int | None = Field(default=None, ge=0)
+    quota_bytes: float | None = Field(default=None, ge=0)
+
+
+class ResponseCache(Shelf):
+    """Answers kept in front of the fleet, given again to requests that ask alike.
+
+    What it says itself holds for every category; `categories` says otherwise for some, and each has
+    a quota of its own.  Every lookup embeds the request and searches; a hit fetches the answer, and
+    gives it whole, or at a rate.  Source of `search_s`: an index in memory, Wang et al., 2510.26835
+    (a vector database over the network: 30 ms).  `embed_s`, `fetch_s` and sizes are estimates: a
+    small embedding model on the spot, 1,024 floats and 4 characters a token.
+    """
+
+    categories: dict[str, Category] = {}
+    embed_s: float = Field(default=5e-3, ge=0)
+    search_s: float = Field(default=2e-3, ge=0)
+    fetch_s: float = Field(default=5e-3, ge=0)
+    rate_per_s: float | None = Field(default=None, gt=0)  # tokens of an answer that was kept
+    entry_bytes: float = Field(default=4096, ge=0)
+    token_bytes: float = Field(default=4, ge=0)
+
+    @property
+    def lookup_s(self) -> float:
+        return self.embed_s + self.search_s
+
+    def shelf(self, category: str) -> Shelf:
+        """What holds for a category."""
+        said = {name: getattr(self, name) for name in Shelf.model_fields}
+        if category in self.categories:
+            said |= self.categories[category].model_dump(exclude_none=True)
+        return Shelf(**said)
+
+
 class Deployment(Spec):
     """What runs where, and who decides.
 
@@ -190,7 +240,16 @@ class Deployment(Spec):
     kv_tiers: tuple[KvTier, ...] = ()  # the nearest first
     fetch: Policy = Policy(name="always")  # what of a prompt is moved from them, not computed
     gate: Policy = Policy(name="everyone")  # who is let in at the front
+    response_cache: ResponseCache | None = None  # answers given again, before the gate
     techniques: tuple[Policy, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_cache(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What keeps no answers reads (and hashes) as it always did."""
+        data: dict[str, Any] = plain(self)
+        if self.response_cache is None:
+            data.pop("response_cache", None)
+        return data
 
     @property
     def n_devices(self) -> int:

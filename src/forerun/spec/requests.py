@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from forerun.spec.wordings import Wordings
 
 #: columns with one value a request
 COLUMNS = (
     "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "deadline_s", "workflow",
-    "acceptance",
+    "acceptance", "wording",
 )  # fmt: skip
 
 #: meta["blocks"] of requests whose block hashes name what stands in a block, not what a prompt
@@ -57,6 +60,7 @@ class Requests:
         the last of those it waits for has ended, and the delay since has passed.
     acceptance: float64 [N], chance that a token proposed for it is right, before those of the
         engine's `speculation`; -1 where it is not known.
+    wording   : int64 [N], the text of each, a place in `wordings`; -1 where it is like no other.
     """
 
     arrival_s: np.ndarray
@@ -76,6 +80,8 @@ class Requests:
     successor_starts: np.ndarray | None = None
     delay_s: np.ndarray | None = None
     acceptance: np.ndarray | None = None
+    wording: np.ndarray | None = None
+    wordings: Wordings | None = None  # all texts: which ask the same, which look alike
     meta: Mapping[str, Any] = field(default_factory=dict)  # source, format, rows skipped and why
 
     def __len__(self) -> int:

@@ -5,7 +5,7 @@ Legend: i replica, r slot of `live`, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, heaps, prefix, queue, speculate, tiers
+from forerun.sim.core import attempts, heaps, prefix, queue, responses, speculate, tiers
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for
@@ -349,6 +349,8 @@ def write_done(state, i, r, t, status):
         row.n_retries += state.calls[request.request].attempt - 1
     if i >= 0 and status == FINISHED:
         state.totals[i].n_done += 1
+        if state.clock[0].has_answers == 1:
+            responses.keep(state, request.request, request.model, request.n_out, t)
     ended(state, request.request, t, status)
 
 

@@ -195,6 +195,49 @@ KEPT = np.dtype(
     align=True,
 )
 
+#: a text that requests can have: what it asks, and which texts are like it
+TEXT = np.dtype(
+    [("question", "i8"), ("shelf", "i8"), ("near_at", "i8"), ("n_near", "i8")], align=True
+)
+
+#: an answer that is kept, by text and model
+ANSWER = np.dtype(
+    [
+        ("request", "i8"),  # to which it was given; -1 when none is kept
+        ("question", "i8"),  # of its text, and model
+        ("since_ps", "i8"),
+        ("n_tokens", "i8"),
+        ("n_bytes", "i8"),
+        ("used_prev", "i8"),  # in the order of use ...
+        ("used_next", "i8"),
+        ("age_prev", "i8"),  # ... and of age
+        ("age_next", "i8"),
+    ],
+    align=True,
+)
+
+#: the answers of one category
+SHELF = np.dtype(
+    [
+        ("threshold", "f8"),  # cosine from which on texts are taken for one another
+        ("ttl_ps", "i8"),
+        ("most", "i8"),  # answers ...
+        ("most_bytes", "i8"),  # ... and bytes
+        ("entry_bytes", "i8"),  # of an answer, beside ...
+        ("token_bytes", "i8"),  # ... those of each token
+        ("used_head", "i8"),
+        ("used_tail", "i8"),
+        ("age_head", "i8"),
+        ("age_tail", "i8"),
+        ("n", "i8"),
+        ("n_bytes", "i8"),
+        ("n_added", "i8"),
+        ("n_evicted", "i8"),
+        ("n_expired", "i8"),
+    ],
+    align=True,
+)
+
 #: what a `fetch` policy is asked about: consecutive blocks of a prompt in one tier
 OFFER = np.dtype(
     [

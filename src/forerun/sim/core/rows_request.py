@@ -53,6 +53,18 @@ SUCCESSOR = np.dtype([("request", "i8"), ("delay_ps", "i8")], align=True)
 #: requests that belong together
 FLOW = np.dtype([("n_left", "i8"), ("start_ps", "i8")], align=True)
 
+#: what the response cache in front makes of a request, by its number
+ASK = np.dtype(
+    [
+        ("wording", "i8"),  # its text; -1: it goes past the cache
+        ("lookup_ps", "i8"),  # that it takes to look
+        ("got", "i8"),  # the request whose answer it got; -1 when none
+        ("n_asked", "i8"),  # times that it looked
+        ("n_missed", "i8"),  # of them with a right answer kept, under a text not like enough
+    ],
+    align=True,
+)
+
 #: phases of a live request.  FETCHING: it holds blocks that its KV is on the way to, and no seat;
 #: READY: the KV is there, and it joins at the next boundary at which a seat is free; HELD: no
 #: replica takes requests, and it waits in front of the router.

@@ -12,9 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forerun.sim.core.rows_fleet import ENGINE, KEPT, LOADS, OFFER, PORT, REPLICA, STORE
+from forerun.sim.core.rows_fleet import (
+    ANSWER,
+    ENGINE,
+    KEPT,
+    LOADS,
+    OFFER,
+    PORT,
+    REPLICA,
+    SHELF,
+    STORE,
+    TEXT,
+)  # fmt: skip
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, TOTALS
-from forerun.sim.core.rows_request import ARRIVAL, CALL, FLOW, LIVE, SUCCESSOR, TIMER
+from forerun.sim.core.rows_request import ARRIVAL, ASK, CALL, FLOW, LIVE, SUCCESSOR, TIMER
 
 #: what a policy can do wrong, as `clock.wrong_kind` says it; 0 is nothing
 MISTAKE = {"stuck": 1, "batch": 2, "route": 3, "place": 4, "fetch": 5, "speculate": 6, "turn": 7}
@@ -58,6 +69,9 @@ CLOCK = np.dtype(
         ("wasted_tokens", "i8"),  # computed by copies whose answer nobody took ...
         ("wasted_out", "i8"),  # ... and produced
         ("retry_rejections", "i8"),
+        ("has_answers", "i8"),  # 1: answers are kept in front and given again ...
+        ("hit_ps", "i8"),  # ... so long after they were found ...
+        ("answer_token_ps", "i8"),  # ... and this long between two of their tokens
         ("gated", "i8"),  # 1: a policy says who is let in
         ("go_on", "i8"),  # 1: successors of a request that gave no answer are sent all the same
         ("passed_ps", "i8"),  # at this time the boundaries of replicas below ...
@@ -107,6 +121,13 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "calls": (CALL, 1),  # [N], ... if one can lead to another; else both are empty
     "successors": (SUCCESSOR, 1),  # by predecessor
     "flows": (FLOW, 1),  # workflows
+    "asks": (ASK, 1),  # [N], by number of request, where answers are kept in front; else empty:
+    "texts": (TEXT, 1),  # [W], that requests can have
+    "near": (I8, 1),  # texts like a text, the most alike first ...
+    "similarity": (F8, 1),  # ... and how alike
+    "answers": (ANSWER, 1),  # [W * models]
+    "shelves": (SHELF, 1),  # by category
+    "n_right": (I8, 1),  # [questions * models], answers to each that are kept
     "timers": (TIMER, 1),  # heap by (time, request, kind), and a spare row
     "live": (LIVE, 1),  # [L]
     "replicas": (REPLICA, 1),  # [R]

@@ -3,11 +3,14 @@
 Arrival: arrival_s, timestamp, ... in seconds, or with a suffix _ms, _us, _ns; wall-clock strings
 and seconds since 1970 are counted from the first row.  Lengths: isl | input_tokens |
 prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s.
+For a response cache: query_id (requests with one have the same text), question_id (the same right
+answer; each text a question of its own when absent), category.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from forerun.spec.traces._table import (
     read_csv,
     whole_labels,
 )
+from forerun.spec.wordings import Wordings, apart
 
 NAME = "plain"
 
@@ -49,6 +53,9 @@ _OPTIONAL = {
     "tenant": Column(("tenant", "tenant_id", "user", "user_id"), "text", required=False),
     "model": Column(("model", "model_name"), "text", required=False),
     "deadline_s": Column(("deadline_s",), required=False),
+    "query": Column(("query_id", "query", "text_id"), "text", required=False),
+    "question": Column(("question_id", "question"), "text", required=False),
+    "category": Column(("category",), "text", required=False),
 }
 _EPOCH_S = 1e8  # a first arrival beyond this (three years) is a clock, not a time since the start
 _EPOCH_MS = 1e11
@@ -90,8 +97,11 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
     for name, labels in table.labels.items():
         if name == "model":  # its numbers are places in this list
             meta["models"] = tuple(labels)
+        elif name in _TEXTS:
+            meta[name] = tuple(labels)
         else:
             extra[name] = whole_labels(extra[name], labels)
+    wordings = _texts(extra, meta, head.path)
     lines = table.lines
     if "priority" in extra:
         bad = ~(np.abs(extra["priority"]) < 2**53) | (extra["priority"] % 1 != 0)
@@ -101,10 +111,39 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         values = {n: None if v is None else v[~bad] for n, v in values.items()}
         extra, lines = {n: v[~bad] for n, v in extra.items()}, lines[~bad]
         extra["priority"] = extra["priority"].astype(np.int64)
-    return build(
+    requests = build(
         faults, format=NAME, n_rows=table.n_rows, lines=lines, **values,
         extra=extra, meta=meta, skip_bad=skip_bad, sort=sort,
     )  # fmt: skip
+    return requests if wordings is None else replace(requests, wordings=wordings)
+
+
+_TEXTS = ("query", "question", "category")
+
+
+def _texts(columns: dict[str, Any], labels: dict[str, Any], path: Path) -> Wordings | None:
+    """What requests ask, from columns that are taken out; `wording` is put in for them.
+
+    Raises TraceError where one text asks two things, or is of two categories.
+    """
+    found = {name: columns.pop(name) for name in _TEXTS if name in columns}
+    names = {name: labels.pop(name) for name in found}
+    if "query" not in found:
+        if found:
+            what = f"a column {next(iter(found))} and no query_id"
+            raise header_error(path, what, "query_id: which requests have the same text")
+        return None
+    query = found["query"]
+    n = len(names["query"])
+    of: dict[str, np.ndarray] = {"question": np.arange(n), "category": np.zeros(n, dtype=np.int64)}
+    for name in found.keys() & of.keys():
+        of[name][query] = found[name]
+        if (bad := np.flatnonzero(of[name][query] != found[name])).size:
+            text = names["query"][query[bad[0]]]
+            what = f"the text {text!r} has more than one {name}"
+            raise TraceError.one(str(path), what, f"one {name} for each query_id")
+    columns["wording"] = np.where(np.array([bool(t) for t in names["query"]])[query], query, -1)
+    return apart(of["question"], of["category"], names.get("category", ("all",)))
 
 
 def _is_clock(head: Head, column: str) -> bool:
