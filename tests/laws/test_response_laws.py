@@ -311,3 +311,13 @@ def test_requests_that_say_nothing_and_categories_that_nobody_is_of_are_refused(
     cache = ResponseCache(categories={"cod": {"ttl_s": 3}})
     with pytest.raises(SpecError, match="no request is of the category 'cod'"):
         serve(asking(workload(1, 5)), [pool()], responses=cache)
+
+
+def test_more_room_can_find_less_among_paraphrases():
+    """An old answer that a small cache has dropped stands in the way of a better placed one."""
+    draw = np.random.default_rng(24)
+    plain = Requests(np.arange(60) * 1.0, draw.integers(1, 40, 60), np.full(60, 6))
+    words = Questions(topics=1, questions=2, wordings=8, skew=0, related=0.9, dimensions=2)
+    requests = asking(plain, 24, (words,))
+    two, three = (counted(requests, threshold=0.93, quota=quota)[0] for quota in (2, 3))
+    assert three < two
