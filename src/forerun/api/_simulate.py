@@ -344,6 +344,9 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         for word, most in (("kept", e.kept_tokens), ("attended", e.attended_tokens)):
             if most is not None:
                 out[label] += f", at most {most:,} tokens {word}"
+        for word in ("kept", "attended"):
+            if getattr(traffic, f"{word}_tokens") is not None:
+                out[label] += f", of a request at most its own {word}_tokens"
         if e.speculation is not None:
             out[label.replace("engine", "speculation")] = _speculation_words(pool)
     return out

@@ -9,7 +9,9 @@ from typing import Any
 
 from forerun import catalog
 from forerun.cost import engine_fit
+from forerun.cost.efficiency import efficiency
 from forerun.cost.memory import memory
+from forerun.cost.pick import picking
 from forerun.cost.price import price
 from forerun.cost.table import CostTable
 from forerun.errors import Infeasible, Problem
@@ -90,6 +92,10 @@ def prepare(
                 queries=drafts.queries(pool),
             )
             table = engine_fit.on_table(fit, table, pool)
+            if pool.engine.attended_by == "pages":
+                launch_s = efficiency(device).launch_s
+                picked = picking(graph.ops, pool.engine.page_tokens, launch_s)
+                table = replace(table, pick=picked)
             return reprice(table, graph, pool) if reprice is not None else table
 
         n_blocks = held.blocks_for(max(min(mean_len, max_len), pool.engine.block_tokens))

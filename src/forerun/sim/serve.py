@@ -30,6 +30,7 @@ from forerun.sim.core import rows_request, state
 from forerun.sim.core import serve as core_serve
 from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
+from forerun.sim.core.rows_fleet import NO_CAP
 from forerun.sim.log import Log
 from forerun.sim.room import gate_memory_for, pending_for, wider
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
@@ -116,6 +117,7 @@ class Server:
             ),
         )
         self._asked: list[Requests] = []
+        self._own_caps = False  # some request has caps of its own
         if JIT and not compiler.is_cached():
             say = self.announce or (lambda text: print(text, file=sys.stderr, flush=True))
             say("compiling the simulator for this machine (once, about 15 s) ...")
@@ -224,6 +226,7 @@ class Server:
         rows.session = -1 if requests.session is None else requests.session
         rows.model = self._models(requests)
         self._name_prefixes(rows, requests)
+        self._cap(rows, requests)
         rows.workflow = -1
         rows.acceptance = -1.0 if requests.acceptance is None else requests.acceptance
         rows.deadline_ps = NEVER
@@ -251,6 +254,20 @@ class Server:
         if self.concurrency is not None:  # a workflow is released as a whole
             return rows[roots[np.argsort(calls.first_of(rows.workflow)[roots], kind="stable")]]
         return rows[roots]
+
+    def _cap(self, rows: Any, requests: Requests) -> None:
+        """Give each row its own caps on KV.  Raises SpecError where they cannot be kept."""
+        rows.most_kept = rows.most_read = NO_CAP
+        own = requests.kept_tokens, requests.attended_tokens
+        kept, read = (caps is not None and bool(caps.any()) for caps in own)
+        if kept or read:
+            self._own_caps = True
+            check_caps(self.pools, self.hash_tokens, kept=kept, read=read)
+        if requests.kept_tokens is not None:
+            rows.most_kept = np.where(requests.kept_tokens > 0, requests.kept_tokens, NO_CAP)
+        if requests.attended_tokens is not None:
+            most = requests.attended_tokens
+            rows.most_read = np.where(most > 0, most, NO_CAP)
 
     def _asks(self, cache: ResponseCache, requests: Requests) -> np.ndarray:
         """Note what these requests ask of the response cache; how long it takes to look."""
@@ -397,7 +414,7 @@ class Server:
                 "models": tuple(self.models),
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
                 "assumed": (
-                    *assumed(self.pools, self.tiers),
+                    *assumed(self.pools, self.tiers, self._own_caps),
                     *response_room.assumed(self.responses),
                 ),
             },

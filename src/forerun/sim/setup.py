@@ -221,6 +221,8 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.kv_token_bytes = round(served.kv_token_bytes)
     row.keeps = rows_fleet.NO_CAP if engine.kept_tokens is None else engine.kept_tokens
     row.reads = rows_fleet.NO_CAP if engine.attended_tokens is None else engine.attended_tokens
+    row.picks = int(table.pick is not None and engine.attended_by == "pages")
+    row.pick_step_ps = round(table.pick.step_s * PS) if table.pick is not None else 0
     row.anywhere = int(engine.prefix_caching and engine.reuse == "anywhere")
     row.again = engine.recompute_share
     row.swap = int(engine.preemption == "swap")

@@ -45,6 +45,8 @@ class Engine(Spec):
     n_blocks: int | None = Field(default=None, ge=1)  # overrides what memory leaves
     kept_tokens: int | None = Field(default=None, ge=1)  # KV of a request, cut after each step
     attended_tokens: int | None = Field(default=None, ge=1)  # of them that a decode step reads
+    attended_by: Literal["pages", "recent"] = "pages"  # which: by scores of pages, or the last ones
+    page_tokens: int = Field(default=16, ge=1)  # of a page that is scored (Quest: 16)
     evict: Literal["lru", "fifo", "lfu"] = "lru"  # which prefix block nobody uses is dropped first
     preemption: Literal["recompute", "swap"] = "recompute"  # swap: KV waits in the first tier
     prefix_caching: bool = True  # prompts share what they begin with, where their blocks are known

@@ -175,21 +175,24 @@ class Traffic(Spec):
     workflow: Workflow | None = None
     documents: Documents | None = None  # before the prompts that isl or the trace describe
     client: Client | None = None
+    kept_tokens: Lengths | None = None  # caps of the requests' own, see `engine.kept_tokens` ...
+    attended_tokens: Lengths | None = None  # ... and `engine.attended_tokens`
     questions: tuple[Questions, ...] = ()  # for a response cache; by category
 
     @model_serializer(mode="wrap")
     def _without_questions(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What does not say what requests ask reads (and hashes) as it always did."""
+        """What says nothing of these reads (and hashes) as it always did."""
         data: dict[str, Any] = plain(self)
-        if not self.questions:
-            data.pop("questions", None)
+        for name in ("questions", "kept_tokens", "attended_tokens"):
+            if not getattr(self, name):
+                data.pop(name, None)
         return data
 
     @model_validator(mode="before")
     @classmethod
     def _plain_lengths(cls, data):
         if isinstance(data, dict):
-            for key in ("isl", "osl"):
+            for key in ("isl", "osl", "kept_tokens", "attended_tokens"):
                 if isinstance(data.get(key), (int, float)):
                     data = {**data, key: {"kind": "fixed", "mean": data[key]}}
         return data

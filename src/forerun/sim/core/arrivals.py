@@ -38,6 +38,7 @@ def _copy(target, source):
     target.hash_at, target.n_hash = source.hash_at, source.n_hash
     target.acceptance = source.acceptance
     target.model = source.model
+    target.most_kept, target.most_read = source.most_kept, source.most_read
 
 
 @jit

@@ -25,32 +25,36 @@ FINISHED, REJECTED, CANCELLED = STATUS["finished"], STATUS["rejected"], STATUS["
 
 
 @jit
-def fits(state, p, isl, osl):
+def fits(state, p, isl, osl, most_kept):
     """Whether an engine of pool p could do its part of a request alone."""
     engine = state.engines[p]
     last = isl if engine.role == PREFILL else isl + osl - 1  # the last token needs no cache
-    last = min(last, engine.keeps + engine.max_tokens)  # cut after each step
+    last = min(last, min(engine.keeps, most_kept) + engine.max_tokens)  # cut after each step
     short = isl + osl <= engine.max_len
     return short and blocks_for(last, engine.block_tokens) <= engine.n_blocks - engine.watermark
 
 
 @jit
-def some_pool_fits(state, role, model, isl, osl):
+def some_pool_fits(state, role, arrival):
     """Whether some pool of this role could do its part of a request alone."""
     for p in range(state.engines.shape[0]):
         engine = state.engines[p]
-        if engine.role == role and engine.model == model and fits(state, p, isl, osl):
+        if (
+            engine.role == role
+            and engine.model == arrival.model
+            and fits(state, p, arrival.isl, arrival.osl, arrival.most_kept)
+        ):
             return True
     return False
 
 
 @jit
-def fits_somewhere(state, model, isl, osl):
+def fits_somewhere(state, arrival):
     """Whether the request could be answered by one replica alone, or by one after another."""
-    if some_pool_fits(state, BOTH, model, isl, osl):
+    if some_pool_fits(state, BOTH, arrival):
         return True
-    split = some_pool_fits(state, PREFILL, model, isl, osl)
-    return split and some_pool_fits(state, DECODE, model, isl, osl)
+    split = some_pool_fits(state, PREFILL, arrival)
+    return split and some_pool_fits(state, DECODE, arrival)
 
 
 @jit
@@ -138,7 +142,8 @@ def send(state, r, t, order, route, place):
         return
     replica = state.replicas[i]
     request.replica, request.pool = i, state.serves[replica.pool, request.model]
-    if not fits(state, request.pool, request.n_known, request.isl + request.osl - request.n_known):
+    left = request.isl + request.osl - request.n_known
+    if not fits(state, request.pool, request.n_known, left, request.most_kept):
         reject_routed(state, r, t)
         return
     request.key = order(request, t, state.order_params)
@@ -264,7 +269,7 @@ def receive(state, arrival, order, route, place, gate):
         if k >= 0:
             answer(state, arrival, k)
             return
-    if not fits_somewhere(state, arrival.model, arrival.isl, arrival.osl):
+    if not fits_somewhere(state, arrival):
         turn_away(state, arrival, REJECTED)
         return
     r = fill(state, arrival)
@@ -291,6 +296,7 @@ def fill(state, arrival):
     request.priority, request.tenant = arrival.priority, arrival.tenant
     request.hash_at, request.n_hash = arrival.hash_at, arrival.n_hash
     request.model = arrival.model
+    request.most_kept, request.most_read = arrival.most_kept, arrival.most_read
     request.n_preempt = request.n_retries = request.n_out = request.away_ps = 0
     request.n_computed = request.n_blocks = request.n_shared = 0
     request.recomputed = request.cached = request.chunk = request.aborted = 0

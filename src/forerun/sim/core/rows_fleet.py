@@ -14,6 +14,9 @@ REPLICA = np.dtype(
         ("n_decode", "i8"),
         ("n_reading", "i8"),  # decoders that read one cached token more in each step ...
         ("n_taking", "i8"),  # ... and those that keep one more
+        ("n_picking", "i8"),  # decoders that pick what they read out of what they keep ...
+        ("n_scored", "i8"),  # ... of them those that keep one more in each step
+        ("scored", "i8"),  # tokens that they keep, at the start of the leap in progress
         ("n_chunks", "i8"),
         ("n_waiting", "i8"),
         ("queue", "i8"),  # root of the waiting queue
@@ -83,6 +86,8 @@ ENGINE = np.dtype(
         ("speed", "i8"),  # relative to the fastest pool, in thousandths
         ("keeps", "i8"),  # cached tokens of a request at most, cut after each step; NO_CAP
         ("reads", "i8"),  # of them read by a decoding request at most
+        ("picks", "i8"),  # 1: picking what is read takes time: `pick_ps` a token kept, and ...
+        ("pick_step_ps", "i8"),  # ... this in each step
         ("anywhere", "i8"),  # 1: KV of a block is used wherever it stands in a prompt ...
         ("again", "f8"),  # ... and this share of its tokens is computed again
         ("swap", "i8"),  # 1: what a preempted request had computed goes to the first tier

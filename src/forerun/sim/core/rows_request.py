@@ -21,6 +21,8 @@ ARRIVAL = np.dtype(
         ("n_hash", "i8"),
         ("acceptance", "f8"),  # chance that a token proposed for it is right; -1: as its pool says
         ("model", "i8"),  # that it asks for
+        ("most_kept", "i8"),  # its own caps: of KV tokens in memory ...
+        ("most_read", "i8"),  # ... and of those that decoding reads; NO_CAP
     ],
     align=True,
 )
@@ -94,7 +96,10 @@ LIVE = np.dtype(
         ("first_token_ps", "i8"),
         ("last_token_ps", "i8"),  # when it joined the decoders or left them
         ("max_itl_ps", "i8"),
+        ("most_kept", "i8"),  # its own caps, its engine's being the most that they can be
+        ("most_read", "i8"),
         ("reads", "i8"),  # most cached tokens that its decoding reads ...
+        ("picks", "i8"),  # 1: it picks them out of what it keeps, which takes time
         ("keeps", "i8"),  # ... and that it has in memory, both as of when it joined the decoders
         ("joined", "i8"),  # its replica's decode step count when it joined the decoders
         ("replica", "i8"),

@@ -169,6 +169,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     # a row a pool, then one a pool whose steps with chunks differ (`mixed_row`), P' in all
     "decode_ps": (I8, 3),  # [P', M+1, K], at the knot
     "decode_slope": (I8, 3),  # [P', M+1, K], per cached token of all decoders together
+    "pick_ps": (I8, 2),  # [P, M+1], by decoders that pick, for each token they pick from
     "prefill_ps": (I8, 3),  # [P, G, K]
     "prefill_slope": (I8, 3),  # [P, G, K], per token before the chunk
     "knots_ctx": (I8, 2),  # [P, K], mean cached tokens a decoder

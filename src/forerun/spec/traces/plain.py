@@ -2,7 +2,7 @@
 
 Arrival: arrival_s, timestamp, ... in seconds, or with a suffix _ms, _us, _ns; wall-clock strings
 and seconds since 1970 are counted from the first row.  Lengths: isl | input_tokens |
-prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s.
+prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s; kept_tokens and attended_tokens, 0 for none.
 For a response cache: query_id (requests with one have the same text), question_id (the same right
 answer; each text a question of its own when absent), category.
 """
@@ -53,6 +53,8 @@ _OPTIONAL = {
     "tenant": Column(("tenant", "tenant_id", "user", "user_id"), "text", required=False),
     "model": Column(("model", "model_name"), "text", required=False),
     "deadline_s": Column(("deadline_s",), required=False),
+    "kept_tokens": Column(("kept_tokens",), required=False),
+    "attended_tokens": Column(("attended_tokens",), required=False),
     "query": Column(("query_id", "query", "text_id"), "text", required=False),
     "question": Column(("question_id", "question"), "text", required=False),
     "category": Column(("category",), "text", required=False),
@@ -102,6 +104,9 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         else:
             extra[name] = whole_labels(extra[name], labels)
     wordings = _texts(extra, meta, head.path)
+    for name in ("kept_tokens", "attended_tokens"):
+        if name in extra:
+            extra[name] = _whole_or_none(extra[name], name, head.path)
     lines = table.lines
     if "priority" in extra:
         bad = ~(np.abs(extra["priority"]) < 2**53) | (extra["priority"] % 1 != 0)
@@ -116,6 +121,15 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         extra=extra, meta=meta, skip_bad=skip_bad, sort=sort,
     )  # fmt: skip
     return requests if wordings is None else replace(requests, wordings=wordings)
+
+
+def _whole_or_none(values: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """A column of counts, int64 [N]; 0 stands for none.  Raises TraceError for what is no count."""
+    bad = np.flatnonzero(~(values >= 0) | (values % 1 != 0))
+    if bad.size:
+        what = f"{name} {values[bad[0]]:g} is not a whole number of tokens"
+        raise TraceError.one(str(path), what, "0 for none")
+    return values.astype(np.int64)
 
 
 _TEXTS = ("query", "question", "category")
@@ -181,7 +195,10 @@ def _seconds(values: np.ndarray, column: str, path: Path) -> tuple[np.ndarray, d
 
 def write(requests: Requests, path: str | Path) -> tuple[str, ...]:
     """Writes CSV, or Parquet when the name ends in .parquet; times to the last bit."""
-    names = ("arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s")
+    names = (
+        "arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s", "kept_tokens",
+        "attended_tokens",
+    )  # fmt: skip
     columns = {n: v for n in names if (v := getattr(requests, n)) is not None}
     if Path(path).suffix == ".parquet":
         try:
