@@ -24,6 +24,7 @@ class Pick:
     bytes_share: float  # of the bytes of a cached token, for each that is kept
     flop_share: float
     step_s: float  # of the kernels, once a step
+    memory_share: float = 0.0  # of the bytes of a cached token, for each that is kept
 
 
 def picking(ops: Iterable[Op], page_tokens: int, launch_s: float) -> Pick | None:
@@ -32,12 +33,12 @@ def picking(ops: Iterable[Op], page_tokens: int, launch_s: float) -> Pick | None
     K heads of cached vectors of width H (with values: W), N query heads, pages of m tokens:
 
         bytes of a page = K * 2 H * kv_bytes + N * 8      # least and largest key; scores
-        bytes_share     = bytes of a page / (m K W kv_bytes)
+        bytes_share     = bytes of a page / (m K W kv_bytes)   # older tokens' bytes
         flop of a page  = 2 N * 2 H   # both products; the larger counts
 
     Layers with windows or indexers of their own pick nothing.
     """
-    meta = kept = flop = whole = kernels = 0.0
+    summary = scores = kept = flop = whole = kernels = 0.0
     for op in ops:
         shape = op.shape
         if not isinstance(shape, Attention) or shape.reach is not None or shape.compress:
@@ -45,11 +46,13 @@ def picking(ops: Iterable[Op], page_tokens: int, launch_s: float) -> Pick | None
         heads, width = (1, shape.latent_dim) if shape.latent_dim else (
             shape.n_kv_heads, shape.qk_dim
         )  # fmt: skip
-        meta += op.count * (2.0 * heads * width * shape.kv_bytes + SCORE_BYTES * shape.n_heads)
-        kept += op.count * shape.kv_width * shape.kv_bytes
+        summary += op.count * 2.0 * heads * width * shape.kv_bytes
+        scores += op.count * SCORE_BYTES * shape.n_heads
+        kept += op.count * shape.kv_width * shape.kv_bytes * shape.old_share
         flop += op.count * shape.n_heads * 2.0 * width
         whole += op.count * shape.n_heads * (width + (shape.latent_v or shape.v_dim))
         kernels += op.count * KERNELS
     if not kept:
         return None
-    return Pick(meta / page_tokens / kept, flop / page_tokens / whole, kernels * launch_s)
+    kept, whole = kept * page_tokens, whole * page_tokens
+    return Pick((summary + scores) / kept, flop / whole, kernels * launch_s, summary / kept)

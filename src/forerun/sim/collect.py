@@ -147,6 +147,12 @@ def assumed(
             "KV tiers: writing is not waited for; KV comes up whole, tier after tier, before "
             "the rest of its prompt is computed"
         )
+    if any(engine.kv_precision for engine in engines):
+        out.append(
+            "older KV in fewer bits: blocks are counted at the mean length of the requests, "
+            "dequantising takes 4 instructions an element (an estimate) beside the loads, chunks "
+            "of prompts read the past at their own pace, and what the answers lose is not looked at"
+        )
     if own_caps or any(engine.kept_tokens or engine.attended_tokens for engine in engines):
         out.append(
             "caps on kept or attended tokens: which tokens are kept is chosen for free, those that "

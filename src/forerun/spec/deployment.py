@@ -17,6 +17,34 @@ from forerun.spec.speculation import Speculation
 PROFILE, NO_CALIBRATION = "profile", "none"
 
 
+OldKv = Literal["fp8", "int8", "int4", "int3", "int2"]
+
+
+class KvPrecision(Spec):
+    """KV that is kept in fewer bits once it is older than the last tokens.
+
+    Each `group` elements of an integer format have a scale and a zero of two bytes each.  Sources:
+    KIVI (Liu et al., ICML 2024: 2 bits, groups of 32, the last 128 tokens in full), KVQuant.
+    """
+
+    old: OldKv  # keys, and values unless they differ
+    old_values: OldKv | None = None
+    recent_tokens: int = Field(default=128, ge=0)  # in the cache's own format
+    group: int = Field(default=32, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_word(cls, data: Any) -> Any:
+        """Also takes `int4` for `{old: int4}`."""
+        return {"old": data} if isinstance(data, str) else data
+
+    def bytes_of(self, dtype: OldKv) -> float:
+        """Bytes an element takes, scales included."""
+        if dtype == "fp8":
+            return 1.0
+        return int(dtype.removeprefix("int")) / 8 + 4 / self.group
+
+
 class Engine(Spec):
     """One serving engine's settings, in vLLM's words.
 
@@ -47,6 +75,7 @@ class Engine(Spec):
     attended_tokens: int | None = Field(default=None, ge=1)  # of them that a decode step reads
     attended_by: Literal["pages", "recent"] = "pages"  # which: by scores of pages, or the last ones
     page_tokens: int = Field(default=16, ge=1)  # of a page that is scored (Quest: 16)
+    kv_precision: KvPrecision | None = None  # of older tokens' KV
     evict: Literal["lru", "fifo", "lfu"] = "lru"  # which prefix block nobody uses is dropped first
     preemption: Literal["recompute", "swap"] = "recompute"  # swap: KV waits in the first tier
     prefix_caching: bool = True  # prompts share what they begin with, where their blocks are known
@@ -84,6 +113,8 @@ class Engine(Spec):
         data: dict[str, Any] = plain(self)
         if self.speculation is None:
             data = {k: v for k, v in data.items() if k not in ("speculate", "speculation")}
+        if self.kv_precision is None:
+            data.pop("kv_precision", None)
         if self.calibration is not None:
             said = self.model_fields_set
             data = {k: v for k, v in data.items() if not k.startswith("host_") or k in said}

@@ -2,7 +2,8 @@
 
 Arrival: arrival_s, timestamp, ... in seconds, or with a suffix _ms, _us, _ns; wall-clock strings
 and seconds since 1970 are counted from the first row.  Lengths: isl | input_tokens |
-prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s; kept_tokens and attended_tokens, 0 for none.
+prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s;
+kept_tokens and attended_tokens, 0 for none.
 For a response cache: query_id (requests with one have the same text), question_id (the same right
 answer; each text a question of its own when absent), category.
 """
