@@ -159,3 +159,8 @@ def test_a_plan_refuses_what_it_would_leave_out(tmp_path):
     asked = case(tmp_path, "slo={ttft_s: 1 s}")
     with pytest.raises(SpecError, match=r"deployment\.response_cache"):
         check_plannable(asked, "cost", asked.deployment)
+    capped = case(tmp_path, "slo={ttft_s: 1 s}", "deployment.response_cache=null",
+                  "deployment.engine.attended_tokens=100", "traffic.kept_tokens=50")  # fmt: skip
+    with pytest.raises(SpecError, match="kept and read") as caught:
+        check_plannable(capped, "cost", capped.deployment)
+    assert len(caught.value.problems) == 2
