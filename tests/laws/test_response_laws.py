@@ -321,3 +321,42 @@ def test_more_room_can_find_less_among_paraphrases():
     requests = asking(plain, 24, (words,))
     two, three = (counted(requests, threshold=0.93, quota=quota)[0] for quota in (2, 3))
     assert three < two
+
+
+def composed():
+    """Fleets with another mechanism beside the cache: tiers, swaps, turns, proposals, own caps."""
+    from families import asking as for_models
+    from families import turning
+    from speculating import kinds
+    from test_cap_laws import capped, picking, without_caching
+    from test_tier_laws import DRAM, with_engine
+
+    one = fleets()["one"]
+    yield "tiers", one, {"tiers": [DRAM]}, lambda r, seed: r
+    swaps = without_caching(one, preemption="swap", kept_tokens=50)
+    yield "swaps", swaps, {"tiers": [DRAM]}, lambda r, seed: r
+    yield "caps", picking(without_caching(one)), {}, lambda r, seed: capped(r, seed)
+    yield "static", with_engine(one, batch=Policy(name="static")), {}, lambda r, seed: r
+    turns = turning(replicas=2, n_resident=2)
+    yield "turns", turns, {}, lambda r, seed: for_models(r, 3, seed)
+    for name, pools in kinds(n_blocks=30).items():
+        yield name, pools, {}, lambda r, seed: r
+
+
+@pytest.mark.parametrize("case", list(composed()), ids=lambda case: case[0])
+def test_a_leap_equals_stepping_behind_a_cache_beside_other_mechanisms(case):
+    _, pools, settings, change = case
+    pools = pools if isinstance(pools, list) else [pools]
+    hits = 0
+    for seed in range(4):
+        make = sharing if case[0] == "tiers" else workload
+        requests = change(asking(make(seed, 70, isl=60, ties=seed % 2 == 0), seed), seed)
+        leapt, stepped = (
+            serve(requests, pools, leap=leap, responses=CACHES[seed], **settings)
+            for leap in (True, False)
+        )
+        log, other = assert_laws(leapt, requests), stepped.log_so_far()
+        assert_same(log, other)
+        assert log.answered.asks.tobytes() == other.answered.asks.tobytes()
+        hits += (log.answered.asks["got"] >= 0).sum()
+    assert hits > 20
