@@ -41,6 +41,7 @@ def _copy(target, source):
     target.acceptance = source.acceptance
     target.model = source.model
     target.region, target.on_way = source.region, source.on_way
+    target.most_kept, target.most_read = source.most_kept, source.most_read
 
 
 @jit
@@ -87,8 +88,10 @@ def _rise(pending, n):
 
 @jit
 def ready_after(state, arrival, t):
-    """When a request sent at t is past the API server and the tokenizer."""
+    """When a request sent at t is past the API server, the tokenizer and the look for an answer."""
     clock = state.clock[0]
+    if clock.has_answers == 1:
+        t += state.asks[arrival.request].lookup_ps
     return t + clock.host_request_ps + clock.host_prompt_token_ps * arrival.isl
 
 

@@ -1,6 +1,7 @@
 """Request-level batching (FasterTransformer): a batch runs to its end before the next starts.
 
-Those of the batch whose KV came from elsewhere compute what it lacked first.
+What is still to be computed of prompts comes first: of those that join the batch when their KV has
+come from a tier, and of one that was cut because it outgrew a step.
 """
 
 from forerun.sim.core.signatures import IF_NO_PREFILL, YES
