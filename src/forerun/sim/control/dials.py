@@ -22,16 +22,17 @@ Key = tuple[int, frozenset[tuple[str, Any]]]
 
 
 def varied(
-    pools: Sequence[Served], dial: str, ways: Mapping[Any, Callable[[Served], Served]]
+    pools: Sequence[Served], dial: str, ways: Mapping[Any, Callable[[Served], Served | None]]
 ) -> list[Served]:
     """The rows, then each of them at each other value of a dial, without replicas.
 
-    ways : by value, what the dial does to a row.
+    ways : by value, what the dial does to a row; None where it has no such value.
     """
     return [*pools, *(
-        replace(way(served), like=p, dial=(dial, value), levels=(), course=None, group=None)
+        replace(row, like=p, dial=(dial, value), levels=(), course=None, group=None)
         for p, served in enumerate(pools)
         for value, way in ways.items()
+        if (row := way(served)) is not None
     )]  # fmt: skip
 
 
