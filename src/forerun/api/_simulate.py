@@ -14,6 +14,7 @@ from forerun.api._cases import carbon_gco2e_per_kwh, default_deployment, pool_us
 from forerun.errors import SpecError
 from forerun.spec.case import Case
 from forerun.spec.check_control import check_control
+from forerun.spec.check_power import check_power
 from forerun.spec.deployment import Deployment, Pool
 
 if TYPE_CHECKING:
@@ -118,28 +119,33 @@ def simulate(
     from forerun.sim import serve
     from forerun.sim.control.cold import cold_starts
     from forerun.sim.control.drive import Control, is_controlled
-    from forerun.sim.control.slow import with_slow
     from forerun.sim.moe import drive
+    from forerun.sim.power.check import check_row
+    from forerun.sim.power.rows import with_rows
+    from forerun.sim.power.told import noted
     from forerun.sim.prepare import tiers
     from forerun.techniques import compose
 
     deployment = case.deployment or default_deployment(case)
-    if wrong := check_control(deployment.pools, case.faults):
+    row = deployment.power
+    if wrong := [*check_control(deployment.pools, case.faults), *check_power(deployment)]:
         raise SpecError(*wrong)
     wanted = requests(case)
     edited = compose(deployment)
     pools = _models.served(
         case, edited, mean_lengths(wanted), seed=case.seed, span_s=wanted.duration_s
     )
+    check_row(row, pools)
+    controlled = is_controlled(pools, case.faults, row)
     server = serve.Server(
-        with_slow(pools, case.faults),
+        with_rows(pools, case.faults, row),
         route=edited.deployment.route,
         place=edited.deployment.place,
         fetch=edited.deployment.fetch,
         tiers=tiers(edited.deployment),
         gate=edited.deployment.gate,
         seed=case.seed,
-        log=log,
+        log="full" if row is not None else log,  # what was drawn is read from steps
         policies=policies or {},
         concurrency=wanted.meta.get("concurrency"),
         think_s=wanted.meta.get("think_s", 0.0),
@@ -150,11 +156,13 @@ def simulate(
         models=tuple(_models.asked_models(case)),
     )
     control = None
-    if is_controlled(pools, case.faults):
+    if controlled:
         drive.check_alone(pools)
-        control = Control(server, case.faults, cold_starts(_models.of_pools(case, pools), pools))
+        colds = cold_starts(_models.of_pools(case, pools), pools)
+        control = Control(server, case.faults, colds, row)
     interrupted = _advance(server, wanted, progress, control)
     written = server.log_so_far() if control is None else control.log()
+    written = noted(written, row, pools)
     metrics = score(
         written,
         case.slo,

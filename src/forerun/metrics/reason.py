@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.metrics import fleet, waits, work
+from forerun.metrics import fleet, power, waits, work
 from forerun.metrics.figure import plural, ratio, text
 from forerun.metrics.latency import PS, finished, queue_s, ttft_s
-from forerun.metrics.leaps import span_ps
 from forerun.metrics.score import Metrics
 from forerun.metrics.window import View, view
 from forerun.metrics.workflows import sentence
 from forerun.sim.core.rows_log import STATUS
+from forerun.sim.leaps import span_ps
 from forerun.sim.log import Log
 
 LOW = 0.3  # share of a peak below which it does not bound
@@ -47,6 +47,7 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
         out += _speculation(part)
     out += [*_moves(part, metrics), *_tiers(part), *_turns(part, metrics), *_preemption(metrics)]
     out += [*sentence(metrics.workflows), *_clients(log)]
+    out += power.sentences(metrics.power_by_pool, metrics, log)
     return out + fleet.told(part, metrics)
 
 

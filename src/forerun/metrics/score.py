@@ -17,7 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from forerun.metrics import carbon, energy, goodput, kv, latency, models, money, rental, stats, work
+from forerun.metrics import (
+    carbon,
+    energy,
+    goodput,
+    kv,
+    latency,
+    models,
+    money,
+    power,
+    rental,
+    stats,
+    work,
+)
 from forerun.metrics.figure import Figure, ratio
 from forerun.metrics.gaps import itl, itl_quantiles
 from forerun.metrics.goodput import Failing
@@ -98,6 +110,14 @@ class Metrics:
     energy_j: Figure
     power_w: Figure
     energy_j_per_output_token: Figure
+    row_mean_w: Figure  # of a deployment that says something of power, else None as all of these
+    row_p99_w: Figure
+    row_peak_w: Figure
+    over_budget_s: Figure
+    over_budget_longest_s: Figure
+    over_budget_w: Figure
+    slowed_s: Figure
+    power_by_pool: tuple[power.OfPool, ...]  # empty where nothing is said of power
     usd: Figure
     usd_per_hour: Figure
     usd_per_million_output_tokens: Figure
@@ -149,6 +169,9 @@ def score(
     n_out, n_all = counts.output_tokens, counts.output_tokens + counts.input_tokens
     joule = energy.energy_j(part)
     grams = carbon.operational_gco2e(joule, carbon_gco2e_per_kwh, pue)
+    drawn = power.power(part)
+    if drawn.gco2e is not None:
+        grams = drawn.gco2e * pue
     met, good_share = _attainment(part, slo, rng)
     latencies: dict[str, Any] = {
         name: stats.quantiles(getattr(latency, name)(done), rng=rng)
@@ -161,7 +184,8 @@ def score(
     always = log.spans is None
     price = "price given x time" if always else "price given x time rented"
     price_source = "price given" if always else "price given x time rented"
-    grid = f"energy x grid intensity given, pue {pue:g}"
+    of_time = " of the time" if drawn.gco2e is not None else ""
+    grid = f"energy x grid intensity given{of_time}, pue {pue:g}"
     replicas, shares = _utilisation(part)
     return Metrics(
         start_s=part.start_ps * latency.PS,
@@ -182,6 +206,8 @@ def score(
         energy_j=Figure(joule, "J", steps),
         power_w=Figure(ratio(joule, duration), "W", steps),
         energy_j_per_output_token=Figure(ratio(joule, n_out), "J/token", steps),
+        **drawn.figures,
+        power_by_pool=drawn.pools,
         usd=Figure(money.cost_usd(paid, duration), "USD", price),
         usd_per_hour=Figure(paid, "USD/h", price_source),
         usd_per_million_output_tokens=Figure(
@@ -418,6 +444,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
+    "power": (
+        "row_mean_w", "row_p99_w", "row_peak_w", "over_budget_s", "over_budget_longest_s",
+        "over_budget_w", "slowed_s",
+    ),
     "money": ("usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"),
     "carbon": ("gco2e", "gco2e_per_million_output_tokens"),
     "fleet": (

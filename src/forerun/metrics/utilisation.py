@@ -14,9 +14,9 @@ import numpy as np
 
 from forerun.metrics import rental, work
 from forerun.metrics.latency import PS
-from forerun.metrics.leaps import amount_by, end_ps, span_ps
 from forerun.metrics.window import View
 from forerun.sim.core.rows_log import STATUS
+from forerun.sim.leaps import amount_by, end_ps, span_ps
 
 
 @dataclass(frozen=True, eq=False)

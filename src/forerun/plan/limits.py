@@ -46,6 +46,7 @@ def _of_deployment(source: Deployment) -> list[Problem]:
         "techniques": bool(source.techniques),
         "kv_tiers": bool(source.kv_tiers),
         "gate": source.gate.name != "everyone",
+        "power": source.power is not None,
     }
     out = [
         Problem(f"deployment.{name}", "a plan would leave it out silently", FIX)
@@ -57,6 +58,9 @@ def _of_deployment(source: Deployment) -> list[Problem]:
         if pool.role != "both":
             what = "a plan's pools compute prompts and answers on the same replicas"
             out.append(Problem(f"{where}.role", what, FIX))
+        if pool.power is not None:
+            what = "a plan takes devices at full clock, and would leave it out silently"
+            out.append(Problem(f"{where}.power", what, FIX))
         if pool.autoscale is not None:
             out.append(Problem(f"{where}.autoscale", "a plan's fleets do not change", FIX))
         if pool.moe is not None and (pool.moe.routing.drift > 0 or pool.moe.rebalance_s):

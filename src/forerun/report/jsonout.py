@@ -55,6 +55,7 @@ def to_json(result: Result) -> dict[str, Any]:
         **_clients(result.log),
         "by_replica": _by_replica(m),
         **({"by_model": [asdict(row) for row in m.by_model]} if m.by_model else {}),
+        **({"power_by_pool": [asdict(row) for row in m.power_by_pool]} if m.power_by_pool else {}),
         "model_band": {
             "level": 0.8,
             "step_time_low_factor": m.model_low,

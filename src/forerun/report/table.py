@@ -50,6 +50,13 @@ LABELS = {
     "energy_j": "energy",
     "power_w": "power",
     "energy_j_per_output_token": "energy per output token",
+    "row_mean_w": "power of the row, mean",
+    "row_p99_w": "power of the row, p99",
+    "row_peak_w": "power of the row, peak",
+    "over_budget_s": "time above its budget",
+    "over_budget_longest_s": "longest time above its budget",
+    "over_budget_w": "most above its budget",
+    "slowed_s": "steps longer than at full clock",
     "usd": "cost of the run",
     "usd_per_hour": "price",
     "usd_per_million_output_tokens": "per million output tokens",
@@ -86,9 +93,9 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
         yield "workflows", list(_workflow_lines(metrics.workflows))
     for group, names in GROUPS.items():
         known = [name for name in names if getattr(metrics, name).value is not None]
-        if group in ("kv", "models"):  # a figure each for what a fleet may do or not
+        if group in ("kv", "models", "power"):  # a figure each for what a fleet may do or not
             names = tuple(known)
-        if known or group not in ("money", "carbon", "kv", "models", "fleet"):
+        if known or group not in ("money", "carbon", "kv", "models", "fleet", "power"):
             yield group, [_figure(name, getattr(metrics, name)) for name in names]
 
 

@@ -19,6 +19,8 @@ from forerun.sim.tiers import TierUse
 #: failed, and paid for; taken away or failed, and not paid for.  And how many ought to be up, said
 #: of the first ones of a pool.
 OFF, COLD, UP, DRAINING, DOWN, GONE, WANTED = range(7)
+PAID = (COLD, UP, DRAINING, DOWN)  # a replica that was taken away costs nothing
+POWERED = (COLD, UP, DRAINING)  # one that failed draws nothing
 STATE_WORDS = ("off", "cold", "up", "draining", "down", "gone", "wanted")
 
 #: a stretch of time in one of these states (but `OFF`)

@@ -9,6 +9,7 @@ from typing import Any
 
 from forerun import catalog
 from forerun.cost import engine_fit
+from forerun.cost.clocked import at_clock
 from forerun.cost.memory import memory
 from forerun.cost.price import price
 from forerun.cost.table import CostTable
@@ -18,6 +19,7 @@ from forerun.ops.lower import lower
 from forerun.sim import drafts
 from forerun.sim.moe.check import check_experts
 from forerun.sim.moe.rows import rows_of
+from forerun.sim.power.check import check_pool
 from forerun.sim.serve import Served
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Deployment, Pool
@@ -72,7 +74,7 @@ def prepare(
         graph = lower(model, pool)
         if rewrite is not None:
             graph = rewrite(graph, pool)
-        problems += check_experts(model, pool, device, graph)
+        problems += [*check_experts(model, pool, device, graph), *check_pool(pool)]
         if problems:
             continue
 
@@ -100,6 +102,17 @@ def prepare(
                 replace(row, table=drafts.beside(row.table, draft, pool, max_len, fit))
                 for row in rows
             ]
+        if pool.power is not None:
+            said, clock = pool.power, 1.0
+            if said.clock_hz is not None and device.clock_hz is not None:
+                clock = said.clock_hz / device.clock_hz
+            rows = [
+                replace(row, table=at_clock(
+                    row.table, device, clock, said.cap_w,
+                    held_s=None if row.waits is None else row.waits.step_s,
+                ))
+                for row in rows
+            ]  # fmt: skip
         first, *rest = rows
         served = Served(
             pool=pool,

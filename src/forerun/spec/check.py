@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from forerun.errors import Problem, SpecError, nearest
 from forerun.spec.case import Case, Group
 from forerun.spec.check_control import check_control
+from forerun.spec.check_power import check_power
 from forerun.spec.deployment import Pool
 
 
@@ -16,6 +17,7 @@ def check_case(case: Case) -> list[Problem]:
     changes = check_models(case)
     if case.deployment is not None:
         changes += check_control(case.deployment.pools, case.faults)
+        changes += check_power(case.deployment)
     return [*check_traffic(case), *check_fleet(case), *check_pools(case), *changes]
 
 

@@ -11,6 +11,7 @@ from forerun.spec.control import Autoscale, ColdStart
 from forerun.spec.dtype import Dtype
 from forerun.spec.moe import ExpertRun
 from forerun.spec.policy import Policy
+from forerun.spec.power import PoolPower, RowPower
 from forerun.spec.speculation import Speculation
 
 #: calibrations that are no file: the profile of the engine itself, and nothing at all
@@ -112,6 +113,7 @@ class Pool(Spec):
     engine: Engine = Engine()
     autoscale: Autoscale | None = None  # else all replicas are there all the time
     cold_start: ColdStart = ColdStart()
+    power: PoolPower | None = None  # its devices' clock and cap, and whether it is slowed first
 
     @model_validator(mode="before")
     @classmethod
@@ -122,11 +124,12 @@ class Pool(Spec):
         return data
 
     @model_serializer(mode="wrap")
-    def _without_moe(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What says nothing of experts reads (and hashes) as it always did."""
+    def _without_unsaid(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What says nothing of experts or power reads (and hashes) as it always did."""
         data: dict[str, Any] = plain(self)
-        if self.moe is None:
-            data.pop("moe", None)
+        for name in ("moe", "power"):
+            if getattr(self, name) is None:
+                data.pop(name, None)
         return data
 
     @property
@@ -191,6 +194,15 @@ class Deployment(Spec):
     fetch: Policy = Policy(name="always")  # what of a prompt is moved from them, not computed
     gate: Policy = Policy(name="everyone")  # who is let in at the front
     techniques: tuple[Policy, ...] = ()
+    power: RowPower | None = None  # that pools share, and who keeps them within it
+
+    @model_serializer(mode="wrap")
+    def _without_unsaid(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What says nothing of power reads (and hashes) as it always did."""
+        data: dict[str, Any] = plain(self)
+        if self.power is None:
+            data.pop("power", None)
+        return data
 
     @property
     def n_devices(self) -> int:

@@ -17,29 +17,38 @@ from forerun.sim.control.faults import Faults
 from forerun.sim.control.find import find
 from forerun.sim.control.hardware import Hardware
 from forerun.sim.control.scaler import Scaler
-from forerun.sim.control.slow import with_slow
 from forerun.sim.log import Log
+from forerun.sim.power.controller import PowerControl
+from forerun.sim.power.rows import Rows, with_rows
 from forerun.sim.serve import LONGEST_S, Server
 from forerun.sim.setup import Served
 from forerun.spec.control import Fault
+from forerun.spec.power import RowPower
 
 DAY_S = 86_400.0
 
 
-def is_controlled(pools: Sequence[Served], faults: Sequence[Fault]) -> bool:
+def is_controlled(
+    pools: Sequence[Served], faults: Sequence[Fault], power: RowPower | None = None
+) -> bool:
     """Whether anything changes while the fleet runs."""
-    return bool(faults) or any(served.pool.autoscale is not None for served in pools)
+    acts = power is not None and power.policy.name != "watch"
+    return bool(faults) or acts or any(served.pool.autoscale is not None for served in pools)
 
 
 class Control:
     """Everything that changes the fleet of a server while it runs.
 
-    The server runs `with_slow(pools, faults)`.  colds : cold starts by pool, none takes time when
-    absent.
+    The server runs `with_rows(pools, faults, power)`.  colds : cold starts by pool, none takes time
+    when absent.
     """
 
     def __init__(
-        self, server: Server, faults: Sequence[Fault] = (), colds: Sequence[Cold] = ()
+        self,
+        server: Server,
+        faults: Sequence[Fault] = (),
+        colds: Sequence[Cold] = (),
+        power: RowPower | None = None,
     ) -> None:
         self.server = server
         pools = [served.pool for served in server.pools]
@@ -56,7 +65,12 @@ class Control:
             for p, (pool, rule) in enumerate(zip(pools, rules, strict=True))
             if pool.autoscale is not None and rule is not None
         ]
-        self.faults = Faults(self.hardware, faults, draws, server.seed)
+        rows = Rows(self.hardware, faults, power)
+        self.faults = Faults(rows, faults, draws, server.seed)
+        self.power: list[PowerControl] = []
+        if power is not None and power.policy.name != "watch":
+            chosen = find("power", power.policy)
+            self.power.append(PowerControl(self.hardware, rows, power, chosen))
         self.patience_s = DAY_S + max(
             [c.time_s for c in colds]
             + [f.mttr_s + max(f.at_s, default=0.0) for f in faults]
@@ -73,9 +87,10 @@ class Control:
         server, hardware = self.server, self.hardware
         stuck_since, done = server.now_s, peek.progress(server)
         while not peek.at_rest(server):
-            now = min([hardware.next_s, *(scaler.next_s for scaler in self.scalers)])
+            controllers: list[Scaler | PowerControl] = [*self.scalers, *self.power]
+            now = min([hardware.next_s, *(one.next_s for one in controllers)])
             now = now if now < LONGEST_S else np.inf  # later is not reached by the clock
-            due = [scaler for scaler in self.scalers if scaler.next_s <= now]
+            due = [one for one in controllers if one.next_s <= now]
             server.advance(now)
             if now == np.inf or peek.at_rest(server):
                 break
@@ -84,8 +99,8 @@ class Control:
             elif now - stuck_since > self.patience_s:
                 break
             hardware.catch_up(now)
-            for scaler in due:
-                scaler.act(now)
+            for one in due:
+                one.act(now)
             if progress is not None:
                 progress(peek.n_arrived(server), server.n_injected)
         peek.end_at_last_event(server)
@@ -113,6 +128,7 @@ class Control:
                 for s in self.scalers
                 for t, n in s.decisions
             ],
+            **({"power": self.power[0].told_words()} if self.power else {}),
         }
 
 
@@ -130,14 +146,15 @@ def run_controlled(
     *,
     faults: Sequence[Fault] = (),
     colds: Sequence[Cold] = (),
+    power: RowPower | None = None,
     progress: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> Log:
     """Simulate a workload on a fleet that changes, to its end.  settings : those of `Server`."""
     if requests.block_hashes is not None:
         settings.setdefault("hash_tokens", requests.hash_tokens)
-    server = Server(with_slow(pools, faults), n_requests=len(requests), **settings)
-    control = Control(server, faults, colds)
+    server = Server(with_rows(pools, faults, power), n_requests=len(requests), **settings)
+    control = Control(server, faults, colds, power)
     server.inject(requests)
     control.run(progress)
     return control.log()

@@ -212,13 +212,21 @@ class Hardware:
         """Every stretch of time that a replica spent in a state but off: dtype SPAN, by start."""
         for p in range(len(self.wanted)):
             self._keep_wanted(p, end_s)
-        open_now = [
-            (i, int(self.state[u]), self.since_s[u], end_s)
-            for u in np.flatnonzero(self.state != OFF)
-            for i in self.lanes(int(u))
-        ]
+        open_now = self.spans_open(end_s)
         rows = [row for row in (*self._spans, *open_now) if row[2] < end_s]
         out = np.zeros(len(rows), dtype=SPAN)
         for k, (i, state, from_s, to_s) in enumerate(rows):
             out[k] = (i, state, round(from_s * PS), round(min(to_s, end_s) * PS))
         return out[np.lexsort((out["replica"], out["from_ps"]))]
+
+    def spans_kept(self, skip: int) -> list[tuple[int, int, float, float]]:
+        """Stretches that have ended, but the first `skip`: (replica, state, from second, to)."""
+        return self._spans[skip:]
+
+    def spans_open(self, end_s: float) -> list[tuple[int, int, float, float]]:
+        """The stretches that go on, up to a time."""
+        return [
+            (i, int(self.state[u]), self.since_s[u], end_s)
+            for u in np.flatnonzero(self.state != OFF)
+            for i in self.lanes(int(u))
+        ]
