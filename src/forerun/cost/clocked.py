@@ -69,6 +69,8 @@ def at_clock(
     """
     free = table.free or table
     check_setting(device, clock, cap_w)
+    if cap_w is not None and cap_w >= device.tdp_w:
+        cap_w = None  # the device's own limit, which times and energies have in them
     if clock == 1 and cap_w is None:
         return free
     parts = {name: _part(free, device, name, clock, cap_w, held_s) for name in PARTS}

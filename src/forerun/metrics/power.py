@@ -63,10 +63,14 @@ def trace(part: View, width_s: float) -> Trace | None:
 
 def dynamic_j(leaps: np.ndarray, log: Log, edges: np.ndarray) -> np.ndarray:
     """Energy above idle of each replica between edges: float64 [replicas, bins]."""
+    ends = end_ps(leaps)
+    before = min(int(edges[0]), int(leaps["start_ps"].min(initial=edges[0]))) - 1
+    after = max(int(edges[-1]), int(ends.max(initial=edges[-1]))) + 1
+    edges = np.concatenate([[before], edges, [after]])  # what lies outside falls into two more bins
     n_bins = len(edges) - 1
     out = np.zeros((len(log.pool_of_replica), n_bins))
     first = np.clip(np.searchsorted(edges, leaps["start_ps"], side="right") - 1, 0, n_bins - 1)
-    last = np.clip(np.searchsorted(edges, end_ps(leaps), side="left") - 1, first, n_bins - 1)
+    last = np.clip(np.searchsorted(edges, ends, side="left") - 1, first, n_bins - 1)
     whole = work.by_leap(leaps, log, "energy_j")
     np.add.at(out, (leaps["replica"], last), whole)
     crossed = last - first  # edges inside the leap
@@ -76,7 +80,7 @@ def dynamic_j(leaps: np.ndarray, log: Log, edges: np.ndarray) -> np.ndarray:
     by = energy_by(leaps[of], log.tables, edges[edge])
     np.add.at(out, (leaps["replica"][of], edge - 1), by)
     np.add.at(out, (leaps["replica"][of], edge), -by)
-    return out
+    return out[:, 1:-1]
 
 
 def _idle_j(part: View, edges: np.ndarray) -> np.ndarray:
@@ -134,7 +138,7 @@ def power(part: View) -> Found:
         "row_peak_w": float(total.max()),
         "slowed_s": sum(one.slowed_s for one in pools),
     }
-    budget = budget_w(row, found.edges_ps[:-1] * PS)
+    budget = budget_w(row, _middle_s(found.edges_ps))
     if np.isfinite(budget).all():
         over = total > budget * (1 + 1e-9)
         values["over_budget_s"] = float(width[over].sum())
@@ -152,7 +156,12 @@ def _gco2e(part: View, row: RowPower, found: Trace) -> float | None:
     cuts = cuts[(cuts > part.start_ps) & (cuts < part.end_ps)]
     edges = np.concatenate([[part.start_ps], cuts, [part.end_ps]])
     joule = dynamic_j(part.leaps, part.log, edges) + _idle_j(part, edges)
-    return float((joule.sum(axis=0) * grid.at(edges[:-1] * PS)).sum() / J_PER_KWH)
+    return float((joule.sum(axis=0) * grid.at(_middle_s(edges))).sum() / J_PER_KWH)
+
+
+def _middle_s(edges: np.ndarray) -> np.ndarray:
+    """Seconds of the middle of each bin."""
+    return (edges[:-1] + edges[1:]) / 2 * PS
 
 
 def _quantile(values: np.ndarray, width: np.ndarray, q: float) -> float:

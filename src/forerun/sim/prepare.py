@@ -56,6 +56,7 @@ def prepare(
     others: list[tuple[int, list[Served]]] = []
     for pool in deployment.pools:
         device = catalog.device(pool.device)
+        problems += check_pool(pool)
         held = memory(model, pool, device, beside_bytes=beside_bytes)
         draft = drafts.of_pool(model, pool)
         if draft is not None and not held.problems:
@@ -74,7 +75,7 @@ def prepare(
         graph = lower(model, pool)
         if rewrite is not None:
             graph = rewrite(graph, pool)
-        problems += [*check_experts(model, pool, device, graph), *check_pool(pool)]
+        problems += check_experts(model, pool, device, graph)
         if problems:
             continue
 

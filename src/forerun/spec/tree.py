@@ -224,6 +224,7 @@ def resolve_names(root: Node, resolve: Callable[[str, str], str], skip: str) -> 
     name("trace", child(root, "traffic", "trace"))
     deployment = child(root, "deployment")
     name("route", child(deployment, "route"))
+    name("power", child(deployment, "power", "policy"))
     techniques = child(deployment, "techniques")
     for technique in techniques.value if techniques and isinstance(techniques.value, list) else ():
         name("technique", technique)
