@@ -46,8 +46,9 @@ class RowPower(Spec):
     Every `period_s` the policy sees the mean power of the last `window_s` that the meter knows of,
     which is `delay_s` old, and says at which of the `levels` each pool shall run; `act_s` later its
     devices do, from their next step on.  The lowest level is the brake, which works after
-    `brake_s`.  The budget is the least of those given: `budget_w`, that of `budgets` by time of
-    day, what `gco2e_per_h` leaves at the `carbon` of the time.
+    `brake_s`.  The policy is asked once before the run, for what they begin with.  The budget is
+    the least of those given: `budget_w`, that of `budgets` by time of day, what `gco2e_per_h`
+    leaves at the `carbon` of the time.
 
     Delays as they stand are estimates, of the order that out-of-band control of servers has
     (seconds to tens of seconds; Patel et al., POLCA, ASPLOS 2024).

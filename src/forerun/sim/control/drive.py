@@ -71,6 +71,7 @@ class Control:
         if power is not None and power.policy.name != "watch":
             chosen = find("power", power.policy)
             self.power.append(PowerControl(self.hardware, rows, power, chosen))
+            self.power[0].begin()
         self.patience_s = DAY_S + max(
             [c.time_s for c in colds]
             + [f.mttr_s + max(f.at_s, default=0.0) for f in faults]

@@ -56,23 +56,30 @@ class PowerControl:
         """When it looks next."""
         return (self.n_looks + 1) * self.spec.period_s
 
+    def begin(self) -> None:
+        """Ask before anything runs: what the policy says then, devices are told already."""
+        self._look(0.0, at_once=True)
+
     def act(self, now_s: float) -> None:
         """Look, ask, order."""
         self.n_looks += 1
+        self._look(now_s)
+
+    def _look(self, now_s: float, at_once: bool = False) -> None:
         spec = self.spec
         until = now_s - spec.delay_s
         reading = self.meter.read(until - spec.window_s, until)
         fleet = look(self.hardware.server, self.hardware.units, self.hardware.state)
         view = RowView(
-            self.pools, fleet, (reading.total_w, reading.prompts_w), self.told,
+            self.pools, fleet, reading, self.told,
             float(budget_w(spec, now_s)), spec.other_w, spec.levels,
         )  # fmt: skip
         wanted = self._checked(self.rule(view, spec, self.memory), now_s)
         for p, k in enumerate(wanted):
             if k != self.told[p]:
-                self._order(p, k, now_s)
+                self._order(p, k, now_s, at_once)
 
-    def _order(self, p: int, k: int, now_s: float) -> None:
+    def _order(self, p: int, k: int, now_s: float, at_once: bool) -> None:
         self.told[p] = k
         self.turn[p] += 1
         turn = self.turn[p]
@@ -86,7 +93,10 @@ class PowerControl:
             self.changes.append((at_s, p, k))
             self.rows.set_level(self.numbers[p], k, at_s)
 
-        self.hardware.at(now_s + wait_s, carry_out)
+        if at_once:
+            carry_out(now_s)
+        else:
+            self.hardware.at(now_s + wait_s, carry_out)
 
     def _checked(self, wanted: Sequence[int], now_s: float) -> list[int]:
         """The levels as whole numbers.  Raises PolicyError for what is none."""

@@ -24,10 +24,11 @@ RESOLUTION_W = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Mean watts of each unit over a window: all of it, and what steps with prompts drew of it."""
+    """Means of each unit over a window, float64 [units] each."""
 
-    total_w: np.ndarray  # float64 [units]
-    prompts_w: np.ndarray  # above idle, of steps that compute some prompt
+    total_w: np.ndarray
+    prompts_w: np.ndarray  # of it above idle, in steps that compute some prompt
+    prompts: np.ndarray  # share of the time in such steps
 
 
 class Meter:
@@ -44,7 +45,7 @@ class Meter:
     def read(self, from_s: float, to_s: float) -> Reading:
         """The mean over a window that has passed; windows are asked for in order of their start."""
         n_lanes = len(self.server.pool_of_replica)
-        total, prompts = np.zeros(n_lanes), np.zeros(n_lanes)
+        total, prompts, spent = (np.zeros(n_lanes) for _ in range(3))
         begin, end = round(max(from_s, 0.0) * PS), round(to_s * PS)
         if end > begin:
             self._take(begin)
@@ -54,14 +55,19 @@ class Meter:
             np.add.at(total, leaps["replica"], joule)
             some = leaps["n_chunks"] > 0
             np.add.at(prompts, leaps["replica"][some], joule[some])
+            long = np.minimum(end_ps(leaps), end) - np.maximum(leaps["start_ps"], begin)
+            np.add.at(spent, leaps["replica"][some], np.maximum(long[some], 0) / PS)
             total += self._idle_j(begin, end)
         # a window that began before the run was all idle then
         width = to_s - from_s
         ahead = min(max(-from_s, 0.0), width)
         total += self._idle_w() * ahead
         first = [unit.lanes.start for unit in self.hardware.units]
-        by_unit = [np.add.reduceat(each / width, first) for each in (total, prompts)]
-        return Reading(*(np.round(each / RESOLUTION_W) * RESOLUTION_W for each in by_unit))
+        watts, above, share = (
+            np.add.reduceat(each / width, first) for each in (total, prompts, spent)
+        )
+        lanes = np.add.reduceat(np.ones(n_lanes), first)
+        return Reading(_shown(watts), _shown(above), np.round(share / lanes, 6))
 
     def _take(self, begin_ps: int) -> None:
         """Keep the rows that were written since, forget those that ended before the window."""
@@ -92,6 +98,10 @@ class Meter:
             if state in POWERED:
                 out[i] += max(0.0, min(to_s, end) - max(from_s, begin))
         return out * self._idle_w()
+
+
+def _shown(watts: np.ndarray) -> np.ndarray:
+    return np.round(watts / RESOLUTION_W) * RESOLUTION_W
 
 
 def under_way(server: Server) -> np.ndarray:

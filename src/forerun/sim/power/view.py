@@ -14,6 +14,7 @@ from forerun.cost.clocked import most_w
 from forerun.cost.table import CostTable
 from forerun.sim.control.fleet import Fleet
 from forerun.sim.log import UP
+from forerun.sim.power.meter import Reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,20 +37,23 @@ class RowView:
 
     time_s, budget_w : now (infinite without a budget).    levels : clocks to choose from.
     power_w : the row's mean over the meter's window, some time back, with what else it feeds.
-    pool_w, prompts_w : the same of each pool, and what its steps with prompts drew above idle.
+    pool_w, prompts_w : the same of each pool, and what its steps with prompts drew above idle;
+    prompts : the share of the time of its replicas in such steps.
     level : the number of the level that each pool was last told; `low`: pools to be slowed first.
     waiting, running : requests of each pool now; waiting in front of the fleet is shared.
     """
 
     def __init__(
-        self, pools: Sequence[PoolOfRow], fleet: Fleet, reading: tuple[np.ndarray, np.ndarray],
+        self, pools: Sequence[PoolOfRow], fleet: Fleet, reading: Reading,
         told: Sequence[int], budget_w: float, other_w: float, levels: Sequence[float],
     ) -> None:  # fmt: skip
         self.pools, self.fleet, self.levels = pools, fleet, tuple(levels)
         self.time_s, self.budget_w, self.other_w = fleet.time_s, budget_w, other_w
-        total, prompts = reading
-        self.pool_w = np.array([float(total[pool.mine].sum()) for pool in pools])
-        self.prompts_w = np.array([float(prompts[pool.mine].sum()) for pool in pools])
+        self.pool_w, self.prompts_w, self.prompts = (
+            np.array([float(each[pool.mine].sum()) for pool in pools])
+            for each in (reading.total_w, reading.prompts_w, reading.prompts)
+        )
+        self.prompts /= [max(self.n_up(p), 1) for p in range(len(pools))]
         self.power_w = float(self.pool_w.sum()) + other_w
         self.level = list(told)
         self.low = [pool.low for pool in pools]
@@ -61,24 +65,23 @@ class RowView:
         """Replicas of a pool that take requests."""
         return int((self.pools[p].mine & (self.fleet.state == UP)).sum())
 
-    def busiest(self, p: int) -> tuple[int, float]:
-        """(requests, cached tokens of each) of the replica of a pool with most running."""
-        mine = np.flatnonzero(self.pools[p].mine)
-        u = int(mine[np.argmax(self.fleet.running[mine])])
+    def running_each(self, p: int) -> tuple[float, float]:
+        """(requests in a step, cached tokens of each), mean of a pool's replicas."""
+        mine = self.pools[p].mine
+        n = float(self.fleet.running[mine].sum())
+        tokens = float(self.fleet.kv_blocks[mine].sum()) * self.block_tokens(p)
         stages = self.pools[p].tables[0].stages  # as many batches are in flight
-        n = -(-int(self.fleet.running[u]) // stages)
-        tokens = self.fleet.kv_blocks[u] * self.block_tokens(p)
-        return n, float(tokens) / max(n * stages, 1)
+        return n / max(self.n_up(p), 1) / stages, tokens / max(n, 1.0)
 
     def block_tokens(self, p: int) -> int:
         """Tokens of a KV block of a pool."""
         served = self.fleet.server.pools
         return next(s.pool.engine.block_tokens for s in served if s.pool.name == self.pools[p].name)
 
-    def step_s(self, p: int, k: int, n: int, ctx: float) -> float:
-        """What a step of n decoding requests takes at a level, host time included."""
+    def step_s(self, p: int, k: int, requests: float, ctx: float) -> float:
+        """What a step of so many decoding requests takes at a level, host time included."""
         table = self.pools[p].tables[k]
-        n = min(n, table.max_seqs)
+        n = min(max(round(requests), 1), table.max_seqs)
         work = table.time_s
         decode = float(np.interp(ctx, table.knots_ctx, work.decode[n]))
         host = table.host_step_s + table.host_seq_s * n
