@@ -149,3 +149,75 @@ def test_a_plan_does_not_leave_power_out_silently():
         check_plannable(asked, "price", asked.deployment)
     assert "deployment.power: a plan would leave it out" in str(refused.value)
     assert "deployment.pools.main.power: a plan takes devices at full clock" in str(refused.value)
+
+
+def slower(free, capped, figure="tpot_s"):
+    """How many times as long the median took with the pool's own power as without."""
+    return getattr(capped.metrics, figure).p50 / getattr(free.metrics, figure).p50
+
+
+def test_a_fixed_clock_goes_with_experts_whose_load_changes():
+    moe = {"routing": {"kind": "zipf", "skew": 0.5, "drift": 0.5, "correlation_s": "1 s"},
+           "window_s": "0.5 s"}  # fmt: skip
+    asked = CASE | {"model": "qwen3-30b-a3b"}
+    answers = []
+    for power in (None, {"clock_hz": "990 MHz"}):
+        pool = {**POOL, "ep": 2, "tp": 2, "moe": moe} | ({"power": power} if power else {})
+        deployment = {"pools": [pool]}
+        given = api.read(asked | {"deployment": deployment}, env={}, project=False).case
+        answers.append(api.simulate(given, bootstrap=False))
+    assert len({int(p) for p in answers[1].log.leaps["pool"]}) > 1  # levels of load
+    assert 1.05 < slower(*answers) < 2
+    assert all(t.free is not None for t in answers[1].log.tables)
+
+
+def test_a_fixed_clock_goes_with_models_that_take_turns_and_a_controller_does_not():
+    def asked(power=None, row=None):
+        pool = {"device": "h100-sxm", "replicas": 1, "models": ["a", "b"]}
+        pool |= {"power": power} if power else {}
+        data = CASE | {"models": {"a": {"model": "llama-3.1-8b"}, "b": {"model": "qwen3-8b"}}}
+        data.pop("model")
+        deployment = {"pools": [pool]} | ({"power": row} if row else {})
+        return api.read(data | {"deployment": deployment}, env={}, project=False).case
+
+    free, slow = (
+        api.simulate(asked(power), bootstrap=False) for power in (None, {"cap_w": "300 W"})
+    )
+    assert slower(free, slow) > 1.05
+    assert slow.metrics.row_peak_w.value <= 300 * (1 + 1e-6)
+    with pytest.raises(SpecError, match="models of main take turns"):
+        asked(row={"policy": "row_budget", "budget_w": "2 kW"})
+
+
+def test_a_clock_slows_the_draft_on_the_same_devices_too():
+    engine = {
+        "speculation": {
+            "kind": "draft",
+            "draft": "llama-3.2-1b",
+            "k": 3,
+            "acceptance": {"alpha": 0.7},
+        }
+    }
+    free, slow = (
+        api.simulate(case({}, power, engine=engine), bootstrap=False)
+        for power in ({}, {"clock_hz": "990 MHz"})
+    )
+    assert slower(free, slow) > 1.1
+    table = slow.log.tables[0]
+    assert table.draft.time_s.tokens[8] > free.log.tables[0].draft.time_s.tokens[8]
+
+
+def test_a_controller_goes_with_scaling_faults_and_roles():
+    pools = [
+        {"name": "p", "role": "prefill", "device": "h100-sxm", "replicas": 1},
+        {"name": "d", "role": "decode", "device": "h100-sxm", "replicas": 2,
+         "autoscale": {"target": 8, "period_s": "1 s"}, "power": {"priority": "low"}},
+    ]  # fmt: skip
+    row = {"policy": "row_budget", "budget_w": "1.6 kW", "period_s": "0.5 s", "act_s": "0.2 s",
+           "delay_s": "0.2 s", "window_s": "0.5 s"}  # fmt: skip
+    faults = [{"effect": "slow", "at_s": ["1 s"], "mttr_s": "1 s", "factor": 2, "pool": "d"}]
+    data = CASE | {"deployment": {"pools": pools, "power": row}, "faults": faults}
+    answer = api.simulate(api.read(data, env={}, project=False).case, bootstrap=False)
+    assert answer.metrics.counts.finished == 60
+    assert {one.pool for one in answer.metrics.power_by_pool} == {"p", "d"}
+    assert answer.provenance["control"]["power"]["n_looks"] > 3
