@@ -185,6 +185,7 @@ def test_a_fixed_clock_goes_with_models_that_take_turns_and_a_controller_does_no
     )
     assert slower(free, slow) > 1.05
     assert slow.metrics.row_peak_w.value <= 300 * (1 + 1e-6)
+    assert slow.metrics.row_mean_w.value == pytest.approx(slow.metrics.power_w.value, rel=1e-6)
     with pytest.raises(SpecError, match="models of main take turns"):
         asked(row={"policy": "row_budget", "budget_w": "2 kW"})
 

@@ -40,6 +40,8 @@ KEYS = {
            "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s"],
     "models": ["turns", "weights_loaded_bytes", "loading", "draining"],
     "energy": ["energy_j", "power_w", "energy_j_per_output_token"],
+    "power": ["row_mean_w", "row_p99_w", "row_peak_w", "over_budget_s", "over_budget_longest_s",
+              "over_budget_w", "slowed_s"],
     "money": ["usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"],
     "carbon": ["gco2e", "gco2e_per_million_output_tokens"],
     "fleet": ["replicas_mean", "replicas_peak", "device_hours", "cold_share", "availability",
@@ -61,7 +63,17 @@ def test_the_keys_of_schema_version_1():
         if inner is not None:
             assert list(out[key]) == inner, key
     assert all(list(q) == QUANTILES for q in out["latency"].values())
-    groups = ("throughput", "goodput", "utilisation", "kv", "energy", "money", "carbon", "fleet")
+    groups = (
+        "throughput",
+        "goodput",
+        "utilisation",
+        "kv",
+        "energy",
+        "power",
+        "money",
+        "carbon",
+        "fleet",
+    )
     for group in groups:
         assert all(list(f) == FIGURE for f in out[group].values())
 

@@ -23,8 +23,6 @@ from forerun.sim.log import Log
 from forerun.sim.power.course import J_PER_KWH, budget_w, carbon
 from forerun.spec.power import RowPower
 
-MOST_BINS = 1_000_000
-
 
 @dataclass(frozen=True)
 class OfPool:
@@ -42,58 +40,62 @@ class OfPool:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """edges_ps int64 [N + 1]; power_w float64 [replicas, N], mean of each bin."""
+    """edges_ps int64 [N + 1]; power_w float64 [pools, N], mean of each bin."""
 
     edges_ps: np.ndarray
     power_w: np.ndarray
 
 
 def trace(part: View, width_s: float) -> Trace | None:
-    """Mean power of each replica of the log in bins of a width; None when the log kept no steps."""
+    """Mean power of each pool of the log in bins of a width; None when the log kept no steps."""
     if part.leaps is None or part.duration_s <= 0:
         return None
-    n = int(np.clip(np.ceil(part.duration_s / width_s - 1e-9), 1, MOST_BINS))
-    steps = np.arange(n + 1, dtype=float) * max(width_s, part.duration_s / n)
-    edges = part.start_ps + np.rint(steps / PS).astype(np.int64)
+    n = max(1, int(np.ceil(part.duration_s / width_s - 1e-9)))
+    edges = part.start_ps + np.rint(np.arange(n + 1) * (width_s / PS)).astype(np.int64)
     edges[-1] = part.end_ps
-    joule = dynamic_j(part.leaps, part.log, edges)
-    joule += _idle_j(part, edges)
+    joule = dynamic_j(part.leaps, part.log, edges) + _idle_j(part, edges)
     return Trace(edges, joule / np.maximum(np.diff(edges) * PS, 1e-12))
 
 
 def dynamic_j(leaps: np.ndarray, log: Log, edges: np.ndarray) -> np.ndarray:
-    """Energy above idle of each replica between edges: float64 [replicas, bins]."""
+    """Energy above idle of each pool between edges: float64 [pools, bins]."""
     ends = end_ps(leaps)
     before = min(int(edges[0]), int(leaps["start_ps"].min(initial=edges[0]))) - 1
     after = max(int(edges[-1]), int(ends.max(initial=edges[-1]))) + 1
     edges = np.concatenate([[before], edges, [after]])  # what lies outside falls into two more bins
     n_bins = len(edges) - 1
-    out = np.zeros((len(log.pool_of_replica), n_bins))
+    pool = log.pool_of_replica[leaps["replica"]]
+    out = np.zeros((_n_pools(log), n_bins))
     first = np.clip(np.searchsorted(edges, leaps["start_ps"], side="right") - 1, 0, n_bins - 1)
     last = np.clip(np.searchsorted(edges, ends, side="left") - 1, first, n_bins - 1)
-    whole = work.by_leap(leaps, log, "energy_j")
-    np.add.at(out, (leaps["replica"], last), whole)
+    np.add.at(out, (pool, last), work.by_leap(leaps, log, "energy_j"))
     crossed = last - first  # edges inside the leap
     of = np.repeat(np.arange(len(leaps)), crossed)
     rank = np.arange(len(of)) - np.repeat(np.cumsum(crossed) - crossed, crossed)
     edge = first[of] + 1 + rank
     by = energy_by(leaps[of], log.tables, edges[edge])
-    np.add.at(out, (leaps["replica"][of], edge - 1), by)
-    np.add.at(out, (leaps["replica"][of], edge), -by)
+    np.add.at(out, (pool[of], edge - 1), by)
+    np.add.at(out, (pool[of], edge), -by)
     return out[:, 1:-1]
 
 
+def _n_pools(log: Log) -> int:
+    return int(log.pool_of_replica.max(initial=-1)) + 1
+
+
 def _idle_j(part: View, edges: np.ndarray) -> np.ndarray:
+    """Idle energy of each pool between edges: float64 [pools, bins]."""
     log, idle_w = part.log, work.of_replica(part.log, "idle_w")
-    width = np.diff(edges) * PS
-    if log.spans is None:
-        return idle_w[:, None] * width[None, :]
-    out = np.zeros((len(idle_w), len(width)))
-    spans = log.spans[np.isin(log.spans["state"], rental.POWERED)]
-    for i in range(len(idle_w)):
-        mine = spans[spans["replica"] == i]
-        long = (mine["to_ps"] - mine["from_ps"]) * PS
-        out[i] = idle_w[i] * np.diff(amount_by(edges, mine["from_ps"], mine["to_ps"], long))
+    out = np.zeros((_n_pools(log), len(edges) - 1))
+    for p in range(len(out)):
+        mine = np.flatnonzero(log.pool_of_replica == p)
+        if log.spans is None:
+            out[p] = idle_w[mine].sum() * np.diff(edges) * PS
+            continue
+        spans = log.spans[np.isin(log.spans["state"], rental.POWERED)]
+        spans = spans[np.isin(spans["replica"], mine)]
+        joule = (spans["to_ps"] - spans["from_ps"]) * PS * idle_w[spans["replica"]]
+        out[p] = np.diff(amount_by(edges, spans["from_ps"], spans["to_ps"], joule))
     return out
 
 
@@ -127,10 +129,9 @@ def power(part: View) -> Found:
     if found is None:
         return Found({}, (), None)
     pools = tuple(
-        _of_pool(part, found, p, name, told) for p, name in enumerate(told["pools"])
+        _of_pool(part, found, p, name, told) for p, name in told["pools"].items()
     )  # fmt: skip
-    fed = np.isin(part.log.pool_of_replica, told["fed"])
-    total = found.power_w[fed].sum(axis=0) + row.other_w
+    total = found.power_w[list(told["fed"])].sum(axis=0) + row.other_w
     width = np.diff(found.edges_ps) * PS
     values: dict[str, float | None] = {
         "row_mean_w": float(np.average(total, weights=width)),
@@ -184,7 +185,7 @@ def _of_pool(part: View, found: Trace, p: int, name: str, told: Mapping[str, Any
     log, leaps = part.log, part.leaps
     assert leaps is not None
     mine = log.pool_of_replica == p
-    total = found.power_w[mine].sum(axis=0)
+    total = found.power_w[p]
     width = np.diff(found.edges_ps) * PS
     rows = leaps[mine[leaps["replica"]]]
     return OfPool(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from forerun.cost.clocked import most_w
 from forerun.errors import PolicyError
 from forerun.sim.control.fleet import look
 from forerun.sim.control.hardware import Hardware
@@ -37,13 +38,14 @@ class PowerControl:
         for p in self.numbers:
             said = served[p].pool.power
             at = [rows.number[p, 1.0, k] for k in range(len(spec.levels))]
+            tables = [served[row].table for row in at]
             self.pools.append(
                 PoolOfRow(
                     name=served[p].pool.name,
                     low=said is not None and said.priority == "low",
-                    tables=[served[row].table for row in at],
+                    tables=tables,
                     mine=hardware.pool == p,
-                    most=served[p].pool.replicas,
+                    most_w=[served[p].pool.replicas * most_w(table) for table in tables],
                 )
             )
         self.told = [0] * len(self.pools)  # the level that each pool was last told ...

@@ -25,14 +25,14 @@ def noted(log: Log, row: RowPower | None, pools: Sequence[Served]) -> Log:
     if not says_power(row, pools):
         return log
     row = row or RowPower()
-    own = [served for served in pools if served.pool.replicas > 0]
-    mine = fed(row, own)
+    own = {p: served.pool.name for p, served in enumerate(pools) if served.pool.replicas > 0}
+    mine = fed(row, pools)
     control: dict[str, Any] = log.meta.get("control", {}).get("power", {})
     told = {
         "row": row,
-        "pools": tuple(served.pool.name for served in own),
+        "pools": own,  # by the number of their row
         "fed": tuple(mine),
-        "fed_names": tuple(own[p].pool.name for p in mine),
+        "fed_names": tuple(own[p] for p in mine),
         "changes": tuple(control.get("changes", ())),
     }
     assumed = tuple(dict.fromkeys((*log.meta.get("assumed", ()), *ASSUMED)))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.cost.clocked import most_w
 from forerun.cost.table import CostTable
 from forerun.sim.control.fleet import Fleet
 from forerun.sim.log import UP
@@ -22,14 +21,14 @@ class PoolOfRow:
     """One pool of a row.
 
     tables : its costs at each level.     mine : which units of the fleet are its own.
-    tokens : a request of its replicas has about so many cached tokens (mean of those running).
+    most_w : what all its replicas can draw at each level.
     """
 
     name: str
     low: bool  # slowed before others
     tables: Sequence[CostTable]
     mine: np.ndarray
-    most: int  # replicas there is room for
+    most_w: Sequence[float]
 
 
 class RowView:
@@ -95,6 +94,5 @@ class RowView:
 
     def most_w(self, levels: Sequence[int]) -> float:
         """The most that the row can draw with every pool at a level and every replica up."""
-        each = [pool.most * most_w(pool.tables[k]) for pool, k in zip(self.pools, levels,
-                                                                      strict=True)]  # fmt: skip
+        each = [pool.most_w[k] for pool, k in zip(self.pools, levels, strict=True)]
         return sum(each) + self.other_w
