@@ -35,7 +35,8 @@ def noted(log: Log, row: RowPower | None, pools: Sequence[Served]) -> Log:
         "fed_names": tuple(own[p] for p in mine),
         "changes": tuple(control.get("changes", ())),
     }
-    assumed = tuple(dict.fromkeys((*log.meta.get("assumed", ()), *ASSUMED)))
+    slowed = ASSUMED if any(table.free is not None for table in log.tables) else ()
+    assumed = tuple(dict.fromkeys((*log.meta.get("assumed", ()), *slowed)))
     return replace(log, meta={**log.meta, "power": told, "assumed": assumed})
 
 
