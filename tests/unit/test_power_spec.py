@@ -222,3 +222,15 @@ def test_a_controller_goes_with_scaling_faults_and_roles():
     assert answer.metrics.counts.finished == 60
     assert {one.pool for one in answer.metrics.power_by_pool} == {"p", "d"}
     assert answer.provenance["control"]["power"]["n_looks"] > 3
+
+
+def test_a_pool_that_the_row_does_not_feed_is_told_beside_it():
+    pools = [{**POOL, "name": name} for name in ("a", "b")]
+    row = {"pools": ["a"], "budget_w": "9 kW"}
+    data = CASE | {"deployment": {"pools": pools, "power": row}}
+    answer = api.simulate(api.read(data, env={}, project=False).case, bootstrap=False)
+    told = [reason for reason in answer.reasons if " drew " in reason]
+    assert [words.split(" drew")[0] for words in told] == ["The row", "Of it a", "Beside it b"]
+    inside, outside = answer.metrics.power_by_pool
+    assert answer.metrics.row_mean_w.value == pytest.approx(inside.mean_w)
+    assert inside.mean_w + outside.mean_w == pytest.approx(answer.metrics.power_w.value)

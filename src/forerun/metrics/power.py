@@ -244,25 +244,32 @@ def sentences(found: tuple[OfPool, ...], figures: Any, log: Log) -> list[str]:
     if told is None or not found:
         return []
     row: RowPower = told["row"]
-    out = [_row_words(figures, row)]
-    for one in found:
-        phases = [
-            f"{text(watts, 'W')} {what}"
-            for watts, what in ((one.prompts_w, "in steps with prompts"),
-                                (one.decode_w, "in steps that only decode"))
-            if watts is not None
-        ]  # fmt: skip
-        said = f"A replica of {one.pool} draws {' and '.join(phases)}" if phases else ""
-        levels = [
-            f"{text(seconds, 's')} at {level:g}" for level, seconds in one.at_level_s
-        ]  # fmt: skip
-        if len(levels) > 1:
-            said += ("; " if said else "") + f"{one.pool} was told {', '.join(levels)} of the clock"
-        if one.slowed_s > 0:
-            said += f"; its steps took {text(one.slowed_s, 's')} longer than at full clock"
-        if said:
-            out.append(said[0].upper() + said[1:] + ".")
-    return out
+    return [
+        _row_words(figures, row),
+        *(_pool_words(one, one.pool in told["fed_names"]) for one in found),
+    ]
+
+
+def _pool_words(one: OfPool, fed: bool) -> str:
+    """What a pool drew, by phase, at which levels it was, and what that took.
+
+    fed : by the row.
+    """
+    mean, p99, peak = (text(watts, "W") for watts in (one.mean_w, one.p99_w, one.peak_w))
+    out = f"{'Of it' if fed else 'Beside it'} {one.pool} drew {mean}, {p99} and {peak}"
+    steps = (
+        (one.prompts_w, "in steps with prompts"),
+        (one.decode_w, "in steps that only decode"),
+    )
+    phases = [f"{text(watts, 'W')} {what}" for watts, what in steps if watts is not None]
+    if phases:
+        out += f", a replica {' and '.join(phases)}"
+    if len(one.at_level_s) > 1:
+        levels = [f"{text(seconds, 's')} at {level:g}" for level, seconds in one.at_level_s]
+        out += f"; it was told {', '.join(levels)} of the clock"
+    if one.slowed_s > 0:
+        out += f"; its steps took {text(one.slowed_s, 's')} longer than at full clock"
+    return out + "."
 
 
 def _row_words(figures: Any, row: RowPower) -> str:
