@@ -8,7 +8,7 @@ from fleets import fleets
 
 from forerun.sim.control.cold import Cold
 from forerun.sim.control.drive import Control
-from forerun.sim.power.rows import with_rows
+from forerun.sim.control.rows import with_rows
 from forerun.sim.serve import Server
 from forerun.spec.control import Autoscale, ColdStart, Fault
 

@@ -119,9 +119,9 @@ def simulate(
     from forerun.sim import serve
     from forerun.sim.control.cold import cold_starts
     from forerun.sim.control.drive import Control, is_controlled
+    from forerun.sim.control.rows import with_rows
     from forerun.sim.moe import drive
     from forerun.sim.power.check import check_row
-    from forerun.sim.power.rows import with_rows
     from forerun.sim.power.told import noted
     from forerun.sim.prepare import tiers
     from forerun.techniques import compose

@@ -16,10 +16,10 @@ from forerun.sim.control.cold import WARM, Cold
 from forerun.sim.control.faults import Faults
 from forerun.sim.control.find import find
 from forerun.sim.control.hardware import Hardware
+from forerun.sim.control.rows import Rows, with_rows
 from forerun.sim.control.scaler import Scaler
 from forerun.sim.log import Log
 from forerun.sim.power.controller import PowerControl
-from forerun.sim.power.rows import Rows, with_rows
 from forerun.sim.serve import LONGEST_S, Server
 from forerun.sim.setup import Served
 from forerun.spec.control import Fault

@@ -17,7 +17,7 @@ import numpy as np
 from forerun import catalog
 from forerun.errors import PolicyError
 from forerun.sim.control.hardware import Hardware
-from forerun.sim.power.rows import Rows
+from forerun.sim.control.rows import Rows
 from forerun.spec.control import Fault
 from forerun.spec.streams import stream
 

@@ -8,8 +8,8 @@ from forerun import catalog, paths, units
 from forerun.cost.clocked import at_clock, check_setting, most_w
 from forerun.cost.power_cap import lowest
 from forerun.errors import Problem, SpecError
+from forerun.sim.control.rows import fed
 from forerun.sim.power.course import least_budget_w
-from forerun.sim.power.rows import fed
 from forerun.sim.setup import Served
 from forerun.spec.deployment import Pool
 from forerun.spec.device import Device

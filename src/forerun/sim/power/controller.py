@@ -15,9 +15,9 @@ from forerun.cost.clocked import most_w
 from forerun.errors import PolicyError
 from forerun.sim.control.fleet import look
 from forerun.sim.control.hardware import Hardware
+from forerun.sim.control.rows import Rows, fed
 from forerun.sim.power.course import budget_w
 from forerun.sim.power.meter import Meter
-from forerun.sim.power.rows import Rows, fed
 from forerun.sim.power.view import PoolOfRow, RowView
 from forerun.spec.power import RowPower
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from forerun.sim.control.rows import fed
 from forerun.sim.log import Log
-from forerun.sim.power.rows import fed
 from forerun.sim.setup import Served
 from forerun.spec.power import RowPower
 
