@@ -43,6 +43,9 @@ LABELS = {
     "kv_fetch_s": "wait for KV from tiers, mean",
     "kv_wait_s": "wait for room and KV, mean",
     "kv_wait_p99_s": "wait for room and KV, p99",
+    "response_hit": "answers given again",
+    "response_wrong": "of them another question's",
+    "response_missed": "right answers kept and not found",
     "turns": "models taken up by replicas",
     "weights_loaded_bytes": "weights loaded",
     "loading": "loading weights",
@@ -75,6 +78,8 @@ LABELS = {
     "availability": "availability",
     "lost_s": "steps cut short",
 }
+#: a figure each for what a fleet may do or not
+OPTIONAL = ("kv", "models", "responses", "power")
 Line = tuple[str, str, str, str, str]
 
 
@@ -93,9 +98,9 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
         yield "workflows", list(_workflow_lines(metrics.workflows))
     for group, names in GROUPS.items():
         known = [name for name in names if getattr(metrics, name).value is not None]
-        if group in ("kv", "models", "power"):  # a figure each for what a fleet may do or not
+        if group in OPTIONAL:
             names = tuple(known)
-        if known or group not in ("money", "carbon", "kv", "models", "fleet", "power"):
+        if known or group not in ("money", "carbon", "kv", "models", "fleet", "responses", "power"):
             yield group, [_figure(name, getattr(metrics, name)) for name in names]
 
 

@@ -48,6 +48,7 @@ def _after(leaps: np.ndarray, k: np.ndarray, n: np.ndarray | int) -> np.ndarray:
     rows["first_ps"] += rows["slope_ps"] * k
     rows["ctx"] += (rows["n_decode"] - rows["n_still"]) * k
     rows["past"] += rows["chunk"] * k
+    rows["scored"] += rows["n_scored"] * k
     rows["n_steps"] = n
     return rows
 

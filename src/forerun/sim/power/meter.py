@@ -117,7 +117,8 @@ def under_way(server: Server) -> np.ndarray:
     out["n_decode"] = now["in_step"]
     decodes = now["in_step"] > 0
     out["n_still"] = np.where(decodes, now["n_decode"] - now["n_reading"], 0)
-    out["ctx"] = np.where(decodes, now["ctx"], 0)
+    for name in ("ctx", "scored", "n_scored", "n_picking"):
+        out[name] = np.where(decodes, now[name], 0)
     out["n_tokens"] = now["in_step"] + now["chunk"] + now["n_draft"]
     for row, i in zip(out, busy, strict=True):
         row["n_chunks"] = _n_chunks(state, int(i))
