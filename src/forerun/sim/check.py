@@ -62,6 +62,27 @@ def check_models(pools: Sequence[Served]) -> None:
         raise SpecError(*problems)
 
 
+def check_adapters(pools: Sequence[Served]) -> None:
+    """Raises SpecError where adapters meet what they cannot be combined with yet."""
+    problems = []
+    if all(served.adapters is None for served in pools):
+        return
+    many = len({served.model for served in pools}) > 1
+    for served in pools:
+        where = f"deployment.pools.{served.pool.name}"
+        if served.pool.pp * served.pool.dp * served.pool.cp > 1:
+            what = "adapters of a replica with pp, dp or cp are not simulated yet"
+            problems.append(Problem(where, what, "tp alone"))
+        if served.draft is not None:
+            what = "proposed tokens are verified without adapters"
+            problems.append(Problem(f"{where}.engine.speculation", what, "drop one of the two"))
+        if many or served.group is not None:
+            what = "adapters are of one model, and the case has several"
+            problems.append(Problem(f"{where}.models", what, "a case for each model"))
+    if problems:
+        raise SpecError(*dict.fromkeys(problems))
+
+
 def check_caps(pools: Sequence[Served], hash_tokens: int) -> None:
     """Raises SpecError where KV that is cut would have to be shared, or was reserved whole."""
     problems = []

@@ -15,6 +15,7 @@ from forerun.sim import calls
 from forerun.sim import policy as policy_room
 from forerun.sim import tables as table_arrays
 from forerun.sim.check import (
+    check_adapters,
     check_caps,
     check_drafts,
     check_hashes,
@@ -143,6 +144,7 @@ class Server:
         check_hashes(self.pools, self.hash_tokens)
         check_tiers(self.pools, self.tiers, self.hash_tokens)
         check_models(self.pools)
+        check_adapters(self.pools)
 
     def _policy(self, kind: str, engine: Engine) -> policy_room.Found:
         return policy_room.find(kind, self.policies.get(kind, getattr(engine, kind)))
@@ -217,6 +219,7 @@ class Server:
             self._put(gate_memory=gate_memory_for(self._state, int(rows.tenant.max()) + 1))
         rows.session = -1 if requests.session is None else requests.session
         rows.model = self._models(requests)
+        rows.adapter = self._adapters(requests)
         self._name_prefixes(rows, requests)
         rows.workflow = -1
         rows.acceptance = -1.0 if requests.acceptance is None else requests.acceptance
@@ -256,6 +259,16 @@ class Server:
             raise SpecError.one("requests", what, f"models 0 to {known - 1}, which pools serve")
         return requests.model
 
+    def _adapters(self, requests: Requests) -> np.ndarray | int:
+        """The adapter that each request names; -1 where none.  Raises SpecError for unknown ones."""
+        if requests.adapter is None:
+            return -1
+        known = len(self._state.adapters)
+        if len(requests) and not -1 <= requests.adapter.min() <= requests.adapter.max() < known:
+            what = f"name adapters up to {requests.adapter.max()}, and there are {known}"
+            raise SpecError.one("requests", what, f"deployment.adapters.n: {known + 1} or more")
+        return requests.adapter
+
     def _name_prefixes(self, rows: Any, requests: Requests) -> None:
         """Give each row its whole prefix blocks; blocks of requests that ended are forgotten."""
         if self.hash_tokens == 0 or requests.block_hashes is None:
@@ -274,6 +287,9 @@ class Server:
             names = chained(names, requests.block_starts)
         if requests.model is not None:  # one prefix of two models is two blocks of KV
             names = names ^ (np.repeat(requests.model, named) << 50)
+        if requests.adapter is not None:  # so it is with adapters (vLLM hashes their name too)
+            other = np.where(requests.adapter < 0, 0, (requests.adapter + 1) * 0x9E3779B97F4A7C1)
+            names = names ^ np.repeat(other, named)
         self._put(hashes=np.concatenate([old, names]))
 
     @property
@@ -354,6 +370,7 @@ class Server:
             end_ps=int(self._clock.now_ps),
             n_unfinished=len(under_way),
             loads=np.array(self._state.loads),
+            fitted=np.array(self._state.fitted) if self._clock.has_adapters else None,
             replicas=np.array(self._state.totals),
             pool_of_replica=self.pool_of_replica,
             tables=tuple(served.table for served in self.pools),

@@ -11,6 +11,7 @@ import numpy as np
 from forerun.cost.table import CostTable
 from forerun.sim import tables as table_arrays
 from forerun.sim import tiers as tier_arrays
+from forerun.sim.adapters import Fitting, adapter_arrays, fill_adapters
 from forerun.sim.core import rows_fleet, rows_log, rows_request, signatures, state
 from forerun.sim.core.order import NEVER
 from forerun.sim.speculation import Drafting, draft_arrays
@@ -45,6 +46,7 @@ class Served:
     own_s: float = 0.0  # ... or those that its base has not
     load_bytes: float = 0.0
     own_bytes: float = 0.0
+    adapters: Fitting | None = None  # which its requests can name, and how they come
     levels: tuple[int, ...] = ()  # rows that its replicas run at each level of expert load
     course: Any = None  # which level when (`sim.moe.rows.Course`)
     waits: Any = None  # for experts on the host (`sim.moe.rows.Waits`)
@@ -119,6 +121,9 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].hash_tokens = options.hash_tokens
     clock[0].n_verify = table_arrays.verify_rows(tables)[1]
     serves = _serves(pools)
+    fittings = [served.adapters for served in pools]
+    fill_adapters(engines, fittings)
+    clock[0].has_adapters = int(fittings[0] is not None)
     apart = (engines.role != rows_fleet.ROLE["both"]).any() or serves.shape[1] > 1
     clock[0].restricted = int(apart)
     clock[0].next_move_ps = NEVER
@@ -153,6 +158,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         hashes=np.zeros(0, dtype=np.int64),
         commands=state.rows(0, state.COMMAND),
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
+        **adapter_arrays(fittings, n),
         **_turns(pools, pool_of, serves),
         replicas=replicas,
         totals=state.rows(n, rows_log.TOTALS),
@@ -244,7 +250,8 @@ def _turns(
         at = served.index(pools[p].model)
         for k, m in enumerate([*served[at:], *served[:at]][: pools[p].n_resident]):
             resident[i, m] = n_models - 1 - k
-    shape = (len(pool_of), n_models)
+    n_adapters = len(pools[0].adapters.ranks) if pools[0].adapters else 0
+    shape = (len(pool_of), n_models + n_adapters)
     return {
         "serves": serves,
         "parked": np.full(shape, -1, dtype=np.int64),

@@ -5,7 +5,7 @@ Legend: i replica, p pool, r slot, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, prefix, turns
+from forerun.sim.core import adapters, attempts, prefix, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
@@ -62,6 +62,10 @@ def refresh(state, r):
             state.load[KV_BLOCKS, i] = blocks_now(state, i)
         if clock.refresh_cached == 1:
             state.load[CACHED, i] = prefix.tokens_kept(state, i, r)
+        if clock.has_adapters == 1:
+            a = state.live[r].adapter
+            wait_ps = adapters.until_ready(state, i, a, clock.now_ps) if a >= 0 else 0
+            state.load[TO_LOAD, i] = wait_ps
 
 
 @jit
@@ -96,7 +100,7 @@ def checked(state, r, c, n):
 def choose(state, r, role, choice, params, memory):
     """The replica that a router's `choice` gives request r; NOBODY, or what is out of range."""
     clock = state.clock[0]
-    if clock.refresh_load + clock.refresh_cached > 0:
+    if clock.refresh_load + clock.refresh_cached + clock.has_adapters > 0:
         refresh(state, r)
     source, model = state.live[r].source, state.live[r].model
     avoid = state.live[r].avoid
@@ -266,7 +270,7 @@ def fill(state, arrival):
     request.isl, request.osl = arrival.isl, arrival.osl
     request.priority, request.tenant = arrival.priority, arrival.tenant
     request.hash_at, request.n_hash = arrival.hash_at, arrival.n_hash
-    request.model = arrival.model
+    request.model, request.adapter, request.aside = arrival.model, arrival.adapter, 0
     request.n_preempt = request.n_retries = request.n_out = request.away_ps = 0
     request.n_computed = request.n_blocks = request.n_shared = 0
     request.recomputed = request.cached = request.chunk = request.aborted = 0

@@ -20,7 +20,8 @@ ARRIVAL = np.dtype(
         ("hash_at", "i8"),  # its prompt's blocks in `hashes`
         ("n_hash", "i8"),
         ("acceptance", "f8"),  # chance that a token proposed for it is right; -1: as its pool says
-        ("model", "i8"),  # that it asks for
+        ("model", "i8"),  # that it asks for ...
+        ("adapter", "i8"),  # ... and the adapter; -1 when none
     ],
     align=True,
 )
@@ -70,6 +71,9 @@ LIVE = np.dtype(
         ("priority", "i8"),
         ("tenant", "i8"),
         ("model", "i8"),
+        ("adapter", "i8"),  # -1 when none
+        ("aside", "i8"),  # 1: it waits apart for its adapter ...
+        ("aside_ps", "i8"),  # ... since then
         ("n_preempt", "i8"),
         ("n_out", "i8"),  # tokens produced, up to date when it joins or leaves the decoders
         ("n_known", "i8"),  # prompt and produced tokens; what is computed chases this

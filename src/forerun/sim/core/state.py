@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forerun.sim.core.rows_fleet import ENGINE, KEPT, LOADS, OFFER, PORT, REPLICA, STORE
+from forerun.sim.core.rows_fleet import (
+    ADAPTER, ENGINE, FITTED, KEPT, LOADS, OFFER, PORT, REPLICA, SLOT, STORE,
+)  # fmt: skip
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, TOTALS
 from forerun.sim.core.rows_request import ARRIVAL, CALL, FLOW, LIVE, SUCCESSOR, TIMER
 
@@ -77,6 +79,7 @@ CLOCK = np.dtype(
         ("hash_tokens", "i8"),  # tokens of a prefix block; 0 when prefixes are not kept
         ("n_verify", "i8"),  # decode tables by queries a request: 1, 2, 4, ..
         ("restricted", "i8"),  # 1: not every replica takes every request
+        ("has_adapters", "i8"),
         ("next_move_ps", "i8"),  # first end of a transfer
         ("n_moving", "i8"),
         ("next_command", "i8"),
@@ -113,10 +116,14 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "totals": (TOTALS, 1),  # [R]
     "engines": (ENGINE, 1),  # [P]
     "serves": (I8, 2),  # [P, N], row of `engines` by which a replica of a row serves a model
-    "parked": (I8, 2),  # [R, N], queues of requests for models that are not loaded ...
-    "n_parked": (I8, 2),  # [R, N], ... and how many they are
+    "parked": (I8, 2),  # [R, N + A], queues of requests for models that are not loaded, then for
+    "n_parked": (I8, 2),  # [R, N + A], adapters, ... and how many they are
     "resident": (I8, 2),  # [R, N], number of the last turn of a model that is there, or -1
     "loads": (LOADS, 1),  # [R]
+    "adapters": (ADAPTER, 1),  # [A]
+    "slots": (SLOT, 2),  # [R, A]
+    "fitted": (FITTED, 1),  # [R]
+    "adapter_ps": (I8, 3),  # [P, A, 2], from the host to a replica, and from beyond to the host
     "queued": (I8, 2),  # [fields, N], what the turn policy reads; rows in signatures.py
     "load": (I8, 2),  # [fields, R], what routers read; rows in signatures.py
     "offered": (I8, 1),  # [fields * R], those columns of `load` that a router may choose from

@@ -61,6 +61,7 @@ def write_leap(state, i, k):
         row.n_blocks += need(state, i, k, replica.past + replica.chunk, grown) + replica.lookahead
     row.n_draft, row.n_extra, row.depth = replica.n_draft, 0, replica.depth
     row.draft_tokens = replica.draft_tokens
+    row.n_adapters, row.n_adapted = replica.n_adapters, replica.n_adapted
 
 
 @jit
