@@ -29,11 +29,13 @@ def served(
     *,
     seed: int = 0,
     span_s: float = 0.0,
+    n_adapters: int = 0,
 ) -> list[Served]:
     """Every pool with every model it serves, in order; its replicas begin with them in turn.
 
     mean_len : tokens of a usual request, by model.
     seed, span_s : of the draws of experts, and how long the run is about to be.
+    n_adapters : that requests name.
     Rows of other levels of expert load come after all pools; they have no replicas of their own.
     Raises Infeasible with the problems of all pools and models.
     """
@@ -45,7 +47,7 @@ def served(
         numbers = [names.index(name) for name in pool.models or names[:1]]
         try:
             for first, *rest in _of_pool(
-                case, edited, pool, group, numbers, mean_len, seed=seed, span_s=span_s
+                case, edited, pool, group, numbers, mean_len, seed, span_s, n_adapters
             ):
                 out.append(first)
                 if rest:
@@ -67,9 +69,9 @@ def _of_pool(
     group: int,
     numbers: list[int],
     mean_len: Mapping[int, int],
-    *,
     seed: int,
     span_s: float,
+    n_adapters: int,
 ) -> list[list[Served]]:
     """For each model of a pool its row, and those of other levels of expert load behind it."""
     from forerun.cost.memory import measure
@@ -93,6 +95,7 @@ def _of_pool(
             beside_bytes=sum(others[: pool.resident - 1]),
             seed=seed,
             span_s=span_s,
+            n_adapters=n_adapters,
         )
         if len(rows) > 1 and len(numbers) > 1:
             raise SpecError.one(

@@ -13,6 +13,7 @@ from forerun.api import _models
 from forerun.api._cases import carbon_gco2e_per_kwh, default_deployment, pool_usd_per_hour
 from forerun.errors import SpecError
 from forerun.spec.case import Case
+from forerun.spec.check_adapters import check_named, n_named
 from forerun.spec.check_control import check_control
 from forerun.spec.deployment import Deployment, Pool
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from forerun.sim.control.drive import Control
     from forerun.sim.log import Log
     from forerun.sim.serve import Server
+    from forerun.spec.adapters import Adapters
     from forerun.spec.requests import Requests
 
 
@@ -127,9 +129,15 @@ def simulate(
     if wrong := check_control(deployment.pools, case.faults):
         raise SpecError(*wrong)
     wanted = requests(case)
+    check_named(deployment, wanted)
     edited = compose(deployment)
     pools = _models.served(
-        case, edited, mean_lengths(wanted), seed=case.seed, span_s=wanted.duration_s
+        case,
+        edited,
+        mean_lengths(wanted),
+        seed=case.seed,
+        span_s=wanted.duration_s,
+        n_adapters=n_named(wanted),
     )
     server = serve.Server(
         with_slow(pools, case.faults),
@@ -166,6 +174,10 @@ def simulate(
     reasons = (*explain(written, metrics), *experts)
     provenance = provenance_of(case, deployment, written) | {"interrupted": interrupted}
     provenance["assumed"] += _models.assumed(case, edited)
+    if written.fitted is not None and deployment.adapters is not None:
+        from forerun.cost import lora
+
+        provenance["assumed"] += lora.assumed(deployment.adapters)
     return Result(case, deployment, wanted, written, metrics, reasons, provenance)
 
 
@@ -279,6 +291,15 @@ def _speculation_words(pool: Pool) -> str:
     )
 
 
+def adapter_words(how: Adapters, wanted: Requests) -> str:
+    """How many adapters there are, and how replicas keep them."""
+    n, ranks = n_named(wanted), ", ".join(map(str, sorted(set(how.ranks))))
+    told = f"{n:,} of rank {ranks}; {how.n_slots} slots a replica, {how.max_loras} in a batch"
+    if how.max_cpu_loras:
+        told += f", {how.max_cpu_loras} on its host"
+    return f"{told}; loaded {how.load.replace('_', ' ')}"
+
+
 def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[str, str]:
     """What was asked and what was deployed, label by label, for a report."""
     from forerun import units
@@ -308,6 +329,8 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
             for one in deployment.kv_tiers
         )
         out["KV below"] = f"{below}; fetch: {deployment.fetch.name}"
+    if deployment.adapters is not None:
+        out["adapters"] = adapter_words(deployment.adapters, wanted)
     if deployment.techniques:
         out["techniques"] = ", ".join(use.name for use in deployment.techniques)
     if skipped:

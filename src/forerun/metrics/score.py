@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from forerun.metrics import carbon, energy, goodput, kv, latency, models, money, rental, stats, work
+from forerun.metrics import (
+    adapters, carbon, energy, goodput, kv, latency, models, money, rental, stats, work,
+)  # fmt: skip
 from forerun.metrics.figure import Figure, ratio
 from forerun.metrics.gaps import itl, itl_quantiles
 from forerun.metrics.goodput import Failing
@@ -94,6 +96,11 @@ class Metrics:
     weights_loaded_bytes: Figure
     loading: Figure
     draining: Figure
+    adapter_hit: Figure
+    adapter_loads: Figure
+    adapter_bytes: Figure
+    adapter_wait_s: Figure
+    adapters_mean: Figure
     by_model: tuple[models.OfModel, ...]  # empty where there is one model only
     energy_j: Figure
     power_w: Figure
@@ -178,6 +185,7 @@ def score(
         **shares,
         **kv.figures(part),
         **models.figures(part),
+        **adapters.figures(part),
         by_model=models.by_model(part, slo),
         energy_j=Figure(joule, "J", steps),
         power_w=Figure(ratio(joule, duration), "W", steps),
@@ -417,6 +425,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s",
     ),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),
+    "adapters": (
+        "adapter_hit", "adapter_loads", "adapter_bytes", "adapter_wait_s", "adapters_mean",
+    ),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
     "money": ("usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"),
     "carbon": ("gco2e", "gco2e_per_million_output_tokens"),

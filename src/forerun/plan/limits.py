@@ -26,6 +26,9 @@ def check_plannable(case: Case, objective: str, source: Deployment | None) -> No
     if len(case.models) > 1:
         what = "a plan is for one model, the case has several"
         problems.append(Problem("models", what, "a case for each model"))
+    if case.traffic.adapters is not None:
+        what = "bounds of plans know no adapters, which take memory and time"
+        problems.append(Problem("traffic.adapters", what, FIX))
     for name in ("workflow", "client"):
         if getattr(case.traffic, name) is not None:
             what = (
@@ -45,6 +48,7 @@ def _of_deployment(source: Deployment) -> list[Problem]:
     left_out = {
         "techniques": bool(source.techniques),
         "kv_tiers": bool(source.kv_tiers),
+        "adapters": source.adapters is not None,
         "gate": source.gate.name != "everyone",
     }
     out = [

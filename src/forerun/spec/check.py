@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 from forerun.errors import Problem, SpecError, nearest
 from forerun.spec.case import Case, Group
+from forerun.spec.check_adapters import check_adapters
 from forerun.spec.check_control import check_control
 from forerun.spec.deployment import Pool
 
 
 def check_case(case: Case) -> list[Problem]:
     """Everything in the case that contradicts something else in it."""
-    changes = check_models(case)
+    changes = [*check_models(case), *check_adapters(case)]
     if case.deployment is not None:
         changes += check_control(case.deployment.pools, case.faults)
     return [*check_traffic(case), *check_fleet(case), *check_pools(case), *changes]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from forerun.spec.adapters import Adapters
 from forerun.spec.base import Spec
 from forerun.spec.control import Autoscale, ColdStart
 from forerun.spec.dtype import Dtype
@@ -190,6 +191,7 @@ class Deployment(Spec):
     kv_tiers: tuple[KvTier, ...] = ()  # the nearest first
     fetch: Policy = Policy(name="always")  # what of a prompt is moved from them, not computed
     gate: Policy = Policy(name="everyone")  # who is let in at the front
+    adapters: Adapters | None = None  # how replicas keep and run those that requests name
     techniques: tuple[Policy, ...] = ()
 
     @property

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from forerun.spec.adapters import AdapterTraffic
 from forerun.spec.base import Spec
 
 
@@ -144,6 +145,7 @@ class Traffic(Spec):
     osl: Lengths | None = None
     workflow: Workflow | None = None
     documents: Documents | None = None  # before the prompts that isl or the trace describe
+    adapters: AdapterTraffic | None = None  # that requests name
     client: Client | None = None
 
     @model_validator(mode="before")

@@ -17,6 +17,7 @@ from forerun.errors import ForerunError, SpecError
 from forerun.spec.requests import Requests
 from forerun.spec.streams import stream
 from forerun.spec.traces import bundled, detect, draws, read
+from forerun.spec.traces._adapters import with_adapters
 from forerun.spec.traces._checks import check_traffic
 from forerun.spec.traces._columns import take
 from forerun.spec.traces._documents import with_documents
@@ -56,6 +57,8 @@ def requests_of(traffic: Traffic, *, seed: int, models: bool = False) -> Request
         requests = replace(requests, model=None)
     if traffic.documents is not None:
         requests = with_documents(requests, traffic.documents, seed=seed)
+    if traffic.adapters is not None:
+        requests = with_adapters(requests, traffic.adapters, seed=seed)
     meta: dict[str, Any] = {}
     if traffic.concurrency:
         meta = {"concurrency": traffic.concurrency, "think_s": traffic.think_s}
@@ -75,7 +78,7 @@ def iter_requests(traffic: Traffic, *, seed: int, chunk: int = CHUNK) -> Iterato
     if chunk < 1:
         raise SpecError.one("chunk", f"{chunk} is not at least 1")
     check_traffic(traffic)
-    at_once = traffic.concurrency or traffic.workflow or traffic.documents
+    at_once = traffic.concurrency or traffic.workflow or traffic.documents or traffic.adapters
     if traffic.trace is None and not at_once:
         yield from _drawn(traffic, seed, chunk)
         return

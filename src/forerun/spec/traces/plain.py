@@ -2,7 +2,8 @@
 
 Arrival: arrival_s, timestamp, ... in seconds, or with a suffix _ms, _us, _ns; wall-clock strings
 and seconds since 1970 are counted from the first row.  Lengths: isl | input_tokens |
-prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s.
+prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, adapter (a number,
+-1 for none), deadline_s.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ _OPTIONAL = {
     "session": Column(("session", "session_id", "conversation_id"), "text", required=False),
     "tenant": Column(("tenant", "tenant_id", "user", "user_id"), "text", required=False),
     "model": Column(("model", "model_name"), "text", required=False),
+    "adapter": Column(("adapter", "lora", "adapter_id"), required=False),
     "deadline_s": Column(("deadline_s",), required=False),
 }
 _EPOCH_S = 1e8  # a first arrival beyond this (three years) is a clock, not a time since the start
@@ -101,6 +103,8 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         values = {n: None if v is None else v[~bad] for n, v in values.items()}
         extra, lines = {n: v[~bad] for n, v in extra.items()}, lines[~bad]
         extra["priority"] = extra["priority"].astype(np.int64)
+    if "adapter" in extra:
+        extra["adapter"] = extra["adapter"].astype(np.int64)
     return build(
         faults, format=NAME, n_rows=table.n_rows, lines=lines, **values,
         extra=extra, meta=meta, skip_bad=skip_bad, sort=sort,
@@ -142,7 +146,7 @@ def _seconds(values: np.ndarray, column: str, path: Path) -> tuple[np.ndarray, d
 
 def write(requests: Requests, path: str | Path) -> tuple[str, ...]:
     """Writes CSV, or Parquet when the name ends in .parquet; times to the last bit."""
-    names = ("arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s")
+    names = ("arrival_s", "isl", "osl", "priority", "session", "tenant", "adapter", "deadline_s")
     columns = {n: v for n in names if (v := getattr(requests, n)) is not None}
     if Path(path).suffix == ".parquet":
         try:
