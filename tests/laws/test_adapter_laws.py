@@ -256,5 +256,3 @@ def test_adapters_beside_models_in_turn_or_stages_are_refused_before_the_run():
         serve(some([0]), fitted(turning(2)))
     with pytest.raises(SpecError, match="pp, dp or cp"):
         serve(some([0]), fitted([pool(pp=2)]))
-
-

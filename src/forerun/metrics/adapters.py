@@ -46,7 +46,7 @@ def told(part: View, hit: Figure, wait: Figure) -> list[str]:
     beyond = f", {far:,} of them from beyond the host" if far else ""
     out = int(fitted["n_evicted"].sum())
     return [
-        f"{text(hit.value, 'share')} of the requests with an adapter came to a replica that had it; "
-        f"{plural(n, 'adapter')} had to come{beyond}{took}, {out:,} made room, and requests stood "
-        f"apart {text(wait.value, 's')} on average for theirs, or for room in the batch."
+        f"{text(hit.value, 'share')} of the requests with an adapter came to a replica that had "
+        f"it; {plural(n, 'adapter')} had to come{beyond}{took}, {out:,} made room, and requests "
+        f"stood apart {text(wait.value, 's')} on average for theirs, or for room in the batch."
     ]

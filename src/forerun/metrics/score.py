@@ -18,7 +18,17 @@ from typing import Any
 import numpy as np
 
 from forerun.metrics import (
-    adapters, carbon, energy, goodput, kv, latency, models, money, rental, stats, work,
+    adapters,
+    carbon,
+    energy,
+    goodput,
+    kv,
+    latency,
+    models,
+    money,
+    rental,
+    stats,
+    work,
 )  # fmt: skip
 from forerun.metrics.figure import Figure, ratio
 from forerun.metrics.gaps import itl, itl_quantiles

@@ -1,4 +1,4 @@
-"""Adapters of a fleet as the core reads them: ranks, times to fetch them, what they add to steps."""
+"""Adapters of a fleet as the core reads them: ranks, times to fetch, what they add to steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from forerun import catalog
+from forerun.cost import lora
+from forerun.errors import SpecError
+from forerun.ops.graph import Graph
 from forerun.sim.core import rows_fleet, state
+from forerun.spec.adapters import Adapters
+from forerun.spec.deployment import Pool
+from forerun.spec.device import Device
 
 PS = 1e12
 
@@ -37,12 +44,56 @@ class Fitting:
     rank_flop_s: float = 0.0  # to compute a token with one rank
 
 
+def fitting(graph: Graph, pool: Pool, device: Device, how: Adapters, n: int) -> Fitting:
+    """The n adapters at a pool.
+
+    Raises SpecError where the model has nothing they could change, or nothing says by which link
+    they come.
+    """
+    one, added = lora.of_rank(graph, how), lora.added(graph, device, how)
+    if not one.params:
+        what = f"{graph.model} has no {' or '.join(how.modules)} that adapters change"
+        raise SpecError.one("deployment.adapters.modules", what, "modules: [attention]")
+    name = how.link or device.host_link
+    if name is None:
+        what = f"{device.name} names no link to its host"
+        raise SpecError.one("deployment.adapters.link", what, "link: NAME (forerun list links)")
+    ranks = np.resize(np.array(how.ranks, dtype=np.int64), n)
+    each = ranks * one.params * lora.WEIGHT_BYTES  # of a device, which loads its own
+    whole = each * pool.devices_per_replica
+    near = catalog.link(name)
+    far_s: np.ndarray = np.zeros(n)
+    if how.far_link is not None:
+        far = catalog.link(how.far_link)
+        far_s = far.latency_s + whole / far.bandwidth_bytes_per_s
+    return Fitting(
+        ranks=np.full(n, max(how.ranks)) if how.padded else ranks,
+        load_bytes=whole,
+        near_s=near.latency_s + each / near.bandwidth_bytes_per_s,
+        far_s=far_s,
+        max_adapters=how.max_loras,
+        n_slots=how.n_slots,
+        host_slots=how.max_cpu_loras or 0,
+        in_step=how.load == "in_step",
+        in_order=how.wait == "in_order",
+        gathered=how.kernel == "gathered",
+        launch_s=added.launch_s,
+        rank_s=added.rank_s,
+        token_s=added.token_s,
+        rank_flop_s=added.rank_flop_s,
+    )
+
+
 def fill_adapters(engines: Any, fittings: Sequence[Fitting | None]) -> None:
     """What engines say of adapters."""
     for row, one in zip(engines, fittings, strict=True):
         if one is None:
             continue
-        row.max_adapters, row.n_slots, row.host_slots = one.max_adapters, one.n_slots, one.host_slots
+        row.max_adapters, row.n_slots, row.host_slots = (
+            one.max_adapters,
+            one.n_slots,
+            one.host_slots,
+        )
         row.in_step, row.in_order, row.gathered = one.in_step, one.in_order, one.gathered
         row.adapter_launch_ps, row.rank_ps = round(one.launch_s * PS), round(one.rank_s * PS)
         row.adapted_ps, row.rank_flop_ps = round(one.token_s * PS), round(one.rank_flop_s * PS)

@@ -16,6 +16,7 @@ from forerun.errors import Infeasible, Problem
 from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
 from forerun.sim import drafts
+from forerun.sim.adapters import fitting
 from forerun.sim.moe.check import check_experts
 from forerun.sim.moe.rows import rows_of
 from forerun.sim.serve import Served
@@ -118,7 +119,7 @@ def prepare(
             weights_bytes=held.weights_bytes,
             course=first.course,
             waits=first.waits,
-            adapters=lora.fitting(graph, pool, device, adapters, n_adapters) if adapters else None,
+            adapters=fitting(graph, pool, device, adapters, n_adapters) if adapters else None,
         )
         ready.append(served)
         if rest:

@@ -260,7 +260,7 @@ class Server:
         return requests.model
 
     def _adapters(self, requests: Requests) -> np.ndarray | int:
-        """The adapter that each request names; -1 where none.  Raises SpecError for unknown ones."""
+        """The adapter that each request names; -1 none.  Raises SpecError for unknown ones."""
         if requests.adapter is None:
             return -1
         known = len(self._state.adapters)

@@ -10,8 +10,8 @@ import numpy as np
 
 #: columns with one value a request
 COLUMNS = (
-    "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "adapter", "deadline_s", "workflow",
-    "acceptance",
+    "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "adapter", "deadline_s",
+    "workflow", "acceptance",
 )  # fmt: skip
 
 #: meta["blocks"] of requests whose block hashes name what stands in a block, not what a prompt

@@ -2,8 +2,8 @@
 
 A replica has slots for a few adapters; others come from its host, one after another, and the one
 that was used longest ago makes room.  An adapter that somebody runs with stays.  A request whose
-adapter is not there, or would be one too many in the batch, waits apart, and those behind it go on;
-or all wait (`in_order`).  The end of a load is known when it starts: it is a boundary, not an event.
+adapter is not there, or would be one too many in the batch, waits apart, and those behind it go
+on; or all wait (`in_order`).  The end of a load is known when it begins: a boundary, not an event.
 
 Legend: i replica, r slot of a request, a adapter, t picoseconds.
 """
@@ -131,9 +131,9 @@ def come(state, i, r, t):
     if slot.held == 1 and slot.ready_ps <= t:
         state.fitted[i].n_there += 1
     alone = engine.in_step == 0 and engine.in_order == 0
-    if slot.held == 0 and alone and state.replicas[i].n_apart == 0 and begin(state, i, a, t):
-        if state.replicas[i].n_steps > 0:
-            cut_leap(state, i, slot.ready_ps)
+    early = slot.held == 0 and alone and state.replicas[i].n_apart == 0
+    if early and begin(state, i, a, t) and state.replicas[i].n_steps > 0:
+        cut_leap(state, i, slot.ready_ps)
 
 
 @jit

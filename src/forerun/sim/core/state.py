@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from forerun.sim.core.rows_fleet import (
-    ADAPTER, ENGINE, FITTED, KEPT, LOADS, OFFER, PORT, REPLICA, SLOT, STORE,
+    ADAPTER,
+    ENGINE,
+    FITTED,
+    KEPT,
+    LOADS,
+    OFFER,
+    PORT,
+    REPLICA,
+    SLOT,
+    STORE,
 )  # fmt: skip
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, TOTALS
 from forerun.sim.core.rows_request import ARRIVAL, CALL, FLOW, LIVE, SUCCESSOR, TIMER

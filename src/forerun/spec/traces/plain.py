@@ -2,8 +2,8 @@
 
 Arrival: arrival_s, timestamp, ... in seconds, or with a suffix _ms, _us, _ns; wall-clock strings
 and seconds since 1970 are counted from the first row.  Lengths: isl | input_tokens |
-prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, adapter (a number,
--1 for none), deadline_s.
+prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant,
+adapter (a number, -1 for none), deadline_s.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from forerun.spec.traces._table import (
 )
 
 NAME = "plain"
+MAX_ADAPTER = 99_999  # a replica has a row for each of them
 
 _TIME = (
     "arrival_s", "arrived_at_s", "arrived_at", "arrival_time_s", "arrival_time", "arrival",
@@ -95,20 +96,25 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         else:
             extra[name] = whole_labels(extra[name], labels)
     lines = table.lines
-    if "priority" in extra:
-        bad = ~(np.abs(extra["priority"]) < 2**53) | (extra["priority"] % 1 != 0)
-        faults.add_where(
-            "not_whole", bad, lines, lambda i: f"priority {extra['priority'][i]:g} is not whole"
-        )
+    for name in [one for one in ("priority", "adapter") if one in extra]:
+        bad = _refused(faults, name, extra[name], lines)
         values = {n: None if v is None else v[~bad] for n, v in values.items()}
         extra, lines = {n: v[~bad] for n, v in extra.items()}, lines[~bad]
-        extra["priority"] = extra["priority"].astype(np.int64)
-    if "adapter" in extra:
-        extra["adapter"] = extra["adapter"].astype(np.int64)
+        extra[name] = extra[name].astype(np.int64)
     return build(
         faults, format=NAME, n_rows=table.n_rows, lines=lines, **values,
         extra=extra, meta=meta, skip_bad=skip_bad, sort=sort,
     )  # fmt: skip
+
+
+def _refused(faults: Faults, name: str, numbers: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """Rows whose priority or adapter is none: bool [N]."""
+    bad, words = ~(np.abs(numbers) < 2**53) | (numbers % 1 != 0), "is not whole"
+    if name == "adapter":
+        bad |= (numbers < -1) | (numbers > MAX_ADAPTER)
+        words = f"is not a number from -1 to {MAX_ADAPTER}"
+    faults.add_where("not_whole", bad, lines, lambda i: f"{name} {numbers[i]:g} {words}")
+    return bad
 
 
 def _is_clock(head: Head, column: str) -> bool:

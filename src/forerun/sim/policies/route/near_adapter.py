@@ -1,4 +1,4 @@
-"""The fewest requests, where an adapter that has to be fetched first counts as `load_requests` more.
+"""The fewest requests, where an adapter that has to come first counts as `load_requests` more.
 
 Among replicas that would have to fetch it, all else equal, it goes to the adapter's own: number
 adapter mod replicas.  So each replica comes to hold a part of the adapters.
