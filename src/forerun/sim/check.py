@@ -83,6 +83,32 @@ def check_adapters(pools: Sequence[Served]) -> None:
         raise SpecError(*dict.fromkeys(problems))
 
 
+def check_tuning(pools: Sequence[Served]) -> None:
+    """Raises SpecError where fine-tuning meets what it cannot be combined with yet."""
+    problems = []
+    for served in pools:
+        how, where = served.pool.engine.tuning, f"deployment.pools.{served.pool.name}.engine.tuning"
+        if how is None:
+            continue
+        if served.pool.pp > 1:
+            problems.append(Problem(where, "stages of a replica cannot tune yet", "pp: 1"))
+        if served.draft is not None:
+            problems.append(
+                Problem(where, "steps that verify proposals cannot tune", "one of both")
+            )
+        if served.group is not None:
+            what = "a replica that takes turns with models cannot tune one"
+            problems.append(Problem(where, what, "a pool for each model"))
+        if served.pool.autoscale is not None:
+            what = "replicas that come and go by a rule cannot tune yet"
+            problems.append(Problem(where, what, "no autoscale in this pool"))
+        if how.grain > served.budget:
+            what = f"{how.grain} tokens at a time do not fit a step of {served.budget}"
+            problems.append(Problem(where, what, f"grain: {served.budget}"))
+    if problems:
+        raise SpecError(*problems)
+
+
 def check_caps(pools: Sequence[Served], hash_tokens: int) -> None:
     """Raises SpecError where KV that is cut would have to be shared, or was reserved whole."""
     problems = []

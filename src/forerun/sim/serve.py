@@ -22,6 +22,7 @@ from forerun.sim.check import (
     check_models,
     check_reuse,
     check_roles,
+    check_tuning,
     check_widths,
 )
 from forerun.sim.collect import assumed, client_counts, live_slots, unfinished, wrong_choice
@@ -132,7 +133,7 @@ class Server:
         check_widths(self.pools)
         self._found = {
             kind: [self._policy(kind, served.pool.engine) for served in self.pools]
-            for kind in ("order", "admit", "batch", "preempt", "speculate", "turn")
+            for kind in ("order", "admit", "batch", "preempt", "speculate", "turn", "tune")
         }
         fleet = {"route": self.route, "place": self.place, "fetch": self.fetch, "gate": self.gate}
         for kind, chosen in fleet.items():
@@ -145,6 +146,7 @@ class Server:
         check_tiers(self.pools, self.tiers, self.hash_tokens)
         check_models(self.pools)
         check_adapters(self.pools)
+        check_tuning(self.pools)
 
     def _policy(self, kind: str, engine: Engine) -> policy_room.Found:
         return policy_room.find(kind, self.policies.get(kind, getattr(engine, kind)))
@@ -370,6 +372,7 @@ class Server:
             end_ps=int(self._clock.now_ps),
             n_unfinished=len(under_way),
             loads=np.array(self._state.loads),
+            tuned=np.array(self._state.tuned) if self._clock.tunes else None,
             fitted=np.array(self._state.fitted) if self._clock.has_adapters else None,
             replicas=np.array(self._state.totals),
             pool_of_replica=self.pool_of_replica,
@@ -386,7 +389,8 @@ class Server:
                 "policies": {
                     kind: sorted({f.name for f in found})
                     for kind, found in self._found.items()
-                    if kind != "speculate" or any(served.draft for served in self.pools)
+                    if (kind != "speculate" or any(served.draft for served in self.pools))
+                    and (kind != "tune" or self._clock.tunes)
                 },
                 "compiled": JIT,
                 "hash_tokens": self.hash_tokens,

@@ -121,6 +121,8 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].hash_tokens = options.hash_tokens
     clock[0].n_verify = table_arrays.verify_rows(tables)[1]
     serves = _serves(pools)
+    tunes = engines.tunes.any()
+    clock[0].tunes = int(tunes)
     fittings = [served.adapters for served in pools]
     fill_adapters(engines, fittings)
     clock[0].has_adapters = int(fittings[0] is not None)
@@ -140,6 +142,10 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].host_request_ps = round(host.host_request_s * PS)
     clock[0].host_prompt_token_ps = round(host.host_prompt_token_s * PS)
     rng = stream(options.seed, "routing").integers(0, 2**63, 1, dtype=np.uint64)
+    tuned = state.rows(n, rows_fleet.TUNED)
+    for i, p in enumerate(pool_of):
+        tuning = pools[p].pool.engine.tuning
+        tuned[i].left = tuning.tokens if tuning else 0
     n_leaps = max(n_done, CHUNK) if options.keep_leaps else 1
     nothing = np.zeros(0)
     return state.State(
@@ -165,7 +171,9 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         engines=engines,
         load=load,
         agenda=np.arange(n, dtype=np.int64),
-        agenda_ps=np.full(n, NEVER),
+        agenda_ps=np.full(n, 0 if tunes else NEVER),  # who tunes begins at once
+        tuned=tuned,
+        tune_ps=table_arrays.tuning(tables, [one.pool.engine.tuning for one in pools]),
         residue=np.zeros((n, int(engines.block_tokens.max())), dtype=np.int32),
         last_step=np.zeros((n, most), dtype=np.int64),
         last_member=np.zeros((n, most), dtype=np.int64),
@@ -223,6 +231,8 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.anywhere = int(engine.prefix_caching and engine.reuse == "anywhere")
     row.again = engine.recompute_share
     row.swap = int(engine.preemption == "swap")
+    if engine.tuning is not None:
+        row.tunes, row.tune_grain = 1, engine.tuning.grain
     row.streamed, row.n_layers = int(served.pool.stream_kv), served.n_layers
     row.model, row.family, row.n_resident = served.model, served.base, served.n_resident
     row.load_ps, row.own_ps = round(served.load_s * PS), round(served.own_s * PS)

@@ -13,6 +13,7 @@ from forerun.spec.dtype import Dtype
 from forerun.spec.moe import ExpertRun
 from forerun.spec.policy import Policy
 from forerun.spec.speculation import Speculation
+from forerun.spec.tuning import Tuning
 
 #: calibrations that are no file: the profile of the engine itself, and nothing at all
 PROFILE, NO_CALIBRATION = "profile", "none"
@@ -36,6 +37,8 @@ class Engine(Spec):
     speculate: Policy = Policy(name="fixed")  # with `speculation`: how many tokens are proposed
     speculation: Speculation | None = None
     turn: Policy = Policy(name="oldest_first")  # which of several models a replica runs next
+    tune: Policy = Policy(name="idle_only")  # with `tuning`: tokens that a step may take
+    tuning: Tuning | None = None  # a backlog for what steps leave
     max_num_seqs: int = Field(default=256, ge=1)
     max_num_batched_tokens: int = Field(default=8192, ge=1)
     max_model_len: int | None = Field(default=None, ge=1)
@@ -83,6 +86,8 @@ class Engine(Spec):
         data: dict[str, Any] = plain(self)
         if self.speculation is None:
             data = {k: v for k, v in data.items() if k not in ("speculate", "speculation")}
+        if self.tuning is None:
+            data = {k: v for k, v in data.items() if k not in ("tune", "tuning")}
         if self.calibration is not None:
             said = self.model_fields_set
             data = {k: v for k, v in data.items() if not k.startswith("host_") or k in said}

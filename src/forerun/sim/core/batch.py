@@ -8,7 +8,7 @@ Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, fetch, prefix, tiers, turns
+from forerun.sim.core import adapters, fetch, prefix, tiers, tuning, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core import speculate as drafts
 from forerun.sim.core.clock import span, steps_to_reach
@@ -246,7 +246,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
 
 
 @jit
-def form(state, i, t, admit, batch, preempt, bring, speculate):
+def form(state, i, t, admit, batch, preempt, bring, speculate, tune):
     """Shape the leap of replica i that starts at t; returns when it ends, NEVER if it idles."""
     replica = state.replicas[i]
     p = replica.pool
@@ -262,6 +262,8 @@ def form(state, i, t, admit, batch, preempt, bring, speculate):
     if replica.n_apart > 0:
         adapters.call_back(state, i, t)
     if replica.n_running == 0 and replica.n_waiting == 0:
+        if tuning.goes_on(state, i):
+            return leap(state, i, t, 0, 0, tune)
         return adapters.next_ready(state, i, t)
     decode, left, whole, n_max = batch(replica, engine, state.batch_params)
     if left + (replica.n_decode if decode == YES else 0) > engine.max_tokens:
@@ -290,7 +292,7 @@ def form(state, i, t, admit, batch, preempt, bring, speculate):
             wanted = drafts.choose(state, i, 0, speculate)
     if replica.n_parked > 0 and replica.n_running != running:
         stopped += 1  # a turn policy sees that somebody started
-    return leap(state, i, t, decoding, preempted + stopped + wanted)
+    return leap(state, i, t, decoding, preempted + stopped + wanted, tune)
 
 
 @jit
@@ -305,7 +307,7 @@ def any_chunk(state, i):
 
 
 @jit
-def leap(state, i, t, decoding, unsettled):
+def leap(state, i, t, decoding, unsettled, tune):
     """Price the formed step and find for how many steps it stays the same; returns the end.
 
     unsettled : not zero when the next step may admit more without any event.
@@ -353,9 +355,10 @@ def leap(state, i, t, decoding, unsettled):
                 steps = min(steps, until)
         r = request.chunk_next
     ready_ps = adapters.next_ready(state, i, t)
-    if n_tokens == 0 and (replica.n_away > 0 or ready_ps < NEVER):
+    tunes = engine.tunes == 1 and tuning.goes_on(state, i)
+    if n_tokens == 0 and not tunes and (replica.n_away > 0 or ready_ps < NEVER):
         return ready_ps  # what holds the memory is on its way, and wakes the replica
-    if n_tokens == 0:
+    if n_tokens == 0 and not tunes:
         clock.wrong_kind, clock.wrong_replica, clock.wrong_value = STUCK, i, replica.n_waiting
         return NEVER
     if n_chunks > 0 and engine.mixed_den > 0:
@@ -418,6 +421,15 @@ def leap(state, i, t, decoding, unsettled):
         elif grown > 0:
             fits = free * b + blocks_for(lone_past, b) * b - lone_past
             steps = min(steps, 1 + fits // grown)
+    replica.n_tune = replica.tune_added_ps = 0
+    if tunes:
+        replica.n_tune, replica.tune_added_ps, same = tuning.choose(
+            state, i, n_tokens, first, slope, tune
+        )
+        if n_tokens + replica.n_tune == 0:
+            return ready_ps
+        first += replica.tune_added_ps
+        steps = min(steps, same)
     if ready_ps < NEVER:
         steps = steps_to_reach(first, slope, steps, ready_ps - t)
     replica.start_ps = t

@@ -60,10 +60,14 @@ def obey(state, t, order, route, place):
             tiers.fall(state, i)
             adapters.fall(state, i)
         restrict(state)
+        if clock.tunes == 1:
+            wake(state, i, t)
         front.let_in(state, t, order, route, place)
     elif command.verb == CLOSE:
         replica.accepts = 0
         clock.restricted = 1
+        if clock.tunes == 1:
+            wake(state, i, t)  # it tunes no more
     elif command.verb == FAIL:
         fail(state, i, t, command.value, order, route, place)
     elif command.verb == SWITCH:

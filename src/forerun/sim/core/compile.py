@@ -17,6 +17,7 @@ from forerun.sim.core.signatures import KINDS, numba_signatures
 #: the order in which `advance` takes its policies
 POLICIES = (
     "order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate", "gate", "turn",
+    "tune",
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ Legend: i replica, p pool, r slot, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, attempts, prefix, turns
+from forerun.sim.core import adapters, attempts, prefix, tuning, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
@@ -215,6 +215,8 @@ def turn_away(state, arrival, status):
     if status == REJECTED:
         clock.rejected += 1
     ended(state, arrival.request, clock.now_ps, status)
+    if clock.tunes == 1:
+        tuning.stop_if_over(state, clock.now_ps)
 
 
 @jit

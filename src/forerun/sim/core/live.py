@@ -5,7 +5,7 @@ Legend: i replica, r slot of `live`, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, attempts, heaps, prefix, queue, speculate, tiers
+from forerun.sim.core import adapters, attempts, heaps, prefix, queue, speculate, tiers, tuning
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for
@@ -89,6 +89,8 @@ def free(state, r):
     state.live[r].next = clock.free
     clock.free = r
     clock.n_live -= 1
+    if clock.tunes == 1 and clock.n_live == 0:
+        tuning.stop_if_over(state, clock.now_ps)
 
 
 @jit

@@ -56,6 +56,8 @@ REPLICA = np.dtype(
         ("draft_tokens", "i8"),  # ... and the tokens it computes in them
         ("n_adapters", "i8"),  # different ones in each step ...
         ("n_adapted", "i8"),  # ... and the tokens computed with one
+        ("n_tune", "i8"),  # tuning tokens in each step ...
+        ("tune_added_ps", "i8"),  # ... and the time they add to it
     ],
     align=True,
 )
@@ -117,6 +119,8 @@ ENGINE = np.dtype(
         ("rank_ps", "i8"),  # to read one rank of an adapter, all its modules
         ("adapted_ps", "i8"),  # to read and write what a token brings and takes
         ("rank_flop_ps", "i8"),  # to compute one token with one rank
+        ("tunes", "i8"),  # 1: there is a backlog of tuning tokens ...
+        ("tune_grain", "i8"),  # ... of which a step takes a multiple of so many
     ],
     align=True,
 )
@@ -138,6 +142,17 @@ LOADS = np.dtype(
         ("bytes", "f8"),
         ("chosen_ps", "i8"),  # when the model that it drains for was chosen
         ("admitted", "i8"),  # `admissions` of the replica at its last turn
+    ],
+    align=True,
+)
+
+#: fine-tuning of a replica
+TUNED = np.dtype(
+    [
+        ("left", "i8"),  # tokens of the backlog
+        ("n_tokens", "i8"),  # that were trained on
+        ("alone_ps", "i8"),  # in steps that computed nothing else
+        ("beside_ps", "i8"),  # added to the others
     ],
     align=True,
 )

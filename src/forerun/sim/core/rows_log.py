@@ -64,6 +64,7 @@ LEAP = np.dtype(
         ("draft_tokens", "i4"),  # that the draft computed in these passes, all together
         ("n_adapters", "i4"),  # different ones in each step ...
         ("n_adapted", "i4"),  # ... and tokens computed with one
+        ("n_tuned", "i8"),  # tokens of a fine-tuning in each step, not in n_tokens
     ],
     align=True,
 )

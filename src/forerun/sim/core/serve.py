@@ -40,7 +40,7 @@ def wants(state, arrival):
 
 @jit
 def advance(
-    state, until_ps, order, admit, batch, preempt, route, place, bring, speculate, gate, turn
+    state, until_ps, order, admit, batch, preempt, route, place, bring, speculate, gate, turn, tune
 ):
     """Handle all events up to until_ps, in order; returns one of the reasons at the top."""
     clock = state.clock[0]
@@ -76,7 +76,8 @@ def advance(
                 complete(state, i, state.replicas[i].n_steps, order, route, place)
             if state.replicas[i].n_orders + state.replicas[i].n_parked > 0:
                 commands.at_boundary(state, i, t, order, preempt, route, place, turn)
-            heaps.reschedule(state, i, form(state, i, t, admit, batch, preempt, bring, speculate))
+            end = form(state, i, t, admit, batch, preempt, bring, speculate, tune)
+            heaps.reschedule(state, i, end)
         else:
             clock.passed = state.replicas.shape[0]
             if timer == t:

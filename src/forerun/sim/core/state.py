@@ -23,6 +23,7 @@ from forerun.sim.core.rows_fleet import (
     REPLICA,
     SLOT,
     STORE,
+    TUNED,
 )  # fmt: skip
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, TOTALS
 from forerun.sim.core.rows_request import ARRIVAL, CALL, FLOW, LIVE, SUCCESSOR, TIMER
@@ -89,6 +90,7 @@ CLOCK = np.dtype(
         ("n_verify", "i8"),  # decode tables by queries a request: 1, 2, 4, ..
         ("restricted", "i8"),  # 1: not every replica takes every request
         ("has_adapters", "i8"),
+        ("tunes", "i8"),  # 1: some replica has a backlog of tuning tokens
         ("next_move_ps", "i8"),  # first end of a transfer
         ("n_moving", "i8"),
         ("next_command", "i8"),
@@ -132,6 +134,9 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "adapters": (ADAPTER, 1),  # [A]
     "slots": (SLOT, 2),  # [R, A]
     "fitted": (FITTED, 1),  # [R]
+    "tuned": (TUNED, 1),  # [R]
+    "tune_ps": (I8, 2),  # [P, G], of tuning tokens beside their forward products
+    "tune_params": (F8, 1),
     "adapter_ps": (I8, 3),  # [P, A, 2], from the host to a replica, and from beyond to the host
     "queued": (I8, 2),  # [fields, N], what the turn policy reads; rows in signatures.py
     "load": (I8, 2),  # [fields, R], what routers read; rows in signatures.py
