@@ -77,7 +77,7 @@ def test_a_leap_equals_stepping_with_tuning_whatever_else_a_fleet_does(policy):
         requests = naming(sharing(seed, 50, isl=60, ties=seed % 2 == 0), 3, seed)
         flows = woven(requests, seed)
         way = list(WAYS.values())[seed % len(WAYS)]
-        for name, pools in fleets().items():
+        for pools in fleets().values():
             pools = fitted(tuned(pools, policy), n=3, **way)
             client = Client(first_token_s=0.06, hedge_s=0.02, retries=2)
             ways = [
@@ -164,7 +164,7 @@ def test_what_cannot_tune_is_refused_before_the_run():
     for pools, words in (
         (turning(2), "takes turns"),
         ([pool(pp=2)], "stages"),
-        (list(kinds(n_blocks=30).values())[0], "proposals"),
+        (next(iter(kinds(n_blocks=30).values())), "proposals"),
     ):
         pools = pools if isinstance(pools, list) else [pools]
         with pytest.raises(SpecError, match=words):

@@ -41,6 +41,7 @@ KEYS = {
     "models": ["turns", "weights_loaded_bytes", "loading", "draining"],
     "adapters": ["adapter_hit", "adapter_loads", "adapter_bytes", "adapter_wait_s",
                  "adapters_mean"],
+    "tuning": ["tuned_tokens", "tuned_tokens_per_s", "tuning_alone", "tuning_beside"],
     "energy": ["energy_j", "power_w", "energy_j_per_output_token"],
     "money": ["usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"],
     "carbon": ["gco2e", "gco2e_per_million_output_tokens"],

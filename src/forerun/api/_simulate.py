@@ -347,6 +347,11 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         for word, most in (("kept", e.kept_tokens), ("attended", e.attended_tokens)):
             if most is not None:
                 out[label] += f", at most {most:,} tokens {word}"
+        if e.tuning is not None:
+            out[label.replace("engine", "fine-tuning")] = (
+                f"{e.tuning.tokens:,} tokens a replica, {e.tune.name} policy, "
+                f"backward {e.tuning.backward:g} times forward"
+            )
         if e.speculation is not None:
             out[label.replace("engine", "speculation")] = _speculation_words(pool)
     return out

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.metrics import adapters, fleet, waits, work
+from forerun.metrics import adapters, fleet, tuning, waits, work
 from forerun.metrics.figure import plural, ratio, text
 from forerun.metrics.latency import PS, finished, queue_s, ttft_s
 from forerun.metrics.leaps import span_ps
@@ -47,6 +47,7 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
         out += _speculation(part)
     out += [*_moves(part, metrics), *_tiers(part), *_turns(part, metrics), *_preemption(metrics)]
     out += adapters.told(part, metrics.adapter_hit, metrics.adapter_wait_s)
+    out += tuning.told(part, metrics.tuned_tokens, metrics.tuning_alone, metrics.tuning_beside)
     out += [*sentence(metrics.workflows), *_clients(log)]
     return out + fleet.told(part, metrics)
 

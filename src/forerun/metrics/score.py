@@ -28,6 +28,7 @@ from forerun.metrics import (
     money,
     rental,
     stats,
+    tuning,
     work,
 )  # fmt: skip
 from forerun.metrics.figure import Figure, ratio
@@ -111,6 +112,10 @@ class Metrics:
     adapter_bytes: Figure
     adapter_wait_s: Figure
     adapters_mean: Figure
+    tuned_tokens: Figure
+    tuned_tokens_per_s: Figure
+    tuning_alone: Figure
+    tuning_beside: Figure
     by_model: tuple[models.OfModel, ...]  # empty where there is one model only
     energy_j: Figure
     power_w: Figure
@@ -196,6 +201,7 @@ def score(
         **kv.figures(part),
         **models.figures(part),
         **adapters.figures(part),
+        **tuning.figures(part),
         by_model=models.by_model(part, slo),
         energy_j=Figure(joule, "J", steps),
         power_w=Figure(ratio(joule, duration), "W", steps),
@@ -438,6 +444,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "adapters": (
         "adapter_hit", "adapter_loads", "adapter_bytes", "adapter_wait_s", "adapters_mean",
     ),
+    "tuning": ("tuned_tokens", "tuned_tokens_per_s", "tuning_alone", "tuning_beside"),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
     "money": ("usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"),
     "carbon": ("gco2e", "gco2e_per_million_output_tokens"),

@@ -12,6 +12,7 @@ import numpy as np
 from forerun.cost.table import CostTable, Work, grid
 from forerun.metrics import drafts as verify
 from forerun.sim.log import Log
+from forerun.spec.tuning import Tuning
 
 
 def of_replica(log: Log, name: str) -> np.ndarray:
@@ -73,6 +74,9 @@ def by_leap(leaps: np.ndarray, log: Log, part: str, *, drafts: bool = True) -> n
             continue
         rows = leaps[mine]
         out[mine] = amount(rows, table, getattr(table, part))
+        how = log.meta["tuning"][p] if rows["n_tuned"].any() else None
+        if how is not None:
+            out[mine] += _tuned(rows, table, getattr(table, part), how)
         if table.verify is None:
             continue
         out[mine] += verify.verified(rows, table, part, _line)
@@ -80,6 +84,16 @@ def by_leap(leaps: np.ndarray, log: Log, part: str, *, drafts: bool = True) -> n
         if drafts and draft is not None and (part == "energy_j" or not table.draft_apart):
             out[mine] += verify.drafted(rows, draft, part, _line)
     return out
+
+
+def _tuned(leaps: np.ndarray, table: CostTable, work: Work, how: Tuning) -> np.ndarray:
+    """What tuning tokens add to all steps of each leap (as `sim.tables.tuning`): float64 [L]."""
+    q, grid_of, n = leaps["n_tuned"], grid(table.max_tokens), leaps["n_tokens"]
+    step = np.interp(n + q, grid_of, work.tokens) - np.interp(n, grid_of, work.tokens)
+    step += how.backward * np.interp(q, grid_of, work.tokens)
+    past = np.full(len(q), how.sequence / 2)
+    attention = _surface(work.prefill, grid_of, q, table.knots_past, past, table.between)
+    return leaps["n_steps"] * (step + (1 + how.backward) * attention)
 
 
 def _line(

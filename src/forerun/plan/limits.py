@@ -61,6 +61,9 @@ def _of_deployment(source: Deployment) -> list[Problem]:
         if pool.role != "both":
             what = "a plan's pools compute prompts and answers on the same replicas"
             out.append(Problem(f"{where}.role", what, FIX))
+        if pool.engine.tuning is not None:
+            what = "bounds of plans know no fine-tuning, which takes memory and time"
+            out.append(Problem(f"{where}.engine.tuning", what, FIX))
         if pool.autoscale is not None:
             out.append(Problem(f"{where}.autoscale", "a plan's fleets do not change", FIX))
         if pool.moe is not None and (pool.moe.routing.drift > 0 or pool.moe.rebalance_s):

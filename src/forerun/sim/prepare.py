@@ -59,7 +59,9 @@ def prepare(
     for pool in deployment.pools:
         device = catalog.device(pool.device)
         slots = lora.slots_bytes(lower(model, pool), adapters) if adapters else 0.0
-        held = memory(model, pool, device, beside_bytes=beside_bytes + slots)
+        how = pool.engine.tuning
+        kept = how.kept_bytes(model.hidden, model.n_layers) / pool.tp if how else 0.0
+        held = memory(model, pool, device, beside_bytes=beside_bytes + slots + kept)
         draft = drafts.of_pool(model, pool)
         if draft is not None and not held.problems:
             held, found = drafts.in_memory(held, draft, pool, device)

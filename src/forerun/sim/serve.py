@@ -394,6 +394,7 @@ class Server:
                 },
                 "compiled": JIT,
                 "hash_tokens": self.hash_tokens,
+                "tuning": [served.pool.engine.tuning for served in self.pools],
                 "models": tuple(self.models),
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
                 "assumed": assumed(self.pools, self.tiers),

@@ -26,3 +26,7 @@ class Tuning(Spec):
     #: of a token and layer, over the hidden size: 34 with 16-bit activations and attention that is
     #: computed again (Korthikanti et al., arXiv 2205.05198, eq. 2)
     activation_bytes: float = Field(default=34.0, ge=0)
+
+    def kept_bytes(self, hidden: int, n_layers: int) -> float:
+        """Activations of a sequence, all devices of a replica together."""
+        return self.sequence * n_layers * hidden * self.activation_bytes

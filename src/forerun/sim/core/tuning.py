@@ -1,9 +1,9 @@
 """Fine-tuning in what steps leave: tokens of a backlog ride along, or have steps of their own.
 
-A tuning token is computed forward beside the step's own tokens, so that both read the weights once,
-and backward by itself.  The policy (`tune`) says how many tokens a step may take and how long it may
-last; the most whole grains within both are taken.  Their number stays the same inside a leap, since
-what they add depends on the step's tokens alone.
+A tuning token is computed forward beside the step's own tokens, so that both read the weights
+once, and backward by itself.  The policy (`tune`) says how many tokens a step may take and how long
+it may last; the most whole grains within both are taken.  Their number stays the same inside a
+leap, since what they add depends on the step's tokens alone.
 
 Legend: i replica, q tuning tokens of a step, p row of `engines`, t picoseconds.
 """
