@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,13 @@ class Served:
     weights_bytes: float = 0.0  # on each device
     model: int = 0  # which of the run's models it serves
     group: int | None = None  # what a replica may run in turn has one number; None: nothing else
-    base: int = -1  # models of one base differ in a part of their weights only; -1: no such
+    #: shares of its weights by the number of a block; what models that name one block have of it is
+    #: the same, and is loaded and kept once
+    blocks: Mapping[int, float] = field(default_factory=dict)
     n_resident: int = 1  # models of the group whose weights a replica keeps at a time
-    load_s: float = 0.0  # all weights of a replica, from where they are kept ...
-    own_s: float = 0.0  # ... or those that its base has not
+    load_s: float = 0.0  # all weights of a replica, from where they are kept, ...
+    load_latency_s: float = 0.0  # ... of which this, whatever is loaded
     load_bytes: float = 0.0
-    own_bytes: float = 0.0
     adapters: Fitting | None = None  # which its requests can name, and how they come
     levels: tuple[int, ...] = ()  # rows that its replicas run at each level of expert load
     course: Any = None  # which level when (`sim.moe.rows.Course`)
@@ -234,9 +235,8 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     if engine.tuning is not None:
         row.tunes, row.tune_grain = 1, engine.tuning.grain
     row.streamed, row.n_layers = int(served.pool.stream_kv), served.n_layers
-    row.model, row.family, row.n_resident = served.model, served.base, served.n_resident
-    row.load_ps, row.own_ps = round(served.load_s * PS), round(served.own_s * PS)
-    row.load_bytes, row.own_bytes = round(served.load_bytes), round(served.own_bytes)
+    row.model, row.n_resident = served.model, served.n_resident
+    row.load_ps, row.load_bytes = round(served.load_s * PS), round(served.load_bytes)
 
 
 def _serves(pools: Sequence[Served]) -> np.ndarray:
@@ -262,11 +262,19 @@ def _turns(
             resident[i, m] = n_models - 1 - k
     n_adapters = len(pools[0].adapters.ranks) if pools[0].adapters else 0
     shape = (len(pool_of), n_models + n_adapters)
+    n_blocks = 1 + max((k for one in pools for k in one.blocks), default=-1)
+    block_ps, block_bytes = np.zeros((2, len(pools), n_blocks), dtype=np.int64)
+    for p, one in enumerate(pools):
+        for k, share in one.blocks.items():
+            block_ps[p, k] = round(share * (one.load_s - one.load_latency_s) * PS)
+            block_bytes[p, k] = round(share * one.load_bytes)
     return {
         "serves": serves,
         "parked": np.full(shape, -1, dtype=np.int64),
         "n_parked": np.zeros(shape, dtype=np.int64),
         "resident": resident,
+        "block_ps": block_ps,
+        "block_bytes": block_bytes,
         "loads": state.rows(len(pool_of), rows_fleet.LOADS),
         "queued": np.zeros((signatures.QUEUED_FIELDS, n_models), dtype=np.int64),
     }

@@ -102,12 +102,9 @@ ENGINE = np.dtype(
         ("verify_row", "i8"),  # of the decode tables: 1, 2, 4, .. queries a request; -1 none
         ("draft_verify_row", "i8"),  # the same, of the draft
         ("model", "i8"),
-        ("family", "i8"),  # models of one base differ in a part of their weights only; -1: no such
         ("n_resident", "i8"),  # models whose weights a replica keeps at a time
-        ("load_ps", "i8"),  # all weights, from where they are kept ...
-        ("own_ps", "i8"),  # ... or those that its base has not
+        ("load_ps", "i8"),  # all weights, from where they are kept
         ("load_bytes", "i8"),
-        ("own_bytes", "i8"),
         ("every_turn", "i8"),  # 1: the turn policy looks at what changes inside a leap
         ("max_adapters", "i8"),  # different ones in a batch at most; 0: there are none
         ("n_slots", "i8"),  # adapters that a replica has memory for

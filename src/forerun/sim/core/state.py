@@ -130,6 +130,8 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "parked": (I8, 2),  # [R, N + A], queues of requests for models that are not loaded, then for
     "n_parked": (I8, 2),  # [R, N + A], adapters, ... and how many they are
     "resident": (I8, 2),  # [R, N], number of the last turn of a model that is there, or -1
+    "block_ps": (I8, 2),  # [P, K], of load_ps: for blocks of weights that other models have too
+    "block_bytes": (I8, 2),  # [P, K], the same of load_bytes
     "loads": (LOADS, 1),  # [R]
     "adapters": (ADAPTER, 1),  # [A]
     "slots": (SLOT, 2),  # [R, A]
