@@ -49,12 +49,12 @@ def added_ps(state, p, n_tokens, q):
 
 
 @jit
-def choose(state, i, n_tokens, first_ps, slope_ps, tune):
+def choose(state, i, n_tokens, first_ps, slope_ps):
     """(tuning tokens of the step that replica i forms, picoseconds they add, steps for which that
     stays so); first_ps, slope_ps : of the step without them."""
     replica = state.replicas[i]
     engine = state.engines[replica.pool]
-    tokens, limit_ps = tune(replica, engine, state.tune_params)
+    tokens, limit_ps = state.tune(replica, engine, state.tune_params)
     grain = engine.tune_grain
     most = min(min(tokens, state.tuned[i].left), engine.max_tokens - n_tokens)
     low, high = 0, most // grain
