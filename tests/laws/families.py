@@ -33,7 +33,7 @@ def turning(
                 model=m,
                 group=group,
                 n_resident=n_resident,
-                blocks={0: 0.8} if base else {},
+                blocks=((0, 0.8),) if base else (),
                 load_s=load_s,
                 load_bytes=1e6,
             )

@@ -136,7 +136,7 @@ def test_each_block_that_some_model_there_has_is_not_loaded_again():
     def loads(models, n_resident):
         pools = turning(3, n_resident=n_resident)
         pools = [
-            replace(one, blocks=dict.fromkeys(uses[one.model], 0.5), load_latency_s=0.01)
+            replace(one, blocks=tuple((k, 0.5) for k in uses[one.model]), load_latency_s=0.01)
             for one in pools
         ]
         at = range(len(models))

@@ -113,7 +113,7 @@ def _of_pool(
             rows[0],
             model=m,
             group=group if len(numbers) > 1 else None,
-            blocks={known.index(name): share for name, share in parts[k].items()},
+            blocks=tuple((known.index(name), share) for name, share in parts[k].items()),
             n_resident=pool.resident,
             load_s=latency_s + weights / rate,
             load_latency_s=latency_s,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,9 +40,9 @@ class Served:
     weights_bytes: float = 0.0  # on each device
     model: int = 0  # which of the run's models it serves
     group: int | None = None  # what a replica may run in turn has one number; None: nothing else
-    #: shares of its weights by the number of a block; what models that name one block have of it is
-    #: the same, and is loaded and kept once
-    blocks: Mapping[int, float] = field(default_factory=dict)
+    #: numbers of blocks and their shares of its weights; what models that name one block have of it
+    #: is the same, and is loaded and kept once
+    blocks: tuple[tuple[int, float], ...] = ()
     n_resident: int = 1  # models of the group whose weights a replica keeps at a time
     load_s: float = 0.0  # all weights of a replica, from where they are kept, ...
     load_latency_s: float = 0.0  # ... of which this, whatever is loaded
@@ -263,10 +263,10 @@ def _turns(
             resident[i, m] = n_models - 1 - k
     n_adapters = len(pools[0].adapters.ranks) if pools[0].adapters else 0
     shape = (len(pool_of), n_models + n_adapters)
-    n_blocks = 1 + max((k for one in pools for k in one.blocks), default=-1)
+    n_blocks = 1 + max((k for one in pools for k, _ in one.blocks), default=-1)
     block_ps, block_bytes = np.zeros((2, len(pools), n_blocks), dtype=np.int64)
     for p, one in enumerate(pools):
-        for k, share in one.blocks.items():
+        for k, share in one.blocks:
             block_ps[p, k] = round(share * (one.load_s - one.load_latency_s) * PS)
             block_bytes[p, k] = round(share * one.load_bytes)
     return {
