@@ -65,6 +65,9 @@ LEAP = np.dtype(
         ("n_adapters", "i4"),  # different ones in each step ...
         ("n_adapted", "i4"),  # ... and tokens computed with one
         ("n_tuned", "i8"),  # tokens of a fine-tuning in each step, not in n_tokens
+        ("scored", "i8"),  # tokens at the first step out of which decoders pick what they read
+        ("n_scored", "i4"),  # how many more in each step
+        ("n_picking", "i4"),  # decoders that do
     ],
     align=True,
 )
