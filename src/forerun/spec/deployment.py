@@ -285,10 +285,12 @@ class Deployment(Spec):
 
     @model_serializer(mode="wrap")
     def _without_cache(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What keeps no answers reads (and hashes) as it always did."""
+        """What keeps no answers or adapters reads (and hashes) as it always did."""
         data: dict[str, Any] = plain(self)
         if self.response_cache is None:
             data.pop("response_cache", None)
+        if self.adapters is None:
+            data.pop("adapters", None)
         return data
 
     @property
