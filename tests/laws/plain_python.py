@@ -5,6 +5,7 @@ import hashlib
 import os
 
 import fleets
+from adapting import WAYS, fitted, naming
 from families import asking, engine_turn, turning
 from flows import woven
 from serving import served, simulate, table, workload
@@ -14,6 +15,7 @@ from forerun.sim.core.jit import JIT
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Policy, ResponseCache
 from forerun.spec.traces._questions import with_questions
+from forerun.spec.tuning import Tuning
 from forerun.spec.workload import Client, Questions
 
 CASES = [
@@ -82,3 +84,10 @@ if __name__ == "__main__":
             requests, engine_turn(turning(replicas=2, n_resident=2), turn)
         ).log_so_far()
         print("models", turn, digest(log), log.loads.tolist())
+    wanted = naming(fleets.sharing(5, 40, rate=80))
+    slack = {"name": "slack", "params": {"step_s": 0.012}}
+    how = {"tune": slack, "tuning": Tuning(tokens=2_000, grain=4)}
+    for name, way in WAYS.items():
+        pools = fitted([fleets.pool(replicas=2, n_blocks=30, **how)], **way)
+        log = fleets.serve(wanted, pools, route=Policy(name="near_adapter")).log_so_far()
+        print("adapters", name, digest(log), log.fitted.tolist(), log.tuned.tolist())

@@ -13,6 +13,7 @@ from forerun.api import _models
 from forerun.api._cases import carbon_gco2e_per_kwh, default_deployment, pool_usd_per_hour
 from forerun.errors import SpecError
 from forerun.spec.case import Case
+from forerun.spec.check_adapters import check_named, n_named
 from forerun.spec.check_control import check_control
 from forerun.spec.check_power import check_power
 from forerun.spec.deployment import Category, Deployment, Pool, ResponseCache, Shelf
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from forerun.sim.control.drive import Control
     from forerun.sim.log import Log
     from forerun.sim.serve import Server
+    from forerun.spec.adapters import Adapters
     from forerun.spec.requests import Requests
 
 
@@ -131,9 +133,15 @@ def simulate(
     if wrong := [*check_control(deployment.pools, case.faults), *check_power(deployment)]:
         raise SpecError(*wrong)
     wanted = requests(case)
+    check_named(deployment, wanted)
     edited = compose(deployment)
     pools = _models.served(
-        case, edited, mean_lengths(wanted), seed=case.seed, span_s=wanted.duration_s
+        case,
+        edited,
+        mean_lengths(wanted),
+        seed=case.seed,
+        span_s=wanted.duration_s,
+        n_adapters=n_named(wanted),
     )
     check_row(row, pools)
     controlled = is_controlled(pools, case.faults, row)
@@ -175,6 +183,10 @@ def simulate(
     reasons = (*explain(written, metrics), *experts)
     provenance = provenance_of(case, deployment, written) | {"interrupted": interrupted}
     provenance["assumed"] += _models.assumed(case, edited)
+    if written.fitted is not None and deployment.adapters is not None:
+        from forerun.cost import lora
+
+        provenance["assumed"] += lora.assumed(deployment.adapters)
     return Result(case, deployment, wanted, written, metrics, reasons, provenance)
 
 
@@ -288,6 +300,15 @@ def _speculation_words(pool: Pool) -> str:
     )
 
 
+def adapter_words(how: Adapters, wanted: Requests) -> str:
+    """How many adapters there are, and how replicas keep them."""
+    n, ranks = n_named(wanted), ", ".join(map(str, sorted(set(how.ranks))))
+    told = f"{n:,} of rank {ranks}; {how.n_slots} slots a replica, {how.max_loras} in a batch"
+    if how.max_cpu_loras:
+        told += f", {how.max_cpu_loras} on its host"
+    return f"{told}; loaded {how.load.replace('_', ' ')}"
+
+
 def _cache_words(cache: ResponseCache) -> str:
     """From which similarity on an answer is given again, how many are kept, how long."""
     from forerun import units
@@ -334,6 +355,8 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
             for one in deployment.kv_tiers
         )
         out["KV below"] = f"{below}; fetch: {deployment.fetch.name}"
+    if deployment.adapters is not None:
+        out["adapters"] = adapter_words(deployment.adapters, wanted)
     if deployment.response_cache is not None:
         out["response cache"] = _cache_words(deployment.response_cache)
     if deployment.techniques:
@@ -352,6 +375,11 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         for word, most in (("kept", e.kept_tokens), ("attended", e.attended_tokens)):
             if most is not None:
                 out[label] += f", at most {most:,} tokens {word}"
+        if e.tuning is not None:
+            out[label.replace("engine", "fine-tuning")] = (
+                f"{e.tuning.tokens:,} tokens a replica, {e.tune.name} policy, "
+                f"backward {e.tuning.backward:g} times forward"
+            )
         for word in ("kept", "attended"):
             if getattr(traffic, f"{word}_tokens") is not None:
                 out[label] += f", of a request at most its own {word}_tokens"

@@ -73,7 +73,7 @@ def dynamic_j(leaps: np.ndarray, log: Log, edges: np.ndarray) -> np.ndarray:
     of = np.repeat(np.arange(len(leaps)), crossed)
     rank = np.arange(len(of)) - np.repeat(np.cumsum(crossed) - crossed, crossed)
     edge = first[of] + 1 + rank
-    by = energy_by(leaps[of], log.tables, edges[edge])
+    by = energy_by(leaps[of], log.tables, edges[edge], log.meta.get("tuning", ()))
     np.add.at(out, (pool[of], edge - 1), by)
     np.add.at(out, (pool[of], edge), -by)
     return out[:, 1:-1]

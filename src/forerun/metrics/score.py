@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from forerun.metrics import (
+    adapters,
     carbon,
     energy,
     goodput,
@@ -29,6 +30,7 @@ from forerun.metrics import (
     rental,
     responses,
     stats,
+    tuning,
     work,
 )
 from forerun.metrics.figure import Figure, ratio
@@ -110,6 +112,15 @@ class Metrics:
     weights_loaded_bytes: Figure
     loading: Figure
     draining: Figure
+    adapter_hit: Figure
+    adapter_loads: Figure
+    adapter_bytes: Figure
+    adapter_wait_s: Figure
+    adapters_mean: Figure
+    tuned_tokens: Figure
+    tuned_tokens_per_s: Figure
+    tuning_alone: Figure
+    tuning_beside: Figure
     by_model: tuple[models.OfModel, ...]  # empty where there is one model only
     by_category: tuple[responses.OfCategory, ...]  # empty without a response cache
     energy_j: Figure
@@ -208,6 +219,8 @@ def score(
         **kv.figures(part),
         **responses.figures(part),
         **models.figures(part),
+        **adapters.figures(part),
+        **tuning.figures(part),
         by_category=responses.by_category(part),
         by_model=models.by_model(part, slo),
         energy_j=Figure(joule, "J", steps),
@@ -453,6 +466,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "responses": ("response_hit", "response_wrong", "response_missed"),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),
+    "adapters": (
+        "adapter_hit", "adapter_loads", "adapter_bytes", "adapter_wait_s", "adapters_mean",
+    ),
+    "tuning": ("tuned_tokens", "tuned_tokens_per_s", "tuning_alone", "tuning_beside"),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
     "power": (
         "row_mean_w", "row_p99_w", "row_peak_w", "over_budget_s", "over_budget_longest_s",

@@ -39,4 +39,5 @@ def by_replica(leaps: np.ndarray, log: Log, part: str) -> np.ndarray:
 
 def by_leap(leaps: np.ndarray, log: Log, part: str, *, drafts: bool = True) -> np.ndarray:
     """One part's amount for each leap, priced by the table of its replica: float64 [L]."""
-    return amounts.by_leap(leaps, log.tables, part, drafts=drafts)
+    tuning = log.meta.get("tuning", ())
+    return amounts.by_leap(leaps, log.tables, part, drafts=drafts, tuning=tuning)

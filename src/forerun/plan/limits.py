@@ -28,6 +28,9 @@ def check_plannable(case: Case, objective: str, source: Deployment | None) -> No
     if len(case.models) > 1:
         what = "a plan is for one model, the case has several"
         problems.append(Problem("models", what, "a case for each model"))
+    if case.traffic.adapters is not None:
+        what = "bounds of plans know no adapters, which take memory and time"
+        problems.append(Problem("traffic.adapters", what, FIX))
     for name in ("workflow", "client"):
         if getattr(case.traffic, name) is not None:
             what = (
@@ -50,6 +53,7 @@ def _of_deployment(source: Deployment) -> list[Problem]:
     left_out = {
         "techniques": bool(source.techniques),
         "kv_tiers": bool(source.kv_tiers),
+        "adapters": source.adapters is not None,
         "response_cache": source.response_cache is not None,
         "gate": source.gate.name != "everyone",
         "power": source.power is not None,
@@ -67,6 +71,9 @@ def _of_deployment(source: Deployment) -> list[Problem]:
         if pool.power is not None:
             what = "a plan takes devices at full clock, and would leave it out silently"
             out.append(Problem(f"{where}.power", what, FIX))
+        if pool.engine.tuning is not None:
+            what = "bounds of plans know no fine-tuning, which takes memory and time"
+            out.append(Problem(f"{where}.engine.tuning", what, FIX))
         for name in ("kept_tokens", "attended_tokens"):
             if getattr(pool.engine, name) is not None:
                 out.append(Problem(f"{where}.engine.{name}", CAPS, FIX))

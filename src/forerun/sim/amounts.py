@@ -15,6 +15,7 @@ from forerun.cost.table import CostTable, Work, grid
 from forerun.sim import leaps as leap_rows
 from forerun.sim import verified as verify
 from forerun.sim.tables import slope
+from forerun.spec.tuning import Tuning
 
 
 def amount(leaps: np.ndarray, table: CostTable, work: Work) -> np.ndarray:
@@ -51,13 +52,29 @@ def picked(leaps: np.ndarray, table: CostTable, part: str) -> np.ndarray:
     return n * (leaps["scored"] + leaps["n_scored"] * (n - 1) / 2) * a_token * share
 
 
+def tuned(leaps: np.ndarray, table: CostTable, work: Work, how: Tuning) -> np.ndarray:
+    """What tuning tokens add to all steps of each leap (as `sim.tables.tuning`): float64 [L]."""
+    q, grid_of, n = leaps["n_tuned"], grid(table.max_tokens), leaps["n_tokens"]
+    step = np.interp(n + q, grid_of, work.tokens) - np.interp(n, grid_of, work.tokens)
+    step += how.backward * np.interp(q, grid_of, work.tokens)
+    past = np.full(len(q), how.sequence / 2)
+    attention = _surface(work.prefill, grid_of, q, table.knots_past, past, table.between)
+    return leaps["n_steps"] * (step + (1 + how.backward) * attention)
+
+
 def by_leap(
-    leaps: np.ndarray, tables: Sequence[CostTable], part: str, *, drafts: bool = True
+    leaps: np.ndarray,
+    tables: Sequence[CostTable],
+    part: str,
+    *,
+    drafts: bool = True,
+    tuning: Sequence[Tuning | None] = (),
 ) -> np.ndarray:
     """One part's amount for each leap, priced by the table of its row: float64 [L].
 
     part : "flop", "hbm_bytes", "link_bytes", "energy_j".
     drafts : with that of the draft, where it runs on the replica's devices; energy of all drafts.
+    tuning : how each row trains beside serving, where some do.
     """
     out = np.zeros(len(leaps))
     pool = leaps["pool"] if len(tables) > 1 else np.zeros(len(leaps), dtype=int)
@@ -67,6 +84,9 @@ def by_leap(
             continue
         rows = leaps[mine]
         out[mine] = amount(rows, table, getattr(table, part))
+        how = tuning[p] if tuning else None
+        if how is not None:
+            out[mine] += tuned(rows, table, getattr(table, part), how)
         if table.pick is not None:
             out[mine] += picked(rows, table, part)
         if table.verify is None:
@@ -78,7 +98,12 @@ def by_leap(
     return out
 
 
-def energy_by(leaps: np.ndarray, tables: Sequence[CostTable], t_ps: np.ndarray | int) -> np.ndarray:
+def energy_by(
+    leaps: np.ndarray,
+    tables: Sequence[CostTable],
+    t_ps: np.ndarray | int,
+    tuning: Sequence[Tuning | None] = (),
+) -> np.ndarray:
     """Joule above idle that each leap has taken by a time: float64 [L].
 
     t_ps : one time, or one for each leap.  Within a step power is even, so that the sum is the same
@@ -91,7 +116,8 @@ def energy_by(leaps: np.ndarray, tables: Sequence[CostTable], t_ps: np.ndarray |
     length = np.maximum(leap_rows.span_ps(step), 1)
     share = np.clip((t - step["start_ps"]) / length, 0.0, 1.0)
     share[k == leaps["n_steps"]] = 0.0
-    return by_leap(whole, tables, "energy_j") + share * by_leap(step, tables, "energy_j")
+    ended, under_way = (by_leap(rows, tables, "energy_j", tuning=tuning) for rows in (whole, step))
+    return ended + share * under_way
 
 
 def _line(

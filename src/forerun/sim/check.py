@@ -62,6 +62,53 @@ def check_models(pools: Sequence[Served]) -> None:
         raise SpecError(*problems)
 
 
+def check_adapters(pools: Sequence[Served]) -> None:
+    """Raises SpecError where adapters meet what they cannot be combined with yet."""
+    problems = []
+    if all(served.adapters is None for served in pools):
+        return
+    many = len({served.model for served in pools}) > 1
+    for served in pools:
+        where = f"deployment.pools.{served.pool.name}"
+        if served.pool.pp * served.pool.dp * served.pool.cp > 1:
+            what = "adapters of a replica with pp, dp or cp are not simulated yet"
+            problems.append(Problem(where, what, "tp alone"))
+        if served.draft is not None:
+            what = "proposed tokens are verified without adapters"
+            problems.append(Problem(f"{where}.engine.speculation", what, "drop one of the two"))
+        if many or served.group is not None:
+            what = "adapters are of one model, and the case has several"
+            problems.append(Problem(f"{where}.models", what, "a case for each model"))
+    if problems:
+        raise SpecError(*dict.fromkeys(problems))
+
+
+def check_tuning(pools: Sequence[Served]) -> None:
+    """Raises SpecError where fine-tuning meets what it cannot be combined with yet."""
+    problems = []
+    for served in pools:
+        how, where = served.pool.engine.tuning, f"deployment.pools.{served.pool.name}.engine.tuning"
+        if how is None:
+            continue
+        if served.pool.pp > 1:
+            problems.append(Problem(where, "stages of a replica cannot tune yet", "pp: 1"))
+        if served.draft is not None:
+            problems.append(
+                Problem(where, "steps that verify proposals cannot tune", "one of both")
+            )
+        if served.group is not None:
+            what = "a replica that takes turns with models cannot tune one"
+            problems.append(Problem(where, what, "a pool for each model"))
+        if served.pool.autoscale is not None:
+            what = "replicas that come and go by a rule cannot tune yet"
+            problems.append(Problem(where, what, "no autoscale in this pool"))
+        if how.grain > served.budget:
+            what = f"{how.grain} tokens at a time do not fit a step of {served.budget}"
+            problems.append(Problem(where, what, f"grain: {served.budget}"))
+    if problems:
+        raise SpecError(*problems)
+
+
 def check_caps(
     pools: Sequence[Served], hash_tokens: int, *, kept: bool = False, read: bool = False
 ) -> None:

@@ -77,4 +77,6 @@ class Log:
     spans: np.ndarray | None = None  # of dtype SPAN; None when all replicas were there all the time
     meta: Mapping[str, Any] = field(default_factory=dict)  # provenance: version, hashes, policies
     loads: np.ndarray | None = None  # structured array of dtype LOADS, one row a replica
+    tuned: np.ndarray | None = None  # structured array of dtype TUNED, one row a replica
+    fitted: np.ndarray | None = None  # structured array of dtype FITTED, one row a replica
     answered: Answered | None = None  # what the response cache did, where there is one

@@ -39,6 +39,7 @@ ARGUMENTS = {
     "fault": ("rng", "fault"),
     "power": ("row", "rule", "memory"),  # plain Python, see sim/power/
     "turn": ("replica", "engine", "model", "queued", "now_ps", "params"),
+    "tune": ("replica", "engine", "params"),
 }
 
 FOLDER = {"place": "route"}  # whoever chooses a replica for a prompt can choose one for an answer
@@ -228,6 +229,15 @@ def _dispatch_turn(p: int, own: Any, start: int, other: Any) -> Any:
     return turn
 
 
+def _dispatch_tune(p: int, own: Any, start: int, other: Any) -> Any:
+    def tune(replica, engine, params):
+        if replica.pool == p:
+            return own(replica, engine, params[start:])
+        return other(replica, engine, params)
+
+    return tune
+
+
 _DISPATCH = {
     "order": _dispatch_order,
     "admit": _dispatch_admit,
@@ -235,4 +245,5 @@ _DISPATCH = {
     "preempt": _dispatch_preempt,
     "speculate": _dispatch_speculate,
     "turn": _dispatch_turn,
+    "tune": _dispatch_tune,
 }

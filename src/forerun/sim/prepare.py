@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 from forerun import catalog
-from forerun.cost import engine_fit
+from forerun.cost import engine_fit, lora
 from forerun.cost.clocked import at_clock
 from forerun.cost.efficiency import efficiency
 from forerun.cost.memory import memory
@@ -20,6 +20,7 @@ from forerun.ops.attention import Attention
 from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
 from forerun.sim import drafts
+from forerun.sim.adapters import fitting
 from forerun.sim.moe.check import check_experts
 from forerun.sim.moe.rows import rows_of
 from forerun.sim.power.check import check_pool
@@ -42,6 +43,7 @@ def prepare(
     reprice: Callable[[CostTable, Graph, Pool], CostTable] | None = None,
     seed: int = 0,
     span_s: float = 0.0,
+    n_adapters: int = 0,
 ) -> list[Served]:
     """Every pool of the deployment, lowered, priced and fitted into memory.
 
@@ -50,17 +52,22 @@ def prepare(
     rewrite, reprice : what is done to each pool's graph before it is priced, and to its table after
     (techniques, fitted costs); neither changes what memory holds.
     seed, span_s : of the draws of experts, and how long the run is about to be.
+    n_adapters : that requests name; replicas have slots for some of them.
     Rows of other levels of expert load come after all pools; they have no replicas of their own.
     Raises ShapeError where a layout is impossible, Infeasible where the model does not fit, with
     the problems of all pools and what would mend them.
     """
     problems: list[Problem] = []
+    adapters = deployment.adapters if n_adapters else None
     ready: list[Served] = []
     others: list[tuple[int, list[Served]]] = []
     for pool in deployment.pools:
         device = catalog.device(pool.device)
         problems += check_pool(pool)
-        held = memory(model, pool, device, beside_bytes=beside_bytes)
+        slots = lora.slots_bytes(lower(model, pool), adapters) if adapters else 0.0
+        how = pool.engine.tuning
+        kept = how.kept_bytes(model.hidden, model.n_layers) / pool.tp if how else 0.0
+        held = memory(model, pool, device, beside_bytes=beside_bytes + slots + kept)
         draft = drafts.of_pool(model, pool)
         if draft is not None and not held.problems:
             held, found = drafts.in_memory(held, draft, pool, device)
@@ -142,6 +149,7 @@ def prepare(
             weights_bytes=held.weights_bytes,
             course=first.course,
             waits=first.waits,
+            adapters=fitting(graph, pool, device, adapters, n_adapters) if adapters else None,
         )
         ready.append(served)
         if rest:

@@ -16,12 +16,14 @@ from forerun.sim import policy as policy_room
 from forerun.sim import responses as response_room
 from forerun.sim import tables as table_arrays
 from forerun.sim.check import (
+    check_adapters,
     check_caps,
     check_drafts,
     check_hashes,
     check_models,
     check_reuse,
     check_roles,
+    check_tuning,
     check_widths,
 )
 from forerun.sim.collect import assumed, client_counts, live_slots, unfinished, wrong_choice
@@ -138,7 +140,7 @@ class Server:
         check_widths(self.pools)
         self._found = {
             kind: [self._policy(kind, served.pool.engine) for served in self.pools]
-            for kind in ("order", "admit", "batch", "preempt", "speculate", "turn")
+            for kind in ("order", "admit", "batch", "preempt", "speculate", "turn", "tune")
         }
         fleet = {"route": self.route, "place": self.place, "fetch": self.fetch, "gate": self.gate}
         for kind, chosen in fleet.items():
@@ -150,6 +152,8 @@ class Server:
         check_hashes(self.pools, self.hash_tokens)
         check_tiers(self.pools, self.tiers, self.hash_tokens)
         check_models(self.pools)
+        check_adapters(self.pools)
+        check_tuning(self.pools)
 
     def _policy(self, kind: str, engine: Engine) -> policy_room.Found:
         return policy_room.find(kind, self.policies.get(kind, getattr(engine, kind)))
@@ -226,6 +230,7 @@ class Server:
             self._put(gate_memory=gate_memory_for(self._state, int(rows.tenant.max()) + 1))
         rows.session = -1 if requests.session is None else requests.session
         rows.model = self._models(requests)
+        rows.adapter = self._adapters(requests)
         self._name_prefixes(rows, requests)
         self._cap(rows, requests)
         rows.workflow = -1
@@ -295,6 +300,16 @@ class Server:
             raise SpecError.one("requests", what, f"models 0 to {known - 1}, which pools serve")
         return requests.model
 
+    def _adapters(self, requests: Requests) -> np.ndarray | int:
+        """The adapter that each request names; -1 none.  Raises SpecError for unknown ones."""
+        if requests.adapter is None:
+            return -1
+        known = len(self._state.adapters)
+        if len(requests) and not -1 <= requests.adapter.min() <= requests.adapter.max() < known:
+            what = f"name adapters up to {requests.adapter.max()}, and there are {known}"
+            raise SpecError.one("requests", what, f"deployment.adapters.n: {known + 1} or more")
+        return requests.adapter
+
     def _name_prefixes(self, rows: Any, requests: Requests) -> None:
         """Give each row its whole prefix blocks; blocks of requests that ended are forgotten."""
         if self.hash_tokens == 0 or requests.block_hashes is None:
@@ -313,6 +328,9 @@ class Server:
             names = chained(names, requests.block_starts)
         if requests.model is not None:  # one prefix of two models is two blocks of KV
             names = names ^ (np.repeat(requests.model, named) << 50)
+        if requests.adapter is not None:  # so it is with adapters (vLLM hashes their name too)
+            other = np.where(requests.adapter < 0, 0, (requests.adapter + 1) * 0x9E3779B97F4A7C1)
+            names = names ^ np.repeat(other, named)
         self._put(hashes=np.concatenate([old, names]))
 
     @property
@@ -393,6 +411,8 @@ class Server:
             end_ps=self._end_ps(under_way),
             n_unfinished=len(under_way),
             loads=np.array(self._state.loads),
+            tuned=np.array(self._state.tuned) if self._clock.tunes else None,
+            fitted=np.array(self._state.fitted) if self._clock.has_adapters else None,
             replicas=np.array(self._state.totals),
             pool_of_replica=self.pool_of_replica,
             tables=tuple(served.table for served in self.pools),
@@ -408,10 +428,12 @@ class Server:
                 "policies": {
                     kind: sorted({f.name for f in found})
                     for kind, found in self._found.items()
-                    if kind != "speculate" or any(served.draft for served in self.pools)
+                    if (kind != "speculate" or any(served.draft for served in self.pools))
+                    and (kind != "tune" or self._clock.tunes)
                 },
                 "compiled": JIT,
                 "hash_tokens": self.hash_tokens,
+                "tuning": [served.pool.engine.tuning for served in self.pools],
                 "models": tuple(self.models),
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
                 "assumed": (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from forerun.spec.base import Spec
@@ -54,6 +56,8 @@ class Asked(Spec):
     traffic: Traffic | None = None  # its own, beside the case's
     base: str | None = None  # models that name one base have most of their weights in common
     own_share: float = Field(default=1.0, gt=0, le=1)  # of its weights that others of its base lack
+    #: or several parts of its weights, by name: models that name one have it in common (BlockLLM)
+    blocks: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
 
 
 class Case(Spec):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from forerun.errors import Problem, SpecError, nearest
 from forerun.spec.case import Case, Group
+from forerun.spec.check_adapters import check_adapters
 from forerun.spec.check_control import check_control
 from forerun.spec.check_power import check_power
 from forerun.spec.deployment import Pool
@@ -14,7 +15,7 @@ from forerun.spec.deployment import Pool
 
 def check_case(case: Case) -> list[Problem]:
     """Everything in the case that contradicts something else in it."""
-    changes = check_models(case)
+    changes = [*check_models(case), *check_adapters(case)]
     if case.deployment is not None:
         changes += check_control(case.deployment.pools, case.faults)
         changes += check_power(case.deployment)
@@ -139,6 +140,12 @@ def _check_asked(case: Case) -> list[Problem]:
         if asked.own_share < 1 and asked.base is None:
             what = "is a share of what is not in its base, and no base is named"
             problems.append(Problem(f"{where}.own_share", what, "base: NAME"))
+        if asked.blocks and asked.base is not None:
+            what = "a base is a block that two models share: name it in blocks as well"
+            problems.append(Problem(f"{where}.base", what, "blocks alone"))
+        if sum(asked.blocks.values()) > 1 + 1e-9:
+            what = f"its blocks are {sum(asked.blocks.values()):.0%} of its weights"
+            problems.append(Problem(f"{where}.blocks", what, "shares that add up to at most 1"))
         if asked.traffic is not None:
             closed = asked.traffic.concurrency or case.traffic.concurrency
             if closed:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from forerun.spec.adapters import Adapters
 from forerun.spec.base import Spec
 from forerun.spec.control import Autoscale, ColdStart
 from forerun.spec.dtype import Dtype
@@ -13,6 +14,7 @@ from forerun.spec.moe import ExpertRun
 from forerun.spec.policy import Policy
 from forerun.spec.power import PoolPower, RowPower
 from forerun.spec.speculation import Speculation
+from forerun.spec.tuning import Tuning
 
 #: calibrations that are no file: the profile of the engine itself, and nothing at all
 PROFILE, NO_CALIBRATION = "profile", "none"
@@ -64,6 +66,8 @@ class Engine(Spec):
     speculate: Policy = Policy(name="fixed")  # with `speculation`: how many tokens are proposed
     speculation: Speculation | None = None
     turn: Policy = Policy(name="oldest_first")  # which of several models a replica runs next
+    tune: Policy = Policy(name="idle_only")  # with `tuning`: tokens that a step may take
+    tuning: Tuning | None = None  # a backlog for what steps leave
     max_num_seqs: int = Field(default=256, ge=1)
     max_num_batched_tokens: int = Field(default=8192, ge=1)
     max_model_len: int | None = Field(default=None, ge=1)
@@ -114,6 +118,8 @@ class Engine(Spec):
         data: dict[str, Any] = plain(self)
         if self.speculation is None:
             data = {k: v for k, v in data.items() if k not in ("speculate", "speculation")}
+        if self.tuning is None:
+            data = {k: v for k, v in data.items() if k not in ("tune", "tuning")}
         if self.kv_precision is None:
             data.pop("kv_precision", None)
         if self.calibration is not None:
@@ -276,15 +282,17 @@ class Deployment(Spec):
     kv_tiers: tuple[KvTier, ...] = ()  # the nearest first
     fetch: Policy = Policy(name="always")  # what of a prompt is moved from them, not computed
     gate: Policy = Policy(name="everyone")  # who is let in at the front
+    adapters: Adapters | None = None  # how replicas keep and run those that requests name
     response_cache: ResponseCache | None = None  # answers given again, before the gate
     techniques: tuple[Policy, ...] = ()
     power: RowPower | None = None  # that pools share, and who keeps them within it
 
     @model_serializer(mode="wrap")
     def _without_unsaid(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What keeps no answers and says nothing of power reads (and hashes) as it always did."""
+        """What keeps no answers or adapters, and says nothing of power, reads (and hashes) as it
+        always did."""
         data: dict[str, Any] = plain(self)
-        for name in ("response_cache", "power"):
+        for name in ("adapters", "response_cache", "power"):
             if getattr(self, name) is None:
                 data.pop(name, None)
         return data

@@ -11,7 +11,7 @@ from forerun.errors import Problem, SpecError
 from forerun.spec.deployment import Deployment, Engine
 from forerun.spec.yaml import Node, Origin
 
-_POLICIES = ("batch", "order", "admit", "preempt", "speculate", "turn")
+_POLICIES = ("batch", "order", "admit", "preempt", "speculate", "turn", "tune")
 _DEFAULT_POLICY = {kind: Engine.model_fields[kind].default.name for kind in _POLICIES} | {
     "route": Deployment.model_fields["route"].default.name
 }

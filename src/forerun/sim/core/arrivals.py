@@ -37,7 +37,7 @@ def _copy(target, source):
     target.tenant = source.tenant
     target.hash_at, target.n_hash = source.hash_at, source.n_hash
     target.acceptance = source.acceptance
-    target.model = source.model
+    target.model, target.adapter = source.model, source.adapter
     target.most_kept, target.most_read = source.most_kept, source.most_read
 
 

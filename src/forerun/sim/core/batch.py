@@ -8,10 +8,10 @@ Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import fetch, prefix, tiers, turns
+from forerun.sim.core import adapters, fetch, prefix, tiers, tuning, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core import speculate as drafts
-from forerun.sim.core.clock import span
+from forerun.sim.core.clock import span, steps_to_reach
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for, kept, need, steps_until_full, take
 from forerun.sim.core.order import NEVER
@@ -186,6 +186,11 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
             return left, admitted
         r = replica.queue
         request = state.live[r]
+        if request.adapter >= 0 and not adapters.may_start(state, i, request.adapter, t):
+            if not adapters.put_aside(state, i, t):
+                return left, unsettled
+            lists.drop_aborted_heads(state, i)
+            continue
         here = prefix.leading(state, i, r)  # prefix blocks
         coming = comes(state, i, r, here)
         have = here * state.clock[0].hash_tokens + coming
@@ -216,6 +221,8 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         if state.admit(request, replica, engine, state.admit_params) == 0:
             return left, unsettled
         lists.dequeue(state, i)
+        if request.adapter >= 0:
+            adapters.take(state, i, request.adapter, t)
         if here > 0:
             prefix.hold_leading(state, i, r, here)
         request.n_blocks = blocks
@@ -252,8 +259,12 @@ def form(state, i, t):
     lists.drop_aborted_heads(state, i)
     if replica.ready_head >= 0:
         join_ready(state, i, t)
+    if replica.n_apart > 0:
+        adapters.call_back(state, i, t)
     if replica.n_running == 0 and replica.n_waiting == 0:
-        return NEVER
+        if tuning.goes_on(state, i):
+            return leap(state, i, t, 0, 0)
+        return adapters.next_ready(state, i, t)
     decode, left, whole, n_max = state.batch(replica, engine, state.batch_params)
     if left + (replica.n_decode if decode == YES else 0) > engine.max_tokens:
         clock.wrong_kind, clock.wrong_replica, clock.wrong_value = BAD_BATCH, i, left
@@ -346,9 +357,11 @@ def leap(state, i, t, decoding, unsettled):
                 slope += grow
                 steps = min(steps, until)
         r = request.chunk_next
-    if n_tokens == 0 and replica.n_away > 0:
-        return NEVER  # what holds the memory is on its way, and wakes the replica
-    if n_tokens == 0:
+    ready_ps = adapters.next_ready(state, i, t)
+    tunes = engine.tunes == 1 and tuning.goes_on(state, i)
+    if n_tokens == 0 and not tunes and (replica.n_away > 0 or ready_ps < NEVER):
+        return ready_ps  # what holds the memory is on its way, and wakes the replica
+    if n_tokens == 0 and not tunes:
         clock.wrong_kind, clock.wrong_replica, clock.wrong_value = STUCK, i, replica.n_waiting
         return NEVER
     if n_chunks > 0 and engine.mixed_den > 0:
@@ -384,6 +397,12 @@ def leap(state, i, t, decoding, unsettled):
             slope = 0
             steps = 1
     first += engine.host_step_ps + engine.host_seq_ps * n_seqs
+    if engine.max_adapters > 0:
+        first += adapters.price(state, i, decoding)
+        if state.fitted[i].in_step_ps > 0:
+            first += state.fitted[i].in_step_ps
+            state.fitted[i].in_step_ps = 0
+            steps = 1
     replica.depth = replica.draft_tokens = 0
     if engine.draft_most > 0 and n_draft + n_chunks > 0:
         first = drafts.beside(state, i, first)
@@ -409,11 +428,22 @@ def leap(state, i, t, decoding, unsettled):
         elif grown > 0:
             fits = free * b + blocks_for(lone_past, b) * b - lone_past
             steps = min(steps, 1 + fits // grown)
+    replica.n_tune = replica.tune_added_ps = 0
+    if tunes:
+        replica.n_tune, replica.tune_added_ps, same = tuning.choose(
+            state, i, n_tokens, first, slope
+        )
+        if n_tokens + replica.n_tune == 0:
+            return ready_ps
+        first += replica.tune_added_ps
+        steps = min(steps, same)
+    if ready_ps < NEVER:
+        steps = steps_to_reach(first, slope, steps, ready_ps - t)
     replica.start_ps = t
     replica.first_ps = first
     replica.slope_ps = slope
     replica.n_steps = steps
-    replica.left_waiting = replica.n_waiting + replica.n_parked
+    replica.left_waiting = replica.n_waiting + replica.n_parked + replica.n_apart
     replica.in_step = n_decode
     replica.n_seqs = n_seqs
     replica.chunk = chunk

@@ -9,7 +9,7 @@ Legend: i replica, j another one, p pool, r slot, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, front, heaps, prefix, queue, tiers, transfer, turns
+from forerun.sim.core import adapters, attempts, front, heaps, prefix, queue, tiers, transfer, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import steps_to_reach
 from forerun.sim.core.jit import jit
@@ -58,11 +58,16 @@ def obey(state, t):
         replica.accepts = 1
         if command.value == 1:
             tiers.fall(state, i)
+            adapters.fall(state, i)
         restrict(state)
+        if clock.tunes == 1:
+            wake(state, i, t)
         front.let_in(state, t)
     elif command.verb == CLOSE:
         replica.accepts = 0
         clock.restricted = 1
+        if clock.tunes == 1:
+            wake(state, i, t)  # it tunes no more
     elif command.verb == FAIL:
         fail(state, i, t, command.value)
     elif command.verb == SWITCH:
@@ -138,8 +143,10 @@ def change_pool(state, i, t):
 
 @jit
 def send_parked(state, i, every, t, lose):
-    """Requests that wait for models which replica i does not serve (or for any) are sent again."""
-    for m in range(state.parked.shape[1]):
+    """Requests that wait for models which replica i does not serve (or for any, and for adapters)
+    are sent again."""
+    n_models = state.serves.shape[1]
+    for m in range(state.parked.shape[1] if every == 1 else n_models):
         if every == 0 and state.serves[state.replicas[i].pool, m] >= 0:
             continue
         r = state.parked[i, m]
@@ -149,7 +156,12 @@ def send_parked(state, i, every, t, lose):
                 lists.free(state, r)
             else:
                 state.n_parked[i, m] -= 1
-                state.replicas[i].n_parked -= 1
+                if m < n_models:
+                    state.replicas[i].n_parked -= 1
+                else:
+                    state.replicas[i].n_apart -= 1
+                    state.slots[i, m - n_models].n_waiting -= 1
+                    state.live[r].aside = 0
                 state.load[WAITING_REQUESTS, i] -= 1
                 state.load[OUTSTANDING_TOKENS, i] -= state.live[r].n_known
                 if state.live[r].swapped > 0:
@@ -211,6 +223,7 @@ def fail(state, i, t, lose):
     forget_sources(state, i, t)
     empty(state, i, t, lose)
     tiers.fall(state, i)
+    adapters.fall(state, i)
 
 
 @jit
@@ -232,6 +245,8 @@ def stop_transfers(state, i, t):
         prefix.give_back(state, j, r, request.n_blocks, request.n_shared)
         request.n_blocks = request.n_shared = 0
         state.replicas[j].n_away -= 1
+        if request.adapter >= 0:
+            adapters.leave(state, j, request.adapter)
         if request.aborted == 1:
             lists.leave_source(state, r, t)
             lists.write_done(state, j, r, t, lists.ABORTED)

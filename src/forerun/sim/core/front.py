@@ -5,7 +5,7 @@ Legend: i replica, p pool, r slot, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, prefix, responses, turns
+from forerun.sim.core import adapters, attempts, prefix, responses, tuning, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
@@ -66,6 +66,10 @@ def refresh(state, r):
             state.load[KV_BLOCKS, i] = blocks_now(state, i)
         if clock.refresh_cached == 1:
             state.load[CACHED, i] = prefix.tokens_kept(state, i, r)
+        if clock.has_adapters == 1:
+            a = state.live[r].adapter
+            wait_ps = adapters.until_ready(state, i, a, clock.now_ps) if a >= 0 else 0
+            state.load[TO_LOAD, i] = wait_ps
 
 
 @jit
@@ -109,7 +113,7 @@ def pick(state, r, load):
 def choose(state, r, role):
     """The replica that a router gives request r; NOBODY, or WRONG when there is no such one."""
     clock = state.clock[0]
-    if clock.refresh_load + clock.refresh_cached > 0:
+    if clock.refresh_load + clock.refresh_cached + clock.has_adapters > 0:
         refresh(state, r)
     source, model = state.live[r].source, state.live[r].model
     avoid = state.live[r].avoid
@@ -239,6 +243,8 @@ def end_in_front(state, arrival, status, first_ps, done_ps, n_out):
         refused = 0 if status == FINISHED else 1
         row.n_retries = max(0, state.calls[arrival.request].attempt - refused)
     ended(state, arrival.request, done_ps, status)
+    if clock.tunes == 1:
+        tuning.stop_if_over(state, clock.now_ps)
 
 
 @jit
@@ -299,7 +305,7 @@ def fill(state, arrival):
     request.isl, request.osl = arrival.isl, arrival.osl
     request.priority, request.tenant = arrival.priority, arrival.tenant
     request.hash_at, request.n_hash = arrival.hash_at, arrival.n_hash
-    request.model = arrival.model
+    request.model, request.adapter, request.aside = arrival.model, arrival.adapter, 0
     request.most_kept, request.most_read = arrival.most_kept, arrival.most_read
     request.n_preempt = request.n_retries = request.n_out = request.away_ps = 0
     request.n_computed = request.n_blocks = request.n_shared = 0

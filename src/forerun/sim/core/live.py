@@ -5,7 +5,17 @@ Legend: i replica, r slot of `live`, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, heaps, prefix, queue, responses, speculate, tiers
+from forerun.sim.core import (
+    adapters,
+    attempts,
+    heaps,
+    prefix,
+    queue,
+    responses,
+    speculate,
+    tiers,
+    tuning,
+)
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for, kept
@@ -37,6 +47,8 @@ def enqueue(state, i, r):
         replica.n_parked += 1
     state.load[WAITING_REQUESTS, i] += 1
     state.load[OUTSTANDING_TOKENS, i] += state.live[r].n_known
+    if state.live[r].adapter >= 0:
+        adapters.come(state, i, r, state.clock[0].now_ps)
 
 
 @jit
@@ -47,6 +59,8 @@ def dequeue(state, i):
     replica.queue = queue.pop(state.live, r)
     replica.n_waiting -= 1
     state.load[WAITING_REQUESTS, i] -= 1
+    if state.live[r].adapter >= 0:
+        state.slots[i, state.live[r].adapter].n_waiting -= 1
     return r
 
 
@@ -85,6 +99,8 @@ def free(state, r):
     state.live[r].next = clock.free
     clock.free = r
     clock.n_live -= 1
+    if clock.tunes == 1 and clock.n_live == 0:
+        tuning.stop_if_over(state, clock.now_ps)
 
 
 @jit
@@ -140,6 +156,8 @@ def unlink_running(state, i, r):
         replica.run_tail = request.prev
     replica.n_running -= 1
     state.load[RUNNING, i] -= 1
+    if request.adapter >= 0:
+        adapters.leave(state, i, request.adapter)
 
 
 @jit
@@ -185,6 +203,8 @@ def join_decoders(state, i, r):
     replica.n_decode += 1
     state.fresh[i, replica.n_fresh] = r
     replica.n_fresh += 1
+    if request.adapter >= 0:
+        adapters.decode(state, i, request.adapter, 1)
 
 
 @jit
@@ -257,6 +277,8 @@ def leave_decoders(state, i, r):
         pick(state, i, request, cached, -1)
     heaps.drop_finish(state.last_step[i], state.last_member[i], state.live, replica.n_decode, r)
     replica.n_decode -= 1
+    if request.adapter >= 0:
+        adapters.decode(state, i, request.adapter, -1)
     if steps > 0:
         # its first decode step ended a gap of its own, see settle_gaps
         longest = longest_gap(state, i, request.joined + 2)
@@ -434,6 +456,19 @@ def abort(state, r, t):
         write_done(state, i, r, t, ABORTED)
         # a turn policy counts those who wait at each boundary
         cut = 1 if replica.n_parked > 0 and replica.n_steps > 0 else 0
+        if request.adapter >= 0:
+            state.slots[i, request.adapter].n_waiting -= 1
+            if replica.n_apart > 0:
+                wake(state, i, t)  # its adapter may make room for another one
+        if request.aside == 1:
+            column = state.serves.shape[1] + request.adapter
+            state.n_parked[i, column] -= 1
+            replica.n_apart -= 1
+            while state.parked[i, column] >= 0 and state.live[state.parked[i, column]].aborted == 1:
+                gone = state.parked[i, column]
+                state.parked[i, column] = queue.pop(state.live, gone)
+                free(state, gone)
+            return cut
         if request.model != state.engines[replica.pool].model:
             state.n_parked[i, request.model] -= 1
             replica.n_parked -= 1

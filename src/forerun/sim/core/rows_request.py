@@ -20,7 +20,8 @@ ARRIVAL = np.dtype(
         ("hash_at", "i8"),  # its prompt's blocks in `hashes`
         ("n_hash", "i8"),
         ("acceptance", "f8"),  # chance that a token proposed for it is right; -1: as its pool says
-        ("model", "i8"),  # that it asks for
+        ("model", "i8"),  # that it asks for ...
+        ("adapter", "i8"),  # ... and the adapter; -1 when none
         ("most_kept", "i8"),  # its own caps: of KV tokens in memory ...
         ("most_read", "i8"),  # ... and of those that decoding reads; NO_CAP
     ],
@@ -106,6 +107,7 @@ LIVE = np.dtype(
         ("replica", "i8"),
         ("pool", "i8"),
         ("model", "i8"),
+        ("adapter", "i8"),  # -1 when none
         ("n_preempt", "i8"),
         ("n_shared", "i8"),  # of them in the store of its replica, held
         ("source", "i8"),  # replica that computed its KV and still holds it; -1 when none
@@ -120,6 +122,8 @@ LIVE = np.dtype(
         ("cached", "i8"),
         ("n_left", "i8"),  # blocks held there for it alone ...
         ("n_left_shared", "i8"),  # ... and prefix blocks in the store there
+        ("aside", "i8"),  # 1: it waits apart for its adapter ...
+        ("aside_ps", "i8"),  # ... since then
         ("left_ps", "i8"),  # when it left there
         ("away_ps", "i8"),
         ("n_retries", "i8"),

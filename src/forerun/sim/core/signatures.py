@@ -17,6 +17,8 @@ the lowest index.  `params` are its knobs (float64, in the order its module list
                                                           tokens proposed for a decoding request in
                                                           this step, 0 to engine.draft_most
     gate(request, load, now_ps, params, memory) -> int    1: let in, 0: turned away at the front
+    tune(replica, engine, params) -> (tokens, step_ps)    tuning tokens that the next step may take,
+                                                          if it then lasts no longer than step_ps
     turn(replica, engine, model, queued, now_ps, params) -> int
                                                           the model that runs next: `model`, which
                                                           is loaded, or one that requests wait for
@@ -73,6 +75,8 @@ HEAD_PS = 1  # when the first of them was sent; NEVER when none waits
 LOAD_PS = 2  # picoseconds to load it from where it is kept; 0 when its weights are there
 QUEUED_FIELDS = 3
 
+NO_LIMIT = (1 << 63) - 1  # a step of a `tune` policy may last as long as it takes
+
 MEMORY = 8
 GATE_OF_TENANT = MEMORY  # memory[GATE_OF_TENANT + 2 * request.tenant] and the one after it
 
@@ -81,6 +85,7 @@ NO, YES, IF_NO_PREFILL = 0, 1, 2
 
 KINDS = (
     "order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate", "gate", "turn",
+    "tune",
 )  # fmt: skip
 
 
@@ -104,4 +109,5 @@ def numba_signatures():
         "speculate": i8(request, replica, engine, memory, params),
         "gate": i8(request, load, i8, params, memory),
         "turn": i8(replica, engine, i8, load, i8, params),
+        "tune": types.UniTuple(i8, 2)(replica, engine, params),
     }

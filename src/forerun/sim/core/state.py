@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from forerun.sim.core.rows_fleet import (
+    ADAPTER,
     ANSWER,
     ENGINE,
+    FITTED,
     KEPT,
     LOADS,
     OFFER,
     PORT,
     REPLICA,
     SHELF,
+    SLOT,
     STORE,
     TEXT,
+    TUNED,
 )  # fmt: skip
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, TOTALS
 from forerun.sim.core.rows_request import ARRIVAL, ASK, CALL, FLOW, LIVE, SUCCESSOR, TIMER
@@ -92,6 +96,8 @@ CLOCK = np.dtype(
         ("hash_tokens", "i8"),  # tokens of a prefix block; 0 when prefixes are not kept
         ("n_verify", "i8"),  # decode tables by queries a request: 1, 2, 4, ..
         ("restricted", "i8"),  # 1: not every replica takes every request
+        ("has_adapters", "i8"),
+        ("tunes", "i8"),  # 1: some replica has a backlog of tuning tokens
         ("next_move_ps", "i8"),  # first end of a transfer
         ("n_moving", "i8"),
         ("next_command", "i8"),
@@ -135,10 +141,18 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "totals": (TOTALS, 1),  # [R]
     "engines": (ENGINE, 1),  # [P]
     "serves": (I8, 2),  # [P, N], row of `engines` by which a replica of a row serves a model
-    "parked": (I8, 2),  # [R, N], queues of requests for models that are not loaded ...
-    "n_parked": (I8, 2),  # [R, N], ... and how many they are
+    "parked": (I8, 2),  # [R, N + A], queues of requests for models that are not loaded, then for
+    "n_parked": (I8, 2),  # [R, N + A], adapters, ... and how many they are
     "resident": (I8, 2),  # [R, N], number of the last turn of a model that is there, or -1
+    "block_ps": (I8, 2),  # [P, K], of load_ps: for blocks of weights that other models have too
+    "block_bytes": (I8, 2),  # [P, K], the same of load_bytes
     "loads": (LOADS, 1),  # [R]
+    "adapters": (ADAPTER, 1),  # [A]
+    "slots": (SLOT, 2),  # [R, A]
+    "fitted": (FITTED, 1),  # [R]
+    "tuned": (TUNED, 1),  # [R]
+    "tune_ps": (I8, 2),  # [P, G], of tuning tokens beside their forward products
+    "adapter_ps": (I8, 3),  # [P, A, 2], from the host to a replica, and from beyond to the host
     "queued": (I8, 2),  # [fields, N], what the turn policy reads; rows in signatures.py
     "load": (I8, 2),  # [fields, R], what routers read; rows in signatures.py
     "offered": (I8, 1),  # [fields * R], those columns of `load` that a router may choose from

@@ -5,7 +5,7 @@ Legend: i replica, r slot of a live request, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, front, prefix, speculate
+from forerun.sim.core import attempts, front, prefix, speculate, tuning
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
@@ -61,6 +61,8 @@ def write_leap(state, i, k):
         row.n_blocks += need(state, i, k, replica.past + replica.chunk, grown) + replica.lookahead
     row.n_draft, row.n_extra, row.depth = replica.n_draft, 0, replica.depth
     row.draft_tokens = replica.draft_tokens
+    row.n_tuned = replica.n_tune
+    row.n_adapters, row.n_adapted = replica.n_adapters, replica.n_adapted
     row.scored = row.n_scored = row.n_picking = 0
     if replica.in_step > 0:
         row.scored, row.n_scored = replica.scored, replica.n_scored
@@ -105,6 +107,8 @@ def complete(state, i, k):
     totals.n_steps += k
     totals.n_tokens += k * (replica.in_step + replica.chunk) + replica.n_draft
     write_leap(state, i, k)
+    if replica.n_tune > 0:
+        tuning.note(state, i, k, t - replica.start_ps)
     if replica.in_step > 0:
         take(state, i, decode_blocks(state, i, k) + replica.lookahead)
         settle_gaps(state, i)

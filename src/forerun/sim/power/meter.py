@@ -51,7 +51,7 @@ class Meter:
             self._take(begin)
             leaps = np.concatenate([self.rows, under_way(self.server)])
             leaps = leaps[leaps["start_ps"] < end]
-            joule = energy_by(leaps, self.tables, end) - energy_by(leaps, self.tables, begin)
+            joule = self._joule(leaps, end) - self._joule(leaps, begin)
             np.add.at(total, leaps["replica"], joule)
             some = leaps["n_chunks"] > 0
             np.add.at(prompts, leaps["replica"][some], joule[some])
@@ -68,6 +68,10 @@ class Meter:
         )
         lanes = np.add.reduceat(np.ones(n_lanes), first)
         return Reading(_shown(watts), _shown(above), np.round(share / lanes, 6))
+
+    def _joule(self, leaps: np.ndarray, t_ps: int) -> np.ndarray:
+        tuning = [served.pool.engine.tuning for served in self.server.pools]
+        return energy_by(leaps, self.tables, t_ps, tuning)
 
     def _take(self, begin_ps: int) -> None:
         """Keep the rows that were written since, forget those that ended before the window."""
@@ -119,6 +123,8 @@ def under_way(server: Server) -> np.ndarray:
     out["n_still"] = np.where(decodes, now["n_decode"] - now["n_reading"], 0)
     for name in ("ctx", "scored", "n_scored", "n_picking"):
         out[name] = np.where(decodes, now[name], 0)
+    out["n_tuned"] = now["n_tune"]
+    out["n_adapters"], out["n_adapted"] = now["n_adapters"], now["n_adapted"]
     out["n_tokens"] = now["in_step"] + now["chunk"] + now["n_draft"]
     for row, i in zip(out, busy, strict=True):
         row["n_chunks"] = _n_chunks(state, int(i))
