@@ -48,6 +48,9 @@ class Served:
     levels: tuple[int, ...] = ()  # rows that its replicas run at each level of expert load
     course: Any = None  # which level when (`sim.moe.rows.Course`)
     waits: Any = None  # for experts on the host (`sim.moe.rows.Waits`)
+    partner: int | None = None  # row of the other lane, where prompts and answers share devices ...
+    beside: int | None = None  # ... and row of the costs while that one is in a step
+    switch_s: float = 0.0  # that a lane stands still for when its share changes
 
     @property
     def seats(self) -> int:
@@ -154,6 +157,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         commands=state.rows(0, state.COMMAND),
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
         **_turns(pools, pool_of, serves),
+        lanes=_lanes(pools, pool_of, replicas),
         replicas=replicas,
         totals=state.rows(n, rows_log.TOTALS),
         engines=engines,
@@ -221,6 +225,10 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.model, row.family, row.n_resident = served.model, served.base, served.n_resident
     row.load_ps, row.own_ps = round(served.load_s * PS), round(served.own_s * PS)
     row.load_bytes, row.own_bytes = round(served.load_bytes), round(served.own_bytes)
+    row.beside = -1 if served.beside is None else served.beside
+    row.switch_ps = round(served.switch_s * PS)
+    if served.partner is not None and served.pool.role == "prefill" and row.reserve == 0:
+        row.reserve = rows_fleet.RESERVE["prompt"]  # prompts do not grow while others decode
 
 
 def _serves(pools: Sequence[Served]) -> np.ndarray:
@@ -253,6 +261,23 @@ def _turns(
         "loads": state.rows(len(pool_of), rows_fleet.LOADS),
         "queued": np.zeros((signatures.QUEUED_FIELDS, n_models), dtype=np.int64),
     }
+
+
+def _lanes(pools: Sequence[Served], pool_of: np.ndarray, replicas: Any) -> Any:
+    """Each replica alone, or the n-th of a row with the n-th of its partner, whose memory it uses
+    when it computes prompts.  Routers do not choose who answers."""
+    lanes = state.rows(len(pool_of), rows_fleet.LANE)
+    lanes.partner, lanes.memory = -1, np.arange(len(pool_of))
+    for p, one in enumerate(pools):
+        if one.partner is None or not one.pool.replicas:
+            continue
+        mine, others = np.flatnonzero(pool_of == p), np.flatnonzero(pool_of == one.partner)
+        lanes.partner[mine] = others
+        if one.pool.role == "prefill":
+            lanes.memory[mine] = others
+        else:
+            replicas.accepts[mine] = 0
+    return lanes
 
 
 def _fill_drafts(

@@ -8,7 +8,7 @@ Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import fetch, prefix, tiers, turns
+from forerun.sim.core import fetch, lanes, prefix, tiers, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core import speculate as drafts
 from forerun.sim.core.clock import span
@@ -55,7 +55,10 @@ def preempt_one(state, i, preempt):
         lose(request)
     request.n_preempt += 1
     state.totals[i].n_preempt += 1
-    lists.enqueue(state, i, victim)
+    if state.lanes[i].partner >= 0:
+        lanes.send_back(state, i, victim)
+    else:
+        lists.enqueue(state, i, victim)
     return victim
 
 
@@ -281,7 +284,28 @@ def form(state, i, t, admit, batch, preempt, bring, speculate):
             wanted = drafts.choose(state, i, 0, speculate)
     if replica.n_parked > 0 and replica.n_running != running:
         stopped += 1  # a turn policy sees that somebody started
-    return leap(state, i, t, decoding, preempted + stopped + wanted)
+    return price_leap(state, i, t, decoding, preempted + stopped + wanted)
+
+
+@jit
+def price_leap(state, i, t, decoding, unsettled):
+    """The leap of the formed step with the costs of its row; of two lanes also with those of the
+    row that holds when the other one starts or stops."""
+    replica, lane = state.replicas[i], state.lanes[i]
+    lane.row = replica.pool
+    left = 0
+    if lane.partner >= 0:
+        left = 1
+        lane.beside = lanes.partner_busy(state, i)
+        lane.turned = lane.stretch_ps = 0
+        lane.row = lanes.row_of(state, i, 1 - lane.beside)
+    end = leap(state, i, t, decoding, unsettled)
+    while left > 0:
+        left = 0
+        lane.other_first_ps, lane.other_slope_ps = replica.first_ps, replica.slope_ps
+        lane.row = lanes.row_of(state, i, lane.beside)
+        end = leap(state, i, t, decoding, unsettled)
+    return end
 
 
 @jit
@@ -302,7 +326,7 @@ def leap(state, i, t, decoding, unsettled):
     unsettled : not zero when the next step may admit more without any event.
     """
     replica = state.replicas[i]
-    p = replica.pool
+    p = state.lanes[i].row
     engine = state.engines[p]
     clock = state.clock[0]
     b = engine.block_tokens
@@ -343,7 +367,7 @@ def leap(state, i, t, decoding, unsettled):
                 slope += grow
                 steps = min(steps, until)
         r = request.chunk_next
-    if n_tokens == 0 and replica.n_away > 0:
+    if n_tokens == 0 and (replica.n_away > 0 or lanes.partner_holds(state, i)):
         return NEVER  # what holds the memory is on its way, and wakes the replica
     if n_tokens == 0:
         clock.wrong_kind, clock.wrong_replica, clock.wrong_value = STUCK, i, replica.n_waiting
@@ -384,7 +408,7 @@ def leap(state, i, t, decoding, unsettled):
         steps = 1
     if replica.n_parked > 0 and engine.every_turn == 1:
         steps = 1
-    cut = clock.hash_tokens > 0 or engine.keeps < NO_CAP
+    cut = clock.hash_tokens > 0 or engine.keeps < NO_CAP or state.lanes[i].partner >= 0
     if n_chunks > 0 and (cut or engine.draft_row >= 0):
         # prefix blocks can be found from the boundary on that completes them; what a request keeps
         # is cut there

@@ -104,6 +104,8 @@ ENGINE = np.dtype(
         ("load_bytes", "i8"),
         ("own_bytes", "i8"),
         ("every_turn", "i8"),  # 1: the turn policy looks at what changes inside a leap
+        ("beside", "i8"),  # row of a lane's costs while the other lane is in a step
+        ("switch_ps", "i8"),  # that a lane stands still for when its share changes
     ],
     align=True,
 )
@@ -125,6 +127,23 @@ LOADS = np.dtype(
         ("bytes", "f8"),
         ("chosen_ps", "i8"),  # when the model that it drains for was chosen
         ("admitted", "i8"),  # `admissions` of the replica at its last turn
+    ],
+    align=True,
+)
+
+#: a replica as one of two lanes on the same devices, and as it is alone
+LANE = np.dtype(
+    [
+        ("partner", "i8"),  # the other lane; -1 when it has its devices to itself
+        ("memory", "i8"),  # the replica whose blocks and store it uses
+        ("row", "i8"),  # of the costs of the leap under way
+        ("beside", "i8"),  # 1: it counts with a busy partner
+        ("other_first_ps", "i8"),  # first_ps of the leap if that were the other way round ...
+        ("other_slope_ps", "i8"),
+        ("turned", "i8"),  # 1: it has come to be the other way round in the last step
+        ("stretch_ps", "i8"),  # so much longer does that last step take than the leap says
+        ("touched", "i8"),  # 1: at this boundary it took blocks of its partner, or gave some back
+        ("alone_ps", "i8"),  # what all steps so far would have taken alone
     ],
     align=True,
 )

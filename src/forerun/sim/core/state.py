@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forerun.sim.core.rows_fleet import ENGINE, KEPT, LOADS, OFFER, PORT, REPLICA, STORE
+from forerun.sim.core.rows_fleet import ENGINE, KEPT, LANE, LOADS, OFFER, PORT, REPLICA, STORE
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, TOTALS
 from forerun.sim.core.rows_request import ARRIVAL, CALL, FLOW, LIVE, SUCCESSOR, TIMER
 
@@ -117,6 +117,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "n_parked": (I8, 2),  # [R, N], ... and how many they are
     "resident": (I8, 2),  # [R, N], number of the last turn of a model that is there, or -1
     "loads": (LOADS, 1),  # [R]
+    "lanes": (LANE, 1),  # [R]
     "queued": (I8, 2),  # [fields, N], what the turn policy reads; rows in signatures.py
     "load": (I8, 2),  # [fields, R], what routers read; rows in signatures.py
     "offered": (I8, 1),  # [fields * R], those columns of `load` that a router may choose from
