@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from forerun.metrics.score import Metrics
     from forerun.report.result import Result as Report
     from forerun.sim.control.drive import Control
+    from forerun.sim.control.shares import Shares
     from forerun.sim.log import Log
     from forerun.sim.serve import Server
     from forerun.spec.requests import Requests
@@ -118,6 +119,7 @@ def simulate(
     from forerun.sim import serve
     from forerun.sim.control.cold import cold_starts
     from forerun.sim.control.drive import Control, is_controlled
+    from forerun.sim.control.shares import Shares, is_shared
     from forerun.sim.control.slow import with_slow
     from forerun.sim.moe import drive
     from forerun.sim.prepare import tiers
@@ -149,7 +151,7 @@ def simulate(
         hash_tokens=wanted.hash_tokens if wanted.block_hashes is not None else 0,
         models=tuple(_models.asked_models(case)),
     )
-    control = None
+    control: Control | Shares | None = Shares(server, case.slo) if is_shared(pools) else None
     if is_controlled(pools, case.faults):
         drive.check_alone(pools)
         control = Control(server, case.faults, cold_starts(_models.of_pools(case, pools), pools))
@@ -185,7 +187,7 @@ def _advance(
     server: Server,
     wanted: Requests,
     progress: Callable[[int, int], None] | None,
-    control: Control | None = None,
+    control: Control | Shares | None = None,
 ) -> bool:
     """Runs to the end, in slices of about SLICE arrivals; True if the user stopped it between."""
     from forerun.sim.moe import drive
@@ -221,6 +223,8 @@ def provenance_of(case: Case, deployment: Deployment, written: Log) -> dict[str,
         assumed += catalog.model(asked.model).assumed
     assumed += written.meta.get("assumed", ())
     changes = {"control": written.meta["control"]} if "control" in written.meta else {}
+    if "switches" in written.meta.get("lanes", {}):
+        changes["shares"] = {"switches": written.meta["lanes"]["switches"]}
     return changes | {
         "forerun_version": __version__,
         "spec_hash": whole.content_hash(),
@@ -257,6 +261,9 @@ def _pool_words(pool: Pool) -> str:
         replicas = f"{pool.autoscale.min_replicas} to {most} replicas"
     if pool.role != "both":
         replicas = f"{pool.role} on {replicas}"
+    if pool.sm_share is not None:
+        how = pool.sm_share
+        replicas += f" ({how.prefill:.0%} of the SMs for prompts, {how.decode:.0%} for answers)"
     if pool.models:
         replicas += f" for {', '.join(pool.models)}"
     return f"{pool.n_devices} x {pool.device}, {replicas} of {layout}"

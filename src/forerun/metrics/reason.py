@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.metrics import fleet, waits, work
+from forerun.metrics import fleet, lanes, waits, work
 from forerun.metrics.figure import plural, ratio, text
 from forerun.metrics.latency import PS, finished, queue_s, ttft_s
 from forerun.metrics.leaps import span_ps
@@ -45,7 +45,8 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
     else:
         out += [*_waiting(part, metrics), *_bound(metrics, steps), *_gaps(part, metrics)]
         out += _speculation(part)
-    out += [*_moves(part, metrics), *_tiers(part), *_turns(part, metrics), *_preemption(metrics)]
+    out += [*_moves(part, metrics), *_tiers(part), *_turns(part, metrics)]
+    out += [*lanes.told(part, metrics), *_preemption(metrics)]
     out += [*sentence(metrics.workflows), *_clients(log)]
     return out + fleet.told(part, metrics)
 

@@ -17,7 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from forerun.metrics import carbon, energy, goodput, kv, latency, models, money, rental, stats, work
+from forerun.metrics import (
+    carbon,
+    energy,
+    goodput,
+    kv,
+    lanes,
+    latency,
+    models,
+    money,
+    rental,
+    stats,
+    work,
+)
 from forerun.metrics.figure import Figure, ratio
 from forerun.metrics.gaps import itl, itl_quantiles
 from forerun.metrics.goodput import Failing
@@ -94,6 +106,12 @@ class Metrics:
     weights_loaded_bytes: Figure
     loading: Figure
     draining: Figure
+    prompts_busy: Figure  # of two lanes on the same devices; None where there are none
+    answers_busy: Figure
+    lanes_overlap: Figure
+    prompts_slowdown: Figure
+    answers_slowdown: Figure
+    share_switches: Figure
     by_model: tuple[models.OfModel, ...]  # empty where there is one model only
     energy_j: Figure
     power_w: Figure
@@ -178,6 +196,7 @@ def score(
         **shares,
         **kv.figures(part),
         **models.figures(part),
+        **lanes.figures(part),
         by_model=models.by_model(part, slo),
         energy_j=Figure(joule, "J", steps),
         power_w=Figure(ratio(joule, duration), "W", steps),
@@ -282,7 +301,7 @@ def _utilisation(part: View) -> tuple[Utilisation, dict[str, Any]]:
     one = rental.share(part, rental.POWERED)
     flop = work.of_replica(log, "peak_flop_per_s") * one
     traffic = work.of_replica(log, "peak_hbm_bytes_per_s") * one
-    blocks = log.kv_blocks[pools].astype(float) * one
+    blocks = log.kv_blocks[pools] * lanes.counted(log) * one
     steps = "steps x cost table"
     link = None if use.link_bytes_per_s is None else float(use.link_bytes_per_s.sum())
     peak = None if use.kv_peak is None or not len(use.kv_peak) else float(use.kv_peak.max())
@@ -417,6 +436,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s",
     ),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),
+    "lanes": (
+        "prompts_busy", "answers_busy", "lanes_overlap", "prompts_slowdown", "answers_slowdown",
+        "share_switches",
+    ),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
     "money": ("usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"),
     "carbon": ("gco2e", "gco2e_per_million_output_tokens"),

@@ -57,6 +57,9 @@ def _of_deployment(source: Deployment) -> list[Problem]:
         if pool.role != "both":
             what = "a plan's pools compute prompts and answers on the same replicas"
             out.append(Problem(f"{where}.role", what, FIX))
+        if pool.sm_share is not None:
+            what = "a plan's replicas compute prompts and answers in the same steps"
+            out.append(Problem(f"{where}.sm_share", what, FIX))
         if pool.autoscale is not None:
             out.append(Problem(f"{where}.autoscale", "a plan's fleets do not change", FIX))
         if pool.moe is not None and (pool.moe.routing.drift > 0 or pool.moe.rebalance_s):

@@ -34,7 +34,7 @@ def check_roles(pools: Sequence[Served]) -> None:
         problems.append(
             Problem(where, f"no pool has the role {missing}", f"a pool with role: {missing}")
         )
-    if any(one.pool.role == "prefill" and one.partner is None for one in pools):
+    if any(one.pool.role == "prefill" and one.block is None for one in pools):
         problems += [
             Problem(
                 f"{where}.{served.pool.name}.link",
@@ -42,7 +42,7 @@ def check_roles(pools: Sequence[Served]) -> None:
                 "link: NAME (see forerun list links)",
             )
             for served in pools
-            if served.port_bytes_per_s <= 0 and served.partner is None
+            if served.port_bytes_per_s <= 0 and served.block is None
         ]
     if problems:
         raise SpecError(*problems)

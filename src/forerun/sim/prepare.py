@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import Any
 
 from forerun import catalog
 from forerun.cost import engine_fit
 from forerun.cost.memory import memory
+from forerun.cost.part import Part
 from forerun.cost.price import price
 from forerun.cost.table import CostTable
 from forerun.errors import Infeasible, Problem
 from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
-from forerun.sim import drafts
+from forerun.sim import drafts, lanes
 from forerun.sim.moe.check import check_experts
 from forerun.sim.moe.rows import rows_of
 from forerun.sim.serve import Served
@@ -77,8 +79,8 @@ def prepare(
             continue
 
         def table_of(
-            graph: Graph, pool: Pool = pool, device: Device = device, fit: Any = fit,
-            max_len: int = max_len,
+            graph: Graph, part: Part | None = None, pool: Pool = pool, device: Device = device,
+            fit: Any = fit, max_len: int = max_len,
         ) -> CostTable:  # fmt: skip
             table = price(
                 graph,
@@ -88,6 +90,7 @@ def prepare(
                 max_len=max_len,
                 runtime=pool.engine.runtime,
                 queries=drafts.queries(pool),
+                part=part,
             )
             table = engine_fit.on_table(fit, table, pool)
             return reprice(table, graph, pool) if reprice is not None else table
@@ -115,6 +118,9 @@ def prepare(
             course=first.course,
             waits=first.waits,
         )
+        if pool.sm_share is not None:
+            served, *more = lanes.lanes_of(served, device, partial(table_of, graph))
+            others.append((len(ready), more))
         ready.append(served)
         if rest:
             idle = pool.model_copy(update={"replicas": 0})
@@ -124,7 +130,8 @@ def prepare(
         raise Infeasible(*problems)
     for p, more in others:
         course = ready[p].course
-        ready[p] = replace(ready[p], levels=course.rows(p, len(ready)))
+        if course is not None:
+            ready[p] = replace(ready[p], levels=course.rows(p, len(ready)))
         ready += more
     return ready
 

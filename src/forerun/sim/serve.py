@@ -29,6 +29,7 @@ from forerun.sim.core import rows_request, state
 from forerun.sim.core import serve as core_serve
 from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
+from forerun.sim.lanes import told
 from forerun.sim.log import Log
 from forerun.sim.room import gate_memory_for, pending_for, wider
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
@@ -375,6 +376,7 @@ class Server:
                 "hash_tokens": self.hash_tokens,
                 "models": tuple(self.models),
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
+                **({} if (lanes := told(self.pools, self._state)) is None else {"lanes": lanes}),
                 "assumed": assumed(self.pools, self.tiers),
             },
         )

@@ -48,8 +48,8 @@ class Served:
     levels: tuple[int, ...] = ()  # rows that its replicas run at each level of expert load
     course: Any = None  # which level when (`sim.moe.rows.Course`)
     waits: Any = None  # for experts on the host (`sim.moe.rows.Waits`)
-    partner: int | None = None  # row of the other lane, where prompts and answers share devices ...
-    beside: int | None = None  # ... and row of the costs while that one is in a step
+    block: str | None = None  # where prompts and answers share devices: whose rows belong together
+    lane: int = 0  # which of them: 4 * level + 2 * (it answers) + (the other lane is in a step)
     switch_s: float = 0.0  # that a lane stands still for when its share changes
 
     @property
@@ -99,6 +99,10 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     engines = state.rows(len(pools), rows_fleet.ENGINE)
     for p, served in enumerate(pools):
         _fill_engine(engines[p], served, options.every_step[p], options.leap)
+    rows_of_lanes: dict[Any, int] = {
+        (one.block, one.lane): p for p, one in enumerate(pools) if one.block
+    }
+    engines.beside = [rows_of_lanes.get((one.block, one.lane | 1), -1) for one in pools]
     tables = [served.table for served in pools]
     drafts = [served.draft for served in pools]
     tables += [one.table.draft for one in pools if one.draft and one.table.draft]
@@ -157,7 +161,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         commands=state.rows(0, state.COMMAND),
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
         **_turns(pools, pool_of, serves),
-        lanes=_lanes(pools, pool_of, replicas),
+        lanes=_lanes(pools, pool_of, replicas, rows_of_lanes),
         replicas=replicas,
         totals=state.rows(n, rows_log.TOTALS),
         engines=engines,
@@ -225,9 +229,8 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.model, row.family, row.n_resident = served.model, served.base, served.n_resident
     row.load_ps, row.own_ps = round(served.load_s * PS), round(served.own_s * PS)
     row.load_bytes, row.own_bytes = round(served.load_bytes), round(served.own_bytes)
-    row.beside = -1 if served.beside is None else served.beside
     row.switch_ps = round(served.switch_s * PS)
-    if served.partner is not None and served.pool.role == "prefill" and row.reserve == 0:
+    if served.block is not None and served.pool.role == "prefill" and row.reserve == 0:
         row.reserve = rows_fleet.RESERVE["prompt"]  # prompts do not grow while others decode
 
 
@@ -263,15 +266,18 @@ def _turns(
     }
 
 
-def _lanes(pools: Sequence[Served], pool_of: np.ndarray, replicas: Any) -> Any:
+def _lanes(
+    pools: Sequence[Served], pool_of: np.ndarray, replicas: Any, rows: dict[Any, int]
+) -> Any:
     """Each replica alone, or the n-th of a row with the n-th of its partner, whose memory it uses
     when it computes prompts.  Routers do not choose who answers."""
     lanes = state.rows(len(pool_of), rows_fleet.LANE)
     lanes.partner, lanes.memory = -1, np.arange(len(pool_of))
     for p, one in enumerate(pools):
-        if one.partner is None or not one.pool.replicas:
+        if one.block is None or not one.pool.replicas:
             continue
-        mine, others = np.flatnonzero(pool_of == p), np.flatnonzero(pool_of == one.partner)
+        other = rows[one.block, one.lane ^ 2]
+        mine, others = np.flatnonzero(pool_of == p), np.flatnonzero(pool_of == other)
         lanes.partner[mine] = others
         if one.pool.role == "prefill":
             lanes.memory[mine] = others

@@ -11,6 +11,7 @@ from forerun.spec.control import Autoscale, ColdStart
 from forerun.spec.dtype import Dtype
 from forerun.spec.moe import ExpertRun
 from forerun.spec.policy import Policy
+from forerun.spec.sm_share import SmShare
 from forerun.spec.speculation import Speculation
 
 #: calibrations that are no file: the profile of the engine itself, and nothing at all
@@ -104,6 +105,7 @@ class Pool(Spec):
     dtype: Dtype | None = None  # weights; the checkpoint's own when absent
     kv_dtype: Dtype | None = None
     role: Literal["both", "prefill", "decode"] = "both"  # prompts, answers, or all of it
+    sm_share: SmShare | None = None  # prompts and answers on the same devices, with a share each
     link: str | None = None  # that KV leaves and comes by; the device's network when absent
     stream_kv: bool = False  # layers of KV leave while later ones are computed
     models: tuple[str, ...] = ()  # of the case's, that it serves; several take turns on a replica
@@ -123,10 +125,11 @@ class Pool(Spec):
 
     @model_serializer(mode="wrap")
     def _without_moe(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What says nothing of experts reads (and hashes) as it always did."""
+        """What says nothing of experts or of shares reads (and hashes) as it always did."""
         data: dict[str, Any] = plain(self)
-        if self.moe is None:
-            data.pop("moe", None)
+        for name in ("moe", "sm_share"):
+            if getattr(self, name) is None:
+                data.pop(name, None)
         return data
 
     @property

@@ -86,7 +86,7 @@ def turn(state, i, t):
     after = lane.other_first_ps + (k - 1) * lane.other_slope_ps
     if lane.turned == 1:
         before, after = after, before
-    left = int(math.ceil(left * (after / before)))
+    left = math.ceil(left * (after / before))
     lane.stretch_ps = t + left - formula
     lane.turned = 1 - lane.turned
     lane.beside = 1 - lane.beside
