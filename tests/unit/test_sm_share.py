@@ -238,3 +238,18 @@ def test_a_plan_does_not_leave_shares_out_silently():
     told = _of_deployment(case(HALF).deployment)
     assert [problem.where for problem in told] == ["deployment.pools.main.sm_share"]
     assert issubclass(PolicyError, ForerunError)
+
+
+def test_a_case_that_nobody_checked_is_told_too():
+    from forerun.errors import SpecError
+    from forerun.sim.serve import Server
+    from forerun.sim.tiers import Tier
+
+    with pytest.raises(SpecError, match="lanes of pipeline stages"):
+        api.simulate(case(HALF, pool={"pp": 2}))
+    pools = prepare(
+        catalog.model("llama-3.1-8b"),
+        Deployment(pools=(Pool(device="h100-sxm", sm_share=HALF),)),
+    )
+    with pytest.raises(SpecError, match="cannot be combined with sm_share"):
+        Server(pools, tiers=[Tier("dram", 1e9, 1e9, 1e-4)], hash_tokens=16)

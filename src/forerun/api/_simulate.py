@@ -13,6 +13,7 @@ from forerun.api import _models
 from forerun.api._cases import carbon_gco2e_per_kwh, default_deployment, pool_usd_per_hour
 from forerun.errors import SpecError
 from forerun.spec.case import Case
+from forerun.spec.check import check_shares
 from forerun.spec.check_control import check_control
 from forerun.spec.deployment import Deployment, Pool
 
@@ -126,7 +127,8 @@ def simulate(
     from forerun.techniques import compose
 
     deployment = case.deployment or default_deployment(case)
-    if wrong := check_control(deployment.pools, case.faults):
+    whole = case.model_copy(update={"deployment": deployment})
+    if wrong := [*check_control(deployment.pools, case.faults), *check_shares(whole)]:
         raise SpecError(*wrong)
     wanted = requests(case)
     edited = compose(deployment)
@@ -263,7 +265,8 @@ def _pool_words(pool: Pool) -> str:
         replicas = f"{pool.role} on {replicas}"
     if pool.sm_share is not None:
         how = pool.sm_share
-        replicas += f" ({how.prefill:.0%} of the SMs for prompts, {how.decode:.0%} for answers)"
+        at = "" if how.policy.name == "fixed" else f" at first, {how.policy.name}"
+        replicas += f" ({how.prefill:.0%} of the SMs for prompts, {how.decode:.0%} for answers{at})"
     if pool.models:
         replicas += f" for {', '.join(pool.models)}"
     return f"{pool.n_devices} x {pool.device}, {replicas} of {layout}"

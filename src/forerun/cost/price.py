@@ -217,10 +217,11 @@ def _add_work(
     total: _Totals, axis: str, op: Op, time: Any, counts: Any, watts: Power, share: float,
     device: Device, part: Part | None,
 ) -> None:  # fmt: skip
-    energy = watts.dynamic_j(counts.flop, counts.hbm_bytes, 0.0, time, op.dtype)
-    c, all_of = op.count * share, op.count * share * op.devices
+    sms = 1.0
     if part is not None:  # the same work takes longer
-        time = time * longer(counts, device, op.dtype, part)
+        time, sms = time * longer(counts, device, op.dtype, part), part.flop
+    energy = watts.dynamic_j(counts.flop, counts.hbm_bytes, 0.0, time, op.dtype, sms)
+    c, all_of = op.count * share, op.count * share * op.devices
     total.add(
         axis, time_s=c * time, flop=all_of * counts.flop, hbm_bytes=all_of * counts.hbm_bytes,
         energy_j=all_of * energy,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from forerun.metrics.figure import Figure, ratio, text
+from forerun.metrics.figure import Figure, plural, ratio, text
 from forerun.metrics.latency import PS
 from forerun.metrics.leaps import end_ps, span_ps
 from forerun.metrics.window import View
@@ -112,4 +112,4 @@ def told(part: View, m: Any) -> list[str]:
         for (p, d), part_of in sorted(shares.items(), key=lambda item: -item[1])
     )
     n = int(m.share_switches.value or 0)
-    return [f"{out}.", f"Shares of the SMs changed {n:,} times; of the steps' time, {at}."]
+    return [f"{out}.", f"Shares of the SMs changed {plural(n, 'time')}; of the steps' time, {at}."]

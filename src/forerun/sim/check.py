@@ -48,6 +48,29 @@ def check_roles(pools: Sequence[Served]) -> None:
         raise SpecError(*problems)
 
 
+def check_lanes(pools: Sequence[Served], n_tiers: int) -> None:
+    """Raises SpecError where two lanes on the same devices would have to do what they cannot."""
+    problems = []
+    for one in pools:
+        if one.block is None or not one.pool.replicas:
+            continue
+        engine, where = one.pool.engine, f"deployment.pools.{one.pool.name}"
+        clashes = {
+            "kv_tiers": n_tiers > 0,
+            "pp": one.pool.pp > 1,
+            "engine.speculation": one.draft is not None,
+            "engine.kept_tokens": engine.kept_tokens is not None,
+            "engine.preemption": engine.preemption == "swap",
+        }
+        problems += [
+            Problem(f"{where}.{name}", "cannot be combined with sm_share", "drop one of them")
+            for name, clash in clashes.items()
+            if clash
+        ]
+    if problems:
+        raise SpecError(*problems)
+
+
 def check_models(pools: Sequence[Served]) -> None:
     """Raises SpecError for a model that only half of a split fleet serves."""
     problems = []

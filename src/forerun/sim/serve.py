@@ -18,6 +18,7 @@ from forerun.sim.check import (
     check_caps,
     check_drafts,
     check_hashes,
+    check_lanes,
     check_models,
     check_reuse,
     check_roles,
@@ -138,6 +139,7 @@ class Server:
         for kind, chosen in fleet.items():
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
         check_roles(self.pools)
+        check_lanes(self.pools, len(self.tiers))
         check_drafts(self.pools)
         check_reuse(self.pools, len(self.tiers))
         check_caps(self.pools, self.hash_tokens)

@@ -17,6 +17,7 @@ def check_case(case: Case) -> list[Problem]:
     changes = check_models(case)
     if case.deployment is not None:
         changes += check_control(case.deployment.pools, case.faults)
+    changes += check_shares(case)
     return [*check_traffic(case), *check_fleet(case), *check_pools(case), *changes]
 
 
@@ -89,9 +90,19 @@ def check_pools(case: Case) -> list[Problem]:
         if names.index(pool.name) != i:
             what = f"{pool.name!r} is the name of an earlier pool"
             problems.append(Problem(f"deployment.pools.{i}.name", what, f"{pool.name}-{i}"))
-        if pool.sm_share is not None:
-            problems += _check_shares(f"deployment.pools.{i}", pool, case)
     return problems
+
+
+def check_shares(case: Case) -> list[Problem]:
+    """What pools with `sm_share` cannot be combined with, and what their policies lack."""
+    if case.deployment is None:
+        return []
+    return [
+        problem
+        for i, pool in enumerate(case.deployment.pools)
+        if pool.sm_share is not None
+        for problem in _check_shares(f"deployment.pools.{i}", pool, case)
+    ]
 
 
 def _check_shares(where: str, pool: Pool, case: Case) -> list[Problem]:
