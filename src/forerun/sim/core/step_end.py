@@ -92,7 +92,7 @@ def settle_gaps(state, i):
 
 
 @jit
-def complete(state, i, k, order, route, place):
+def complete(state, i, k):
     """Account for k steps of the leap in progress: tokens, blocks, and every request that ends."""
     replica, lane = state.replicas[i], state.lanes[i]
     if lane.turned == 1 or lane.stretch_ps != 0:
@@ -116,7 +116,7 @@ def complete(state, i, k, order, route, place):
         else:
             lists.await_next_change(state, i, r)
     if replica.chunk > 0:
-        complete_chunks(state, i, k, t, order, route, place)
+        complete_chunks(state, i, k, t)
     replica.n_steps = 0
     replica.chunk = 0
     replica.ended_ps = t
@@ -156,7 +156,7 @@ def pass_steps(state, i, k):
 
 
 @jit
-def complete_chunks(state, i, k, t, order, route, place):
+def complete_chunks(state, i, k, t):
     """Advance the requests that computed chunks; those that are through give a token at t."""
     replica = state.replicas[i]
     b = state.engines[replica.pool].block_tokens
@@ -195,14 +195,14 @@ def complete_chunks(state, i, k, t, order, route, place):
             elif state.lanes[i].partner >= 0:
                 lanes.hand_over(state, i, r, t)
             elif state.engines[replica.pool].role == PREFILL:
-                hand_on(state, i, r, t, order, route, place)
+                hand_on(state, i, r, t)
             else:
                 lists.join_decoders(state, i, r)
         r = after
 
 
 @jit
-def hand_on(state, i, r, t, order, route, place):
+def hand_on(state, i, r, t):
     """r goes on elsewhere; its KV stays on replica i until it has been moved."""
     request = state.live[r]
     replica = state.replicas[i]
@@ -216,7 +216,7 @@ def hand_on(state, i, r, t, order, route, place):
     replica.n_away += 1
     state.totals[i].n_moved += 1
     state.load[OUTSTANDING, i] -= 1
-    front.send(state, r, t, order, route, place)
+    front.send(state, r, t)
 
 
 @jit
