@@ -94,7 +94,7 @@ def told(pools: Sequence[Served], state: Any) -> dict[str, Any] | None:
     ]  # fmt: skip
     return {
         "rows": rows,
-        "partner": np.array(state.lanes["partner"]).tolist(),
+        "partner": np.array(state.replicas["partner"]).tolist(),
         "alone_s": (np.array(state.lanes["alone_ps"]) / PS).tolist(),
         "busy_s": (np.array(state.totals["busy_ps"]) / PS).tolist(),
     }

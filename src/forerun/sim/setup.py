@@ -99,10 +99,9 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     engines = state.rows(len(pools), rows_fleet.ENGINE)
     for p, served in enumerate(pools):
         _fill_engine(engines[p], served, options.every_step[p], options.leap)
-    rows_of_lanes: dict[Any, int] = {
-        (one.block, one.lane): p for p, one in enumerate(pools) if one.block
-    }
-    engines.beside = [rows_of_lanes.get((one.block, one.lane | 1), -1) for one in pools]
+    by_lane: dict[Any, int] = {(o.block, o.lane): p for p, o in enumerate(pools) if o.block}
+    engines.beside = [by_lane.get((one.block, one.lane | 1), -1) for one in pools]
+    _pair(pools, pool_of, replicas, by_lane)
     tables = [served.table for served in pools]
     drafts = [served.draft for served in pools]
     tables += [one.table.draft for one in pools if one.draft and one.table.draft]
@@ -161,7 +160,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         commands=state.rows(0, state.COMMAND),
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
         **_turns(pools, pool_of, serves),
-        lanes=_lanes(pools, pool_of, replicas, rows_of_lanes),
+        lanes=state.rows(n, rows_fleet.LANE),
         replicas=replicas,
         totals=state.rows(n, rows_log.TOTALS),
         engines=engines,
@@ -267,24 +266,21 @@ def _turns(
     }
 
 
-def _lanes(
-    pools: Sequence[Served], pool_of: np.ndarray, replicas: Any, rows: dict[Any, int]
-) -> Any:
-    """Each replica alone, or the n-th of a row with the n-th of its partner, whose memory it uses
-    when it computes prompts.  Routers do not choose who answers."""
-    lanes = state.rows(len(pool_of), rows_fleet.LANE)
-    lanes.partner, lanes.memory = -1, np.arange(len(pool_of))
+def _pair(
+    pools: Sequence[Served], pool_of: np.ndarray, replicas: Any, by_lane: dict[Any, int]
+) -> None:
+    """Lanes on the same devices: the n-th replica of a row with the n-th of the other, whose memory
+    it uses when it computes prompts.  Routers do not choose who answers."""
     for p, one in enumerate(pools):
         if one.block is None or not one.pool.replicas:
             continue
-        other = rows[one.block, one.lane ^ 2]
+        other = by_lane[one.block, one.lane ^ 2]
         mine, others = np.flatnonzero(pool_of == p), np.flatnonzero(pool_of == other)
-        lanes.partner[mine] = others
+        replicas.partner[mine] = others
         if one.pool.role == "prefill":
-            lanes.memory[mine] = others
+            replicas.memory[mine] = others
         else:
             replicas.accepts[mine] = 0
-    return lanes
 
 
 def _fill_drafts(

@@ -91,7 +91,7 @@ class _Block:
         self.answers = [rows[4 * k + 2] for k in range(len(rule.shares))]
         self.tables = [server.pools[rows[4 * k + 3]].table for k in range(len(rule.shares))]
         self.first = np.flatnonzero(server.pool_of_replica == p)
-        self.second = np.array(server._state.lanes["partner"])[self.first]
+        self.second = np.array(server._state.replicas["partner"])[self.first]
         self.level, self.next_s, self.memory = 0, 0.0, dict[str, Any]()
 
 

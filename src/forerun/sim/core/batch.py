@@ -55,7 +55,7 @@ def preempt_one(state, i):
         lose(request)
     request.n_preempt += 1
     state.totals[i].n_preempt += 1
-    if state.lanes[i].partner >= 0:
+    if state.replicas[i].partner >= 0:
         lanes.send_back(state, i, victim)
     else:
         lists.enqueue(state, i, victim)
@@ -291,21 +291,18 @@ def form(state, i, t):
 def price_leap(state, i, t, decoding, unsettled):
     """The leap of the formed step with the costs of its row; of two lanes also with those of the
     row that holds when the other one starts or stops."""
-    replica, lane = state.replicas[i], state.lanes[i]
-    lane.row = replica.pool
-    left = 0
-    if lane.partner >= 0:
-        left = 1
-        lane.beside = lanes.partner_busy(state, i)
-        lane.turned = lane.stretch_ps = 0
-        lane.row = lanes.row_of(state, i, 1 - lane.beside)
-    end = leap(state, i, t, decoding, unsettled)
-    while left > 0:
-        left = 0
-        lane.other_first_ps, lane.other_slope_ps = replica.first_ps, replica.slope_ps
-        lane.row = lanes.row_of(state, i, lane.beside)
+    replica = state.replicas[i]
+    replica.row = replica.pool
+    again = 0
+    if replica.partner >= 0:
+        again = 1
+        lanes.begin(state, i)
+    while True:
         end = leap(state, i, t, decoding, unsettled)
-    return end
+        if again == 0:
+            return end
+        again = 0
+        lanes.other_way(state, i)
 
 
 @jit
@@ -326,7 +323,7 @@ def leap(state, i, t, decoding, unsettled):
     unsettled : not zero when the next step may admit more without any event.
     """
     replica = state.replicas[i]
-    p = state.lanes[i].row
+    p = state.replicas[i].row
     engine = state.engines[p]
     clock = state.clock[0]
     b = engine.block_tokens
@@ -408,7 +405,7 @@ def leap(state, i, t, decoding, unsettled):
         steps = 1
     if replica.n_parked > 0 and engine.every_turn == 1:
         steps = 1
-    cut = clock.hash_tokens > 0 or engine.keeps < NO_CAP or state.lanes[i].partner >= 0
+    cut = clock.hash_tokens > 0 or engine.keeps < NO_CAP or state.replicas[i].partner >= 0
     if n_chunks > 0 and (cut or engine.draft_row >= 0):
         # prefix blocks can be found from the boundary on that completes them; what a request keeps
         # is cut there

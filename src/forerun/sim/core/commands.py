@@ -126,7 +126,7 @@ def change_pool(state, i, t):
     p = replica.next_pool
     if turns.drains(state, i):
         turns.take_up(state, i, p, t)
-    if state.lanes[i].partner >= 0:
+    if state.replicas[i].partner >= 0:
         replica.free_ps = t + state.engines[p].switch_ps
     replica.pool = p
     state.load[POOL, i] = p

@@ -83,7 +83,7 @@ def take(state, i, n):
     replica = state.replicas[i]
     replica.n_blocks += n
     in_use = replica.n_blocks
-    m = state.lanes[i].memory
+    m = state.replicas[i].memory
     if m != i:  # whose lane may be in the midst of a leap
         state.replicas[m].n_blocks += n
         state.lanes[i].touched = 1
@@ -107,7 +107,7 @@ def make_room_for(state, i, in_use):
 @jit
 def blocks_now(state, i):
     """Blocks in use at clock.now_ps in the memory of replica i, inside a leap too."""
-    i = state.lanes[i].memory
+    i = state.replicas[i].memory
     replica = state.replicas[i]
     if replica.n_steps == 0:
         return replica.n_blocks

@@ -31,43 +31,52 @@ def row_of(state, i, beside):
 
 
 @jit
-def partner_busy(state, i):
-    """Whether the other lane is in a step."""
-    return 1 if state.replicas[state.lanes[i].partner].n_steps > 0 else 0
+def begin(state, i):
+    """A step is formed: its first price is that of the condition that does not hold now."""
+    replica, lane = state.replicas[i], state.lanes[i]
+    lane.beside = 1 if state.replicas[replica.partner].n_steps > 0 else 0
+    lane.turned = lane.stretch_ps = 0
+    replica.row = row_of(state, i, 1 - lane.beside)
+
+
+@jit
+def other_way(state, i):
+    """That price is kept; the leap goes by the condition that holds."""
+    replica, lane = state.replicas[i], state.lanes[i]
+    lane.other_first_ps, lane.other_slope_ps = replica.first_ps, replica.slope_ps
+    replica.row = row_of(state, i, lane.beside)
 
 
 @jit
 def partner_holds(state, i):
     """Whether the other lane has requests, whose memory comes back."""
-    j = state.lanes[i].partner
+    j = state.replicas[i].partner
     return j >= 0 and (state.replicas[j].n_running > 0 or state.replicas[j].ready_head >= 0)
 
 
 @jit
 def look_in(state, i):
     """Before a boundary of replica i: what the memory it shares holds now."""
-    lane = state.lanes[i]
-    if lane.memory != i:
+    replica = state.replicas[i]
+    if replica.memory != i:
         prefix.settle(state, i)
-        lane.touched = 1 if state.replicas[i].n_steps > 0 else 0
-        state.replicas[i].n_blocks = blocks_now(state, i)
+        state.lanes[i].touched = 1 if replica.n_steps > 0 else 0
+        replica.n_blocks = blocks_now(state, i)
 
 
 @jit
 def tell(state, i, t):
     """After a boundary of replica i: the partner goes faster or slower, and sees what is free."""
-    lane = state.lanes[i]
-    j = lane.partner
-    if j < 0:
-        return
-    busy = 1 if state.replicas[i].n_steps > 0 else 0
+    replica = state.replicas[i]
+    j = replica.partner
+    busy = 1 if replica.n_steps > 0 else 0
     if state.replicas[j].n_steps > 0 and state.lanes[j].beside != busy:
         turn(state, j, t)
-    if lane.memory != i:
-        if lane.touched == 1 and state.replicas[j].n_steps > 0:
+    if replica.memory != i:
+        if state.lanes[i].touched == 1 and state.replicas[j].n_steps > 0:
             cut_leap(state, j, t)  # it counted on other blocks
         if busy == 0:
-            state.replicas[i].n_blocks = 0
+            replica.n_blocks = 0
     elif state.replicas[j].n_steps == 0 and state.replicas[j].n_waiting > 0:
         wake(state, j, t)
 
@@ -105,30 +114,40 @@ def note_alone(state, i, k):
 
 
 @jit
-def last_apart(state, i, k):
-    """The first k steps of the leap are done; its last one becomes a leap with its own length."""
-    replica, lane = state.replicas[i], state.lanes[i]
-    replica.start_ps += span(replica.first_ps, replica.slope_ps, k)
-    replica.first_ps += k * replica.slope_ps
-    replica.past += k * replica.chunk
-    lane.other_first_ps += k * lane.other_slope_ps
+def steps_alike(state, i, done, k):
+    """Of the k steps of the leap, `done` of which are accounted for, how many follow by its
+    formula: all, but for the last one if its condition changed, which becomes a leap of its own."""
+    lane = state.lanes[i]
+    n = k - done
+    if lane.turned == 0 and lane.stretch_ps == 0:
+        note_alone(state, i, n)
+        return n
+    if n > 1:
+        note_alone(state, i, n - 1)
+        return n - 1
+    last_apart(state, i, done)
+    return 1
 
 
 @jit
-def stretch(state, i):
-    """The leap is one step whose condition changed: from here on it is what it took in the end."""
+def last_apart(state, i, done):
+    """The last step of the leap becomes a leap of its own: as long as it took in the end, with the
+    costs of the condition it ended in."""
     replica, lane = state.replicas[i], state.lanes[i]
+    replica.start_ps += span(replica.first_ps, replica.slope_ps, done)
+    replica.first_ps += done * replica.slope_ps
+    replica.past += done * replica.chunk
+    lane.other_first_ps += done * lane.other_slope_ps
     note_alone(state, i, 1)
     replica.first_ps += lane.stretch_ps
-    lane.row = row_of(state, i, lane.beside)
-    lane.stretch_ps = 0
+    replica.row = row_of(state, i, lane.beside)
 
 
 @jit
 def hand_over(state, i, r, t):
     """The prompt of r is computed: it goes on in the other lane, with the blocks that it has."""
     request = state.live[r]
-    j = state.lanes[i].partner
+    j = state.replicas[i].partner
     lists.unlink_running(state, i, r)
     request.n_known = request.n_computed
     request.prefill_replica = i
@@ -149,7 +168,7 @@ def hand_over(state, i, r, t):
 def send_back(state, i, r):
     """r, which lost its blocks on replica i, waits for the other lane to compute them again."""
     request = state.live[r]
-    j = state.lanes[i].partner
+    j = state.replicas[i].partner
     request.replica, request.pool = j, state.replicas[j].pool
     state.load[OUTSTANDING, i] -= 1
     state.load[OUTSTANDING, j] += 1

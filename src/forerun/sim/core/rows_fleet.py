@@ -51,6 +51,9 @@ REPLICA = np.dtype(
         ("n_seqs", "i8"),  # sampled in each step
         ("n_draft", "i8"),  # proposed tokens that the step verifies
         ("lookahead", "i8"),  # blocks kept for them until they are accepted or not
+        ("partner", "i8"),  # the other lane on the same devices; -1 when it has them to itself
+        ("memory", "i8"),  # the replica whose blocks and store it uses: itself, or that one
+        ("row", "i8"),  # of the costs of the leap under way
         ("depth", "i8"),  # passes of the draft in the step ...
         ("draft_tokens", "i8"),  # ... and the tokens it computes in them
     ],
@@ -134,9 +137,6 @@ LOADS = np.dtype(
 #: a replica as one of two lanes on the same devices, and as it is alone
 LANE = np.dtype(
     [
-        ("partner", "i8"),  # the other lane; -1 when it has its devices to itself
-        ("memory", "i8"),  # the replica whose blocks and store it uses
-        ("row", "i8"),  # of the costs of the leap under way
         ("beside", "i8"),  # 1: it counts with a busy partner
         ("other_first_ps", "i8"),  # first_ps of the leap if that were the other way round ...
         ("other_slope_ps", "i8"),

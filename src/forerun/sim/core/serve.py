@@ -70,13 +70,15 @@ def advance(state, until_ps):
             clock.passed = max(clock.passed, i + 1)
             if not lists.forget_old_gaps(state, i):
                 return WANT_GAPS
-            lanes.look_in(state, i)
+            if state.replicas[i].partner >= 0:
+                lanes.look_in(state, i)
             if state.replicas[i].n_steps > 0:
                 complete(state, i, state.replicas[i].n_steps)
             if state.replicas[i].n_orders + state.replicas[i].n_parked > 0:
                 commands.at_boundary(state, i, t)
             heaps.reschedule(state, i, form(state, i, t))
-            lanes.tell(state, i, t)
+            if state.replicas[i].partner >= 0:
+                lanes.tell(state, i, t)
         else:
             clock.passed = state.replicas.shape[0]
             if timer == t:

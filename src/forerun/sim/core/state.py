@@ -199,5 +199,6 @@ def new_replicas(pool_of_replica):
     for link in (*links, "ready_head", "ready_tail"):
         replicas[link] = -1
     replicas.accepts = 1
+    replicas.partner, replicas.memory = -1, np.arange(n)
     replicas.next_pool = pool_of_replica
     return replicas

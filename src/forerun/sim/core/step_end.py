@@ -41,7 +41,7 @@ def write_leap(state, i, k):
     row = state.leaps[clock.n_leaps]
     clock.n_leaps += 1
     row.start_ps, row.first_ps, row.slope_ps = replica.start_ps, replica.first_ps, replica.slope_ps
-    row.n_steps, row.replica, row.pool = k, i, state.lanes[i].row
+    row.n_steps, row.replica, row.pool = k, i, replica.row
     row.n_still = replica.n_decode - replica.n_reading if replica.in_step > 0 else 0
     row.n_tokens = replica.in_step + replica.chunk + replica.n_draft
     row.n_seqs, row.n_decode = replica.n_seqs, replica.in_step
@@ -94,17 +94,15 @@ def settle_gaps(state, i):
 @jit
 def complete(state, i, k):
     """Account for k steps of the leap in progress: tokens, blocks, and every request that ends."""
-    replica, lane = state.replicas[i], state.lanes[i]
-    if lane.turned == 1 or lane.stretch_ps != 0:
-        if k > 1:
-            lanes.note_alone(state, i, k - 1)
-            pass_steps(state, i, k - 1)
-            lanes.last_apart(state, i, k - 1)
-            k = 1
-        lanes.stretch(state, i)
-    elif lane.partner >= 0:
-        lanes.note_alone(state, i, k)
-    t = pass_steps(state, i, k)
+    replica = state.replicas[i]
+    done = 0
+    t = replica.start_ps
+    while done < k:
+        n = k - done
+        if replica.partner >= 0:
+            n = lanes.steps_alike(state, i, done, k)
+        t = pass_steps(state, i, n)
+        done += n
     while replica.in_step > 0 and replica.n_decode > 0:
         if state.last_step[i, 0] != replica.decoded:
             break
@@ -192,7 +190,7 @@ def complete_chunks(state, i, k, t):
             request.last_token_ps = t
             if request.n_out == request.osl or request.aborted == 1:
                 lists.end_running(state, i, r, t, FINISHED)
-            elif state.lanes[i].partner >= 0:
+            elif state.replicas[i].partner >= 0:
                 lanes.hand_over(state, i, r, t)
             elif state.engines[replica.pool].role == PREFILL:
                 hand_on(state, i, r, t)
