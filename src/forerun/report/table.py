@@ -43,6 +43,9 @@ LABELS = {
     "kv_fetch_s": "wait for KV from tiers, mean",
     "kv_wait_s": "wait for room and KV, mean",
     "kv_wait_p99_s": "wait for room and KV, p99",
+    "response_hit": "answers given again",
+    "response_wrong": "of them another question's",
+    "response_missed": "right answers kept and not found",
     "turns": "models taken up by replicas",
     "weights_loaded_bytes": "weights loaded",
     "loading": "loading weights",
@@ -92,9 +95,9 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
         yield "workflows", list(_workflow_lines(metrics.workflows))
     for group, names in GROUPS.items():
         known = [name for name in names if getattr(metrics, name).value is not None]
-        if group in ("kv", "models"):  # a figure each for what a fleet may do or not
+        if group in ("kv", "models", "responses"):  # a figure each for what a fleet may do or not
             names = tuple(known)
-        if known or group not in ("money", "carbon", "kv", "models", "fleet"):
+        if known or group not in ("money", "carbon", "kv", "models", "fleet", "responses"):
             yield group, [_figure(name, getattr(metrics, name)) for name in names]
 
 

@@ -59,7 +59,6 @@ def check_lanes(pools: Sequence[Served], n_tiers: int) -> None:
             "kv_tiers": n_tiers > 0,
             "pp": one.pool.pp > 1,
             "engine.speculation": one.draft is not None,
-            "engine.kept_tokens": engine.kept_tokens is not None,
             "engine.preemption": engine.preemption == "swap",
         }
         problems += [
@@ -85,15 +84,26 @@ def check_models(pools: Sequence[Served]) -> None:
         raise SpecError(*problems)
 
 
-def check_caps(pools: Sequence[Served], hash_tokens: int) -> None:
-    """Raises SpecError where KV that is cut would have to be shared, or was reserved whole."""
+def check_caps(
+    pools: Sequence[Served], hash_tokens: int, *, kept: bool = False, read: bool = False
+) -> None:
+    """Raises SpecError where KV that is cut would have to be shared, or was reserved whole.
+
+    kept, read : whether requests have caps of their own, beside those of the engines.
+    """
     problems = []
     for served in pools:
         engine, where = served.pool.engine, f"deployment.pools.{served.pool.name}.engine"
-        if served.draft is not None and (engine.kept_tokens or engine.attended_tokens):
+        if served.draft is not None and (
+            engine.kept_tokens or engine.attended_tokens or kept or read
+        ):
             what = "proposed tokens are verified against all cached tokens, without caps"
             problems.append(Problem(where, what, "drop speculation, or the caps"))
-        if engine.kept_tokens is None:
+        capped = engine.kept_tokens or engine.attended_tokens or kept or read
+        if served.block is not None and served.pool.replicas and capped:
+            what = "caps on kept or attended tokens are not yet combined with sm_share"
+            problems.append(Problem(where, what, "drop sm_share, or the caps"))
+        if engine.kept_tokens is None and not kept:
             continue
         if hash_tokens and engine.prefix_caching:
             what = "KV that is cut to kept_tokens cannot be shared as a prefix"

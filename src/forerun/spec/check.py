@@ -128,6 +128,9 @@ def _check_shares(where: str, pool: Pool, case: Case) -> list[Problem]:
         f"{where}.engine.kept_tokens": (
             engine.kept_tokens is not None, "a prompt has all its blocks at once on a share of SMs"
         ),
+        f"{where}.engine.attended_tokens": (
+            engine.attended_tokens is not None, "picking tokens is priced for the whole device only"
+        ),
         f"{where}.engine.preemption": (
             engine.preemption == "swap", "what a lane preempts is computed again by the other"
         ),
