@@ -9,6 +9,7 @@ from adapting import WAYS, fitted, naming
 from families import asking, engine_turn, turning
 from flows import woven
 from serving import served, simulate, table, workload
+from sharing_devices import lanes
 from speculating import kinds
 
 from forerun.sim.core.jit import JIT
@@ -70,6 +71,9 @@ if __name__ == "__main__":
             commands = fleets.troubles(4, pools)
             log = fleets.serve(flows, pools, commands=commands, client=who).log_so_far()
             print("workflows", name, who is None, digest(log), log.meta.get("clients"))
+    for k, how in enumerate(({"replicas": 2}, {"n_blocks": 24, "beside": 2.6})):
+        log = fleets.serve(flows, lanes(**how), client=(None, client)[k]).log_so_far()
+        print("lanes", k, digest(log))
     print("two pools", digest(simulate(workload(3, 25), pools)))
     for name, speculates in kinds(n_blocks=30).items():
         print("speculation", name, digest(simulate(workload(4, 25), speculates, seed=6)))

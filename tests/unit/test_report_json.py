@@ -42,6 +42,8 @@ KEYS = {
     "adapters": ["adapter_hit", "adapter_loads", "adapter_bytes", "adapter_wait_s",
                  "adapters_mean"],
     "tuning": ["tuned_tokens", "tuned_tokens_per_s", "tuning_alone", "tuning_beside"],
+    "lanes": ["prompts_busy", "answers_busy", "lanes_overlap", "prompts_slowdown",
+              "answers_slowdown", "share_switches"],
     "energy": ["energy_j", "power_w", "energy_j_per_output_token"],
     "power": ["row_mean_w", "row_p99_w", "row_peak_w", "over_budget_s", "over_budget_longest_s",
               "over_budget_w", "slowed_s"],

@@ -59,7 +59,8 @@ def served(
     if problems:
         raise Infeasible(*problems)
     for p, rest in others:
-        out[p] = replace(out[p], levels=out[p].course.rows(p, len(out)))
+        if out[p].course is not None:
+            out[p] = replace(out[p], levels=out[p].course.rows(p, len(out)))
         out += rest
     return out
 

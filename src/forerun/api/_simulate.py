@@ -13,6 +13,7 @@ from forerun.api import _models
 from forerun.api._cases import carbon_gco2e_per_kwh, default_deployment, pool_usd_per_hour
 from forerun.errors import SpecError
 from forerun.spec.case import Case
+from forerun.spec.check import check_shares
 from forerun.spec.check_adapters import check_named, n_named
 from forerun.spec.check_control import check_control
 from forerun.spec.check_power import check_power
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from forerun.metrics.score import Metrics
     from forerun.report.result import Result as Report
     from forerun.sim.control.drive import Control
+    from forerun.sim.control.shares import Shares
     from forerun.sim.log import Log
     from forerun.sim.serve import Server
     from forerun.spec.adapters import Adapters
@@ -122,6 +124,7 @@ def simulate(
     from forerun.sim.control.cold import cold_starts
     from forerun.sim.control.drive import Control, is_controlled
     from forerun.sim.control.rows import with_rows
+    from forerun.sim.control.shares import Shares, is_shared
     from forerun.sim.moe import drive
     from forerun.sim.power.check import check_row
     from forerun.sim.power.told import noted
@@ -130,7 +133,12 @@ def simulate(
 
     deployment = case.deployment or default_deployment(case)
     row = deployment.power
-    if wrong := [*check_control(deployment.pools, case.faults), *check_power(deployment)]:
+    whole = case.model_copy(update={"deployment": deployment})
+    if wrong := [
+        *check_control(deployment.pools, case.faults),
+        *check_power(deployment),
+        *check_shares(whole),
+    ]:
         raise SpecError(*wrong)
     wanted = requests(case)
     check_named(deployment, wanted)
@@ -164,7 +172,7 @@ def simulate(
         hash_tokens=wanted.hash_tokens if wanted.block_hashes is not None else 0,
         models=tuple(_models.asked_models(case)),
     )
-    control = None
+    control: Control | Shares | None = Shares(server, case.slo) if is_shared(pools) else None
     if controlled:
         drive.check_alone(pools)
         colds = cold_starts(_models.of_pools(case, pools), pools)
@@ -206,7 +214,7 @@ def _advance(
     server: Server,
     wanted: Requests,
     progress: Callable[[int, int], None] | None,
-    control: Control | None = None,
+    control: Control | Shares | None = None,
 ) -> bool:
     """Runs to the end, in slices of about SLICE arrivals; True if the user stopped it between."""
     from forerun.sim.moe import drive
@@ -242,6 +250,8 @@ def provenance_of(case: Case, deployment: Deployment, written: Log) -> dict[str,
         assumed += catalog.model(asked.model).assumed
     assumed += written.meta.get("assumed", ())
     changes = {"control": written.meta["control"]} if "control" in written.meta else {}
+    if "switches" in written.meta.get("lanes", {}):
+        changes["shares"] = {"switches": written.meta["lanes"]["switches"]}
     return changes | {
         "forerun_version": __version__,
         "spec_hash": whole.content_hash(),
@@ -278,6 +288,10 @@ def _pool_words(pool: Pool) -> str:
         replicas = f"{pool.autoscale.min_replicas} to {most} replicas"
     if pool.role != "both":
         replicas = f"{pool.role} on {replicas}"
+    if pool.sm_share is not None:
+        how = pool.sm_share
+        at = "" if how.policy.name == "fixed" else f" at first, {how.policy.name}"
+        replicas += f" ({how.prefill:.0%} of the SMs for prompts, {how.decode:.0%} for answers{at})"
     if pool.models:
         replicas += f" for {', '.join(pool.models)}"
     return f"{pool.n_devices} x {pool.device}, {replicas} of {layout}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.metrics import adapters, fleet, power, responses, tuning, waits, work
+from forerun.metrics import adapters, fleet, lanes, power, responses, tuning, waits, work
 from forerun.metrics.figure import plural, ratio, text
 from forerun.metrics.latency import PS, finished, queue_s, ttft_s
 from forerun.metrics.score import Metrics
@@ -45,7 +45,8 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
     else:
         out += [*_waiting(part, metrics), *_bound(metrics, steps), *_gaps(part, metrics)]
         out += _speculation(part)
-    out += [*_moves(part, metrics), *_tiers(part), *_turns(part, metrics), *_preemption(metrics)]
+    out += [*_moves(part, metrics), *_tiers(part), *_turns(part, metrics)]
+    out += [*lanes.told(part, metrics), *_preemption(metrics)]
     out += adapters.told(part, metrics.adapter_hit, metrics.adapter_wait_s)
     out += tuning.told(part, metrics.tuned_tokens, metrics.tuning_alone, metrics.tuning_beside)
     out += [*sentence(metrics.workflows), *_clients(log), *responses.told(part)]

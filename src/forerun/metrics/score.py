@@ -23,6 +23,7 @@ from forerun.metrics import (
     energy,
     goodput,
     kv,
+    lanes,
     latency,
     models,
     money,
@@ -121,6 +122,12 @@ class Metrics:
     tuned_tokens_per_s: Figure
     tuning_alone: Figure
     tuning_beside: Figure
+    prompts_busy: Figure  # of two lanes on the same devices; None where there are none
+    answers_busy: Figure
+    lanes_overlap: Figure
+    prompts_slowdown: Figure
+    answers_slowdown: Figure
+    share_switches: Figure
     by_model: tuple[models.OfModel, ...]  # empty where there is one model only
     by_category: tuple[responses.OfCategory, ...]  # empty without a response cache
     energy_j: Figure
@@ -221,6 +228,7 @@ def score(
         **models.figures(part),
         **adapters.figures(part),
         **tuning.figures(part),
+        **lanes.figures(part),
         by_category=responses.by_category(part),
         by_model=models.by_model(part, slo),
         energy_j=Figure(joule, "J", steps),
@@ -329,7 +337,7 @@ def _utilisation(part: View) -> tuple[Utilisation, dict[str, Any]]:
     one = rental.share(part, rental.POWERED)
     flop = work.of_replica(log, "peak_flop_per_s") * one
     traffic = work.of_replica(log, "peak_hbm_bytes_per_s") * one
-    blocks = log.kv_blocks[pools].astype(float) * one
+    blocks = log.kv_blocks[pools] * lanes.counted(log) * one
     steps = "steps x cost table"
     link = None if use.link_bytes_per_s is None else float(use.link_bytes_per_s.sum())
     peak = None if use.kv_peak is None or not len(use.kv_peak) else float(use.kv_peak.max())
@@ -470,6 +478,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "adapter_hit", "adapter_loads", "adapter_bytes", "adapter_wait_s", "adapters_mean",
     ),
     "tuning": ("tuned_tokens", "tuned_tokens_per_s", "tuning_alone", "tuning_beside"),
+    "lanes": (
+        "prompts_busy", "answers_busy", "lanes_overlap", "prompts_slowdown", "answers_slowdown",
+        "share_switches",
+    ),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
     "power": (
         "row_mean_w", "row_p99_w", "row_peak_w", "over_budget_s", "over_budget_longest_s",

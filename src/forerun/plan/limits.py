@@ -74,6 +74,9 @@ def _of_deployment(source: Deployment) -> list[Problem]:
         if pool.engine.tuning is not None:
             what = "bounds of plans know no fine-tuning, which takes memory and time"
             out.append(Problem(f"{where}.engine.tuning", what, FIX))
+        if pool.sm_share is not None:
+            what = "a plan's replicas compute prompts and answers in the same steps"
+            out.append(Problem(f"{where}.sm_share", what, FIX))
         for name in ("kept_tokens", "attended_tokens"):
             if getattr(pool.engine, name) is not None:
                 out.append(Problem(f"{where}.engine.{name}", CAPS, FIX))

@@ -34,7 +34,7 @@ def check_roles(pools: Sequence[Served]) -> None:
         problems.append(
             Problem(where, f"no pool has the role {missing}", f"a pool with role: {missing}")
         )
-    if "prefill" in roles:
+    if any(one.pool.role == "prefill" and one.block is None for one in pools):
         problems += [
             Problem(
                 f"{where}.{served.pool.name}.link",
@@ -42,7 +42,29 @@ def check_roles(pools: Sequence[Served]) -> None:
                 "link: NAME (see forerun list links)",
             )
             for served in pools
-            if served.port_bytes_per_s <= 0
+            if served.port_bytes_per_s <= 0 and served.block is None
+        ]
+    if problems:
+        raise SpecError(*problems)
+
+
+def check_lanes(pools: Sequence[Served], n_tiers: int) -> None:
+    """Raises SpecError where two lanes on the same devices would have to do what they cannot."""
+    problems = []
+    for one in pools:
+        if one.block is None or not one.pool.replicas:
+            continue
+        engine, where = one.pool.engine, f"deployment.pools.{one.pool.name}"
+        clashes = {
+            "kv_tiers": n_tiers > 0,
+            "pp": one.pool.pp > 1,
+            "engine.speculation": one.draft is not None,
+            "engine.preemption": engine.preemption == "swap",
+        }
+        problems += [
+            Problem(f"{where}.{name}", "cannot be combined with sm_share", "drop one of them")
+            for name, clash in clashes.items()
+            if clash
         ]
     if problems:
         raise SpecError(*problems)
@@ -124,6 +146,10 @@ def check_caps(
         ):
             what = "proposed tokens are verified against all cached tokens, without caps"
             problems.append(Problem(where, what, "drop speculation, or the caps"))
+        capped = engine.kept_tokens or engine.attended_tokens or kept or read
+        if served.block is not None and served.pool.replicas and capped:
+            what = "caps on kept or attended tokens are not yet combined with sm_share"
+            problems.append(Problem(where, what, "drop sm_share, or the caps"))
         if engine.kept_tokens is None and not kept:
             continue
         if hash_tokens and engine.prefix_caching:

@@ -38,6 +38,7 @@ ARGUMENTS = {
     "scale": ("pool", "rule", "memory"),  # plain Python, see sim/control/
     "fault": ("rng", "fault"),
     "power": ("row", "rule", "memory"),  # plain Python, see sim/power/
+    "share": ("lanes", "rule", "memory"),  # the same
     "turn": ("replica", "engine", "model", "queued", "now_ps", "params"),
     "tune": ("replica", "engine", "params"),
 }

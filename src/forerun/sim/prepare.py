@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -12,6 +13,7 @@ from forerun.cost import engine_fit, lora
 from forerun.cost.clocked import at_clock
 from forerun.cost.efficiency import efficiency
 from forerun.cost.memory import memory
+from forerun.cost.part import Part
 from forerun.cost.pick import picking
 from forerun.cost.price import price
 from forerun.cost.table import CostTable
@@ -19,7 +21,7 @@ from forerun.errors import Infeasible, Problem
 from forerun.ops.attention import Attention
 from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
-from forerun.sim import drafts
+from forerun.sim import drafts, lanes
 from forerun.sim.adapters import fitting
 from forerun.sim.moe.check import check_experts
 from forerun.sim.moe.rows import rows_of
@@ -91,8 +93,8 @@ def prepare(
             continue
 
         def table_of(
-            graph: Graph, pool: Pool = pool, device: Device = device, fit: Any = fit,
-            max_len: int = max_len,
+            graph: Graph, part: Part | None = None, pool: Pool = pool, device: Device = device,
+            fit: Any = fit, max_len: int = max_len,
         ) -> CostTable:  # fmt: skip
             table = price(
                 graph,
@@ -102,6 +104,7 @@ def prepare(
                 max_len=max_len,
                 runtime=pool.engine.runtime,
                 queries=drafts.queries(pool),
+                part=part,
             )
             table = engine_fit.on_table(fit, table, pool)
             if pool.engine.attended_by == "pages":
@@ -151,6 +154,9 @@ def prepare(
             waits=first.waits,
             adapters=fitting(graph, pool, device, adapters, n_adapters) if adapters else None,
         )
+        if pool.sm_share is not None:
+            served, *more = lanes.lanes_of(served, device, partial(table_of, graph))
+            others.append((len(ready), more))
         ready.append(served)
         if rest:
             idle = pool.model_copy(update={"replicas": 0})
@@ -160,7 +166,8 @@ def prepare(
         raise Infeasible(*problems)
     for p, more in others:
         course = ready[p].course
-        ready[p] = replace(ready[p], levels=course.rows(p, len(ready)))
+        if course is not None:
+            ready[p] = replace(ready[p], levels=course.rows(p, len(ready)))
         ready += more
     return ready
 

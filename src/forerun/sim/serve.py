@@ -20,6 +20,7 @@ from forerun.sim.check import (
     check_caps,
     check_drafts,
     check_hashes,
+    check_lanes,
     check_models,
     check_reuse,
     check_roles,
@@ -34,6 +35,7 @@ from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_fleet import NO_CAP
 from forerun.sim.core.signatures import KINDS
+from forerun.sim.lanes import told
 from forerun.sim.log import Log
 from forerun.sim.room import gate_memory_for, pending_for, wider
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
@@ -146,6 +148,7 @@ class Server:
         for kind, chosen in fleet.items():
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
         check_roles(self.pools)
+        check_lanes(self.pools, len(self.tiers))
         check_drafts(self.pools)
         check_reuse(self.pools, len(self.tiers))
         check_caps(self.pools, self.hash_tokens)
@@ -436,6 +439,7 @@ class Server:
                 "tuning": [served.pool.engine.tuning for served in self.pools],
                 "models": tuple(self.models),
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
+                **({} if (lanes := told(self.pools, self._state)) is None else {"lanes": lanes}),
                 "assumed": (
                     *assumed(self.pools, self.tiers, self._own_caps),
                     *response_room.assumed(self.responses),

@@ -52,6 +52,9 @@ class Served:
     levels: tuple[int, ...] = ()  # rows that its replicas run at each level of expert load
     course: Any = None  # which level when (`sim.moe.rows.Course`)
     waits: Any = None  # for experts on the host (`sim.moe.rows.Waits`)
+    block: str | None = None  # where prompts and answers share devices: whose rows belong together
+    lane: int = 0  # which of them: 4 * level + 2 * (it answers) + (the other lane is in a step)
+    switch_s: float = 0.0  # that a lane stands still for when its share changes
 
     @property
     def seats(self) -> int:
@@ -101,6 +104,9 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     engines = state.rows(len(pools), rows_fleet.ENGINE)
     for p, served in enumerate(pools):
         _fill_engine(engines[p], served, options.every_step[p], options.leap)
+    by_lane: dict[Any, int] = {(o.block, o.lane): p for p, o in enumerate(pools) if o.block}
+    engines.beside = [by_lane.get((one.block, one.lane | 1), -1) for one in pools]
+    _pair(pools, pool_of, replicas, by_lane)
     tables = [served.table for served in pools]
     drafts = [served.draft for served in pools]
     tables += [one.table.draft for one in pools if one.draft and one.table.draft]
@@ -174,6 +180,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
         **adapter_arrays(fittings, n),
         **_turns(pools, pool_of, serves),
+        lanes=state.rows(n, rows_fleet.LANE),
         replicas=replicas,
         totals=state.rows(n, rows_log.TOTALS),
         engines=engines,
@@ -247,6 +254,9 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.streamed, row.n_layers = int(served.pool.stream_kv), served.n_layers
     row.model, row.n_resident = served.model, served.n_resident
     row.load_ps, row.load_bytes = round(served.load_s * PS), round(served.load_bytes)
+    row.switch_ps = round(served.switch_s * PS)
+    if served.block is not None and served.pool.role == "prefill" and row.reserve == 0:
+        row.reserve = rows_fleet.RESERVE["prompt"]  # prompts do not grow while others decode
 
 
 def _serves(pools: Sequence[Served]) -> np.ndarray:
@@ -288,6 +298,23 @@ def _turns(
         "loads": state.rows(len(pool_of), rows_fleet.LOADS),
         "queued": np.zeros((signatures.QUEUED_FIELDS, n_models), dtype=np.int64),
     }
+
+
+def _pair(
+    pools: Sequence[Served], pool_of: np.ndarray, replicas: Any, by_lane: dict[Any, int]
+) -> None:
+    """Lanes on the same devices: the n-th replica of a row with the n-th of the other, whose memory
+    it uses when it computes prompts.  Routers do not choose who answers."""
+    for p, one in enumerate(pools):
+        if one.block is None or not one.pool.replicas:
+            continue
+        other = by_lane[one.block, one.lane ^ 2]
+        mine, others = np.flatnonzero(pool_of == p), np.flatnonzero(pool_of == other)
+        replicas.partner[mine] = others
+        if one.pool.role == "prefill":
+            replicas.memory[mine] = others
+        else:
+            replicas.accepts[mine] = 0
 
 
 def _fill_drafts(

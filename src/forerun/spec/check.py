@@ -11,6 +11,7 @@ from forerun.spec.check_adapters import check_adapters
 from forerun.spec.check_control import check_control
 from forerun.spec.check_power import check_power
 from forerun.spec.deployment import Pool
+from forerun.spec.sm_share import SmShare
 
 
 def check_case(case: Case) -> list[Problem]:
@@ -19,6 +20,7 @@ def check_case(case: Case) -> list[Problem]:
     if case.deployment is not None:
         changes += check_control(case.deployment.pools, case.faults)
         changes += check_power(case.deployment)
+    changes += check_shares(case)
     return [*check_traffic(case), *check_fleet(case), *check_pools(case), *changes]
 
 
@@ -92,6 +94,92 @@ def check_pools(case: Case) -> list[Problem]:
             what = f"{pool.name!r} is the name of an earlier pool"
             problems.append(Problem(f"deployment.pools.{i}.name", what, f"{pool.name}-{i}"))
     return problems
+
+
+def check_shares(case: Case) -> list[Problem]:
+    """What pools with `sm_share` cannot be combined with, and what their policies lack."""
+    if case.deployment is None:
+        return []
+    return [
+        problem
+        for i, pool in enumerate(case.deployment.pools)
+        if pool.sm_share is not None
+        for problem in _check_shares(f"deployment.pools.{i}", pool, case)
+    ]
+
+
+def _check_shares(where: str, pool: Pool, case: Case) -> list[Problem]:
+    """What prompts and answers on shares of the same SMs cannot be combined with."""
+    assert case.deployment is not None
+    drop = "drop sm_share, or this"
+    engine = pool.engine
+    clashes = {
+        f"{where}.role": (pool.role != "both", f"a pool for {pool.role} has nobody to share with"),
+        f"{where}.pp": (pool.pp > 1, "lanes of pipeline stages and of phases are not combined"),
+        f"{where}.moe": (
+            pool.moe is not None, "experts at run time and sm_share both choose what a step costs"
+        ),
+        f"{where}.models": (
+            len(pool.models) > 1, "models that take turns and sm_share both change what runs"
+        ),
+        f"{where}.autoscale": (
+            pool.autoscale is not None, "a replica of two lanes cannot yet be started and stopped"
+        ),
+        f"{where}.engine.speculation": (
+            engine.speculation is not None, "proposed tokens are not yet priced on a share of SMs"
+        ),
+        f"{where}.engine.kept_tokens": (
+            engine.kept_tokens is not None, "a prompt has all its blocks at once on a share of SMs"
+        ),
+        f"{where}.engine.attended_tokens": (
+            engine.attended_tokens is not None, "picking tokens is priced for the whole device only"
+        ),
+        f"{where}.engine.preemption": (
+            engine.preemption == "swap", "what a lane preempts is computed again by the other"
+        ),
+        f"{where}.engine.reuse": (
+            engine.reuse == "anywhere", "blocks reused anywhere come from tiers"
+        ),
+        f"{where}.power": (
+            pool.power is not None, "a clock or cap is priced for the whole device only"
+        ),
+        f"{where}.engine.tuning": (
+            engine.tuning is not None, "fine-tuning is not yet priced on a share of SMs"
+        ),
+        "deployment.adapters": (
+            case.deployment.adapters is not None, "adapters are not yet priced on a share of SMs"
+        ),
+        "deployment.power": (
+            case.deployment.power is not None
+            and case.deployment.power.policy.name != "watch",
+            "a row's budget and sm_share both choose what a step costs",
+        ),
+        "deployment.kv_tiers": (bool(case.deployment.kv_tiers), "lanes cannot yet fetch KV"),
+        "deployment.techniques": (
+            bool(case.deployment.techniques), "techniques are priced for the whole device only"
+        ),
+        "faults": (bool(case.faults), "a replica of two lanes cannot yet fail and come back"),
+    }  # fmt: skip
+    problems = [Problem(at, what, drop) for at, (clash, what) in clashes.items() if clash]
+    return problems + _check_share_rule(f"{where}.sm_share", pool.sm_share, case)
+
+
+def _check_share_rule(where: str, rule: SmShare | None, case: Case) -> list[Problem]:
+    """A rule that chooses has something to choose from and something to aim at."""
+    assert rule is not None
+    name = rule.policy.name
+    if rule.levels and name == "fixed":
+        what = "fixed never takes another level"
+        return [Problem(f"{where}.levels", what, "policy: slo_driven, or no levels")]
+    if name != "fixed" and len(rule.shares) < 2:
+        what = "there is one level, the shares at the start"
+        return [Problem(f"{where}.levels", what, "levels: [0.3, 0.5, 0.7]")]
+    needs = {"slo_driven": ("ttft_s", "tpot_s"), "least_for_tpot": ("tpot_s",)}.get(name, ())
+    return [
+        Problem(f"{where}.{bound}", f"{name} aims at it", f"{bound} here, or a bound in slo")
+        for bound in needs
+        if getattr(rule, bound) is None and getattr(case.slo, bound) is None
+    ]
 
 
 def check_models(case: Case) -> list[Problem]:

@@ -13,6 +13,7 @@ from forerun.spec.dtype import Dtype
 from forerun.spec.moe import ExpertRun
 from forerun.spec.policy import Policy
 from forerun.spec.power import PoolPower, RowPower
+from forerun.spec.sm_share import SmShare
 from forerun.spec.speculation import Speculation
 from forerun.spec.tuning import Tuning
 
@@ -144,6 +145,7 @@ class Pool(Spec):
     dtype: Dtype | None = None  # weights; the checkpoint's own when absent
     kv_dtype: Dtype | None = None
     role: Literal["both", "prefill", "decode"] = "both"  # prompts, answers, or all of it
+    sm_share: SmShare | None = None  # prompts and answers on the same devices, with a share each
     link: str | None = None  # that KV leaves and comes by; the device's network when absent
     stream_kv: bool = False  # layers of KV leave while later ones are computed
     models: tuple[str, ...] = ()  # of the case's, that it serves; several take turns on a replica
@@ -164,9 +166,9 @@ class Pool(Spec):
 
     @model_serializer(mode="wrap")
     def _without_unsaid(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What says nothing of experts or power reads (and hashes) as it always did."""
+        """What says nothing of experts, power or shares reads (and hashes) as it always did."""
         data: dict[str, Any] = plain(self)
-        for name in ("moe", "power"):
+        for name in ("moe", "power", "sm_share"):
             if getattr(self, name) is None:
                 data.pop(name, None)
         return data

@@ -8,7 +8,7 @@ Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, fetch, prefix, tiers, tuning, turns
+from forerun.sim.core import adapters, fetch, lanes, prefix, tiers, tuning, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core import speculate as drafts
 from forerun.sim.core.clock import span, steps_to_reach
@@ -55,7 +55,10 @@ def preempt_one(state, i):
         lose(request)
     request.n_preempt += 1
     state.totals[i].n_preempt += 1
-    lists.enqueue(state, i, victim)
+    if state.replicas[i].partner >= 0:
+        lanes.send_back(state, i, victim)
+    else:
+        lists.enqueue(state, i, victim)
     return victim
 
 
@@ -292,7 +295,25 @@ def form(state, i, t):
             wanted = drafts.choose(state, i, 0)
     if replica.n_parked > 0 and replica.n_running != running:
         stopped += 1  # a turn policy sees that somebody started
-    return leap(state, i, t, decoding, preempted + stopped + wanted)
+    return price_leap(state, i, t, decoding, preempted + stopped + wanted)
+
+
+@jit
+def price_leap(state, i, t, decoding, unsettled):
+    """The leap of the formed step with the costs of its row; of two lanes also with those of the
+    row that holds when the other one starts or stops."""
+    replica = state.replicas[i]
+    replica.row = replica.pool
+    again = 0
+    if replica.partner >= 0:
+        again = 1
+        lanes.begin(state, i)
+    while True:
+        end = leap(state, i, t, decoding, unsettled)
+        if again == 0:
+            return end
+        again = 0
+        lanes.other_way(state, i)
 
 
 @jit
@@ -313,7 +334,7 @@ def leap(state, i, t, decoding, unsettled):
     unsettled : not zero when the next step may admit more without any event.
     """
     replica = state.replicas[i]
-    p = replica.pool
+    p = state.replicas[i].row
     engine = state.engines[p]
     clock = state.clock[0]
     b = engine.block_tokens
@@ -359,7 +380,8 @@ def leap(state, i, t, decoding, unsettled):
         r = request.chunk_next
     ready_ps = adapters.next_ready(state, i, t)
     tunes = engine.tunes == 1 and tuning.goes_on(state, i)
-    if n_tokens == 0 and not tunes and (replica.n_away > 0 or ready_ps < NEVER):
+    away = replica.n_away > 0 or lanes.partner_holds(state, i)
+    if n_tokens == 0 and not tunes and (away or ready_ps < NEVER):
         return ready_ps  # what holds the memory is on its way, and wakes the replica
     if n_tokens == 0 and not tunes:
         clock.wrong_kind, clock.wrong_replica, clock.wrong_value = STUCK, i, replica.n_waiting
@@ -410,7 +432,7 @@ def leap(state, i, t, decoding, unsettled):
         steps = 1
     if replica.n_parked > 0 and engine.every_turn == 1:
         steps = 1
-    cut = clock.hash_tokens > 0 or capped
+    cut = clock.hash_tokens > 0 or capped or replica.partner >= 0
     if n_chunks > 0 and (cut or engine.draft_row >= 0):
         # prefix blocks can be found from the boundary on that completes them; what a request keeps
         # is cut there

@@ -131,6 +131,8 @@ def change_pool(state, i, t):
     p = replica.next_pool
     if turns.drains(state, i):
         turns.take_up(state, i, p, t)
+    if state.replicas[i].partner >= 0:
+        replica.free_ps = t + state.engines[p].switch_ps
     replica.pool = p
     state.load[POOL, i] = p
     state.load[KV_CAPACITY, i] = state.engines[p].n_blocks

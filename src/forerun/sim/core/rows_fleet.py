@@ -55,6 +55,9 @@ REPLICA = np.dtype(
         ("n_seqs", "i8"),  # sampled in each step
         ("n_draft", "i8"),  # proposed tokens that the step verifies
         ("lookahead", "i8"),  # blocks kept for them until they are accepted or not
+        ("partner", "i8"),  # the other lane on the same devices; -1 when it has them to itself
+        ("memory", "i8"),  # the replica whose blocks and store it uses: itself, or that one
+        ("row", "i8"),  # of the costs of the leap under way
         ("depth", "i8"),  # passes of the draft in the step ...
         ("draft_tokens", "i8"),  # ... and the tokens it computes in them
         ("n_adapters", "i8"),  # different ones in each step ...
@@ -123,6 +126,8 @@ ENGINE = np.dtype(
         ("rank_flop_ps", "i8"),  # to compute one token with one rank
         ("tunes", "i8"),  # 1: there is a backlog of tuning tokens ...
         ("tune_grain", "i8"),  # ... of which a step takes a multiple of so many
+        ("beside", "i8"),  # row of a lane's costs while the other lane is in a step
+        ("switch_ps", "i8"),  # that a lane stands still for when its share changes
     ],
     align=True,
 )
@@ -199,6 +204,20 @@ FITTED = np.dtype(
         ("load_ps", "i8"),
         ("wait_ps", "i8"),  # of requests that stood apart
         ("bytes", "f8"),
+    ],
+    align=True,
+)
+
+#: a replica as one of two lanes on the same devices, and as it is alone
+LANE = np.dtype(
+    [
+        ("beside", "i8"),  # 1: it counts with a busy partner
+        ("other_first_ps", "i8"),  # first_ps of the leap if that were the other way round ...
+        ("other_slope_ps", "i8"),
+        ("turned", "i8"),  # 1: it has come to be the other way round in the last step
+        ("stretch_ps", "i8"),  # so much longer does that last step take than the leap says
+        ("touched", "i8"),  # 1: at this boundary it took blocks of its partner, or gave some back
+        ("alone_ps", "i8"),  # what all steps so far would have taken alone
     ],
     align=True,
 )

@@ -18,6 +18,7 @@ from forerun.sim.core.rows_fleet import (
     ENGINE,
     FITTED,
     KEPT,
+    LANE,
     LOADS,
     OFFER,
     PORT,
@@ -153,6 +154,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "tuned": (TUNED, 1),  # [R]
     "tune_ps": (I8, 2),  # [P, G], of tuning tokens beside their forward products
     "adapter_ps": (I8, 3),  # [P, A, 2], from the host to a replica, and from beyond to the host
+    "lanes": (LANE, 1),  # [R]
     "queued": (I8, 2),  # [fields, N], what the turn policy reads; rows in signatures.py
     "load": (I8, 2),  # [fields, R], what routers read; rows in signatures.py
     "offered": (I8, 1),  # [fields * R], those columns of `load` that a router may choose from
@@ -234,5 +236,6 @@ def new_replicas(pool_of_replica):
     for link in (*links, "ready_head", "ready_tail"):
         replicas[link] = -1
     replicas.accepts = 1
+    replicas.partner, replicas.memory = -1, np.arange(n)
     replicas.next_pool = pool_of_replica
     return replicas

@@ -5,7 +5,7 @@ Legend: i replica, r slot of a live request, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, front, prefix, speculate, tuning
+from forerun.sim.core import attempts, front, lanes, prefix, speculate, tuning
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
@@ -41,7 +41,7 @@ def write_leap(state, i, k):
     row = state.leaps[clock.n_leaps]
     clock.n_leaps += 1
     row.start_ps, row.first_ps, row.slope_ps = replica.start_ps, replica.first_ps, replica.slope_ps
-    row.n_steps, row.replica, row.pool = k, i, replica.pool
+    row.n_steps, row.replica, row.pool = k, i, replica.row
     row.n_still = replica.n_decode - replica.n_reading if replica.in_step > 0 else 0
     row.n_tokens = replica.in_step + replica.chunk + replica.n_draft
     row.n_seqs, row.n_decode = replica.n_seqs, replica.in_step
@@ -101,6 +101,41 @@ def settle_gaps(state, i):
 def complete(state, i, k):
     """Account for k steps of the leap in progress: tokens, blocks, and every request that ends."""
     replica = state.replicas[i]
+    done = 0
+    t = replica.start_ps
+    while done < k:
+        n = k - done
+        if replica.partner >= 0:
+            n = lanes.steps_alike(state, i, done, k)
+        t = pass_steps(state, i, n)
+        done += n
+    while replica.in_step > 0 and replica.n_decode > 0:
+        if state.last_step[i, 0] != replica.decoded:
+            break
+        r = state.last_member[i, 0]
+        lists.stop_growing(state, i, r)
+        if state.live[r].osl - state.live[r].n_out == replica.decoded - state.live[r].joined:
+            lists.leave_decoders(state, i, r)
+            lists.end_running(state, i, r, t, FINISHED)
+        else:
+            lists.await_next_change(state, i, r)
+    if replica.chunk > 0:
+        complete_chunks(state, i, k, t)
+    replica.n_steps = 0
+    replica.chunk = 0
+    replica.ended_ps = t
+    if replica.n_aborted > 0:
+        sweep_aborted(state, i, t)
+    return t
+
+
+@jit
+def pass_steps(state, i, k):
+    """The first k steps of the leap in progress are over: their row, their tokens, their blocks.
+
+    Returns when the last of them ended.
+    """
+    replica = state.replicas[i]
     totals = state.totals[i]
     t = replica.start_ps + span(replica.first_ps, replica.slope_ps, k)
     totals.busy_ps += t - replica.start_ps
@@ -124,21 +159,6 @@ def complete(state, i, k):
             n_extra = speculate.settle(state, i)
             if state.clock[0].keep_leaps == 1:
                 state.leaps[state.clock[0].n_leaps - 1].n_extra = n_extra
-        while replica.n_decode > 0 and state.last_step[i, 0] == replica.decoded:
-            r = state.last_member[i, 0]
-            lists.stop_growing(state, i, r)
-            if state.live[r].osl - state.live[r].n_out == replica.decoded - state.live[r].joined:
-                lists.leave_decoders(state, i, r)
-                lists.end_running(state, i, r, t, FINISHED)
-            else:
-                lists.await_next_change(state, i, r)
-    if replica.chunk > 0:
-        complete_chunks(state, i, k, t)
-    replica.n_steps = 0
-    replica.chunk = 0
-    replica.ended_ps = t
-    if replica.n_aborted > 0:
-        sweep_aborted(state, i, t)
     return t
 
 
@@ -179,6 +199,8 @@ def complete_chunks(state, i, k, t):
             request.last_token_ps = t
             if request.n_out == request.osl or request.aborted == 1:
                 lists.end_running(state, i, r, t, FINISHED)
+            elif state.replicas[i].partner >= 0:
+                lanes.hand_over(state, i, r, t)
             elif state.engines[replica.pool].role == PREFILL:
                 hand_on(state, i, r, t)
             else:
