@@ -3,6 +3,7 @@ compiler and compares the lines."""
 
 import hashlib
 import os
+from dataclasses import replace
 
 import fleets
 from families import asking, engine_turn, turning
@@ -76,3 +77,9 @@ if __name__ == "__main__":
             requests, engine_turn(turning(replicas=2, n_resident=2), turn)
         ).log_so_far()
         print("models", turn, digest(log), log.loads.tolist())
+    for shared in (0, 1):
+        order = Policy(name="vtc", params={"shared": shared})
+        requests = fleets.sharing(5, 40, isl=60, ties=True)
+        tenants = replace(requests, tenant=requests.priority)
+        one = fleets.pool(replicas=2, n_blocks=30, order=order)
+        print("tenants", shared, digest(fleets.serve(tenants, [one]).log_so_far()))

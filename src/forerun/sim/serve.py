@@ -30,7 +30,7 @@ from forerun.sim.core import serve as core_serve
 from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.log import Log
-from forerun.sim.room import gate_memory_for, pending_for, wider
+from forerun.sim.room import gate_memory_for, pending_for, tenants_for, wider
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
 from forerun.sim.tiers import Tier, check_tiers, uses
 from forerun.spec.deployment import Engine, Policy
@@ -81,6 +81,7 @@ class Server:
     go_on: bool = False  # successors of a request that gave no answer are sent all the same
     announce: Callable[[str], None] | None = None
     models: Sequence[str] = ()  # their names, for the log
+    weights: Sequence[float] = ()  # of tenants, for orders that share between them; else 1
 
     def __post_init__(self) -> None:
         self._check()
@@ -103,6 +104,10 @@ class Server:
                 ],
                 priced=[speculate.priced for speculate in self._found["speculate"]],
                 every_turn=[turn.every_step for turn in self._found["turn"]],
+                fair=[order.again for order in self._found["order"]],
+                every_order=[order.again and order.every_step for order in self._found["order"]],
+                fair_shared=self._fair["shared"] > 0,
+                fair_lift=self._fair["lift"] > 0,
                 fresh=any(self._found[kind][0].fresh for kind in ("route", "place")),
                 cached=any(self._found[kind][0].cached for kind in ("route", "place")),
                 hash_tokens=self.hash_tokens,
@@ -136,6 +141,7 @@ class Server:
         fleet = {"route": self.route, "place": self.place, "fetch": self.fetch, "gate": self.gate}
         for kind, chosen in fleet.items():
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
+        self._fair = policy_room.fair_knobs(self._found["order"])
         check_roles(self.pools)
         check_drafts(self.pools)
         check_reuse(self.pools, len(self.tiers))
@@ -214,7 +220,11 @@ class Server:
         rows.priority = 0 if requests.priority is None else requests.priority
         rows.tenant = 0 if requests.tenant is None else requests.tenant
         if n:
-            self._put(gate_memory=gate_memory_for(self._state, int(rows.tenant.max()) + 1))
+            n_tenants = int(rows.tenant.max()) + 1
+            self._put(gate_memory=gate_memory_for(self._state, n_tenants))
+            if self._clock.fair:
+                weights = np.asarray(self.weights, dtype=float)
+                self._put(**tenants_for(self._state, n_tenants, weights, self._fair))
         rows.session = -1 if requests.session is None else requests.session
         rows.model = self._models(requests)
         self._name_prefixes(rows, requests)

@@ -8,7 +8,7 @@ Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import fetch, prefix, tiers, turns
+from forerun.sim.core import fair, fetch, prefix, tiers, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core import speculate as drafts
 from forerun.sim.core.clock import span
@@ -168,7 +168,24 @@ def comes(state, i, r, here, bring):
 
 
 @jit
-def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
+def look_who_is_next(state, i, order):
+    """The queue's head is the request that may start next, if one waits."""
+    lists.drop_aborted_heads(state, i)
+    if state.engines[state.replicas[i].pool].fair == 1:
+        fair.choose(state, i, 0, order)
+
+
+@jit
+def count_prompt(state, i, r, have):
+    """Its tenant is served what r's prompt takes to compute, once."""
+    request = state.live[r]
+    if request.charged == 0 and request.source < 0:
+        request.charged = 1
+        fair.charge(state, i, request.tenant, request.isl - have, 0)
+
+
+@jit
+def admit_waiting(state, i, t, left, whole, n_max, keep, order, admit, bring):
     """Start waiting requests, first come by the order's key, until one does not fit.
 
     keep : blocks that the decode step needs.
@@ -180,7 +197,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
     b = engine.block_tokens
     admitted = 0
     unsettled = 1 if state.stores[i].below >= 0 else 0
-    lists.drop_aborted_heads(state, i)
+    look_who_is_next(state, i, order)
     while replica.queue >= 0 and left > 0 and replica.n_running < engine.max_seqs:
         if admitted >= n_max:
             return left, admitted
@@ -232,14 +249,16 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
             lists.start_running(state, i, r, t)
             lists.join_chunks(state, i, r)
             request.chunk = q
+        if state.clock[0].fair == 1:
+            count_prompt(state, i, r, have)
         left -= q
         admitted += 1
-        lists.drop_aborted_heads(state, i)
+        look_who_is_next(state, i, order)
     return left, 0
 
 
 @jit
-def form(state, i, t, admit, batch, preempt, bring, speculate):
+def form(state, i, t, order, admit, batch, preempt, bring, speculate):
     """Shape the leap of replica i that starts at t; returns when it ends, NEVER if it idles."""
     replica = state.replicas[i]
     p = replica.pool
@@ -273,7 +292,7 @@ def form(state, i, t, admit, batch, preempt, bring, speculate):
         keep = need(state, i, 1, 0, 0) + replica.lookahead if decoding == 1 else 0
         if turns.drains(state, i):
             n_max = 0
-        left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring)
+        left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep, order, admit, bring)
     if decode == IF_NO_PREFILL and not any_chunk(state, i):
         decoding = 1
         preempted += make_room(state, i, 1, 0, -1, preempt)
@@ -281,7 +300,7 @@ def form(state, i, t, admit, batch, preempt, bring, speculate):
             wanted = drafts.choose(state, i, 0, speculate)
     if replica.n_parked > 0 and replica.n_running != running:
         stopped += 1  # a turn policy sees that somebody started
-    return leap(state, i, t, decoding, preempted + stopped + wanted)
+    return leap(state, i, t, decoding, preempted + stopped + wanted, order)
 
 
 @jit
@@ -296,7 +315,7 @@ def any_chunk(state, i):
 
 
 @jit
-def leap(state, i, t, decoding, unsettled):
+def leap(state, i, t, decoding, unsettled, order):
     """Price the formed step and find for how many steps it stays the same; returns the end.
 
     unsettled : not zero when the next step may admit more without any event.
@@ -402,6 +421,9 @@ def leap(state, i, t, decoding, unsettled):
         elif grown > 0:
             fits = free * b + blocks_for(lone_past, b) * b - lone_past
             steps = min(steps, 1 + fits // grown)
+    seats = replica.n_running < engine.max_seqs
+    if steps > 1 and engine.fair == 1 and replica.n_waiting > 0 and seats:
+        steps = fair.steps_alike(state, i, steps, order)
     replica.start_ps = t
     replica.first_ps = first
     replica.slope_ps = slope

@@ -9,7 +9,7 @@ Legend: i replica, j another one, p pool, r slot, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, front, heaps, prefix, queue, tiers, transfer, turns
+from forerun.sim.core import attempts, fair, front, heaps, prefix, queue, tiers, transfer, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import steps_to_reach
 from forerun.sim.core.jit import jit
@@ -124,9 +124,13 @@ def change_pool(state, i, t, order, route, place):
     """Replica i goes on with the costs, policies, role and model of another pool."""
     replica = state.replicas[i]
     p = replica.next_pool
+    if state.engines[replica.pool].fair == 1:
+        fair.gather(state, i)
     if turns.drains(state, i):
         turns.take_up(state, i, p, t)
     replica.pool = p
+    if state.engines[p].fair == 1:
+        queue_by_tenant(state, i)
     state.load[POOL, i] = p
     state.load[KV_CAPACITY, i] = state.engines[p].n_blocks
     state.load[SPEED, i] = state.engines[p].speed
@@ -134,6 +138,22 @@ def change_pool(state, i, t, order, route, place):
     send_parked(state, i, 0, t, 0, order, route, place)
     restrict(state)
     front.let_in(state, t, order, route, place)
+
+
+@jit
+def queue_by_tenant(state, i):
+    """Requests that stand in one queue at replica i are told apart."""
+    replica = state.replicas[i]
+    root = replica.queue
+    replica.queue = -1
+    while root >= 0:
+        r = root
+        root = queue.pop(state.live, r)
+        if state.live[r].aborted == 1:
+            lists.free(state, r)
+        else:
+            fair.join(state, i, r)
+    lists.drop_aborted_heads(state, i)
 
 
 @jit

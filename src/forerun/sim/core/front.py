@@ -141,13 +141,18 @@ def send(state, r, t, order, route, place):
     if not fits(state, request.pool, request.n_known, request.isl + request.osl - request.n_known):
         reject_routed(state, r, t)
         return
-    request.key = order(request, t, state.order_params)
+    fair = state.engines[replica.pool].fair
+    if fair == 1:
+        request.key = request.arrival_ps
+    else:
+        request.key = order(request, t, state.order_params)
     state.load[OUTSTANDING, i] += 1
     lists.enqueue(state, i, r)
     if replica.n_steps == 0:
         wake(state, i, t)
     elif replica.n_parked > 0 or (
-        replica.queue == r and replica.n_running < state.engines[replica.pool].max_seqs
+        (fair == 1 or replica.queue == r)
+        and replica.n_running < state.engines[replica.pool].max_seqs
     ):
         cut_leap(state, i, t)
 
@@ -271,7 +276,7 @@ def fill(state, arrival):
     request.n_computed = request.n_blocks = request.n_shared = 0
     request.recomputed = request.cached = request.chunk = request.aborted = 0
     request.source = request.prefill_replica = request.n_due = -1
-    request.swapped = 0
+    request.swapped = request.charged = 0
     request.n_left = request.n_left_shared = 0
     request.n_known = arrival.isl
     request.scheduled_ps = request.first_token_ps = request.last_token_ps = -1

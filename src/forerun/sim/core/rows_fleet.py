@@ -16,7 +16,8 @@ REPLICA = np.dtype(
         ("n_taking", "i8"),  # ... and those that keep one more
         ("n_chunks", "i8"),
         ("n_waiting", "i8"),
-        ("queue", "i8"),  # root of the waiting queue
+        ("queue", "i8"),  # root of the waiting queue; with queues by tenant who is next
+        ("last_tenant", "i8"),  # whose queue was the last to become empty; -1 none yet
         ("run_head", "i8"),
         ("run_tail", "i8"),
         ("chunk_head", "i8"),
@@ -104,6 +105,8 @@ ENGINE = np.dtype(
         ("load_bytes", "i8"),
         ("own_bytes", "i8"),
         ("every_turn", "i8"),  # 1: the turn policy looks at what changes inside a leap
+        ("fair", "i8"),  # 1: a queue a tenant, and the order policy is asked again ...
+        ("every_order", "i8"),  # ... 1: of what changes inside a leap beside counters
     ],
     align=True,
 )
@@ -114,6 +117,20 @@ RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
 
 #: what a replica is for: everything, prompts only, or answers to prompts computed elsewhere
 ROLE = {"both": 0, "prefill": 1, "decode": 2}
+
+#: a tenant of the whole fleet: what a token counts for it, in millionths over its weight
+TENANT = np.dtype([("in_cost", "i8"), ("out_cost", "i8")], align=True)
+
+#: a tenant at a replica
+LINE = np.dtype(
+    [
+        ("head", "i8"),  # root of its queue; -1 when empty
+        ("n", "i8"),  # who wait there
+        ("n_decode", "i8"),  # its decoders
+        ("served", "i8"),  # counted, without what these add: out_cost for each and decode step
+    ],
+    align=True,
+)
 
 #: weights that came to a replica
 LOADS = np.dtype(

@@ -77,6 +77,8 @@ LIVE = np.dtype(
         ("n_blocks", "i8"),  # held, without those that decoding adds
         ("recomputed", "i8"),
         ("key", "i8"),  # place in the queue, from the order policy
+        ("served", "i8"),  # its tenant, when an order policy is asked again: see core/fair.py
+        ("charged", "i8"),  # 1: its prompt has been counted
         ("admitted", "i8"),  # running number of its admission to this replica
         ("scheduled_ps", "i8"),
         ("first_token_ps", "i8"),

@@ -76,7 +76,8 @@ def advance(
                 complete(state, i, state.replicas[i].n_steps, order, route, place)
             if state.replicas[i].n_orders + state.replicas[i].n_parked > 0:
                 commands.at_boundary(state, i, t, order, preempt, route, place, turn)
-            heaps.reschedule(state, i, form(state, i, t, admit, batch, preempt, bring, speculate))
+            end = form(state, i, t, order, admit, batch, preempt, bring, speculate)
+            heaps.reschedule(state, i, end)
         else:
             clock.passed = state.replicas.shape[0]
             if timer == t:

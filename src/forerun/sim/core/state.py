@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forerun.sim.core.rows_fleet import ENGINE, KEPT, LOADS, OFFER, PORT, REPLICA, STORE
+from forerun.sim.core.rows_fleet import (
+    ENGINE,
+    KEPT,
+    LINE,
+    LOADS,
+    OFFER,
+    PORT,
+    REPLICA,
+    STORE,
+    TENANT,
+)
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, TOTALS
 from forerun.sim.core.rows_request import ARRIVAL, CALL, FLOW, LIVE, SUCCESSOR, TIMER
 
@@ -88,6 +98,10 @@ CLOCK = np.dtype(
         ("wrong_replica", "i8"),
         ("wrong_value", "i8"),
         ("rejected", "i8"),
+        ("fair", "i8"),  # 1: what tenants are served is counted ...
+        ("fair_shared", "i8"),  # ... over the fleet, else by replica
+        ("fair_lift", "i8"),  # 1: who comes back has saved nothing up
+        ("last_tenant", "i8"),  # as of a replica, over the fleet
     ],
     align=True,
 )
@@ -115,6 +129,8 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "serves": (I8, 2),  # [P, N], row of `engines` by which a replica of a row serves a model
     "parked": (I8, 2),  # [R, N], queues of requests for models that are not loaded ...
     "n_parked": (I8, 2),  # [R, N], ... and how many they are
+    "tenants": (TENANT, 1),  # [U], empty when nobody counts
+    "lines": (LINE, 1),  # [R * U], tenant u at replica i in row i * U + u
     "resident": (I8, 2),  # [R, N], number of the last turn of a model that is there, or -1
     "loads": (LOADS, 1),  # [R]
     "queued": (I8, 2),  # [fields, N], what the turn policy reads; rows in signatures.py
@@ -202,7 +218,7 @@ def new_replicas(pool_of_replica):
     replicas = rows(n, REPLICA)
     replicas.pool = pool_of_replica
     replicas.place = np.arange(n)
-    links = ("queue", "run_head", "run_tail", "chunk_head", "chunk_tail")
+    links = ("queue", "last_tenant", "run_head", "run_tail", "chunk_head", "chunk_tail")
     for link in (*links, "ready_head", "ready_tail"):
         replicas[link] = -1
     replicas.accepts = 1

@@ -5,7 +5,7 @@ Legend: i replica, r slot of a live request, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, front, prefix, speculate
+from forerun.sim.core import attempts, fair, front, prefix, speculate
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
@@ -159,6 +159,8 @@ def complete_chunks(state, i, k, t, order, route, place):
             lists.unlink_chunk(state, i, r)
             request.n_out += 1
             state.totals[i].n_out += 1
+            if state.clock[0].fair == 1:
+                fair.charge(state, i, request.tenant, 0, 1)
             if request.first_token_ps < 0:
                 request.first_token_ps = t
                 if state.clock[0].hedge_first == 1:
