@@ -14,6 +14,7 @@ from speculating import kinds
 from test_tier_laws import CHAINS, with_engine
 
 from forerun.errors import PolicyError
+from forerun.sim.log import Tenant
 from forerun.sim.serve import Server
 from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
@@ -32,6 +33,10 @@ def of_tenants(requests, n, seed=0, skew=1.0):
     shares = 1.0 / np.arange(1, n + 1) ** skew
     draw = np.random.default_rng(seed + 11)
     return replace(requests, tenant=draw.choice(n, len(requests), p=shares / shares.sum()))
+
+
+def told(weights):
+    return [Tenant(weight=weight) for weight in weights]
 
 
 def assert_counted(server, requests, log, weights=(), inp=1.0, out=2.0):
@@ -56,7 +61,7 @@ def test_a_leap_equals_stepping_with_tenants_that_share(knobs):
         for pools in fleets().values():
             pools = fair(pools, **knobs)
             commands = troubles(seed, pools) if seed > 1 else ()
-            settings = {"commands": commands, "seed": 3, "weights": (1, 2.5)}
+            settings = {"commands": commands, "seed": 3, "tenants": told((1, 2.5))}
             leapt, stepped = (
                 serve(requests, pools, leap=leap, **settings) for leap in (True, False)
             )
@@ -129,7 +134,7 @@ def test_counters_are_what_the_log_says_was_served():
         requests = of_tenants(sharing(seed, 60, isl=60, rate=80), 4, seed)
         for pools in fleets().values():
             weights = (1, 2, 0.3)
-            server = serve(requests, fair(pools, lift=0), weights=weights, seed=seed)
+            server = serve(requests, fair(pools, lift=0), tenants=told(weights), seed=seed)
             log = server.log_so_far()
             once = log.requests["n_preempt"] + log.requests["n_retries"] == 0
             if once.all():
@@ -164,7 +169,7 @@ def test_no_two_backlogged_tenants_are_served_further_apart_than_the_theorem_say
         osl = np.where(tenant == 0, draw.integers(1, 5, n), draw.integers(1, 40, n))
         requests = Requests(np.zeros(n), isl, osl, tenant=tenant)
         pools = fair([pool(n_blocks=40, reserve=reserve)])
-        _, served, waiting, log = watched(requests, pools, weights=weights, every_s=2e-3)
+        _, served, waiting, log = watched(requests, pools, tenants=told(weights), every_s=2e-3)
         least = min(weights, default=1)
         bound = 2 * max(1.0 * isl.max(), 2.0 * 40 * 4) * MILLION / least
         both = waiting.all(axis=1)
@@ -180,7 +185,7 @@ def test_weights_divide_what_is_served_while_all_wait():
     n = 300
     tenant = np.arange(n) % 3
     requests = Requests(np.zeros(n), np.full(n, 24), np.full(n, 12), tenant=tenant)
-    _, served, waiting, _ = watched(requests, fair([pool()]), weights=(1, 2, 4))
+    _, served, waiting, _ = watched(requests, fair([pool()]), tenants=told((1, 2, 4)))
     last = np.flatnonzero(waiting.all(axis=1))[-1]
     tokens = served[last] * np.array([1, 2, 4])
     np.testing.assert_allclose(tokens / tokens[0], [1, 2, 4], rtol=0.15)

@@ -39,6 +39,7 @@ KEYS = {
     "kv": ["kv_hit", "kv_moved_bytes_per_s", "kv_wait_s", "kv_wait_p99_s", "kv_hit_below",
            "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s"],
     "models": ["turns", "weights_loaded_bytes", "loading", "draining"],
+    "tenants": ["jain", "service_gap_tokens_per_s"],
     "energy": ["energy_j", "power_w", "energy_j_per_output_token"],
     "money": ["usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"],
     "carbon": ["gco2e", "gco2e_per_million_output_tokens"],

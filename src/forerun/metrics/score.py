@@ -17,7 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from forerun.metrics import carbon, energy, goodput, kv, latency, models, money, rental, stats, work
+from forerun.metrics import (
+    carbon,
+    energy,
+    goodput,
+    kv,
+    latency,
+    models,
+    money,
+    rental,
+    stats,
+    tenants,
+    work,
+)  # fmt: skip
 from forerun.metrics.figure import Figure, ratio
 from forerun.metrics.gaps import itl, itl_quantiles
 from forerun.metrics.goodput import Failing
@@ -95,6 +107,10 @@ class Metrics:
     loading: Figure
     draining: Figure
     by_model: tuple[models.OfModel, ...]  # empty where there is one model only
+    jain: Figure
+    service_gap_tokens_per_s: Figure
+    by_tenant: tuple[tenants.OfTenant, ...]  # empty where the case names none
+    by_class: tuple[tenants.OfTenant, ...]
     energy_j: Figure
     power_w: Figure
     energy_j_per_output_token: Figure
@@ -174,11 +190,14 @@ def score(
         **rates,
         attainment=good_share,
         slo_met=met,
-        failing=goodput.failing(part.arrived, slo),
+        failing=goodput.failing(part.arrived, goodput.goals(slo, log)),
         **shares,
         **kv.figures(part),
         **models.figures(part),
         by_model=models.by_model(part, slo),
+        **tenants.figures(part),
+        by_tenant=tenants.by_tenant(part, slo),
+        by_class=tenants.by_class(part, slo),
         energy_j=Figure(joule, "J", steps),
         power_w=Figure(ratio(joule, duration), "W", steps),
         energy_j_per_output_token=Figure(ratio(joule, n_out), "J/token", steps),
@@ -244,7 +263,7 @@ def _rates(part: View, slo: Slo, rng: np.random.Generator | None) -> dict[str, A
         return Figure(value, unit, "requests", value * spread[0], value * spread[1])
 
     n_out, n_in = ended["n_out"].astype(float), ended["isl"].astype(float)
-    good = goodput.good(ended, slo)
+    good = goodput.good(ended, goodput.goals(slo, part.log))
     out = counts.output_tokens
     a_device = 1 / max(rental.devices_rented(part), 1e-9)
     return {
@@ -261,8 +280,9 @@ def _attainment(
 ) -> tuple[bool | None, Figure]:
     """Whether enough requests were good, and their share of all that arrived."""
     rows = part.arrived
-    good = goodput.good(rows, slo)
-    share = goodput.attainment(rows, slo)
+    goals = goodput.goals(slo, part.log)
+    good = goodput.good(rows, goals)
+    share = goodput.attainment(rows, goals)
     spread = None
     if rng is not None and len(rows) >= stats.FEWEST:
         blocks = stats.n_blocks(len(rows))
@@ -270,8 +290,8 @@ def _attainment(
         top = np.bincount(block, weights=good, minlength=blocks)
         spread = stats.bootstrap_ratio(top, np.bincount(block, minlength=blocks), rng)
     met = None
-    if share is not None and goodput.bounds(slo):
-        met = share >= slo.attainment
+    if share is not None and goodput.bounds_any(slo):
+        met = share >= slo.attainment and goodput.classes_met(rows, slo, part.log)
     low, high = (spread[0], min(spread[1], 1.0)) if spread else (None, None)
     return met, Figure(share, "share", "requests", low, high)
 
@@ -417,6 +437,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s",
     ),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),
+    "tenants": ("jain", "service_gap_tokens_per_s"),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
     "money": ("usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"),
     "carbon": ("gco2e", "gco2e_per_million_output_tokens"),

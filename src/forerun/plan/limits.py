@@ -26,6 +26,10 @@ def check_plannable(case: Case, objective: str, source: Deployment | None) -> No
     if len(case.models) > 1:
         what = "a plan is for one model, the case has several"
         problems.append(Problem("models", what, "a case for each model"))
+    if case.tenants:
+        what = "bounds of plans take all requests alike, and hold them to one SLO"
+        fix = "forerun simulate tells what a given deployment does with tenants"
+        problems.append(Problem("tenants", what, fix))
     for name in ("workflow", "client"):
         if getattr(case.traffic, name) is not None:
             what = (

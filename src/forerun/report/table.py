@@ -11,7 +11,7 @@ from forerun.metrics.figure import Figure, text
 from forerun.metrics.score import GROUPS, WORKFLOWS, Metrics, model_band
 from forerun.metrics.stats import Quantiles
 from forerun.metrics.workflows import Workflows
-from forerun.report import by_model
+from forerun.report import by_model, by_tenant
 from forerun.report.result import Result
 
 HEAD = ("figure", "value", "sampling 95 %", "model 80 %", "source")
@@ -47,6 +47,8 @@ LABELS = {
     "weights_loaded_bytes": "weights loaded",
     "loading": "loading weights",
     "draining": "draining for another model",
+    "jain": "evenness of service (Jain)",
+    "service_gap_tokens_per_s": "difference of service, most",
     "energy_j": "energy",
     "power_w": "power",
     "energy_j_per_output_token": "energy per output token",
@@ -86,9 +88,9 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
         yield "workflows", list(_workflow_lines(metrics.workflows))
     for group, names in GROUPS.items():
         known = [name for name in names if getattr(metrics, name).value is not None]
-        if group in ("kv", "models"):  # a figure each for what a fleet may do or not
+        if group in ("kv", "models", "tenants"):  # a figure each for what a fleet may do or not
             names = tuple(known)
-        if known or group not in ("money", "carbon", "kv", "models", "fleet"):
+        if known or group not in ("money", "carbon", "kv", "models", "tenants", "fleet"):
             yield group, [_figure(name, getattr(metrics, name)) for name in names]
 
 
@@ -166,6 +168,8 @@ def verdict(result: Result) -> str:
         for term in ("ttft_s", "tpot_s", "itl_s", "e2el_s")
         if getattr(slo, term) is not None
     )
+    if slo.classes:
+        bounds += (", " if bounds else "") + f"those of {len(slo.classes)} classes by their own"
     if not bounds:
         return "no SLO was given"
     word = {True: "met", False: "missed", None: "not decided, no request arrived"}[m.slo_met]
@@ -192,6 +196,10 @@ def plain(result: Result) -> str:
         out += ["", group, *(row(line) for line in lines)]
     if own := by_model.lines(result.metrics):
         out += ["", "by model", *own]
+    if own := by_tenant.tenants(result.metrics):
+        out += ["", "by tenant", *own]
+    if own := by_tenant.classes(result.metrics):
+        out += ["", "by class", *own]
     out += ["", cost_words(result.metrics)]
     out += [f"note: {note}" for note in result.metrics.notes]
     out += ["", *result.reasons] if result.reasons else []
@@ -226,7 +234,8 @@ def show(result: Result, file: TextIO | None = None) -> None:
         for line in lines:
             table.add_row(*(line if wide else line[:4]))
     console.print(Padding(table, (1, 0)))
-    for words in by_model.lines(result.metrics):
+    m = result.metrics
+    for words in (*by_model.lines(m), *by_tenant.tenants(m), *by_tenant.classes(m)):
         console.print(escape(words), highlight=False)
     console.print(cost_words(result.metrics), style="dim", highlight=False)
     for note in result.metrics.notes:

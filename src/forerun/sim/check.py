@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from forerun.errors import Problem, SpecError
+from forerun.sim.log import Tenant
 from forerun.sim.setup import Served
 
 
@@ -133,3 +134,11 @@ def check_drafts(pools: Sequence[Served]) -> None:
             problems.append(Problem(where, what, "price(..., queries=k + 1)"))
     if problems:
         raise SpecError(*problems)
+
+
+def check_weights(tenants: Sequence[Tenant], shared: bool) -> None:
+    """Raises SpecError where tenants have weights and no order shares by them."""
+    weighted = [tenant.name for tenant in tenants if tenant.weight != 1]
+    if weighted and not shared:
+        what = "is given, and no engine's order looks at what tenants were served"
+        raise SpecError.one(f"tenants.{weighted[0]}.weight", what, "engine: {order: vtc}")

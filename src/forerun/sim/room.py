@@ -6,8 +6,10 @@ import numpy as np
 
 from forerun.sim.core import rows_fleet, rows_request, state
 from forerun.sim.core import serve as core_serve
+from forerun.sim.core.order import NEVER
 from forerun.sim.core.signatures import GATE_OF_TENANT
 
+PS = 1e12
 MILLION = 1e6  # of the units of a counter in a token of weight 1
 
 
@@ -48,9 +50,16 @@ def gate_memory_for(now: state.State, n_tenants: int) -> np.ndarray:
 
 
 def tenants_for(
-    now: state.State, n_tenants: int, weights: np.ndarray, fair: dict[str, float]
+    now: state.State,
+    n_tenants: int,
+    weights: np.ndarray,
+    fair: dict[str, float],
+    ttft_s: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Rows for so many tenants, each counting tokens by its weight (1 where none is given)."""
+    """Rows for so many tenants, each counting tokens by its weight (1 where none is given).
+
+    ttft_s : float64, when first tokens are due, by tenant; inf or none where that is not said.
+    """
     old = len(now.tenants)
     if n_tenants <= old:
         return {}
@@ -59,6 +68,9 @@ def tenants_for(
     tenants = state.rows(n_tenants, rows_fleet.TENANT)
     tenants.in_cost = np.rint(MILLION * fair["input"] / weight)
     tenants.out_cost = np.rint(MILLION * fair["output"] / weight)
+    tenants.ttft_ps = NEVER
+    known = np.flatnonzero(np.isfinite(ttft_s[:n_tenants]))
+    tenants.ttft_ps[known] = np.rint(ttft_s[known] * PS)
     n_replicas = len(now.replicas)
     lines = state.rows(n_replicas * n_tenants, rows_fleet.LINE)
     lines.head = -1

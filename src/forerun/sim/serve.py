@@ -21,6 +21,7 @@ from forerun.sim.check import (
     check_models,
     check_reuse,
     check_roles,
+    check_weights,
     check_widths,
 )
 from forerun.sim.collect import assumed, client_counts, live_slots, unfinished, wrong_choice
@@ -29,7 +30,7 @@ from forerun.sim.core import rows_request, state
 from forerun.sim.core import serve as core_serve
 from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
-from forerun.sim.log import Log
+from forerun.sim.log import Log, Tenant
 from forerun.sim.room import gate_memory_for, pending_for, tenants_for, wider
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
 from forerun.sim.tiers import Tier, check_tiers, uses
@@ -81,7 +82,7 @@ class Server:
     go_on: bool = False  # successors of a request that gave no answer are sent all the same
     announce: Callable[[str], None] | None = None
     models: Sequence[str] = ()  # their names, for the log
-    weights: Sequence[float] = ()  # of tenants, for orders that share between them; else 1
+    tenants: Sequence[Tenant] = ()  # by number; those that are not told of have weight 1
 
     def __post_init__(self) -> None:
         self._check()
@@ -142,6 +143,7 @@ class Server:
         for kind, chosen in fleet.items():
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
         self._fair = policy_room.fair_knobs(self._found["order"])
+        check_weights(self.tenants, any(order.again for order in self._found["order"]))
         check_roles(self.pools)
         check_drafts(self.pools)
         check_reuse(self.pools, len(self.tiers))
@@ -222,9 +224,11 @@ class Server:
         if n:
             n_tenants = int(rows.tenant.max()) + 1
             self._put(gate_memory=gate_memory_for(self._state, n_tenants))
-            if self._clock.fair:
-                weights = np.asarray(self.weights, dtype=float)
-                self._put(**tenants_for(self._state, n_tenants, weights, self._fair))
+            if self._clock.fair or self.tenants:
+                weights = np.array([one.weight for one in self.tenants])
+                ttft_s = np.array([one.ttft_s for one in self.tenants])
+                more = tenants_for(self._state, n_tenants, weights, self._fair, ttft_s)
+                self._put(**more)
         rows.session = -1 if requests.session is None else requests.session
         rows.model = self._models(requests)
         self._name_prefixes(rows, requests)
@@ -384,6 +388,8 @@ class Server:
                 "compiled": JIT,
                 "hash_tokens": self.hash_tokens,
                 "models": tuple(self.models),
+                "tenants": tuple(self.tenants),
+                "fair": {k: self._fair[k] for k in ("input", "output")},
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
                 "assumed": assumed(self.pools, self.tiers),
             },

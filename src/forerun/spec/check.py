@@ -13,7 +13,7 @@ from forerun.spec.deployment import Pool
 
 def check_case(case: Case) -> list[Problem]:
     """Everything in the case that contradicts something else in it."""
-    changes = check_models(case)
+    changes = [*check_models(case), *check_tenants(case)]
     if case.deployment is not None:
         changes += check_control(case.deployment.pools, case.faults)
     return [*check_traffic(case), *check_fleet(case), *check_pools(case), *changes]
@@ -147,4 +147,37 @@ def _check_asked(case: Case) -> list[Problem]:
     if own and len(own) == len(case.models):
         what = "each model has traffic of its own, so nobody asks with the case's"
         problems.append(Problem("traffic", what, f"leave out models.{own[0]}.traffic"))
+    return problems
+
+
+def check_tenants(case: Case) -> list[Problem]:
+    """Tenants have traffic and a class that there is, with a goal; classes have tenants."""
+    problems: list[Problem] = []
+    classes = case.slo.classes
+    for name, said in case.tenants.items():
+        where = f"tenants.{name}"
+        if said.slo is not None and said.slo not in classes:
+            what = f"{said.slo!r} is not one of the classes of slo"
+            problems.append(Problem(f"{where}.slo", what, nearest(said.slo, classes)))
+        if said.traffic is None:
+            continue
+        if said.traffic.concurrency or case.traffic.concurrency:
+            what = "a closed loop is of one traffic, and there are several"
+            problems.append(Problem(f"{where}.traffic", what, "share: a part of the case's"))
+        if len(case.models) > 1:
+            what = "several models are asked for by the case's traffic, not by a tenant's own"
+            problems.append(Problem(f"{where}.traffic", what, "share: a part of the case's"))
+        part = case.model_copy(update={"traffic": said.traffic})
+        problems += [Problem(f"{where}.{p.where}", p.what, p.fix) for p in check_traffic(part)]
+    if case.tenants and all(said.traffic is not None for said in case.tenants.values()):
+        what = "each tenant has traffic of its own, so nobody sends the case's"
+        fix = f"leave out tenants.{next(iter(case.tenants))}.traffic"
+        problems.append(Problem("traffic", what, fix))
+    for name, goals in classes.items():
+        where = f"slo.classes.{name}"
+        if all(getattr(goals, term) is None for term in ("ttft_s", "tpot_s", "itl_s", "e2el_s")):
+            problems.append(Problem(where, "is a class without a goal", "ttft_s: 500 ms"))
+        if all(said.slo != name for said in case.tenants.values()):
+            what = "no tenant is of this class"
+            problems.append(Problem(where, what, f"tenants: {{NAME: {{slo: {name}}}}}"))
     return problems

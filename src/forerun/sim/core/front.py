@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from forerun.sim.core import attempts, prefix, turns
 from forerun.sim.core import live as lists
-from forerun.sim.core.arrivals import ended
+from forerun.sim.core.arrivals import ended, later
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, blocks_now
+from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_fleet import ROLE
 from forerun.sim.core.rows_log import STATUS
 from forerun.sim.core.rows_request import HELD
@@ -286,4 +287,22 @@ def fill(state, arrival):
     request.recent_right = request.recent_tried = 0.0
     request.acceptance = arrival.acceptance
     request.avoid = -1
+    place_in_workflow(state, request)
+    request.first_by_ps = NEVER
+    if request.tenant < state.tenants.shape[0]:
+        request.first_by_ps = later(arrival.arrival_ps, state.tenants[request.tenant].ttft_ps)
     return r
+
+
+@jit
+def place_in_workflow(state, request):
+    """What is known, as a request comes, of the work before it and after it."""
+    request.attained_ps = request.path_ps = 0
+    request.left_calls, request.left_tokens = 1, request.isl + request.osl
+    if state.clock[0].has_calls == 0:
+        return
+    call = state.calls[request.request]
+    request.path_ps = call.path_ps
+    request.left_calls, request.left_tokens = call.left_calls, call.left_tokens
+    if call.workflow >= 0:
+        request.attained_ps = state.flows[call.workflow].ran_ps

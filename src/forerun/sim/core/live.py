@@ -377,6 +377,8 @@ def write_done(state, i, r, t, status):
         row.n_retries += state.calls[request.request].attempt - 1
     if i >= 0 and status == FINISHED:
         state.totals[i].n_done += 1
+    if state.clock[0].has_calls == 1 and request.scheduled_ps >= 0:
+        state.calls[request.request].ran_ps = t - request.scheduled_ps
     ended(state, request.request, t, status)
 
 

@@ -118,8 +118,9 @@ RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
 #: what a replica is for: everything, prompts only, or answers to prompts computed elsewhere
 ROLE = {"both": 0, "prefill": 1, "decode": 2}
 
-#: a tenant of the whole fleet: what a token counts for it, in millionths over its weight
-TENANT = np.dtype([("in_cost", "i8"), ("out_cost", "i8")], align=True)
+#: a tenant of the whole fleet: what a token counts for it, in millionths over its weight, and when
+#: its first tokens are due after sending (NEVER when not said)
+TENANT = np.dtype([("in_cost", "i8"), ("out_cost", "i8"), ("ttft_ps", "i8")], align=True)
 
 #: a tenant at a replica
 LINE = np.dtype(

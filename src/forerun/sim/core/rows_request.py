@@ -34,6 +34,13 @@ CALL = np.dtype(
         ("n_next", "i8"),
         ("lost", "i8"),  # 1: a predecessor gave no answer
         ("sent_ps", "i8"),  # when it is sent, as far as the predecessors that have ended say
+        ("path_ps", "i8"),  # service on the longest path of calls before it ...
+        ("ran_ps", "i8"),  # ... and its own
+        (
+            "left_calls",
+            "i8",
+        ),  # on the longest path from it to the end, itself included ...
+        ("left_tokens", "i8"),  # ... and the most tokens on one
         ("attempt", "i8"),  # how often it has been sent
         ("slot", "i8"),  # copies that its client waits for; -1 when none
         ("twin", "i8"),
@@ -51,7 +58,7 @@ TIMER = np.dtype(
 SUCCESSOR = np.dtype([("request", "i8"), ("delay_ps", "i8")], align=True)
 
 #: requests that belong together
-FLOW = np.dtype([("n_left", "i8"), ("start_ps", "i8")], align=True)
+FLOW = np.dtype([("n_left", "i8"), ("start_ps", "i8"), ("ran_ps", "i8")], align=True)
 
 #: phases of a live request.  FETCHING: it holds blocks that its KV is on the way to, and no seat;
 #: READY: the KV is there, and it joins at the next boundary at which a seat is free; HELD: no
@@ -77,6 +84,11 @@ LIVE = np.dtype(
         ("n_blocks", "i8"),  # held, without those that decoding adds
         ("recomputed", "i8"),
         ("key", "i8"),  # place in the queue, from the order policy
+        ("first_by_ps", "i8"),  # when its first token is due by its class; NEVER when not said
+        ("attained_ps", "i8"),  # service of its workflow's requests that had ended when it came ...
+        ("path_ps", "i8"),  # ... and on the longest path of those that it waited for
+        ("left_calls", "i8"),  # requests on the longest path from it to the end, itself included
+        ("left_tokens", "i8"),  # the most tokens on one: a policy that reads it is an oracle
         ("served", "i8"),  # its tenant, when an order policy is asked again: see core/fair.py
         ("charged", "i8"),  # 1: its prompt has been counted
         ("admitted", "i8"),  # running number of its admission to this replica

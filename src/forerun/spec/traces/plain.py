@@ -91,6 +91,10 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         if name == "model":  # its numbers are places in this list
             meta["models"] = tuple(labels)
         else:
+            if name == "tenant":
+                numbers = whole_labels(np.arange(len(labels)), labels)
+                named = zip(numbers.tolist(), labels, strict=True)
+                meta["tenants"] = {label: number for number, label in named if label}
             extra[name] = whole_labels(extra[name], labels)
     lines = table.lines
     if "priority" in extra:
