@@ -29,13 +29,13 @@ def cold(time_s):
     return Cold((("warm up", time_s),)) if time_s else Cold(())
 
 
-def drive(requests, pools, *, faults=(), cold_s=0.0, **settings):
+def drive(requests, pools, *, faults=(), cold_s=0.0, rebalance=None, **settings):
     """The control after all requests."""
     server = Server(
         with_slow(pools, faults), n_requests=len(requests), hash_tokens=requests.hash_tokens,
         **settings,
     )  # fmt: skip
-    control = Control(server, faults, [cold(cold_s)] * len(pools))
+    control = Control(server, faults, [cold(cold_s)] * len(pools), rebalance)
     server.inject(requests)
     control.run()
     return control

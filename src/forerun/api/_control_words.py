@@ -21,6 +21,9 @@ def setup(case: Case, deployment: Deployment) -> dict[str, str]:
             out[f"autoscale{of}"] = scale_words(pool.autoscale)
         if pool.cold_start != ColdStart():
             out[f"weights{of} from"] = pool.cold_start.weights_from.replace("_", " ")
+    if deployment.rebalance is not None:
+        every = units.show(deployment.rebalance.period_s, "time")
+        out["rebalancing"] = f"{deployment.rebalance.policy.name} every {every}"
     if case.faults:
         out["faults"] = "; ".join(fault_words(fault) for fault in case.faults)
     return out

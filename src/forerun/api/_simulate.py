@@ -154,9 +154,10 @@ def simulate(
         tenants=senders(case),
     )
     control = None
-    if is_controlled(pools, case.faults):
+    if is_controlled(pools, case.faults, deployment.rebalance):
         drive.check_alone(pools)
-        control = Control(server, case.faults, cold_starts(_models.of_pools(case, pools), pools))
+        colds = cold_starts(_models.of_pools(case, pools), pools)
+        control = Control(server, case.faults, colds, deployment.rebalance)
     interrupted = _advance(server, wanted, progress, control)
     written = server.log_so_far() if control is None else control.log()
     metrics = score(

@@ -139,7 +139,9 @@ def waiting_throughout(rows: np.ndarray, edges: np.ndarray) -> np.ndarray:
     order = np.argsort(begin, kind="stable")
     begin, end = begin[order], np.maximum.accumulate(end[order]) if len(end) else end
     # the stretches in which somebody waits: a new one begins where all before have started
-    new: np.ndarray = np.flatnonzero(np.concatenate([[True], begin[1:] > end[:-1]])) if len(begin) else []
+    new = np.zeros(0, dtype=np.int64)
+    if len(begin):
+        new = np.flatnonzero(np.concatenate([[True], begin[1:] > end[:-1]]))
     out = np.zeros(len(edges) - 1, dtype=bool)
     for k, at in enumerate(new):
         last = end[new[k + 1] - 1] if k + 1 < len(new) else end[-1]

@@ -50,6 +50,7 @@ def _of_deployment(source: Deployment) -> list[Problem]:
         "techniques": bool(source.techniques),
         "kv_tiers": bool(source.kv_tiers),
         "gate": source.gate.name != "everyone",
+        "rebalance": source.rebalance is not None,
     }
     out = [
         Problem(f"deployment.{name}", "a plan would leave it out silently", FIX)

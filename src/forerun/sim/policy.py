@@ -37,6 +37,7 @@ ARGUMENTS = {
     "gate": ("request", "load", "now_ps", "params", "memory"),
     "scale": ("pool", "rule", "memory"),  # plain Python, see sim/control/
     "fault": ("rng", "fault"),
+    "rebalance": ("fleet", "rule", "memory"),  # plain Python too
     "turn": ("replica", "engine", "model", "queued", "now_ps", "params"),
 }
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from forerun.spec.base import Spec
-from forerun.spec.control import Autoscale, ColdStart
+from forerun.spec.control import Autoscale, ColdStart, Rebalance
 from forerun.spec.dtype import Dtype
 from forerun.spec.moe import ExpertRun
 from forerun.spec.policy import Policy
@@ -190,7 +190,16 @@ class Deployment(Spec):
     kv_tiers: tuple[KvTier, ...] = ()  # the nearest first
     fetch: Policy = Policy(name="always")  # what of a prompt is moved from them, not computed
     gate: Policy = Policy(name="everyone")  # who is let in at the front
+    rebalance: Rebalance | None = None  # else requests stay where the router sent them
     techniques: tuple[Policy, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_rebalance(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What moves nobody reads (and hashes) as it always did."""
+        data: dict[str, Any] = plain(self)
+        if self.rebalance is None:
+            data.pop("rebalance", None)
+        return data
 
     @property
     def n_devices(self) -> int:

@@ -16,19 +16,26 @@ from forerun.sim.control.cold import WARM, Cold
 from forerun.sim.control.faults import Faults
 from forerun.sim.control.find import find
 from forerun.sim.control.hardware import Hardware
+from forerun.sim.control.rebalancer import Rebalancer, check_moves
 from forerun.sim.control.scaler import Scaler
 from forerun.sim.control.slow import with_slow
 from forerun.sim.log import Log
 from forerun.sim.serve import LONGEST_S, Server
 from forerun.sim.setup import Served
-from forerun.spec.control import Fault
+from forerun.spec.control import Fault, Rebalance
 
 DAY_S = 86_400.0
 
 
-def is_controlled(pools: Sequence[Served], faults: Sequence[Fault]) -> bool:
+def is_controlled(
+    pools: Sequence[Served], faults: Sequence[Fault], rebalance: Rebalance | None = None
+) -> bool:
     """Whether anything changes while the fleet runs."""
-    return bool(faults) or any(served.pool.autoscale is not None for served in pools)
+    return (
+        bool(faults)
+        or rebalance is not None
+        or any(served.pool.autoscale is not None for served in pools)
+    )
 
 
 class Control:
@@ -39,8 +46,13 @@ class Control:
     """
 
     def __init__(
-        self, server: Server, faults: Sequence[Fault] = (), colds: Sequence[Cold] = ()
+        self,
+        server: Server,
+        faults: Sequence[Fault] = (),
+        colds: Sequence[Cold] = (),
+        rebalance: Rebalance | None = None,
     ) -> None:
+        check_moves(server.pools, rebalance)
         self.server = server
         pools = [served.pool for served in server.pools]
         rules = [find("scale", p.autoscale.policy) if p.autoscale else None for p in pools]
@@ -49,6 +61,7 @@ class Control:
             server,
             colds=[*colds, *[WARM] * (len(pools) - len(colds))],
             wanted=[first_replicas(p) for p in pools],
+            moves=[bool(p.autoscale and p.autoscale.scale_in == "move") for p in pools],
             pays_while_down=[p.autoscale is None for p in pools],
         )
         self.scalers = [
@@ -56,6 +69,11 @@ class Control:
             for p, (pool, rule) in enumerate(zip(pools, rules, strict=True))
             if pool.autoscale is not None and rule is not None
         ]
+        self.rebalancers: list[Rebalancer] = []
+        if rebalance is not None:
+            rule = find("rebalance", rebalance.policy)
+            self.rebalancers.append(Rebalancer(self.hardware, rebalance, rule))
+        self.changes = bool(faults) or bool(self.scalers)  # which replicas there are
         self.faults = Faults(self.hardware, faults, draws, server.seed)
         self.patience_s = DAY_S + max(
             [c.time_s for c in colds]
@@ -73,9 +91,10 @@ class Control:
         server, hardware = self.server, self.hardware
         stuck_since, done = server.now_s, peek.progress(server)
         while not peek.at_rest(server):
-            now = min([hardware.next_s, *(scaler.next_s for scaler in self.scalers)])
+            looking = [*self.scalers, *self.rebalancers]
+            now = min([hardware.next_s, *(one.next_s for one in looking)])
             now = now if now < LONGEST_S else np.inf  # later is not reached by the clock
-            due = [scaler for scaler in self.scalers if scaler.next_s <= now]
+            due = [one for one in looking if one.next_s <= now]
             server.advance(now)
             if now == np.inf or peek.at_rest(server):
                 break
@@ -84,8 +103,8 @@ class Control:
             elif now - stuck_since > self.patience_s:
                 break
             hardware.catch_up(now)
-            for scaler in due:
-                scaler.act(now)
+            for one in due:
+                one.act(now)
             if progress is not None:
                 progress(peek.n_arrived(server), server.n_injected)
         peek.end_at_last_event(server)
@@ -93,7 +112,7 @@ class Control:
     def log(self) -> Log:
         """The server's log with what its replicas were paid and up for, and what was decided."""
         log = self.server.log_so_far()
-        spans = self.hardware.spans(self.server.now_s)
+        spans = self.hardware.spans(self.server.now_s) if self.changes else None
         assumed = [*log.meta["assumed"], *(a for c in self.hardware.colds for a in c.assumed)]
         told = {"assumed": tuple(dict.fromkeys(assumed)), "control": self.told()}
         return replace(log, spans=spans, meta={**log.meta, **told})
@@ -102,7 +121,12 @@ class Control:
         """Cold starts, counts and decisions, as plain values."""
         hardware = self.hardware
         own = [p for p, served in enumerate(self.server.pools) if served.pool.replicas > 0]
+        moved = [
+            {"looks": one.n_looks, "ordered": one.n_ordered, "policy": one.spec.policy.name}
+            for one in self.rebalancers
+        ]
         return {
+            **({"rebalance": moved[0]} if moved else {}),
             "cold_starts": {
                 self.server.pools[p].pool.name: dict(hardware.colds[p].stages) for p in own
             },
@@ -130,6 +154,7 @@ def run_controlled(
     *,
     faults: Sequence[Fault] = (),
     colds: Sequence[Cold] = (),
+    rebalance: Rebalance | None = None,
     progress: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> Log:
@@ -137,7 +162,7 @@ def run_controlled(
     if requests.block_hashes is not None:
         settings.setdefault("hash_tokens", requests.hash_tokens)
     server = Server(with_slow(pools, faults), n_requests=len(requests), **settings)
-    control = Control(server, faults, colds)
+    control = Control(server, faults, colds, rebalance)
     server.inject(requests)
     control.run(progress)
     return control.log()

@@ -32,7 +32,7 @@ MISTAKE = {"stuck": 1, "batch": 2, "route": 3, "place": 4, "fetch": 5, "speculat
 #: what a caller can order of a replica: it takes requests (value 1: it starts with no prefix kept)
 #: or takes no more, it is gone and its requests are sent again (value 1: they fail), it runs as one
 #: of pool `value`, it gives `value` of its decoding requests to whom the `place` policy chooses,
-#: its link has `value` millionths of its bandwidth
+#: as long as there is room, its link has `value` millionths of its bandwidth
 VERBS = {"open": 0, "close": 1, "fail": 2, "switch": 3, "move": 4, "link": 5}
 
 #: for a time to come

@@ -182,6 +182,13 @@ def complete_chunks(state, i, k, t, order, route, place):
 @jit
 def hand_on(state, i, r, t, order, route, place):
     """r goes on elsewhere; its KV stays on replica i until it has been moved."""
+    let_go(state, i, r, t)
+    front.send(state, r, t, order, route, place)
+
+
+@jit
+def let_go(state, i, r, t):
+    """r runs no more on replica i, which keeps its KV until it has been moved."""
     request = state.live[r]
     replica = state.replicas[i]
     lists.unlink_running(state, i, r)
@@ -194,7 +201,6 @@ def hand_on(state, i, r, t, order, route, place):
     replica.n_away += 1
     state.totals[i].n_moved += 1
     state.load[OUTSTANDING, i] -= 1
-    front.send(state, r, t, order, route, place)
 
 
 @jit
