@@ -91,7 +91,7 @@ class Control:
         server, hardware = self.server, self.hardware
         stuck_since, done = server.now_s, peek.progress(server)
         while not peek.at_rest(server):
-            looking = [*self.scalers, *self.rebalancers]
+            looking: list[Scaler | Rebalancer] = [*self.scalers, *self.rebalancers]
             now = min([hardware.next_s, *(one.next_s for one in looking)])
             now = now if now < LONGEST_S else np.inf  # later is not reached by the clock
             due = [one for one in looking if one.next_s <= now]

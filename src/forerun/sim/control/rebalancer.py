@@ -120,7 +120,7 @@ def check_moves(pools: Sequence[Served], rebalance: Rebalance | None) -> None:
         if any(served.group is not None for served in pools):
             what = "requests of replicas that take turns with models cannot be moved yet"
             problems.append(Problem(where, what, "a pool for each model, or no rebalance"))
-        most = {}
+        most: dict[int, int] = {}
         for served in able:
             most[served.model] = most.get(served.model, 0) + served.pool.replicas
         if all(n < 2 for n in most.values()):

@@ -27,14 +27,14 @@ STUCK, BAD_BATCH = MISTAKE["stuck"], MISTAKE["batch"]
 
 
 @jit
-def preempt_one(state, i, preempt):
+def preempt_one(state, i):
     """Take the blocks of the running request that the policy gives up first; returns its slot."""
     replica = state.replicas[i]
     victim = replica.run_head
-    worst = preempt(state.live[victim], state.preempt_params)
+    worst = state.preempt(state.live[victim], state.preempt_params)
     r = state.live[victim].next
     while r >= 0:
-        score = preempt(state.live[r], state.preempt_params)
+        score = state.preempt(state.live[r], state.preempt_params)
         if score >= worst:
             worst = score
             victim = r
@@ -68,7 +68,7 @@ def lose(request):
 
 
 @jit
-def make_room(state, i, decoding, extra, r, preempt):
+def make_room(state, i, decoding, extra, r):
     """Preempt until the next decode step (if decoding is 1) and `extra` blocks for r fit.
 
     Stops when r (-1 for none) has itself been preempted.  Returns how many requests were.
@@ -87,13 +87,13 @@ def make_room(state, i, decoding, extra, r, preempt):
             continue
         if r >= 0 and state.live[r].phase == WAITING:
             break
-        preempt_one(state, i, preempt)
+        preempt_one(state, i)
         preempted += 1
     return preempted
 
 
 @jit
-def grow_chunks(state, i, left, whole, decoding, preempt):
+def grow_chunks(state, i, left, whole, decoding):
     """Give the requests that compute a chunk their tokens, in order of admission.
 
     Blocks of the chunks are taken here, those of the decode step are kept free.
@@ -115,7 +115,7 @@ def grow_chunks(state, i, left, whole, decoding, preempt):
         request.chunk = q
         extra = blocks_for(min(request.n_computed, engine.keeps) + q, b) - request.n_blocks
         if q > 0 and extra > 0:
-            preempted += make_room(state, i, decoding, extra, r, preempt)
+            preempted += make_room(state, i, decoding, extra, r)
             if request.phase == WAITING:  # it had to give up its own blocks
                 return left, preempted
             after = request.chunk_next  # those after it may have been preempted
@@ -150,7 +150,7 @@ def join_ready(state, i, t):
 
 
 @jit
-def comes(state, i, r, here, bring):
+def comes(state, i, r, here):
     """Tokens of r that are brought to replica i from elsewhere, beside its `here` prefix blocks."""
     request = state.live[r]
     kept = here * state.clock[0].hash_tokens
@@ -164,15 +164,15 @@ def comes(state, i, r, here, bring):
     anywhere = state.engines[state.replicas[i].pool].anywhere
     if state.stores[i].below < 0 or (state.stores[i].n_rows == 0 and anywhere == 0):
         return 0
-    return fetch.plan(state, i, r, here, bring)
+    return fetch.plan(state, i, r, here)
 
 
 @jit
-def look_who_is_next(state, i, order):
+def look_who_is_next(state, i):
     """The queue's head is the request that may start next, if one waits."""
     lists.drop_aborted_heads(state, i)
     if state.engines[state.replicas[i].pool].fair == 1:
-        fair.choose(state, i, 0, order)
+        fair.choose(state, i, 0)
 
 
 @jit
@@ -185,7 +185,7 @@ def count_prompt(state, i, r, have):
 
 
 @jit
-def admit_waiting(state, i, t, left, whole, n_max, keep, order, admit, bring):
+def admit_waiting(state, i, t, left, whole, n_max, keep):
     """Start waiting requests, first come by the order's key, until one does not fit.
 
     keep : blocks that the decode step needs.
@@ -197,14 +197,14 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, order, admit, bring):
     b = engine.block_tokens
     admitted = 0
     unsettled = 1 if state.stores[i].below >= 0 else 0
-    look_who_is_next(state, i, order)
+    look_who_is_next(state, i)
     while replica.queue >= 0 and left > 0 and replica.n_running < engine.max_seqs:
         if admitted >= n_max:
             return left, admitted
         r = replica.queue
         request = state.live[r]
         here = prefix.leading(state, i, r)  # prefix blocks
-        coming = comes(state, i, r, here, bring)
+        coming = comes(state, i, r, here)
         have = here * state.clock[0].hash_tokens + coming
         up = coming > 0 and request.source < 0
         if up and replica.n_running + replica.n_coming >= engine.max_seqs:
@@ -230,7 +230,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, order, admit, bring):
         held = shared - prefix.idle_among(state, i, r, here) * (shared // max(here, 1))
         if replica.n_blocks + keep + blocks - held > engine.n_blocks - engine.watermark:
             return left, unsettled
-        if admit(request, replica, engine, state.admit_params) == 0:
+        if state.admit(request, replica, engine, state.admit_params) == 0:
             return left, unsettled
         lists.dequeue(state, i)
         if here > 0:
@@ -253,12 +253,12 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, order, admit, bring):
             count_prompt(state, i, r, have)
         left -= q
         admitted += 1
-        look_who_is_next(state, i, order)
+        look_who_is_next(state, i)
     return left, 0
 
 
 @jit
-def form(state, i, t, order, admit, batch, preempt, bring, speculate):
+def form(state, i, t):
     """Shape the leap of replica i that starts at t; returns when it ends, NEVER if it idles."""
     replica = state.replicas[i]
     p = replica.pool
@@ -273,34 +273,34 @@ def form(state, i, t, order, admit, batch, preempt, bring, speculate):
         join_ready(state, i, t)
     if replica.n_running == 0 and replica.n_waiting == 0:
         return NEVER
-    decode, left, whole, n_max = batch(replica, engine, state.batch_params)
+    decode, left, whole, n_max = state.batch(replica, engine, state.batch_params)
     if left + (replica.n_decode if decode == YES else 0) > engine.max_tokens:
         clock.wrong_kind, clock.wrong_replica, clock.wrong_value = BAD_BATCH, i, left
         return NEVER
     if left < 0:
         left = 0
     decoding = 1 if decode == YES else 0
-    preempted = make_room(state, i, decoding, 0, -1, preempt)
+    preempted = make_room(state, i, decoding, 0, -1)
     wanted = 0
     if decoding == 1 and engine.draft_most > 0:
-        wanted = drafts.choose(state, i, left, speculate)
+        wanted = drafts.choose(state, i, left)
         left = max(0, left - replica.n_draft)
-    left, more = grow_chunks(state, i, left, whole, decoding, preempt)
+    left, more = grow_chunks(state, i, left, whole, decoding)
     preempted += more
     stopped = 0
     if preempted == 0:
         keep = need(state, i, 1, 0, 0) + replica.lookahead if decoding == 1 else 0
         if turns.drains(state, i):
             n_max = 0
-        left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep, order, admit, bring)
+        left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep)
     if decode == IF_NO_PREFILL and not any_chunk(state, i):
         decoding = 1
-        preempted += make_room(state, i, 1, 0, -1, preempt)
+        preempted += make_room(state, i, 1, 0, -1)
         if engine.draft_most > 0:
-            wanted = drafts.choose(state, i, 0, speculate)
+            wanted = drafts.choose(state, i, 0)
     if replica.n_parked > 0 and replica.n_running != running:
         stopped += 1  # a turn policy sees that somebody started
-    return leap(state, i, t, decoding, preempted + stopped + wanted, order)
+    return leap(state, i, t, decoding, preempted + stopped + wanted)
 
 
 @jit
@@ -315,7 +315,7 @@ def any_chunk(state, i):
 
 
 @jit
-def leap(state, i, t, decoding, unsettled, order):
+def leap(state, i, t, decoding, unsettled):
     """Price the formed step and find for how many steps it stays the same; returns the end.
 
     unsettled : not zero when the next step may admit more without any event.
@@ -423,7 +423,7 @@ def leap(state, i, t, decoding, unsettled, order):
             steps = min(steps, 1 + fits // grown)
     seats = replica.n_running < engine.max_seqs
     if steps > 1 and engine.fair == 1 and replica.n_waiting > 0 and seats:
-        steps = fair.steps_alike(state, i, steps, order)
+        steps = fair.steps_alike(state, i, steps)
     replica.start_ps = t
     replica.first_ps = first
     replica.slope_ps = slope

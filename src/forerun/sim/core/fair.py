@@ -133,7 +133,7 @@ def leave(state, i, r):
 
 
 @jit
-def choose(state, i, k, order):
+def choose(state, i, k):
     """The queue's head becomes the first request of the tenant whom the policy serves next.
 
     As of k decode steps from now; who ties is served as they came.
@@ -145,7 +145,7 @@ def choose(state, i, k, order):
         if head < 0:
             continue
         state.live[head].served = counter(state, i, u, k)
-        key = order(state.live[head], state.clock[0].now_ps, state.order_params)
+        key = state.order(state.live[head], state.clock[0].now_ps, state.order_params)
         if best < 0 or key < least or (key == least and queue.before(state.live, head, best)):
             best, least = head, key
     state.replicas[i].queue = best
@@ -153,7 +153,7 @@ def choose(state, i, k, order):
 
 
 @jit
-def steps_alike(state, i, steps, order):
+def steps_alike(state, i, steps):
     """For how many of these steps the same request stays first: counters grow by straight lines.
 
     A policy's order of two tenants changes at most once while their counters do.
@@ -164,7 +164,7 @@ def steps_alike(state, i, steps, order):
     low, high = 1, steps
     while low < high:
         middle = (low + high + 1) // 2
-        if choose(state, i, middle - 1, order) == first:
+        if choose(state, i, middle - 1) == first:
             low = middle
         else:
             high = middle - 1

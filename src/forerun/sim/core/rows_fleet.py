@@ -17,7 +17,6 @@ REPLICA = np.dtype(
         ("n_chunks", "i8"),
         ("n_waiting", "i8"),
         ("queue", "i8"),  # root of the waiting queue; with queues by tenant who is next
-        ("last_tenant", "i8"),  # whose queue was the last to become empty; -1 none yet
         ("run_head", "i8"),
         ("run_tail", "i8"),
         ("chunk_head", "i8"),
@@ -54,6 +53,7 @@ REPLICA = np.dtype(
         ("lookahead", "i8"),  # blocks kept for them until they are accepted or not
         ("depth", "i8"),  # passes of the draft in the step ...
         ("draft_tokens", "i8"),  # ... and the tokens it computes in them
+        ("last_tenant", "i8"),  # whose queue was the last to become empty; -1 none yet
     ],
     align=True,
 )
