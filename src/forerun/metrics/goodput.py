@@ -55,15 +55,14 @@ def goals(slo: Slo, log: Log) -> Slo | Goals:
 
 
 def classes_met(requests: np.ndarray, slo: Slo, log: Log) -> bool:
-    """Whether of each class as many requests are good as it asks for."""
+    """Whether of each class, and of those without one, as many requests are good as are asked."""
     own = goals(slo, log)
-    if isinstance(own, Slo):
-        return True
     tenants = log.meta.get("tenants", ())
-    for name, said in slo.classes.items():
+    for name in (*slo.classes, None):
         members = [u for u, tenant in enumerate(tenants) if tenant.slo_class == name]
         share = attainment(requests[np.isin(requests["tag"], members)], own)
-        if share is not None and share < (said.attainment or slo.attainment):
+        said = slo.attainment if name is None else slo.classes[name].attainment
+        if share is not None and share < (said or slo.attainment):
             return False
     return True
 

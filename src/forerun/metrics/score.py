@@ -291,7 +291,8 @@ def _attainment(
         spread = stats.bootstrap_ratio(top, np.bincount(block, minlength=blocks), rng)
     met = None
     if share is not None and goodput.bounds_any(slo):
-        met = share >= slo.attainment and goodput.classes_met(rows, slo, part.log)
+        whole = share >= slo.attainment
+        met = goodput.classes_met(rows, slo, part.log) if slo.classes else whole
     low, high = (spread[0], min(spread[1], 1.0)) if spread else (None, None)
     return met, Figure(share, "share", "requests", low, high)
 

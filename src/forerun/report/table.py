@@ -168,11 +168,16 @@ def verdict(result: Result) -> str:
         for term in ("ttft_s", "tpot_s", "itl_s", "e2el_s")
         if getattr(slo, term) is not None
     )
-    if slo.classes:
-        bounds += (", " if bounds else "") + f"those of {len(slo.classes)} classes by their own"
-    if not bounds:
+    if not bounds and not slo.classes:
         return "no SLO was given"
     word = {True: "met", False: "missed", None: "not decided, no request arrived"}[m.slo_met]
+    if slo.classes:
+        shares = [
+            f"{text(row.attainment, 'share')} of {row.name if row.slo_class else 'the others'} "
+            f"({text(row.asked, 'share')} asked for)"
+            for row in m.by_class
+        ]
+        return f"SLO {word}: good are {', '.join(shares)}"
     return (
         f"SLO {word}: {text(m.attainment.value, 'share')} of requests are good, "
         f"{text(slo.attainment, 'share')} asked for ({bounds})"

@@ -158,7 +158,8 @@ def check_tenants(case: Case) -> list[Problem]:
         where = f"tenants.{name}"
         if said.slo is not None and said.slo not in classes:
             what = f"{said.slo!r} is not one of the classes of slo"
-            problems.append(Problem(f"{where}.slo", what, nearest(said.slo, classes)))
+            fix = nearest(said.slo, classes) if classes else f"slo.classes.{said.slo}.ttft_s: 1 s"
+            problems.append(Problem(f"{where}.slo", what, fix))
         if said.traffic is None:
             continue
         if said.traffic.concurrency or case.traffic.concurrency:
