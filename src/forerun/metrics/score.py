@@ -26,10 +26,11 @@ from forerun.metrics import (
     models,
     money,
     rental,
+    responses,
     stats,
     tenants,
     work,
-)  # fmt: skip
+)
 from forerun.metrics.figure import Figure, ratio
 from forerun.metrics.gaps import itl, itl_quantiles
 from forerun.metrics.goodput import Failing
@@ -102,6 +103,9 @@ class Metrics:
     kv_fetch_s: Figure
     kv_wait_s: Figure
     kv_wait_p99_s: Figure
+    response_hit: Figure
+    response_wrong: Figure
+    response_missed: Figure
     turns: Figure
     weights_loaded_bytes: Figure
     loading: Figure
@@ -111,6 +115,7 @@ class Metrics:
     service_gap_tokens_per_s: Figure
     by_tenant: tuple[tenants.OfTenant, ...]  # empty where the case names none
     by_class: tuple[tenants.OfTenant, ...]
+    by_category: tuple[responses.OfCategory, ...]  # empty without a response cache
     energy_j: Figure
     power_w: Figure
     energy_j_per_output_token: Figure
@@ -193,7 +198,9 @@ def score(
         failing=goodput.failing(part.arrived, goodput.goals(slo, log)),
         **shares,
         **kv.figures(part),
+        **responses.figures(part),
         **models.figures(part),
+        by_category=responses.by_category(part),
         by_model=models.by_model(part, slo),
         **tenants.figures(part),
         by_tenant=tenants.by_tenant(part, slo),
@@ -228,6 +235,7 @@ def _counts(part: View) -> Counts:
     if not part.whole and part.leaps is not None:
         steps = part.leaps["n_seqs"].astype(np.int64) * part.leaps["n_steps"]
         n_out = int(np.sum(steps + part.leaps["n_extra"]))
+        n_out += int(ended["n_out"][ended["replica"] < 0].sum(dtype=np.int64))  # kept answers
     ends = {status: count(rows, status) for status in STATUS}
     if part.whole:  # the core may count those it left behind without a row each
         ends["unfinished"] = max(ends["unfinished"], part.log.n_unfinished)
@@ -357,6 +365,7 @@ def _notes(part: View, counts: Counts, done: np.ndarray) -> tuple[str, ...]:
             f"rejected, {counts.aborted:,} aborted, {lost}the rest unfinished): percentiles "
             "leave them out, they miss the SLO"
         )
+    notes += responses.note(part)
     if len(done) < stats.FEWEST:
         notes.append(f"{len(done)} finished requests are too few for sampling intervals")
     elif len(done) < 1000:
@@ -437,6 +446,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "kv_hit", "kv_moved_bytes_per_s", "kv_wait_s", "kv_wait_p99_s", "kv_hit_below",
         "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s",
     ),
+    "responses": ("response_hit", "response_wrong", "response_missed"),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),
     "tenants": ("jain", "service_gap_tokens_per_s"),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),

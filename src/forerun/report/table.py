@@ -43,6 +43,9 @@ LABELS = {
     "kv_fetch_s": "wait for KV from tiers, mean",
     "kv_wait_s": "wait for room and KV, mean",
     "kv_wait_p99_s": "wait for room and KV, p99",
+    "response_hit": "answers given again",
+    "response_wrong": "of them another question's",
+    "response_missed": "right answers kept and not found",
     "turns": "models taken up by replicas",
     "weights_loaded_bytes": "weights loaded",
     "loading": "loading weights",
@@ -88,9 +91,10 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
         yield "workflows", list(_workflow_lines(metrics.workflows))
     for group, names in GROUPS.items():
         known = [name for name in names if getattr(metrics, name).value is not None]
-        if group in ("kv", "models", "tenants"):  # a figure each for what a fleet may do or not
+        maybe = ("kv", "models", "tenants", "responses")  # a figure each for what a fleet may do
+        if group in maybe:
             names = tuple(known)
-        if known or group not in ("money", "carbon", "kv", "models", "tenants", "fleet"):
+        if known or group not in ("money", "carbon", "fleet", *maybe):
             yield group, [_figure(name, getattr(metrics, name)) for name in names]
 
 

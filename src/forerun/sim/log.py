@@ -14,6 +14,7 @@ import numpy as np
 
 from forerun.cost.table import CostTable
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, STATUS  # noqa: F401  (the row types of a log)
+from forerun.sim.responses import Answered
 from forerun.sim.tiers import TierUse
 
 #: where a replica can be: not rented; rented and starting; taking requests; ending its last ones;
@@ -85,3 +86,4 @@ class Log:
     spans: np.ndarray | None = None  # of dtype SPAN; None when all replicas were there all the time
     meta: Mapping[str, Any] = field(default_factory=dict)  # provenance: version, hashes, policies
     loads: np.ndarray | None = None  # structured array of dtype LOADS, one row a replica
+    answered: Answered | None = None  # what the response cache did, where there is one

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from forerun.spec.wordings import Wordings
 
 #: columns with one value a request
 COLUMNS = (
     "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "deadline_s", "workflow",
-    "acceptance",
+    "acceptance", "wording", "kept_tokens", "attended_tokens",
 )  # fmt: skip
 
 #: meta["blocks"] of requests whose block hashes name what stands in a block, not what a prompt
@@ -57,6 +60,9 @@ class Requests:
         the last of those it waits for has ended, and the delay since has passed.
     acceptance: float64 [N], chance that a token proposed for it is right, before those of the
         engine's `speculation`; -1 where it is not known.
+    kept_tokens, attended_tokens : int64 [N], caps of its own on KV in memory and on what decoding
+        reads of it, beside the engine's; 0 where it has none.
+    wording   : int64 [N], the text of each, a place in `wordings`; -1 where it is like no other.
     """
 
     arrival_s: np.ndarray
@@ -76,6 +82,10 @@ class Requests:
     successor_starts: np.ndarray | None = None
     delay_s: np.ndarray | None = None
     acceptance: np.ndarray | None = None
+    kept_tokens: np.ndarray | None = None
+    attended_tokens: np.ndarray | None = None
+    wording: np.ndarray | None = None
+    wordings: Wordings | None = None  # all texts: which ask the same, which look alike
     meta: Mapping[str, Any] = field(default_factory=dict)  # source, format, rows skipped and why
 
     def __len__(self) -> int:

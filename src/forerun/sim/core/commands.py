@@ -24,7 +24,7 @@ from forerun.sim.core import (
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import steps_to_reach
 from forerun.sim.core.jit import jit
-from forerun.sim.core.kv import FULL, blocks_for, blocks_now, make_room_for, take
+from forerun.sim.core.kv import FULL, blocks_for, blocks_now, kept, make_room_for, take
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_fleet import ROLE
 from forerun.sim.core.rows_log import STATUS
@@ -143,16 +143,15 @@ def move(state, i, r, t):
         return False
     p = state.serves[state.replicas[j].pool, request.model]
     known = request.n_computed + state.replicas[i].decoded - request.joined
-    if p != state.replicas[j].pool or not front.fits(
-        state, p, known, request.isl + request.osl - known
-    ):
+    rest = request.isl + request.osl - known
+    if p != state.replicas[j].pool or not front.fits(state, p, known, rest, request.most_kept):
         return False
     engine = state.engines[p]
     prefix.settle(state, j)
     here = prefix.leading(state, j, r)
     shared = here * prefix.blocks_a_hash(state, j) if here > 0 else 0
     held = shared - prefix.idle_among(state, j, r, here) * (shared // max(here, 1))
-    footprint = min(known, engine.keeps)
+    footprint = min(known, kept(state, j, r))
     blocks = blocks_for(footprint, engine.block_tokens)
     if engine.reserve == FULL:
         blocks = blocks_for(request.isl + request.osl - 1, engine.block_tokens)

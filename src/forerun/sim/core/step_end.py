@@ -9,7 +9,7 @@ from forerun.sim.core import attempts, fair, front, prefix, speculate
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
-from forerun.sim.core.kv import blocks_for, decode_blocks, need, take
+from forerun.sim.core.kv import blocks_for, decode_blocks, kept, need, take
 from forerun.sim.core.rows_fleet import ROLE
 from forerun.sim.core.rows_log import STATUS
 from forerun.sim.core.rows_request import DECODING
@@ -61,6 +61,10 @@ def write_leap(state, i, k):
         row.n_blocks += need(state, i, k, replica.past + replica.chunk, grown) + replica.lookahead
     row.n_draft, row.n_extra, row.depth = replica.n_draft, 0, replica.depth
     row.draft_tokens = replica.draft_tokens
+    row.scored = row.n_scored = row.n_picking = 0
+    if replica.in_step > 0:
+        row.scored, row.n_scored = replica.scored, replica.n_scored
+        row.n_picking = replica.n_picking
 
 
 @jit
@@ -110,6 +114,7 @@ def complete(state, i, k):
         replica.decoded += k
         replica.decoded_ps = t
         replica.ctx += k * replica.n_reading
+        replica.scored += k * replica.n_scored
         totals.n_out += k * replica.n_decode
         if replica.n_draft > 0:
             n_extra = speculate.settle(state, i)
@@ -149,7 +154,7 @@ def complete_chunks(state, i, k, t):
             drafts = state.engines[replica.pool].draft_row >= 0
             request.draft_at = request.n_computed if drafts else 0
         state.load[OUTSTANDING_TOKENS, i] -= tokens
-        keeps = state.engines[replica.pool].keeps
+        keeps = kept(state, i, r)
         extra = blocks_for(min(request.n_computed, keeps), b) - request.n_blocks
         if extra > 0 or request.n_computed > keeps:
             request.n_blocks += extra

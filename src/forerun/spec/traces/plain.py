@@ -2,12 +2,16 @@
 
 Arrival: arrival_s, timestamp, ... in seconds, or with a suffix _ms, _us, _ns; wall-clock strings
 and seconds since 1970 are counted from the first row.  Lengths: isl | input_tokens |
-prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s.
+prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s;
+kept_tokens and attended_tokens, 0 for none.
+For a response cache: query_id (requests with one have the same text), question_id (the same right
+answer; each text a question of its own when absent), category.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from forerun.spec.traces._table import (
     read_csv,
     whole_labels,
 )
+from forerun.spec.wordings import Wordings, apart
 
 NAME = "plain"
 
@@ -49,6 +54,11 @@ _OPTIONAL = {
     "tenant": Column(("tenant", "tenant_id", "user", "user_id"), "text", required=False),
     "model": Column(("model", "model_name"), "text", required=False),
     "deadline_s": Column(("deadline_s",), required=False),
+    "kept_tokens": Column(("kept_tokens",), required=False),
+    "attended_tokens": Column(("attended_tokens",), required=False),
+    "query": Column(("query_id", "query", "text_id"), "text", required=False),
+    "question": Column(("question_id", "question"), "text", required=False),
+    "category": Column(("category",), "text", required=False),
 }
 _EPOCH_S = 1e8  # a first arrival beyond this (three years) is a clock, not a time since the start
 _EPOCH_MS = 1e11
@@ -90,12 +100,18 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
     for name, labels in table.labels.items():
         if name == "model":  # its numbers are places in this list
             meta["models"] = tuple(labels)
+        elif name in _TEXTS:
+            meta[name] = tuple(labels)
         else:
             if name == "tenant":
                 numbers = whole_labels(np.arange(len(labels)), labels)
                 named = zip(numbers.tolist(), labels, strict=True)
                 meta["tenants"] = {label: number for number, label in named if label}
             extra[name] = whole_labels(extra[name], labels)
+    wordings = _texts(extra, meta, head.path)
+    for name in ("kept_tokens", "attended_tokens"):
+        if name in extra:
+            extra[name] = _whole_or_none(extra[name], name, head.path)
     lines = table.lines
     if "priority" in extra:
         bad = ~(np.abs(extra["priority"]) < 2**53) | (extra["priority"] % 1 != 0)
@@ -105,10 +121,48 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         values = {n: None if v is None else v[~bad] for n, v in values.items()}
         extra, lines = {n: v[~bad] for n, v in extra.items()}, lines[~bad]
         extra["priority"] = extra["priority"].astype(np.int64)
-    return build(
+    requests = build(
         faults, format=NAME, n_rows=table.n_rows, lines=lines, **values,
         extra=extra, meta=meta, skip_bad=skip_bad, sort=sort,
     )  # fmt: skip
+    return requests if wordings is None else replace(requests, wordings=wordings)
+
+
+def _whole_or_none(values: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """A column of counts, int64 [N]; 0 stands for none.  Raises TraceError for what is no count."""
+    bad = np.flatnonzero(~(values >= 0) | (values % 1 != 0))
+    if bad.size:
+        what = f"{name} {values[bad[0]]:g} is not a whole number of tokens"
+        raise TraceError.one(str(path), what, "0 for none")
+    return values.astype(np.int64)
+
+
+_TEXTS = ("query", "question", "category")
+
+
+def _texts(columns: dict[str, Any], labels: dict[str, Any], path: Path) -> Wordings | None:
+    """What requests ask, from columns that are taken out; `wording` is put in for them.
+
+    Raises TraceError where one text asks two things, or is of two categories.
+    """
+    found = {name: columns.pop(name) for name in _TEXTS if name in columns}
+    names = {name: labels.pop(name) for name in found}
+    if "query" not in found:
+        if found:
+            what = f"a column {next(iter(found))} and no query_id"
+            raise header_error(path, what, "query_id: which requests have the same text")
+        return None
+    query = found["query"]
+    n = len(names["query"])
+    of: dict[str, np.ndarray] = {"question": np.arange(n), "category": np.zeros(n, dtype=np.int64)}
+    for name in found.keys() & of.keys():
+        of[name][query] = found[name]
+        if (bad := np.flatnonzero(of[name][query] != found[name])).size:
+            text = names["query"][query[bad[0]]]
+            what = f"the text {text!r} has more than one {name}"
+            raise TraceError.one(str(path), what, f"one {name} for each query_id")
+    columns["wording"] = np.where(np.array([bool(t) for t in names["query"]])[query], query, -1)
+    return apart(of["question"], of["category"], names.get("category", ("all",)))
 
 
 def _is_clock(head: Head, column: str) -> bool:
@@ -146,7 +200,10 @@ def _seconds(values: np.ndarray, column: str, path: Path) -> tuple[np.ndarray, d
 
 def write(requests: Requests, path: str | Path) -> tuple[str, ...]:
     """Writes CSV, or Parquet when the name ends in .parquet; times to the last bit."""
-    names = ("arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s")
+    names = (
+        "arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s", "kept_tokens",
+        "attended_tokens",
+    )  # fmt: skip
     columns = {n: v for n in names if (v := getattr(requests, n)) is not None}
     if Path(path).suffix == ".parquet":
         try:
