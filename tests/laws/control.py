@@ -29,13 +29,13 @@ def cold(time_s):
     return Cold((("warm up", time_s),)) if time_s else Cold(())
 
 
-def drive(requests, pools, *, faults=(), cold_s=0.0, power=None, **settings):
+def drive(requests, pools, *, faults=(), cold_s=0.0, power=None, rebalance=None, **settings):
     """The control after all requests."""
     server = Server(
         with_rows(pools, faults, power), n_requests=len(requests), hash_tokens=requests.hash_tokens,
         **settings,
     )  # fmt: skip
-    control = Control(server, faults, [cold(cold_s)] * len(pools), power)
+    control = Control(server, faults, [cold(cold_s)] * len(pools), power, rebalance)
     server.inject(requests)
     control.run()
     return control

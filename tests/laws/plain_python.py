@@ -3,6 +3,7 @@ compiler and compares the lines."""
 
 import hashlib
 import os
+from dataclasses import replace
 
 import fleets
 from adapting import WAYS, fitted, naming
@@ -95,3 +96,9 @@ if __name__ == "__main__":
         pools = fitted([fleets.pool(replicas=2, n_blocks=30, **how)], **way)
         log = fleets.serve(wanted, pools, route=Policy(name="near_adapter")).log_so_far()
         print("adapters", name, digest(log), log.fitted.tolist(), log.tuned.tolist())
+    for shared in (0, 1):
+        order = Policy(name="vtc", params={"shared": shared})
+        requests = fleets.sharing(5, 40, isl=60, ties=True)
+        tenants = replace(requests, tenant=requests.priority)
+        one = fleets.pool(replicas=2, n_blocks=30, order=order)
+        print("tenants", shared, digest(fleets.serve(tenants, [one]).log_so_far()))

@@ -44,6 +44,7 @@ KEYS = {
     "tuning": ["tuned_tokens", "tuned_tokens_per_s", "tuning_alone", "tuning_beside"],
     "lanes": ["prompts_busy", "answers_busy", "lanes_overlap", "prompts_slowdown",
               "answers_slowdown", "share_switches"],
+    "tenants": ["jain", "service_gap_tokens_per_s"],
     "energy": ["energy_j", "power_w", "energy_j_per_output_token"],
     "power": ["row_mean_w", "row_p99_w", "row_peak_w", "over_budget_s", "over_budget_longest_s",
               "over_budget_w", "slowed_s"],

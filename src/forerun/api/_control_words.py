@@ -26,6 +26,9 @@ def setup(case: Case, deployment: Deployment) -> dict[str, str]:
             out[f"power{of}"] = pool_power_words(pool.power)
     if deployment.power is not None:
         out["row"] = row_words(deployment.power)
+    if deployment.rebalance is not None:
+        every = units.show(deployment.rebalance.period_s, "time")
+        out["rebalancing"] = f"{deployment.rebalance.policy.name} every {every}"
     if case.faults:
         out["faults"] = "; ".join(fault_words(fault) for fault in case.faults)
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from forerun import catalog
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from forerun.report.result import Result as Report
     from forerun.sim.control.drive import Control
     from forerun.sim.control.shares import Shares
-    from forerun.sim.log import Log
+    from forerun.sim.log import Log, Tenant
     from forerun.sim.serve import Server
     from forerun.spec.adapters import Adapters
     from forerun.spec.requests import Requests
@@ -34,8 +35,10 @@ def requests(case: Case) -> Requests:
     """The requests of the case's traffic, drawn with its seed or read from its trace."""
     from forerun.spec.traces.draw import requests_of
     from forerun.spec.traces.mix import mixed
+    from forerun.spec.traces.senders import with_senders
 
-    return mixed(case) if len(case.models) > 1 else requests_of(case.traffic, seed=case.seed)
+    common = mixed(case) if len(case.models) > 1 else requests_of(case.traffic, seed=case.seed)
+    return with_senders(case, common) if case.tenants else common
 
 
 SLICE = 1 << 16  # arrivals between two looks at the keyboard
@@ -152,7 +155,7 @@ def simulate(
         n_adapters=n_named(wanted),
     )
     check_row(row, pools)
-    controlled = is_controlled(pools, case.faults, row)
+    controlled = is_controlled(pools, case.faults, row, deployment.rebalance)
     server = serve.Server(
         with_rows(pools, case.faults, row),
         route=edited.deployment.route,
@@ -171,12 +174,13 @@ def simulate(
         n_requests=len(wanted),
         hash_tokens=wanted.hash_tokens if wanted.block_hashes is not None else 0,
         models=tuple(_models.asked_models(case)),
+        tenants=senders(case),
     )
     control: Control | Shares | None = Shares(server, case.slo) if is_shared(pools) else None
     if controlled:
         drive.check_alone(pools)
         colds = cold_starts(_models.of_pools(case, pools), pools)
-        control = Control(server, case.faults, colds, row)
+        control = Control(server, case.faults, colds, row, deployment.rebalance)
     interrupted = _advance(server, wanted, progress, control)
     written = server.log_so_far() if control is None else control.log()
     written = noted(written, row, pools)
@@ -196,6 +200,18 @@ def simulate(
 
         provenance["assumed"] += lora.assumed(deployment.adapters)
     return Result(case, deployment, wanted, written, metrics, reasons, provenance)
+
+
+def senders(case: Case) -> tuple[Tenant, ...]:
+    """The case's tenants by number, as a server is told of them."""
+    from forerun.sim.log import Tenant
+
+    out = []
+    for name, said in case.tenants.items():
+        goals = case.slo if said.slo is None else case.slo.classes[said.slo]
+        due_s = inf if goals.ttft_s is None else goals.ttft_s
+        out.append(Tenant(name, said.weight, said.slo, due_s))
+    return tuple(out)
 
 
 def mean_lengths(wanted: Requests) -> dict[int, int]:

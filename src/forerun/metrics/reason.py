@@ -105,7 +105,8 @@ def _misses(m: Metrics) -> list[str]:
         f = m.failing[0]
         out.append(
             f"Most misses are of the {WORDS[f.term]}: {text(f.share, 'share')} of finished "
-            f"requests took more than {text(f.bound, 's')}, "
+            f"requests took more than "
+            f"{text(f.bound, 's') if f.same else 'their class allows'}, "
             f"{text(f.alone, 'share')} missed nothing else."
         )
     names = ("rejected", "aborted", "cancelled", "failed")

@@ -31,6 +31,7 @@ from forerun.metrics import (
     rental,
     responses,
     stats,
+    tenants,
     tuning,
     work,
 )
@@ -129,6 +130,10 @@ class Metrics:
     answers_slowdown: Figure
     share_switches: Figure
     by_model: tuple[models.OfModel, ...]  # empty where there is one model only
+    jain: Figure
+    service_gap_tokens_per_s: Figure
+    by_tenant: tuple[tenants.OfTenant, ...]  # empty where the case names none
+    by_class: tuple[tenants.OfTenant, ...]
     by_category: tuple[responses.OfCategory, ...]  # empty without a response cache
     energy_j: Figure
     power_w: Figure
@@ -221,7 +226,7 @@ def score(
         **rates,
         attainment=good_share,
         slo_met=met,
-        failing=goodput.failing(part.arrived, slo),
+        failing=goodput.failing(part.arrived, goodput.goals(slo, log)),
         **shares,
         **kv.figures(part),
         **responses.figures(part),
@@ -231,6 +236,9 @@ def score(
         **lanes.figures(part),
         by_category=responses.by_category(part),
         by_model=models.by_model(part, slo),
+        **tenants.figures(part),
+        by_tenant=tenants.by_tenant(part, slo),
+        by_class=tenants.by_class(part, slo),
         energy_j=Figure(joule, "J", steps),
         power_w=Figure(ratio(joule, duration), "W", steps),
         energy_j_per_output_token=Figure(ratio(joule, n_out), "J/token", steps),
@@ -299,7 +307,7 @@ def _rates(part: View, slo: Slo, rng: np.random.Generator | None) -> dict[str, A
         return Figure(value, unit, "requests", value * spread[0], value * spread[1])
 
     n_out, n_in = ended["n_out"].astype(float), ended["isl"].astype(float)
-    good = goodput.good(ended, slo)
+    good = goodput.good(ended, goodput.goals(slo, part.log))
     out = counts.output_tokens
     a_device = 1 / max(rental.devices_rented(part), 1e-9)
     return {
@@ -316,8 +324,9 @@ def _attainment(
 ) -> tuple[bool | None, Figure]:
     """Whether enough requests were good, and their share of all that arrived."""
     rows = part.arrived
-    good = goodput.good(rows, slo)
-    share = goodput.attainment(rows, slo)
+    goals = goodput.goals(slo, part.log)
+    good = goodput.good(rows, goals)
+    share = goodput.attainment(rows, goals)
     spread = None
     if rng is not None and len(rows) >= stats.FEWEST:
         blocks = stats.n_blocks(len(rows))
@@ -325,8 +334,9 @@ def _attainment(
         top = np.bincount(block, weights=good, minlength=blocks)
         spread = stats.bootstrap_ratio(top, np.bincount(block, minlength=blocks), rng)
     met = None
-    if share is not None and goodput.bounds(slo):
-        met = share >= slo.attainment
+    if share is not None and goodput.bounds_any(slo):
+        whole = share >= slo.attainment
+        met = goodput.classes_met(rows, slo, part.log) if slo.classes else whole
     low, high = (spread[0], min(spread[1], 1.0)) if spread else (None, None)
     return met, Figure(share, "share", "requests", low, high)
 
@@ -482,6 +492,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "prompts_busy", "answers_busy", "lanes_overlap", "prompts_slowdown", "answers_slowdown",
         "share_switches",
     ),
+    "tenants": ("jain", "service_gap_tokens_per_s"),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
     "power": (
         "row_mean_w", "row_p99_w", "row_peak_w", "over_budget_s", "over_budget_longest_s",

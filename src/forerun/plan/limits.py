@@ -31,6 +31,10 @@ def check_plannable(case: Case, objective: str, source: Deployment | None) -> No
     if case.traffic.adapters is not None:
         what = "bounds of plans know no adapters, which take memory and time"
         problems.append(Problem("traffic.adapters", what, FIX))
+    if case.tenants:
+        what = "bounds of plans take all requests alike, and hold them to one SLO"
+        fix = "forerun simulate tells what a given deployment does with tenants"
+        problems.append(Problem("tenants", what, fix))
     for name in ("workflow", "client"):
         if getattr(case.traffic, name) is not None:
             what = (
@@ -57,6 +61,7 @@ def _of_deployment(source: Deployment) -> list[Problem]:
         "response_cache": source.response_cache is not None,
         "gate": source.gate.name != "everyone",
         "power": source.power is not None,
+        "rebalance": source.rebalance is not None,
     }
     out = [
         Problem(f"deployment.{name}", "a plan would leave it out silently", FIX)

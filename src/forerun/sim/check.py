@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from forerun.errors import Problem, SpecError
+from forerun.sim.log import Tenant
 from forerun.sim.setup import Served
 
 
@@ -213,3 +214,27 @@ def check_drafts(pools: Sequence[Served]) -> None:
             problems.append(Problem(where, what, "price(..., queries=k + 1)"))
     if problems:
         raise SpecError(*problems)
+
+
+def check_fair(pools: Sequence[Served], again: Sequence[bool]) -> None:
+    """Raises SpecError where queues by tenant would have to be queues by adapter, or of a lane."""
+    problems = []
+    for served, asked in zip(pools, again, strict=True):
+        where = f"deployment.pools.{served.pool.name}.engine.order"
+        fix = "an order that is asked once: fcfs, priority, earliest_deadline"
+        if asked and served.adapters is not None:
+            what = "requests stand apart by adapter here, and not yet by tenant too"
+            problems.append(Problem(where, what, fix))
+        if asked and served.block is not None:
+            what = "prompts and answers of a tenant are counted by two lanes apart"
+            problems.append(Problem(where, what, fix))
+    if problems:
+        raise SpecError(*problems)
+
+
+def check_weights(tenants: Sequence[Tenant], shared: bool) -> None:
+    """Raises SpecError where tenants have weights and no order shares by them."""
+    weighted = [tenant.name for tenant in tenants if tenant.weight != 1]
+    if weighted and not shared:
+        what = "is given, and no engine's order looks at what tenants were served"
+        raise SpecError.one(f"tenants.{weighted[0]}.weight", what, "engine: {order: vtc}")

@@ -5,6 +5,7 @@ Times are int64 picoseconds from the start of the run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,16 @@ class Graph:
     delay_ps: np.ndarray
     start_ps: np.ndarray
     deadline_ps: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Who sends requests: its weight where tenants share, and what it is promised."""
+
+    name: str = ""
+    weight: float = 1.0
+    slo_class: str | None = None
+    ttft_s: float = math.inf  # when its first tokens are due, for orders that look at it
 
 
 @dataclass(frozen=True, eq=False)

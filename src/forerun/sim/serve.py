@@ -19,12 +19,14 @@ from forerun.sim.check import (
     check_adapters,
     check_caps,
     check_drafts,
+    check_fair,
     check_hashes,
     check_lanes,
     check_models,
     check_reuse,
     check_roles,
     check_tuning,
+    check_weights,
     check_widths,
 )
 from forerun.sim.collect import assumed, client_counts, live_slots, unfinished, wrong_choice
@@ -36,8 +38,8 @@ from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_fleet import NO_CAP
 from forerun.sim.core.signatures import KINDS
 from forerun.sim.lanes import told
-from forerun.sim.log import Log
-from forerun.sim.room import gate_memory_for, pending_for, wider
+from forerun.sim.log import Log, Tenant
+from forerun.sim.room import gate_memory_for, pending_for, tenants_for, wider
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
 from forerun.sim.tiers import Tier, check_tiers, uses
 from forerun.spec.deployment import Engine, Policy, ResponseCache
@@ -89,6 +91,7 @@ class Server:
     go_on: bool = False  # successors of a request that gave no answer are sent all the same
     announce: Callable[[str], None] | None = None
     models: Sequence[str] = ()  # their names, for the log
+    tenants: Sequence[Tenant] = ()  # by number; those that are not told of have weight 1
 
     def __post_init__(self) -> None:
         self._check()
@@ -111,6 +114,10 @@ class Server:
                 ],
                 priced=[speculate.priced for speculate in self._found["speculate"]],
                 every_turn=[turn.every_step for turn in self._found["turn"]],
+                fair=[order.again for order in self._found["order"]],
+                every_order=[order.again and order.every_step for order in self._found["order"]],
+                fair_shared=self._fair["shared"] > 0,
+                fair_lift=self._fair["lift"] > 0,
                 fresh=any(self._found[kind][0].fresh for kind in ("route", "place")),
                 cached=any(self._found[kind][0].cached for kind in ("route", "place")),
                 hash_tokens=self.hash_tokens,
@@ -147,6 +154,9 @@ class Server:
         fleet = {"route": self.route, "place": self.place, "fetch": self.fetch, "gate": self.gate}
         for kind, chosen in fleet.items():
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
+        self._fair = policy_room.fair_knobs(self._found["order"])
+        check_weights(self.tenants, any(order.again for order in self._found["order"]))
+        check_fair(self.pools, [order.again for order in self._found["order"]])
         check_roles(self.pools)
         check_lanes(self.pools, len(self.tiers))
         check_drafts(self.pools)
@@ -230,7 +240,13 @@ class Server:
         rows.priority = 0 if requests.priority is None else requests.priority
         rows.tenant = 0 if requests.tenant is None else requests.tenant
         if n:
-            self._put(gate_memory=gate_memory_for(self._state, int(rows.tenant.max()) + 1))
+            n_tenants = int(rows.tenant.max()) + 1
+            self._put(gate_memory=gate_memory_for(self._state, n_tenants))
+            if self._clock.fair or self.tenants:
+                weights = np.array([one.weight for one in self.tenants])
+                ttft_s = np.array([one.ttft_s for one in self.tenants])
+                more = tenants_for(self._state, n_tenants, weights, self._fair, ttft_s)
+                self._put(**more)
         rows.session = -1 if requests.session is None else requests.session
         rows.model = self._models(requests)
         rows.adapter = self._adapters(requests)
@@ -438,6 +454,8 @@ class Server:
                 "hash_tokens": self.hash_tokens,
                 "tuning": [served.pool.engine.tuning for served in self.pools],
                 "models": tuple(self.models),
+                "tenants": tuple(self.tenants),
+                "fair": {k: self._fair[k] for k in ("input", "output")},
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
                 **({} if (lanes := told(self.pools, self._state)) is None else {"lanes": lanes}),
                 "assumed": (

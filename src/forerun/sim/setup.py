@@ -80,6 +80,10 @@ class Options:
     every_step: Sequence[bool]  # by pool: a policy of it reads what changes inside a leap
     priced: Sequence[bool]  # by pool: its speculate policy wants to know what steps would take
     every_turn: Sequence[bool]  # by pool: its turn policy reads what changes inside a leap
+    fair: Sequence[bool]  # by pool: its order policy is asked again, tenant by tenant ...
+    every_order: Sequence[bool]  # ... and reads what changes inside a leap beside counters
+    fair_shared: bool  # counters of tenants are of the fleet
+    fair_lift: bool  # who comes back has saved nothing up
     fresh: bool  # the router wants the KV use of the moment
     cached: bool  # a router wants to know who keeps a prompt's prefix
     hash_tokens: int = 0  # of a prefix block; 0 when prefixes are not kept
@@ -113,6 +117,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     engines.mixed_row = table_arrays.mixed_rows(tables)[: len(pools)]
     _fill_drafts(engines, drafts, tables, options.priced)
     engines.every_turn = options.every_turn
+    engines.fair, engines.every_order = options.fair, options.every_order
     most = int(engines.max_seqs.max())
     n_done = 4 * most + 4096
     load = np.zeros((signatures.LOAD_FIELDS, n), dtype=np.int64)
@@ -140,6 +145,9 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].next_move_ps = NEVER
     clock[0].passed_ps = -1
     clock[0].gated = int(options.gated)
+    clock[0].fair = int(any(options.fair))
+    clock[0].fair_shared, clock[0].fair_lift = int(options.fair_shared), int(options.fair_lift)
+    clock[0].last_tenant = -1
     clock[0].go_on = int(options.go_on)
     clock[0].held_head = clock[0].held_tail = -1
     clock[0].by_request = int(options.n_requests is not None)
@@ -177,6 +185,8 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         offered_of=np.zeros(n, dtype=np.int64),
         hashes=np.zeros(0, dtype=np.int64),
         commands=state.rows(0, state.COMMAND),
+        tenants=state.rows(0, rows_fleet.TENANT),
+        lines=state.rows(0, rows_fleet.LINE),
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
         **adapter_arrays(fittings, n),
         **_turns(pools, pool_of, serves),

@@ -16,7 +16,7 @@ from forerun.spec.sm_share import SmShare
 
 def check_case(case: Case) -> list[Problem]:
     """Everything in the case that contradicts something else in it."""
-    changes = [*check_models(case), *check_adapters(case)]
+    changes = [*check_models(case), *check_adapters(case), *check_tenants(case)]
     if case.deployment is not None:
         changes += check_control(case.deployment.pools, case.faults)
         changes += check_power(case.deployment)
@@ -154,6 +154,10 @@ def _check_shares(where: str, pool: Pool, case: Case) -> list[Problem]:
             and case.deployment.power.policy.name != "watch",
             "a row's budget and sm_share both choose what a step costs",
         ),
+        "deployment.rebalance": (
+            case.deployment.rebalance is not None,
+            "a replica of two lanes cannot yet give its requests away",
+        ),
         "deployment.kv_tiers": (bool(case.deployment.kv_tiers), "lanes cannot yet fetch KV"),
         "deployment.techniques": (
             bool(case.deployment.techniques), "techniques are priced for the whole device only"
@@ -244,4 +248,38 @@ def _check_asked(case: Case) -> list[Problem]:
     if own and len(own) == len(case.models):
         what = "each model has traffic of its own, so nobody asks with the case's"
         problems.append(Problem("traffic", what, f"leave out models.{own[0]}.traffic"))
+    return problems
+
+
+def check_tenants(case: Case) -> list[Problem]:
+    """Tenants have traffic and a class that there is, with a goal; classes have tenants."""
+    problems: list[Problem] = []
+    classes = case.slo.classes
+    for name, said in case.tenants.items():
+        where = f"tenants.{name}"
+        if said.slo is not None and said.slo not in classes:
+            what = f"{said.slo!r} is not one of the classes of slo"
+            fix = nearest(said.slo, classes) if classes else f"slo.classes.{said.slo}.ttft_s: 1 s"
+            problems.append(Problem(f"{where}.slo", what, fix))
+        if said.traffic is None:
+            continue
+        if said.traffic.concurrency or case.traffic.concurrency:
+            what = "a closed loop is of one traffic, and there are several"
+            problems.append(Problem(f"{where}.traffic", what, "share: a part of the case's"))
+        if len(case.models) > 1:
+            what = "several models are asked for by the case's traffic, not by a tenant's own"
+            problems.append(Problem(f"{where}.traffic", what, "share: a part of the case's"))
+        part = case.model_copy(update={"traffic": said.traffic})
+        problems += [Problem(f"{where}.{p.where}", p.what, p.fix) for p in check_traffic(part)]
+    if case.tenants and all(said.traffic is not None for said in case.tenants.values()):
+        what = "each tenant has traffic of its own, so nobody sends the case's"
+        fix = f"leave out tenants.{next(iter(case.tenants))}.traffic"
+        problems.append(Problem("traffic", what, fix))
+    for name, goals in classes.items():
+        where = f"slo.classes.{name}"
+        if all(getattr(goals, term) is None for term in ("ttft_s", "tpot_s", "itl_s", "e2el_s")):
+            problems.append(Problem(where, "is a class without a goal", "ttft_s: 500 ms"))
+        if all(said.slo != name for said in case.tenants.values()):
+            what = "no tenant is of this class"
+            problems.append(Problem(where, what, f"tenants: {{NAME: {{slo: {name}}}}}"))
     return problems

@@ -8,7 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from forerun.spec.adapters import Adapters
 from forerun.spec.base import Spec
-from forerun.spec.control import Autoscale, ColdStart
+from forerun.spec.control import Autoscale, ColdStart, Rebalance
 from forerun.spec.dtype import Dtype
 from forerun.spec.moe import ExpertRun
 from forerun.spec.policy import Policy
@@ -285,16 +285,17 @@ class Deployment(Spec):
     fetch: Policy = Policy(name="always")  # what of a prompt is moved from them, not computed
     gate: Policy = Policy(name="everyone")  # who is let in at the front
     adapters: Adapters | None = None  # how replicas keep and run those that requests name
+    rebalance: Rebalance | None = None  # else requests stay where the router sent them
     response_cache: ResponseCache | None = None  # answers given again, before the gate
     techniques: tuple[Policy, ...] = ()
     power: RowPower | None = None  # that pools share, and who keeps them within it
 
     @model_serializer(mode="wrap")
     def _without_unsaid(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What keeps no answers or adapters, and says nothing of power, reads (and hashes) as it
-        always did."""
+        """What moves nobody, keeps no answers or adapters, and says nothing of power, reads (and
+        hashes) as it always did."""
         data: dict[str, Any] = plain(self)
-        for name in ("adapters", "response_cache", "power"):
+        for name in ("rebalance", "adapters", "response_cache", "power"):
             if getattr(self, name) is None:
                 data.pop(name, None)
         return data

@@ -106,6 +106,8 @@ def ended(state, request, t, status):
     clock = state.clock[0]
     if clock.has_calls == 1:
         call = state.calls[request]
+        if call.workflow >= 0:
+            state.flows[call.workflow].ran_ps += call.ran_ps
         follow(state, call, t, status)
         if call.workflow >= 0:
             flow = state.flows[call.workflow]
@@ -128,6 +130,7 @@ def follow(state, call, t, status):
         after = state.calls[edge.request]
         after.n_before -= 1
         after.sent_ps = max(after.sent_ps, t + edge.delay_ps)
+        after.path_ps = max(after.path_ps, call.path_ps + call.ran_ps)
         if status != FINISHED and clock.go_on == 0:
             after.lost = 1
         if after.n_before > 0:

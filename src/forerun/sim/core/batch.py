@@ -8,7 +8,7 @@ Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, fetch, lanes, prefix, tiers, tuning, turns
+from forerun.sim.core import adapters, fair, fetch, lanes, prefix, tiers, tuning, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core import speculate as drafts
 from forerun.sim.core.clock import span, steps_to_reach
@@ -171,6 +171,23 @@ def comes(state, i, r, here):
 
 
 @jit
+def look_who_is_next(state, i):
+    """The queue's head is the request that may start next, if one waits."""
+    lists.drop_aborted_heads(state, i)
+    if state.engines[state.replicas[i].pool].fair == 1:
+        fair.choose(state, i, 0)
+
+
+@jit
+def count_prompt(state, i, r, have):
+    """Its tenant is served what r's prompt takes to compute, once."""
+    request = state.live[r]
+    if request.charged == 0 and request.source < 0:
+        request.charged = 1
+        fair.charge(state, i, request.tenant, request.isl - have, 0)
+
+
+@jit
 def admit_waiting(state, i, t, left, whole, n_max, keep):
     """Start waiting requests, first come by the order's key, until one does not fit.
 
@@ -183,7 +200,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
     b = engine.block_tokens
     admitted = 0
     unsettled = 1 if state.stores[i].below >= 0 else 0
-    lists.drop_aborted_heads(state, i)
+    look_who_is_next(state, i)
     while replica.queue >= 0 and left > 0 and replica.n_running < engine.max_seqs:
         if admitted >= n_max:
             return left, admitted
@@ -242,9 +259,11 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
             lists.start_running(state, i, r, t)
             lists.join_chunks(state, i, r)
             request.chunk = q
+        if state.clock[0].fair == 1:
+            count_prompt(state, i, r, have)
         left -= q
         admitted += 1
-        lists.drop_aborted_heads(state, i)
+        look_who_is_next(state, i)
     return left, 0
 
 
@@ -461,6 +480,9 @@ def leap(state, i, t, decoding, unsettled):
         steps = min(steps, same)
     if ready_ps < NEVER:
         steps = steps_to_reach(first, slope, steps, ready_ps - t)
+    seats = replica.n_running < engine.max_seqs
+    if steps > 1 and engine.fair == 1 and replica.n_waiting > 0 and seats:
+        steps = fair.steps_alike(state, i, steps)
     replica.start_ps = t
     replica.first_ps = first
     replica.slope_ps = slope

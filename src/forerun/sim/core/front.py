@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from forerun.sim.core import adapters, attempts, prefix, responses, tuning, turns
 from forerun.sim.core import live as lists
-from forerun.sim.core.arrivals import ended
+from forerun.sim.core.arrivals import ended, later
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, blocks_now
+from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_fleet import ROLE
 from forerun.sim.core.rows_log import STATUS
 from forerun.sim.core.rows_request import HELD
@@ -154,13 +155,18 @@ def send(state, r, t):
     if not fits(state, request.pool, request.n_known, left, request.most_kept):
         reject_routed(state, r, t)
         return
-    request.key = state.order(request, t, state.order_params)
+    fair = state.engines[replica.pool].fair
+    if fair == 1:
+        request.key = request.arrival_ps
+    else:
+        request.key = state.order(request, t, state.order_params)
     state.load[OUTSTANDING, i] += 1
     lists.enqueue(state, i, r)
     if replica.n_steps == 0:
         wake(state, i, t)
     elif replica.n_parked > 0 or (
-        replica.queue == r and replica.n_running < state.engines[replica.pool].max_seqs
+        (fair == 1 or replica.queue == r)
+        and replica.n_running < state.engines[replica.pool].max_seqs
     ):
         cut_leap(state, i, t)
 
@@ -311,7 +317,7 @@ def fill(state, arrival):
     request.n_computed = request.n_blocks = request.n_shared = 0
     request.recomputed = request.cached = request.chunk = request.aborted = 0
     request.source = request.prefill_replica = request.n_due = -1
-    request.swapped = 0
+    request.swapped = request.charged = 0
     request.n_left = request.n_left_shared = 0
     request.n_known = arrival.isl
     request.scheduled_ps = request.first_token_ps = request.last_token_ps = -1
@@ -321,4 +327,22 @@ def fill(state, arrival):
     request.recent_right = request.recent_tried = 0.0
     request.acceptance = arrival.acceptance
     request.avoid = -1
+    place_in_workflow(state, request)
+    request.first_by_ps = NEVER
+    if request.tenant < state.tenants.shape[0]:
+        request.first_by_ps = later(arrival.arrival_ps, state.tenants[request.tenant].ttft_ps)
     return r
+
+
+@jit
+def place_in_workflow(state, request):
+    """What is known, as a request comes, of the work before it and after it."""
+    request.attained_ps = request.path_ps = 0
+    request.left_calls, request.left_tokens = 1, request.isl + request.osl
+    if state.clock[0].has_calls == 0:
+        return
+    call = state.calls[request.request]
+    request.path_ps = call.path_ps
+    request.left_calls, request.left_tokens = call.left_calls, call.left_tokens
+    if call.workflow >= 0:
+        request.attained_ps = state.flows[call.workflow].ran_ps

@@ -19,7 +19,7 @@ REPLICA = np.dtype(
         ("scored", "i8"),  # tokens that they keep, at the start of the leap in progress
         ("n_chunks", "i8"),
         ("n_waiting", "i8"),
-        ("queue", "i8"),  # root of the waiting queue
+        ("queue", "i8"),  # root of the waiting queue; with queues by tenant who is next
         ("run_head", "i8"),
         ("run_tail", "i8"),
         ("chunk_head", "i8"),
@@ -64,6 +64,7 @@ REPLICA = np.dtype(
         ("n_adapted", "i8"),  # ... and the tokens computed with one
         ("n_tune", "i8"),  # tuning tokens in each step ...
         ("tune_added_ps", "i8"),  # ... and the time they add to it
+        ("last_tenant", "i8"),  # whose queue was the last to become empty; -1 none yet
     ],
     align=True,
 )
@@ -128,6 +129,8 @@ ENGINE = np.dtype(
         ("tune_grain", "i8"),  # ... of which a step takes a multiple of so many
         ("beside", "i8"),  # row of a lane's costs while the other lane is in a step
         ("switch_ps", "i8"),  # that a lane stands still for when its share changes
+        ("fair", "i8"),  # 1: a queue a tenant, and the order policy is asked again ...
+        ("every_order", "i8"),  # ... 1: of what changes inside a leap beside counters
     ],
     align=True,
 )
@@ -138,6 +141,21 @@ RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
 
 #: what a replica is for: everything, prompts only, or answers to prompts computed elsewhere
 ROLE = {"both": 0, "prefill": 1, "decode": 2}
+
+#: a tenant of the whole fleet: what a token counts for it, in millionths over its weight, and when
+#: its first tokens are due after sending (NEVER when not said)
+TENANT = np.dtype([("in_cost", "i8"), ("out_cost", "i8"), ("ttft_ps", "i8")], align=True)
+
+#: a tenant at a replica
+LINE = np.dtype(
+    [
+        ("head", "i8"),  # root of its queue; -1 when empty
+        ("n", "i8"),  # who wait there
+        ("n_decode", "i8"),  # its decoders
+        ("served", "i8"),  # counted, without what these add: out_cost for each and decode step
+    ],
+    align=True,
+)
 
 #: weights that came to a replica
 LOADS = np.dtype(

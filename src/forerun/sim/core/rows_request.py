@@ -37,6 +37,13 @@ CALL = np.dtype(
         ("n_next", "i8"),
         ("lost", "i8"),  # 1: a predecessor gave no answer
         ("sent_ps", "i8"),  # when it is sent, as far as the predecessors that have ended say
+        ("path_ps", "i8"),  # service on the longest path of calls before it ...
+        ("ran_ps", "i8"),  # ... and its own
+        (
+            "left_calls",
+            "i8",
+        ),  # on the longest path from it to the end, itself included ...
+        ("left_tokens", "i8"),  # ... and the most tokens on one
         ("attempt", "i8"),  # how often it has been sent
         ("slot", "i8"),  # copies that its client waits for; -1 when none
         ("twin", "i8"),
@@ -54,7 +61,7 @@ TIMER = np.dtype(
 SUCCESSOR = np.dtype([("request", "i8"), ("delay_ps", "i8")], align=True)
 
 #: requests that belong together
-FLOW = np.dtype([("n_left", "i8"), ("start_ps", "i8")], align=True)
+FLOW = np.dtype([("n_left", "i8"), ("start_ps", "i8"), ("ran_ps", "i8")], align=True)
 
 #: what the response cache in front makes of a request, by its number
 ASK = np.dtype(
@@ -140,6 +147,13 @@ LIVE = np.dtype(
         ("recent_tried", "f8"),  # ... of those looked at (none behind a wrong one is)
         ("acceptance", "f8"),  # its true chance, -1 as its pool says: who reads it is an oracle
         ("avoid", "i8"),  # replica that another copy of it is on; -1 when none
+        ("first_by_ps", "i8"),  # when its first token is due by its class; NEVER when not said
+        ("attained_ps", "i8"),  # service of its workflow's requests that had ended when it came ...
+        ("path_ps", "i8"),  # ... and on the longest path of those that it waited for
+        ("left_calls", "i8"),  # requests on the longest path from it to the end, itself included
+        ("left_tokens", "i8"),  # the most tokens on one: a policy that reads it is an oracle
+        ("served", "i8"),  # its tenant, when an order policy is asked again: see core/fair.py
+        ("charged", "i8"),  # 1: its prompt has been counted
         ("rate", "f8"),  # of its transfer, bytes a picosecond
         ("to_move", "f8"),  # bytes still to be moved ...
         ("moved_ps", "i8"),  # ... at this time, later than now while latency passes

@@ -4,7 +4,8 @@ A policy is a plain function.  It gets records and arrays and returns a choice; 
 the lowest index.  `params` are its knobs (float64, in the order its module lists them).
 
     order(request, now_ps, params) -> int                 smaller is served first; asked once, when
-                                                          the request reaches its replica
+                                                          the request reaches its replica, or again
+                                                          and again, see below
     admit(request, replica, engine, params) -> int        1: may start now if memory allows
     batch(replica, engine, params) -> (decode, tokens, whole, admissions)
     preempt(request, params) -> int                       the largest loses its blocks first
@@ -28,6 +29,13 @@ are computed, prompts only as a whole when `whole` is 1; at most `admissions` re
 read what changes at events only (n_running, n_decode, n_chunks, n_waiting, queue state); a policy
 that reads ctx, past, n_blocks or a time says `EVERY_STEP = True` in its module, and is asked at
 every step.
+
+An `order` policy that says `AGAIN = True` is asked whenever a request may start, for the first
+request of each tenant: within a tenant they are served as they came.  `request.served` is then what
+the tenant has been served by the replica: millionths of a token, prompt tokens times the knob
+`input` and tokens of answers times `output`, over the tenant's weight.  Knobs `shared` (1: by the
+fleet) and `lift` (0: who comes back has saved up).  One that orders two tenants other than by a
+difference that grows steadily with their counters says `EVERY_STEP = True` too.
 
 `speculate` is asked for every decoding request each time a step is formed, in the order of their
 admission; what does not fit the step's tokens, the free memory or the answer is cut off.  With

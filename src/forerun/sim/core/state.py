@@ -19,6 +19,7 @@ from forerun.sim.core.rows_fleet import (
     FITTED,
     KEPT,
     LANE,
+    LINE,
     LOADS,
     OFFER,
     PORT,
@@ -26,9 +27,10 @@ from forerun.sim.core.rows_fleet import (
     SHELF,
     SLOT,
     STORE,
+    TENANT,
     TEXT,
     TUNED,
-)  # fmt: skip
+)
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, TOTALS
 from forerun.sim.core.rows_request import ARRIVAL, ASK, CALL, FLOW, LIVE, SUCCESSOR, TIMER
 from forerun.sim.core.signatures import KINDS
@@ -39,7 +41,7 @@ MISTAKE = {"stuck": 1, "batch": 2, "route": 3, "place": 4, "fetch": 5, "speculat
 #: what a caller can order of a replica: it takes requests (value 1: it starts with no prefix kept)
 #: or takes no more, it is gone and its requests are sent again (value 1: they fail), it runs as one
 #: of pool `value`, it gives `value` of its decoding requests to whom the `place` policy chooses,
-#: its link has `value` millionths of its bandwidth
+#: as long as there is room, its link has `value` millionths of its bandwidth
 VERBS = {"open": 0, "close": 1, "fail": 2, "switch": 3, "move": 4, "link": 5}
 
 #: for a time to come
@@ -110,6 +112,10 @@ CLOCK = np.dtype(
         ("wrong_replica", "i8"),
         ("wrong_value", "i8"),
         ("rejected", "i8"),
+        ("fair", "i8"),  # 1: what tenants are served is counted ...
+        ("fair_shared", "i8"),  # ... over the fleet, else by replica
+        ("fair_lift", "i8"),  # 1: who comes back has saved nothing up
+        ("last_tenant", "i8"),  # as of a replica, over the fleet
     ],
     align=True,
 )
@@ -144,6 +150,8 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "serves": (I8, 2),  # [P, N], row of `engines` by which a replica of a row serves a model
     "parked": (I8, 2),  # [R, N + A], queues of requests for models that are not loaded, then for
     "n_parked": (I8, 2),  # [R, N + A], adapters, ... and how many they are
+    "tenants": (TENANT, 1),  # [U], empty when nobody counts
+    "lines": (LINE, 1),  # [R * U], tenant u at replica i in row i * U + u
     "resident": (I8, 2),  # [R, N], number of the last turn of a model that is there, or -1
     "block_ps": (I8, 2),  # [P, K], of load_ps: for blocks of weights that other models have too
     "block_bytes": (I8, 2),  # [P, K], the same of load_bytes
@@ -232,7 +240,7 @@ def new_replicas(pool_of_replica):
     replicas = rows(n, REPLICA)
     replicas.pool = pool_of_replica
     replicas.place = np.arange(n)
-    links = ("queue", "run_head", "run_tail", "chunk_head", "chunk_tail")
+    links = ("queue", "last_tenant", "run_head", "run_tail", "chunk_head", "chunk_tail")
     for link in (*links, "ready_head", "ready_tail"):
         replicas[link] = -1
     replicas.accepts = 1

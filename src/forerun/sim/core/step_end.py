@@ -5,7 +5,7 @@ Legend: i replica, r slot of a live request, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, front, lanes, prefix, speculate, tuning
+from forerun.sim.core import attempts, fair, front, lanes, prefix, speculate, tuning
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
@@ -188,6 +188,8 @@ def complete_chunks(state, i, k, t):
             lists.unlink_chunk(state, i, r)
             request.n_out += 1
             state.totals[i].n_out += 1
+            if state.clock[0].fair == 1:
+                fair.charge(state, i, request.tenant, 0, 1)
             if request.first_token_ps < 0:
                 request.first_token_ps = t
                 if state.clock[0].hedge_first == 1:
@@ -211,6 +213,13 @@ def complete_chunks(state, i, k, t):
 @jit
 def hand_on(state, i, r, t):
     """r goes on elsewhere; its KV stays on replica i until it has been moved."""
+    let_go(state, i, r, t)
+    front.send(state, r, t)
+
+
+@jit
+def let_go(state, i, r, t):
+    """r runs no more on replica i, which keeps its KV until it has been moved."""
     request = state.live[r]
     replica = state.replicas[i]
     lists.unlink_running(state, i, r)
@@ -223,7 +232,6 @@ def hand_on(state, i, r, t):
     replica.n_away += 1
     state.totals[i].n_moved += 1
     state.load[OUTSTANDING, i] -= 1
-    front.send(state, r, t)
 
 
 @jit

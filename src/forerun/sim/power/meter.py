@@ -114,8 +114,8 @@ def under_way(server: Server) -> np.ndarray:
     busy = np.flatnonzero(state.replicas["n_steps"] > 0)
     out = np.zeros(len(busy), dtype=LEAP)
     now = state.replicas[busy]
-    for name in ("start_ps", "first_ps", "slope_ps", "n_steps", "n_seqs", "chunk", "past", "n_draft",
-                 "depth", "draft_tokens"):  # fmt: skip
+    for name in ("start_ps", "first_ps", "slope_ps", "n_steps", "n_seqs", "chunk", "past",
+                 "n_draft", "depth", "draft_tokens"):  # fmt: skip
         out[name] = now[name]
     out["pool"] = now["row"]
     out["replica"] = busy

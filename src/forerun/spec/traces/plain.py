@@ -105,6 +105,10 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         elif name in _TEXTS:
             meta[name] = tuple(labels)
         else:
+            if name == "tenant":
+                numbers = whole_labels(np.arange(len(labels)), labels)
+                named = zip(numbers.tolist(), labels, strict=True)
+                meta["tenants"] = {label: number for number, label in named if label}
             extra[name] = whole_labels(extra[name], labels)
     wordings = _texts(extra, meta, head.path)
     for name in ("kept_tokens", "attended_tokens"):
