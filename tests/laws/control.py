@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fleets import fleets
+from serving import table
 
 from forerun.sim.control.cold import Cold
-from forerun.sim.control.drive import Control
-from forerun.sim.control.slow import with_slow
+from forerun.sim.control.drive import Control, with_rows
+from forerun.sim.control.experts import with_levels
+from forerun.sim.moe.course import Window
+from forerun.sim.moe.layout import Spread
+from forerun.sim.moe.rows import Course
 from forerun.sim.serve import Server
 from forerun.spec.control import Autoscale, ColdStart, Fault
 
@@ -29,16 +33,30 @@ def cold(time_s):
     return Cold((("warm up", time_s),)) if time_s else Cold(())
 
 
-def drive(requests, pools, *, faults=(), cold_s=0.0, **settings):
+def drive(requests, pools, *, faults=(), cold_s=0.0, power=None, rebalance=None, **settings):
     """The control after all requests."""
     server = Server(
-        with_slow(pools, faults), n_requests=len(requests), hash_tokens=requests.hash_tokens,
+        with_rows(pools, faults, power), n_requests=len(requests), hash_tokens=requests.hash_tokens,
         **settings,
     )  # fmt: skip
-    control = Control(server, faults, [cold(cold_s)] * len(pools))
+    control = Control(server, faults, [cold(cold_s)] * len(pools), power, rebalance)
     server.inject(requests)
     control.run()
     return control
+
+
+def drifting(pools, windows_s, order):
+    """The pools, the first of them with rows of three levels in the given order of windows."""
+    at = [replace(pools[0], table=table(flat=2e-3 * f)) for f in (1.0, 1.3, 1.7)]
+    spreads = tuple(Spread(load, 1.0) for load in (1.0, 1.3, 1.7))
+    windows = [Window(spreads[k], False, 0.0) for k in order]
+    rest = (Window(spreads[k % 3], False, 0.0) for k in range(10**9))
+    known = Course(windows, spreads, windows_s, rest)
+    start = order[0]
+    first = replace(pools[0], table=at[start].table, course=known)
+    none = first.pool.model_copy(update={"replicas": 0, "autoscale": None})
+    others = [replace(row, pool=none) for k, row in enumerate(at) if k != start]
+    return with_levels([first, *pools[1:]], [(0, others)])
 
 
 def hard_cases():
@@ -68,4 +86,4 @@ def hard_cases():
             yield f"{name} scaled {p}, faults", scaled(pools, p, **rule), some
 
 
-__all__ = ["ColdStart", "cold", "drive", "hard_cases", "scaled"]
+__all__ = ["ColdStart", "cold", "drifting", "drive", "hard_cases", "scaled"]

@@ -7,20 +7,18 @@ from itertools import combinations, islice
 
 import numpy as np
 import pytest
-from control import cold, scaled
+from control import cold, drifting, scaled
 from fleets import assert_laws, assert_same, fleets, sharing, troubles
-from serving import table, workload
+from serving import workload
 
 from forerun import catalog
 from forerun.errors import Infeasible, SpecError
 from forerun.sim.control.drive import Control
-from forerun.sim.control.experts import with_levels as leveled
 from forerun.sim.control.slow import with_slow
 from forerun.sim.moe import layout, offload, routing
-from forerun.sim.moe.course import Experts, Window, course, levels
+from forerun.sim.moe.course import Experts, course, levels
 from forerun.sim.moe.layout import Spread
 from forerun.sim.moe.placements.balanced import device_loads
-from forerun.sim.moe.rows import Course
 from forerun.sim.prepare import prepare
 from forerun.sim.serve import Server, run
 from forerun.spec.control import Fault
@@ -231,20 +229,6 @@ def test_levels_are_few_and_stand_in_the_midst_of_their_windows():
 # -- the engine --------------------------------------------------------------------------------
 
 
-def with_levels(pools, windows_s, order):
-    """The pools, the first of them with rows of three levels in the given order of windows."""
-    at = [replace(pools[0], table=table(flat=2e-3 * f)) for f in (1.0, 1.3, 1.7)]
-    spreads = tuple(Spread(load, 1.0) for load in (1.0, 1.3, 1.7))
-    windows = [Window(spreads[k], False, 0.0) for k in order]
-    rest = (Window(spreads[k % 3], False, 0.0) for k in range(10**9))
-    known = Course(windows, spreads, windows_s, rest)
-    start = order[0]
-    first = replace(pools[0], table=at[start].table, course=known)
-    none = first.pool.model_copy(update={"replicas": 0, "autoscale": None})
-    others = [replace(row, pool=none) for k, row in enumerate(at) if k != start]
-    return leveled([first, *pools[1:]], [(0, others)])
-
-
 def served_by(requests, pools, commands=(), **settings):
     server = Server(pools, n_requests=len(requests), hash_tokens=requests.hash_tokens, **settings)
     for command in commands:
@@ -263,7 +247,7 @@ def test_a_leap_equals_stepping_while_experts_change_their_load():
             commands = [c for c in troubles(seed, pools) if c[1] != "switch"]
             leapt, stepped = (
                 served_by(
-                    requests, with_levels(pools, 0.05, [0, 2, 1, 0, 1]), commands,
+                    requests, drifting(pools, 0.05, [0, 2, 1, 0, 1]), commands,
                     leap=leap, seed=3,
                 )
                 for leap in (True, False)
@@ -281,7 +265,7 @@ def changing(leap=True, *, kind="one", seed=0, pieces=()):
     """A fleet whose experts drift while replicas come, go, fail and slow down."""
     slow = Fault(effect="slow", mtbf_s=0.2, mttr_s=0.3, factor=2.5)
     faults = (Fault(mtbf_s=0.6, mttr_s=0.1), slow)
-    pools = scaled(with_levels(fleets()[kind], 0.05, [0, 2, 1, 0, 1]), min_replicas=1)
+    pools = scaled(drifting(fleets()[kind], 0.05, [0, 2, 1, 0, 1]), min_replicas=1)
     requests = sharing(seed, 60, isl=60)
     server = Server(
         with_slow(pools, faults), n_requests=60, hash_tokens=requests.hash_tokens, leap=leap
@@ -320,7 +304,7 @@ def test_levels_that_cost_the_same_write_the_log_of_the_plain_engine():
     for closed in (None, 6):
         requests = workload(4, 60)
         pools = fleets()["one"]
-        rows = with_levels(pools, 0.05, [0, 2, 1, 0, 1])
+        rows = drifting(pools, 0.05, [0, 2, 1, 0, 1])
         same = [replace(row, table=pools[0].table) for row in rows]
         a = served_by(requests, same, concurrency=closed).log_so_far()
         b = run(requests, pools, concurrency=closed)
@@ -332,7 +316,7 @@ def test_a_busier_device_never_makes_a_run_shorter():
     requests = workload(4, 80)
     spans = []
     for order in ([0], [1], [2]):
-        pools = with_levels(fleets()["one"], 1e6, order)
+        pools = drifting(fleets()["one"], 1e6, order)
         spans.append(served_by(requests, pools).log_so_far().requests["done_ps"].sum())
     assert spans == sorted(spans)
     assert spans[0] < spans[2]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from forerun.sim.serve import Served
     from forerun.spec.requests import Requests
 
+Grids = float | dict[str, float] | None
+
 #: an answer's bytes on the wire, a token: an event of a stream with its JSON, about 200 bytes
 TOKEN_BYTES = 200.0  # estimate
 
@@ -49,20 +51,30 @@ def placed(case: Case, deployment: Deployment, pools: Sequence[Served]) -> list[
         gco2e = catalog.grid(grid).gco2e_per_kwh if grid is not None else 0.0
         by_name[pool.name] = (pool.region, usd, gco2e)
     for served in pools:
-        region, usd, gco2e = by_name[served.pool.name]
+        region, usd, gco2e = by_name[served.block or served.pool.name]
         at = names.index(region) if region is not None else 0
         out.append(replace(served, region=at, usd_per_hour=usd, gco2e_per_kwh=gco2e))
     return out
 
 
-def explain(case: Case, deployment: Deployment, wanted: Requests, log: Log) -> list[str]:
-    """Who was served where, how long requests were on their way, and what left the regions."""
+def grids(found: Grids, pools: Sequence[Served]) -> Grids:
+    """Intensities of grids by pool, as intensities by row: lanes of a pool have names of theirs."""
+    if not isinstance(found, dict):
+        return found
+    return {served.pool.name: found[served.block or served.pool.name] for served in pools}
+
+
+def explain(case: Case, pools: Sequence[Served], wanted: Requests, log: Log) -> list[str]:
+    """Who was served where, how long requests were on their way, and what left the regions.
+
+    pools : as `placed` gives them.
+    """
     import numpy as np
 
     if not case.regions or wanted.region is None:
         return []
     names, rows = list(case.regions), log.requests[log.requests["replica"] >= 0]
-    place = _places(case, deployment, log)[rows["replica"]]
+    place = np.array([pools[p].region for p in log.pool_of_replica])[rows["replica"]]
     home = wanted.region[rows["request"]]
     out = []
     way = np.array(way_s(case))[home, place]
@@ -87,15 +99,6 @@ def explain(case: Case, deployment: Deployment, wanted: Requests, log: Log) -> l
             f"{units.show(usd, 'usd')} (not in the cost of the run, which is that of devices)."
         )
     return out
-
-
-def _places(case: Case, deployment: Deployment, log: Log) -> np.ndarray:
-    """The number of the region that each replica is in: int64 [replicas]."""
-    import numpy as np
-
-    names = list(case.regions)
-    at = {pool.name: names.index(pool.region) for pool in deployment.pools if pool.region}
-    return np.array([at.get(log.pools[p], 0) for p in log.pool_of_replica], dtype=np.int64)
 
 
 def _bytes_out(rows: np.ndarray) -> np.ndarray:

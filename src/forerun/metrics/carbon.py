@@ -6,11 +6,10 @@ from collections.abc import Mapping
 
 from forerun.metrics import energy
 from forerun.metrics.window import View
+from forerun.sim.power.course import J_PER_KWH
 
 #: of one grid, or of each pool's by the pool's name
 Intensity = float | Mapping[str, float] | None
-
-J_PER_KWH = 3.6e6
 
 
 def operational_gco2e(

@@ -16,13 +16,18 @@ from forerun.sim import policy as policy_room
 from forerun.sim import responses as response_room
 from forerun.sim import tables as table_arrays
 from forerun.sim.check import (
+    check_adapters,
     check_caps,
     check_drafts,
+    check_fair,
     check_hashes,
+    check_lanes,
     check_models,
     check_regions,
     check_reuse,
     check_roles,
+    check_tuning,
+    check_weights,
     check_widths,
 )
 from forerun.sim.collect import assumed, client_counts, live_slots, unfinished, wrong_choice
@@ -33,8 +38,9 @@ from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_fleet import NO_CAP
 from forerun.sim.core.signatures import KINDS
-from forerun.sim.log import Log
-from forerun.sim.room import gate_memory_for, pending_for, wider
+from forerun.sim.lanes import told
+from forerun.sim.log import Log, Tenant
+from forerun.sim.room import gate_memory_for, pending_for, tenants_for, wider
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
 from forerun.sim.tiers import Tier, check_tiers, uses
 from forerun.spec.deployment import Engine, Policy, ResponseCache
@@ -87,6 +93,7 @@ class Server:
     announce: Callable[[str], None] | None = None
     models: Sequence[str] = ()  # their names, for the log
     way_s: Sequence[Sequence[float]] = ((0.0,),)  # one way between the regions of clients, replicas
+    tenants: Sequence[Tenant] = ()  # by number; those that are not told of have weight 1
 
     def __post_init__(self) -> None:
         self._check()
@@ -109,6 +116,10 @@ class Server:
                 ],
                 priced=[speculate.priced for speculate in self._found["speculate"]],
                 every_turn=[turn.every_step for turn in self._found["turn"]],
+                fair=[order.again for order in self._found["order"]],
+                every_order=[order.again and order.every_step for order in self._found["order"]],
+                fair_shared=self._fair["shared"] > 0,
+                fair_lift=self._fair["lift"] > 0,
                 fresh=any(self._found[kind][0].fresh for kind in ("route", "place")),
                 cached=any(self._found[kind][0].cached for kind in ("route", "place")),
                 hash_tokens=self.hash_tokens,
@@ -141,12 +152,16 @@ class Server:
         check_widths(self.pools)
         self._found = {
             kind: [self._policy(kind, served.pool.engine) for served in self.pools]
-            for kind in ("order", "admit", "batch", "preempt", "speculate", "turn")
+            for kind in ("order", "admit", "batch", "preempt", "speculate", "turn", "tune")
         }
         fleet = {"route": self.route, "place": self.place, "fetch": self.fetch, "gate": self.gate}
         for kind, chosen in fleet.items():
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
+        self._fair = policy_room.fair_knobs(self._found["order"])
+        check_weights(self.tenants, any(order.again for order in self._found["order"]))
+        check_fair(self.pools, [order.again for order in self._found["order"]])
         check_roles(self.pools)
+        check_lanes(self.pools, len(self.tiers))
         check_drafts(self.pools)
         check_reuse(self.pools, len(self.tiers))
         check_caps(self.pools, self.hash_tokens)
@@ -154,6 +169,8 @@ class Server:
         check_tiers(self.pools, self.tiers, self.hash_tokens)
         check_models(self.pools)
         check_regions(self.pools, self.way_s)
+        check_adapters(self.pools)
+        check_tuning(self.pools)
 
     def _policy(self, kind: str, engine: Engine) -> policy_room.Found:
         return policy_room.find(kind, self.policies.get(kind, getattr(engine, kind)))
@@ -227,10 +244,17 @@ class Server:
         rows.priority = 0 if requests.priority is None else requests.priority
         rows.tenant = 0 if requests.tenant is None else requests.tenant
         if n:
-            self._put(gate_memory=gate_memory_for(self._state, int(rows.tenant.max()) + 1))
+            n_tenants = int(rows.tenant.max()) + 1
+            self._put(gate_memory=gate_memory_for(self._state, n_tenants))
+            if self._clock.fair or self.tenants:
+                weights = np.array([one.weight for one in self.tenants])
+                ttft_s = np.array([one.ttft_s for one in self.tenants])
+                more = tenants_for(self._state, n_tenants, weights, self._fair, ttft_s)
+                self._put(**more)
         rows.session = -1 if requests.session is None else requests.session
         rows.model = self._models(requests)
         rows.region = self._regions(requests)
+        rows.adapter = self._adapters(requests)
         self._name_prefixes(rows, requests)
         self._cap(rows, requests)
         rows.workflow = -1
@@ -311,6 +335,16 @@ class Server:
             raise SpecError.one("requests", what, f"regions 0 to {len(self.way_s) - 1}")
         return requests.region
 
+    def _adapters(self, requests: Requests) -> np.ndarray | int:
+        """The adapter that each request names; -1 none.  Raises SpecError for unknown ones."""
+        if requests.adapter is None:
+            return -1
+        known = len(self._state.adapters)
+        if len(requests) and not -1 <= requests.adapter.min() <= requests.adapter.max() < known:
+            what = f"name adapters up to {requests.adapter.max()}, and there are {known}"
+            raise SpecError.one("requests", what, f"deployment.adapters.n: {known + 1} or more")
+        return requests.adapter
+
     def _name_prefixes(self, rows: Any, requests: Requests) -> None:
         """Give each row its whole prefix blocks; blocks of requests that ended are forgotten."""
         if self.hash_tokens == 0 or requests.block_hashes is None:
@@ -329,6 +363,9 @@ class Server:
             names = chained(names, requests.block_starts)
         if requests.model is not None:  # one prefix of two models is two blocks of KV
             names = names ^ (np.repeat(requests.model, named) << 50)
+        if requests.adapter is not None:  # so it is with adapters (vLLM hashes their name too)
+            other = np.where(requests.adapter < 0, 0, (requests.adapter + 1) * 0x9E3779B97F4A7C1)
+            names = names ^ np.repeat(other, named)
         self._put(hashes=np.concatenate([old, names]))
 
     @property
@@ -409,6 +446,8 @@ class Server:
             end_ps=self._end_ps(under_way),
             n_unfinished=len(under_way),
             loads=np.array(self._state.loads),
+            tuned=np.array(self._state.tuned) if self._clock.tunes else None,
+            fitted=np.array(self._state.fitted) if self._clock.has_adapters else None,
             replicas=np.array(self._state.totals),
             pool_of_replica=self.pool_of_replica,
             tables=tuple(served.table for served in self.pools),
@@ -424,12 +463,17 @@ class Server:
                 "policies": {
                     kind: sorted({f.name for f in found})
                     for kind, found in self._found.items()
-                    if kind != "speculate" or any(served.draft for served in self.pools)
+                    if (kind != "speculate" or any(served.draft for served in self.pools))
+                    and (kind != "tune" or self._clock.tunes)
                 },
                 "compiled": JIT,
                 "hash_tokens": self.hash_tokens,
+                "tuning": [served.pool.engine.tuning for served in self.pools],
                 "models": tuple(self.models),
+                "tenants": tuple(self.tenants),
+                "fair": {k: self._fair[k] for k in ("input", "output")},
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
+                **({} if (lanes := told(self.pools, self._state)) is None else {"lanes": lanes}),
                 "assumed": (
                     *assumed(self.pools, self.tiers, self._own_caps),
                     *response_room.assumed(self.responses),

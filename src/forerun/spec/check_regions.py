@@ -42,6 +42,9 @@ def check_regions(case: Case) -> list[Problem]:
     if case.models and any(asked.traffic is not None for asked in case.models.values()):
         what = "models with traffic of their own do not say where it comes from"
         out.append(Problem("models", what, "shares of the case's traffic, or no regions"))
+    if any(tenant.traffic is not None for tenant in case.tenants.values()):
+        what = "tenants with traffic of their own do not say where it comes from"
+        out.append(Problem("tenants", what, "shares of the case's traffic, or no regions"))
     return out
 
 

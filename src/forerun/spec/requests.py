@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 
 #: columns with one value a request
 COLUMNS = (
-    "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "deadline_s", "workflow",
-    "acceptance", "region", "took_s",
-    "acceptance", "wording", "kept_tokens", "attended_tokens",
+    "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "adapter", "deadline_s",
+    "workflow", "region", "took_s", "acceptance", "wording", "kept_tokens", "attended_tokens",
 )  # fmt: skip
 
 #: meta["blocks"] of requests whose block hashes name what stands in a block, not what a prompt
@@ -49,6 +48,7 @@ class Requests:
     session   : int64 [N], requests of one conversation share a number; -1 when none.
     tenant    : int64 [N], who pays; absent when one.
     model     : int64 [N], which of the run's models each asks for; absent when all ask for one.
+    adapter   : int64 [N], the adapter (LoRA) that each names, -1 for none; absent when none does.
     deadline_s: float64 [N], when the whole answer must be there, from arrival; inf when none.
         In a workflow: from the arrival of the workflow.
     block_hashes, block_starts : int64 [sum], int64 [N+1]: the prompt's prefix blocks as hashes,
@@ -76,6 +76,7 @@ class Requests:
     session: np.ndarray | None = None
     tenant: np.ndarray | None = None
     model: np.ndarray | None = None
+    adapter: np.ndarray | None = None
     deadline_s: np.ndarray | None = None
     block_hashes: np.ndarray | None = None
     block_starts: np.ndarray | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from mechanisms import Case, Mechanism, every_pool
+from mechanisms import Case, Mechanism, every_pool, part
 
 COLD = {"allocate_s": "50 ms", "warm_s": "30 ms"}
 
@@ -43,6 +43,12 @@ def offload(case: Case) -> None:
     every_pool(moe={"routing": {"kind": "zipf", "skew": 0.7}, "offload": {"in_hbm": 0.9}})(case)
 
 
+def rebalance(policy, **params):
+    return part(
+        "deployment", rebalance={"policy": {"name": policy, "params": params}, "period_s": "30 ms"}
+    )
+
+
 def worse_links(case: Case) -> None:
     """Where nothing else moves KV, notice of a loss does."""
     fault(effect="link", mtbf_s="200 ms", mttr_s="200 ms", factor=8)(case)
@@ -69,6 +75,7 @@ MECHANISMS = [
     Mechanism("stragglers", fault(effect="slow", mtbf_s="400 ms", mttr_s="400 ms", factor=2.5),
               never(effect="slow", factor=2.5)),
     Mechanism("worse links", worse_links),
+    Mechanism("rebalancing", rebalance("even_kv", gap=0.1), rebalance("even_kv", gap=2.0)),
     Mechanism("experts that drift", experts, every_pool(moe={"routing": {}}), slot="experts"),
     Mechanism("experts on the host", offload, every_pool(moe={"offload": {"in_hbm": 1.0}})),
 ]  # fmt: skip

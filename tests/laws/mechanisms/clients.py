@@ -24,6 +24,21 @@ def workflows(case: Case) -> None:
     traffic["workflow"] = {"nodes": nodes, "block_tokens": 32}
 
 
+def questions(case: Case) -> None:
+    asked = {"topics": 5, "questions": 2, "wordings": 2, "skew": 0.5}
+    case["traffic"]["questions"] = [
+        {"category": "help", "share": 0.7, **asked}, {"category": "chat", "share": 0.3, **asked},
+    ]  # fmt: skip
+
+
+def kept_answers(case: Case, **how) -> None:
+    questions(case)
+    categories = {"chat": {"ttl_s": "100 ms"}}
+    case["deployment"]["response_cache"] = {
+        "threshold": 0.8, "quota": 8, "categories": categories, **how
+    }  # fmt: skip
+
+
 MECHANISMS = [
     Mechanism("hedging", part("traffic", client={"hedge_s": "150 ms"}),
               part("traffic", client={"hedge_s": "1000 s"})),
@@ -32,5 +47,6 @@ MECHANISMS = [
         "retry_on": ["rejection", "timeout", "failure"],
     }), part("traffic", client={"give_up_s": "1000 s"})),
     Mechanism("closed loop", closed),
+    Mechanism("response cache", kept_answers),
     Mechanism("workflows", workflows),
 ]  # fmt: skip

@@ -41,6 +41,16 @@ def gate(name, **params):
     return part("deployment", gate=policy(name, **params))
 
 
+def fair(case):
+    case["tenants"] = {"a": {"weight": 2, "share": 2}, "b": {}}
+    engines(order="vtc")(case)
+
+
+def fair_to_one(case):
+    case["tenants"] = {"a": {}}
+    engines(order="vtc")(case)
+
+
 def by_speed(case):
     unequal(case)
     route("fastest_free")(case)
@@ -62,4 +72,5 @@ MECHANISMS = [
               column=classes, slot="order"),
     Mechanism("deadlines first", engines(order="earliest_deadline"), column=deadlines,
               slot="order"),
+    Mechanism("fair queueing", fair, fair_to_one, slot="order"),
 ]  # fmt: skip

@@ -17,32 +17,56 @@ from forerun.sim.control.experts import Experts, has_course
 from forerun.sim.control.faults import Faults
 from forerun.sim.control.find import find
 from forerun.sim.control.hardware import Hardware
+from forerun.sim.control.rebalancer import Rebalancer, check_moves
 from forerun.sim.control.scaler import Scaler
 from forerun.sim.control.slow import with_slow
 from forerun.sim.log import Log
+from forerun.sim.power.controller import PowerControl
+from forerun.sim.power.rows import with_levels
 from forerun.sim.serve import LONGEST_S, Server
 from forerun.sim.setup import Served
-from forerun.spec.control import Fault
+from forerun.spec.control import Fault, Rebalance
+from forerun.spec.power import RowPower
 
+Looking = Scaler | PowerControl | Rebalancer
 DAY_S = 86_400.0
 
 
-def is_controlled(pools: Sequence[Served], faults: Sequence[Fault]) -> bool:
+def with_rows(
+    pools: Sequence[Served], faults: Sequence[Fault] = (), power: RowPower | None = None
+) -> list[Served]:
+    """The pools, then every other row that levels of power and faults can ask for."""
+    return with_slow(with_levels(pools, power), faults)
+
+
+def is_controlled(
+    pools: Sequence[Served],
+    faults: Sequence[Fault],
+    power: RowPower | None = None,
+    rebalance: Rebalance | None = None,
+) -> bool:
     """Whether anything changes while the fleet runs."""
-    scaled = any(served.pool.autoscale is not None for served in pools)
-    return bool(faults) or scaled or has_course(pools)
+    acts = power is not None and power.policy.name != "watch"
+    scales = any(served.pool.autoscale is not None for served in pools)
+    return bool(faults) or acts or scales or rebalance is not None or has_course(pools)
 
 
 class Control:
     """Everything that changes the fleet of a server while it runs.
 
-    The server runs `with_slow(pools, faults)`.  colds : cold starts by pool, none takes time when
-    absent.
+    The server runs `with_rows(pools, faults, power)`.  colds : cold starts by pool, none takes time
+    when absent.
     """
 
     def __init__(
-        self, server: Server, faults: Sequence[Fault] = (), colds: Sequence[Cold] = ()
+        self,
+        server: Server,
+        faults: Sequence[Fault] = (),
+        colds: Sequence[Cold] = (),
+        power: RowPower | None = None,
+        rebalance: Rebalance | None = None,
     ) -> None:
+        check_moves(server.pools, rebalance)
         self.server = server
         pools = [served.pool for served in server.pools]
         rules = [find("scale", p.autoscale.policy) if p.autoscale else None for p in pools]
@@ -51,6 +75,7 @@ class Control:
             server,
             colds=[*colds, *[WARM] * (len(pools) - len(colds))],
             wanted=[first_replicas(p) for p in pools],
+            moves=[bool(p.autoscale and p.autoscale.scale_in == "move") for p in pools],
             pays_while_down=[p.autoscale is None for p in pools],
         )
         self.scalers = [
@@ -60,7 +85,17 @@ class Control:
         ]
         self.experts = Experts(self.hardware.dials)
         self.faults = Faults(self.hardware, faults, draws, server.seed)
-        self.changes_fleet = bool(faults or self.scalers)
+        self.power: list[PowerControl] = []
+        if power is not None and power.policy.name != "watch":
+            chosen = find("power", power.policy)
+            self.power.append(PowerControl(self.hardware, power, chosen))
+            self.power[0].begin()
+        self.rebalancers: list[Rebalancer] = []
+        if rebalance is not None:
+            rule = find("rebalance", rebalance.policy)
+            self.rebalancers.append(Rebalancer(self.hardware, rebalance, rule))
+        # whether replicas come, go or draw another power
+        self.changes_fleet = bool(faults or self.scalers or self.power)
         self.patience_s = DAY_S + max(
             [c.time_s for c in colds]
             + [f.mttr_s + max(f.at_s, default=0.0) for f in faults]
@@ -98,26 +133,27 @@ class Control:
                 return
             self._act(now, due)
 
-    def _reach(self, until_s: float) -> tuple[float, list[Scaler] | None]:
+    def _reach(self, until_s: float) -> tuple[float, list[Looking] | None]:
         """Advance to the next look; who looks then, or None if `until_s` came before it."""
-        each = [self.hardware.next_s, self.experts.next_s, *(s.next_s for s in self.scalers)]
+        looking: list[Looking] = [*self.scalers, *self.power, *self.rebalancers]
+        each = [self.hardware.next_s, self.experts.next_s, *(one.next_s for one in looking)]
         now = min(each) if min(each) < LONGEST_S else np.inf  # the clock does not reach later ones
-        due = [scaler for scaler in self.scalers if scaler.next_s <= now]
+        due = [one for one in looking if one.next_s <= now]
         self.server.advance(min(now, until_s))
         return (now, due) if now <= until_s else (until_s, None)
 
-    def _act(self, now: float, due: list[Scaler]) -> None:
+    def _act(self, now: float, due: list[Looking]) -> None:
         self.experts.act(now)
         self.hardware.catch_up(now)
-        for scaler in due:
-            scaler.act(now)
+        for one in due:
+            one.act(now)
 
     def log(self) -> Log:
         """The server's log with what its replicas were paid and up for, and what was decided."""
         log = self.server.log_so_far()
-        if not self.changes_fleet:
+        if not (self.changes_fleet or self.rebalancers):
             return log
-        spans = self.hardware.spans(self.server.now_s)
+        spans = self.hardware.spans(self.server.now_s) if self.changes_fleet else None
         assumed = [*log.meta["assumed"], *(a for c in self.hardware.colds for a in c.assumed)]
         told = {"assumed": tuple(dict.fromkeys(assumed)), "control": self.told()}
         return replace(log, spans=spans, meta={**log.meta, **told})
@@ -126,7 +162,12 @@ class Control:
         """Cold starts, counts and decisions, as plain values."""
         hardware = self.hardware
         own = [p for p, served in enumerate(self.server.pools) if served.pool.replicas > 0]
+        moved = [
+            {"looks": one.n_looks, "ordered": one.n_ordered, "policy": one.spec.policy.name}
+            for one in self.rebalancers
+        ]
         return {
+            **({"rebalance": moved[0]} if moved else {}),
             "cold_starts": {
                 self.server.pools[p].pool.name: dict(hardware.colds[p].stages) for p in own
             },
@@ -137,6 +178,7 @@ class Control:
                 for s in self.scalers
                 for t, n in s.decisions
             ],
+            **({"power": self.power[0].told_words()} if self.power else {}),
         }
 
 
@@ -154,14 +196,16 @@ def run_controlled(
     *,
     faults: Sequence[Fault] = (),
     colds: Sequence[Cold] = (),
+    power: RowPower | None = None,
+    rebalance: Rebalance | None = None,
     progress: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> Log:
     """Simulate a workload on a fleet that changes, to its end.  settings : those of `Server`."""
     if requests.block_hashes is not None:
         settings.setdefault("hash_tokens", requests.hash_tokens)
-    server = Server(with_slow(pools, faults), n_requests=len(requests), **settings)
-    control = Control(server, faults, colds)
+    server = Server(with_rows(pools, faults, power), n_requests=len(requests), **settings)
+    control = Control(server, faults, colds, power, rebalance)
     server.inject(requests)
     control.run(progress)
     return control.log()

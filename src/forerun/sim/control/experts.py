@@ -29,10 +29,14 @@ def with_levels(
 ) -> list[Served]:
     """The pools, then the rows that some of them run at other levels of load.
 
-    others : a pool that has a course, and its rows in the order of their levels, its own left out.
+    others : a pool and further rows of it; where it has a course, in the order of their levels, its
+             own left out.
     """
     out = list(pools)
     for p, rows in others:
+        if out[p].course is None:
+            out += rows  # they are no levels
+            continue
         out[p] = replace(out[p], levels=out[p].course.rows(p, len(out)))
         level_of = {row: level for level, row in enumerate(out[p].levels)}
         first = len(out)

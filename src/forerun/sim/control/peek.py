@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from forerun.sim.collect import live_slots
 from forerun.sim.core import compile as compiler
 from forerun.sim.core.order import NEVER
-from forerun.sim.core.rows_request import HELD
+from forerun.sim.core.rows_request import HELD, WAITING
 from forerun.sim.core.signatures import OUTSTANDING
 from forerun.sim.serve import PS, Server
 
@@ -25,7 +26,10 @@ def shut(server: Server, replicas: Iterable[int]) -> None:
 
 
 def end_at_last_event(server: Server) -> None:
-    """The run ended with its last event, not when somebody looked again."""
+    """The run ended with its last event, not when somebody looked again; steps that replicas are
+    in though nobody waits for them (fine-tuning) are ended as in a run without controllers."""
+    if at_rest(server) and in_a_step(server):
+        server.advance()
     server._clock.now_ps = server._clock.event_ps
 
 
@@ -87,6 +91,17 @@ def blocks_in_use(server: Server) -> np.ndarray:
     """KV blocks in use on each replica at this moment: int64 [replicas]."""
     compiler.entry("look")(server._state)
     return np.array(server._state.offered_of)
+
+
+def waiting_blocks(server: Server) -> np.ndarray:
+    """KV blocks that those who wait to start will need for what is known of them: by replica."""
+    now = server._state
+    slots = live_slots(now)
+    slots = slots[now.live["phase"][slots] == WAITING]
+    i = now.live["replica"][slots]
+    block = now.engines["block_tokens"][now.replicas["pool"][i]]
+    need = -(-now.live["n_known"][slots] // block)
+    return np.bincount(i, weights=need, minlength=len(now.replicas)).astype(np.int64)
 
 
 def held(server: Server) -> tuple[int, int]:

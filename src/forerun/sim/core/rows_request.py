@@ -20,7 +20,8 @@ ARRIVAL = np.dtype(
         ("hash_at", "i8"),  # its prompt's blocks in `hashes`
         ("n_hash", "i8"),
         ("acceptance", "f8"),  # chance that a token proposed for it is right; -1: as its pool says
-        ("model", "i8"),  # that it asks for
+        ("model", "i8"),  # that it asks for ...
+        ("adapter", "i8"),  # ... and the adapter; -1 when none
         ("region", "i8"),  # its client's
         ("on_way", "i8"),  # 1 + the slot of a request that was sent to a replica far away, or 0
         ("most_kept", "i8"),  # its own caps: of KV tokens in memory ...
@@ -38,6 +39,13 @@ CALL = np.dtype(
         ("n_next", "i8"),
         ("lost", "i8"),  # 1: a predecessor gave no answer
         ("sent_ps", "i8"),  # when it is sent, as far as the predecessors that have ended say
+        ("path_ps", "i8"),  # service on the longest path of calls before it ...
+        ("ran_ps", "i8"),  # ... and its own
+        (
+            "left_calls",
+            "i8",
+        ),  # on the longest path from it to the end, itself included ...
+        ("left_tokens", "i8"),  # ... and the most tokens on one
         ("attempt", "i8"),  # how often it has been sent
         ("slot", "i8"),  # copies that its client waits for; -1 when none
         ("twin", "i8"),
@@ -55,7 +63,7 @@ TIMER = np.dtype(
 SUCCESSOR = np.dtype([("request", "i8"), ("delay_ps", "i8")], align=True)
 
 #: requests that belong together
-FLOW = np.dtype([("n_left", "i8"), ("start_ps", "i8")], align=True)
+FLOW = np.dtype([("n_left", "i8"), ("start_ps", "i8"), ("ran_ps", "i8")], align=True)
 
 #: what the response cache in front makes of a request, by its number
 ASK = np.dtype(
@@ -108,6 +116,7 @@ LIVE = np.dtype(
         ("replica", "i8"),
         ("pool", "i8"),
         ("model", "i8"),
+        ("adapter", "i8"),  # -1 when none
         ("n_preempt", "i8"),
         ("n_shared", "i8"),  # of them in the store of its replica, held
         ("source", "i8"),  # replica that computed its KV and still holds it; -1 when none
@@ -123,6 +132,8 @@ LIVE = np.dtype(
         ("cached", "i8"),
         ("n_left", "i8"),  # blocks held there for it alone ...
         ("n_left_shared", "i8"),  # ... and prefix blocks in the store there
+        ("aside", "i8"),  # 1: it waits apart for its adapter ...
+        ("aside_ps", "i8"),  # ... since then
         ("left_ps", "i8"),  # when it left there
         ("away_ps", "i8"),
         ("n_retries", "i8"),
@@ -139,6 +150,13 @@ LIVE = np.dtype(
         ("recent_tried", "f8"),  # ... of those looked at (none behind a wrong one is)
         ("acceptance", "f8"),  # its true chance, -1 as its pool says: who reads it is an oracle
         ("avoid", "i8"),  # replica that another copy of it is on; -1 when none
+        ("first_by_ps", "i8"),  # when its first token is due by its class; NEVER when not said
+        ("attained_ps", "i8"),  # service of its workflow's requests that had ended when it came ...
+        ("path_ps", "i8"),  # ... and on the longest path of those that it waited for
+        ("left_calls", "i8"),  # requests on the longest path from it to the end, itself included
+        ("left_tokens", "i8"),  # the most tokens on one: a policy that reads it is an oracle
+        ("served", "i8"),  # its tenant, when an order policy is asked again: see core/fair.py
+        ("charged", "i8"),  # 1: its prompt has been counted
         ("rate", "f8"),  # of its transfer, bytes a picosecond
         ("to_move", "f8"),  # bytes still to be moved ...
         ("moved_ps", "i8"),  # ... at this time, later than now while latency passes

@@ -13,10 +13,8 @@ from forerun.spec.traces._faults import Faults
 
 MAX_TOKENS = 2**31 - 1  # the simulator's log holds lengths in 32 bits
 _EXTRA = (
-    "priority", "session", "tenant", "model", "deadline_s", "workflow", "acceptance", "region",
-    "took_s",
-    "priority", "session", "tenant", "model", "deadline_s", "workflow", "acceptance", "wording",
-    "kept_tokens", "attended_tokens",
+    "priority", "session", "tenant", "model", "adapter", "deadline_s", "workflow", "region",
+    "took_s", "acceptance", "wording", "kept_tokens", "attended_tokens",
 )  # fmt: skip
 _GRAPH = ("successors", "successor_starts", "delay_s")
 

@@ -3,7 +3,7 @@
 Arrival: arrival_s, timestamp, ... in seconds, or with a suffix _ms, _us, _ns; wall-clock strings
 and seconds since 1970 are counted from the first row.  Lengths: isl | input_tokens |
 prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s;
-took_s, what the answer took from arrival to its end;
+adapter (a number, -1 for none); took_s, what the answer took from arrival to its end;
 kept_tokens and attended_tokens, 0 for none.
 For a response cache: query_id (requests with one have the same text), question_id (the same right
 answer; each text a question of its own when absent), category.
@@ -35,6 +35,7 @@ from forerun.spec.traces._table import (
 from forerun.spec.wordings import Wordings, apart
 
 NAME = "plain"
+MAX_ADAPTER = 99_999  # a replica has a row for each of them
 
 _TIME = (
     "arrival_s", "arrived_at_s", "arrived_at", "arrival_time_s", "arrival_time", "arrival",
@@ -54,6 +55,7 @@ _OPTIONAL = {
     "session": Column(("session", "session_id", "conversation_id"), "text", required=False),
     "tenant": Column(("tenant", "tenant_id", "user", "user_id"), "text", required=False),
     "model": Column(("model", "model_name"), "text", required=False),
+    "adapter": Column(("adapter", "lora", "adapter_id"), required=False),
     "deadline_s": Column(("deadline_s",), required=False),
     "took_s": Column(("took_s", "e2el_s", "e2e_s", "elapsed_s"), required=False),
     "kept_tokens": Column(("kept_tokens",), required=False),
@@ -105,20 +107,21 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         elif name in _TEXTS:
             meta[name] = tuple(labels)
         else:
+            if name == "tenant":
+                numbers = whole_labels(np.arange(len(labels)), labels)
+                named = zip(numbers.tolist(), labels, strict=True)
+                meta["tenants"] = {label: number for number, label in named if label}
             extra[name] = whole_labels(extra[name], labels)
     wordings = _texts(extra, meta, head.path)
     for name in ("kept_tokens", "attended_tokens"):
         if name in extra:
             extra[name] = _whole_or_none(extra[name], name, head.path)
     lines = table.lines
-    if "priority" in extra:
-        bad = ~(np.abs(extra["priority"]) < 2**53) | (extra["priority"] % 1 != 0)
-        faults.add_where(
-            "not_whole", bad, lines, lambda i: f"priority {extra['priority'][i]:g} is not whole"
-        )
+    for name in [one for one in ("priority", "adapter") if one in extra]:
+        bad = _refused(faults, name, extra[name], lines)
         values = {n: None if v is None else v[~bad] for n, v in values.items()}
         extra, lines = {n: v[~bad] for n, v in extra.items()}, lines[~bad]
-        extra["priority"] = extra["priority"].astype(np.int64)
+        extra[name] = extra[name].astype(np.int64)
     requests = build(
         faults, format=NAME, n_rows=table.n_rows, lines=lines, **values,
         extra=extra, meta=meta, skip_bad=skip_bad, sort=sort,
@@ -163,6 +166,16 @@ def _texts(columns: dict[str, Any], labels: dict[str, Any], path: Path) -> Wordi
     return apart(of["question"], of["category"], names.get("category", ("all",)))
 
 
+def _refused(faults: Faults, name: str, numbers: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """Rows whose priority or adapter is none: bool [N]."""
+    bad, words = ~(np.abs(numbers) < 2**53) | (numbers % 1 != 0), "is not whole"
+    if name == "adapter":
+        bad |= (numbers < -1) | (numbers > MAX_ADAPTER)
+        words = f"is not a number from -1 to {MAX_ADAPTER}"
+    faults.add_where("not_whole", bad, lines, lambda i: f"{name} {numbers[i]:g} {words}")
+    return bad
+
+
 def _is_clock(head: Head, column: str) -> bool:
     """Does the first row that can be read hold a date, not a number?"""
     place = head.columns.index(column)
@@ -199,8 +212,8 @@ def _seconds(values: np.ndarray, column: str, path: Path) -> tuple[np.ndarray, d
 def write(requests: Requests, path: str | Path) -> tuple[str, ...]:
     """Writes CSV, or Parquet when the name ends in .parquet; times to the last bit."""
     names = (
-        "arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s", "kept_tokens",
-        "attended_tokens",
+        "arrival_s", "isl", "osl", "priority", "session", "tenant", "adapter", "deadline_s",
+        "kept_tokens", "attended_tokens",
     )  # fmt: skip
     columns = {n: v for n in names if (v := getattr(requests, n)) is not None}
     if Path(path).suffix == ".parquet":
