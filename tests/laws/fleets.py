@@ -119,7 +119,8 @@ def assert_laws(server, requests, *, all_sent=True):
     computed += wasted.wasted_tokens
     if len(done) == len(rows):
         rejected = (log.replicas["n_drafted"] - log.replicas["n_extra"]).sum()
-        assert log.replicas["n_tokens"].sum() == computed + rejected
+        encoded = state.encodes.n_units.sum()
+        assert log.replicas["n_tokens"].sum() == computed + rejected + encoded
         assert log.replicas["n_extra"].sum() == rows["n_extra"].sum()
         assert not state.replicas.n_blocks.any()
         assert not state.replicas.n_away.any()

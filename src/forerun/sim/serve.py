@@ -17,7 +17,9 @@ from forerun.sim import tables as table_arrays
 from forerun.sim.check import (
     check_caps,
     check_drafts,
+    check_encoders,
     check_hashes,
+    check_items,
     check_models,
     check_reuse,
     check_roles,
@@ -85,6 +87,7 @@ class Server:
     def __post_init__(self) -> None:
         self._check()
         self._kept: list[Batches] = []
+        self._has_items = False
         self.pool_of_replica = pool_of_replica(self.pools)
         self._state = new_state(
             self.pools,
@@ -136,6 +139,7 @@ class Server:
         fleet = {"route": self.route, "place": self.place, "fetch": self.fetch, "gate": self.gate}
         for kind, chosen in fleet.items():
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
+        check_encoders(self.pools)
         check_roles(self.pools)
         check_drafts(self.pools)
         check_reuse(self.pools, len(self.tiers))
@@ -182,7 +186,15 @@ class Server:
         self._put(arrivals=buffer)
 
     def command(self, time_s: float, verb: str, replica: int, value: int = 0) -> None:
-        """Order something of a replica for a time not yet past (`VERBS` in `sim.core.state`)."""
+        """Order something of a replica for a time not yet past (`VERBS` in `sim.core.state`).
+
+        Raises SpecError for a switch that would make a replica encode, or encode no more.
+        """
+        if verb == "switch":
+            own = self.pools[self.pool_of_replica[replica]].pool.role
+            if (own == "encode") != (self.pools[value].pool.role == "encode"):
+                what = f"replica {replica} ({own}) cannot switch to {self.pools[value].pool.name}"
+                raise SpecError.one("command", what, "a pool that encodes keeps to that")
         clock, old = self._clock, self._state.commands
         row = state.rows(1, state.COMMAND)
         row.time_ps, row.verb = max(round(time_s * PS), int(clock.now_ps)), state.VERBS[verb]
@@ -217,6 +229,11 @@ class Server:
             self._put(gate_memory=gate_memory_for(self._state, int(rows.tenant.max()) + 1))
         rows.session = -1 if requests.session is None else requests.session
         rows.model = self._models(requests)
+        if requests.n_items is not None:
+            check_items(self.pools, requests)
+            rows.n_items, rows.item_units = requests.n_items, requests.item_units
+            rows.item_tokens = requests.item_tokens
+            self._has_items = True
         self._name_prefixes(rows, requests)
         rows.workflow = -1
         rows.acceptance = -1.0 if requests.acceptance is None else requests.acceptance
@@ -354,6 +371,7 @@ class Server:
             end_ps=int(self._clock.now_ps),
             n_unfinished=len(under_way),
             loads=np.array(self._state.loads),
+            encodes=np.array(self._state.encodes) if self._has_items else None,
             replicas=np.array(self._state.totals),
             pool_of_replica=self.pool_of_replica,
             tables=tuple(served.table for served in self.pools),

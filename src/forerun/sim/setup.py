@@ -48,6 +48,7 @@ class Served:
     levels: tuple[int, ...] = ()  # rows that its replicas run at each level of expert load
     course: Any = None  # which level when (`sim.moe.rows.Course`)
     waits: Any = None  # for experts on the host (`sim.moe.rows.Waits`)
+    encoder: int = -1  # row by whose costs it encodes in front of the model; -1: it does not
 
     @property
     def seats(self) -> int:
@@ -119,7 +120,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].hash_tokens = options.hash_tokens
     clock[0].n_verify = table_arrays.verify_rows(tables)[1]
     serves = _serves(pools)
-    apart = (engines.role != rows_fleet.ROLE["both"]).any() or serves.shape[1] > 1
+    apart = (engines.role[pool_of] != rows_fleet.ROLE["both"]).any() or serves.shape[1] > 1
     clock[0].restricted = int(apart)
     clock[0].next_move_ps = NEVER
     clock[0].passed_ps = -1
@@ -155,6 +156,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
         **_turns(pools, pool_of, serves),
         replicas=replicas,
+        encodes=state.rows(n, rows_fleet.ENCODES),
         totals=state.rows(n, rows_log.TOTALS),
         engines=engines,
         load=load,
@@ -174,6 +176,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         draft_seed=stream(options.seed, "acceptance").integers(0, 2**63, 1, dtype=np.uint64),
         **{f"{kind}_params": nothing for kind in signatures.KINDS},
         route_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
+        encode_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
         route_rng=rng,
         place_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
         gate_memory=np.zeros(signatures.GATE_OF_TENANT + 2, dtype=np.int64),
@@ -211,6 +214,9 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
         row.mixed_num, row.mixed_den = round(1000 * table.mixed_factor), 1000
     row.mixed_cross_ps = round(table.mixed_cross_s * PS)
     row.role = rows_fleet.ROLE[served.pool.role]
+    row.encoder_row = served.encoder
+    if served.pool.role == "encode":
+        row.reserve = rows_fleet.RESERVE["prompt"]  # memory for all items of a request at once
     row.kv_token_bytes = round(served.kv_token_bytes)
     row.keeps = rows_fleet.NO_CAP if engine.kept_tokens is None else engine.kept_tokens
     row.reads = rows_fleet.NO_CAP if engine.attended_tokens is None else engine.attended_tokens
@@ -282,11 +288,17 @@ def _fill_drafts(
 
 
 def _speeds(pools: Sequence[Served]) -> np.ndarray:
-    """Decode speed of each pool at 16 sequences, in thousandths of the fastest."""
+    """Decode speed of each pool at 16 sequences, in thousandths of the fastest; of those that
+    encode, speed at 1024 units."""
     times = []
+    encodes = np.array([served.pool.role == "encode" for served in pools])
     for served in pools:
         n = min(16, served.table.max_seqs)
         work = served.table.time_s
-        times.append(work.tokens[n] + work.seqs[n] + work.decode[n, len(work.decode[n]) // 2])
+        if served.pool.role == "encode":
+            times.append(work.tokens[min(1024, len(work.tokens) - 1)])
+        else:
+            times.append(work.tokens[n] + work.seqs[n] + work.decode[n, len(work.decode[n]) // 2])
     step = np.maximum(np.array(times), 1e-12)
-    return np.rint(1000 * step.min() / step).astype(np.int64)
+    fastest = np.array([step[encodes == kind].min() for kind in encodes])
+    return np.rint(1000 * fastest / step).astype(np.int64)

@@ -103,7 +103,8 @@ class Pool(Spec):
     cp: int = Field(default=1, ge=1)
     dtype: Dtype | None = None  # weights; the checkpoint's own when absent
     kv_dtype: Dtype | None = None
-    role: Literal["both", "prefill", "decode"] = "both"  # prompts, answers, or all of it
+    #: prompts, answers, or all of it; or the images, video and audio in prompts
+    role: Literal["both", "prefill", "decode", "encode"] = "both"
     link: str | None = None  # that KV leaves and comes by; the device's network when absent
     stream_kv: bool = False  # layers of KV leave while later ones are computed
     models: tuple[str, ...] = ()  # of the case's, that it serves; several take turns on a replica

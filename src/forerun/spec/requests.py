@@ -11,7 +11,7 @@ import numpy as np
 #: columns with one value a request
 COLUMNS = (
     "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "deadline_s", "workflow",
-    "acceptance",
+    "acceptance", "n_items", "item_width", "item_height", "item_units", "item_tokens",
 )  # fmt: skip
 
 #: meta["blocks"] of requests whose block hashes name what stands in a block, not what a prompt
@@ -57,6 +57,10 @@ class Requests:
         the last of those it waits for has ended, and the delay since has passed.
     acceptance: float64 [N], chance that a token proposed for it is right, before those of the
         engine's `speculation`; -1 where it is not known.
+    n_items   : int64 [N], images (or pairs of video frames, ..) that each prompt begins with.
+    item_width, item_height : int64 [N], their size in pixels.
+    item_units, item_tokens : int64 [N], what the model's encoder computes for each of them
+        (patches), and tokens of the prompt that it becomes; `isl` counts those.
     """
 
     arrival_s: np.ndarray
@@ -76,6 +80,11 @@ class Requests:
     successor_starts: np.ndarray | None = None
     delay_s: np.ndarray | None = None
     acceptance: np.ndarray | None = None
+    n_items: np.ndarray | None = None
+    item_width: np.ndarray | None = None
+    item_height: np.ndarray | None = None
+    item_units: np.ndarray | None = None
+    item_tokens: np.ndarray | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)  # source, format, rows skipped and why
 
     def __len__(self) -> int:

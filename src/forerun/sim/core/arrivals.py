@@ -38,6 +38,8 @@ def _copy(target, source):
     target.hash_at, target.n_hash = source.hash_at, source.n_hash
     target.acceptance = source.acceptance
     target.model = source.model
+    target.n_items = source.n_items
+    target.item_units, target.item_tokens = source.item_units, source.item_tokens
 
 
 @jit

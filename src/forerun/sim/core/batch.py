@@ -8,7 +8,7 @@ Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import fetch, prefix, tiers, turns
+from forerun.sim.core import encode, fetch, prefix, tiers, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core import speculate as drafts
 from forerun.sim.core.clock import span
@@ -17,7 +17,7 @@ from forerun.sim.core.kv import FULL, blocks_for, need, steps_until_full, take
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.price import decode_cost, lookup, prefill_cost, square_root
 from forerun.sim.core.rows_fleet import NO_CAP
-from forerun.sim.core.rows_request import DECODING, WAITING
+from forerun.sim.core.rows_request import DECODING, EMBEDDED, ENCODING, PLAIN, WAITING
 from forerun.sim.core.signatures import IF_NO_PREFILL, OUTSTANDING_TOKENS, YES
 from forerun.sim.core.state import MISTAKE
 
@@ -112,6 +112,8 @@ def grow_chunks(state, i, left, whole, decoding, preempt):
             q = left
         elif q > left:
             q = left if request.n_preempt + request.n_retries > 0 else 0
+        if request.stage == ENCODING:
+            q -= q % request.item_units  # items are computed whole
         request.chunk = q
         extra = blocks_for(min(request.n_computed, engine.keeps) + q, b) - request.n_blocks
         if q > 0 and extra > 0:
@@ -154,6 +156,8 @@ def comes(state, i, r, here, bring):
     """Tokens of r that are brought to replica i from elsewhere, beside its `here` prefix blocks."""
     request = state.live[r]
     kept = here * state.clock[0].hash_tokens
+    if request.stage != PLAIN:
+        return 0  # there is no KV yet
     if request.source >= 0:
         return request.n_computed - kept
     if request.swapped > 0 and request.n_computed > kept:
@@ -189,7 +193,8 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
         here = prefix.leading(state, i, r)  # prefix blocks
         coming = comes(state, i, r, here, bring)
         have = here * state.clock[0].hash_tokens + coming
-        up = coming > 0 and request.source < 0
+        brings = request.stage == EMBEDDED
+        up = brings or (coming > 0 and request.source < 0)
         if up and replica.n_running + replica.n_coming >= engine.max_seqs:
             return left, unsettled
         q = request.n_known - have
@@ -202,6 +207,10 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
             if whole == 1 and (again == 0 or q <= engine.max_tokens):
                 return left, unsettled
             q = left
+            if request.stage == ENCODING:
+                q -= q % request.item_units
+            if q == 0:
+                return left, unsettled  # its first item does not fit beside the others
         footprint = min(have, engine.keeps)
         blocks = blocks_for(footprint + q, b)
         if engine.reserve == FULL:
@@ -209,6 +218,9 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
         elif engine.reserve > 0 or (up and engine.anywhere == 1):
             # what comes for blocks here and there stands among what is computed
             blocks = blocks_for(request.n_known, b)
+        elif brings:
+            # all its prompt will take, so that it waits no shorter when prefix blocks are dropped
+            blocks = blocks_for(min(request.n_known, engine.keeps + engine.max_tokens), b)
         shared = here * prefix.blocks_a_hash(state, i) if here > 0 else 0
         held = shared - prefix.idle_among(state, i, r, here) * (shared // max(here, 1))
         if replica.n_blocks + keep + blocks - held > engine.n_blocks - engine.watermark:
@@ -220,11 +232,13 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
             prefix.hold_leading(state, i, r, here)
         request.n_blocks = blocks
         state.load[OUTSTANDING_TOKENS, i] -= have
-        if up:
+        if up and not brings:
             # what makes room may send down what comes up: it is on its way before
             fetch.call_up(state, i, r, have, t)
         take(state, i, blocks - shared)
-        if request.source >= 0:
+        if brings:
+            encode.pull(state, i, r, have, t)
+        elif request.source >= 0:
             fetch.pull(state, i, r, footprint - shared * b, t)
         elif not up:
             lists.note_reuse(request, have)
@@ -249,6 +263,8 @@ def form(state, i, t, admit, batch, preempt, bring, speculate):
     if t < replica.free_ps:
         return replica.free_ps
     running = replica.n_running
+    has_encoded = replica.has_encoded  # nobody joins between the encoder's step and the model's
+    replica.has_encoded = 0
     lists.drop_aborted_heads(state, i)
     if replica.ready_head >= 0:
         join_ready(state, i, t)
@@ -271,7 +287,7 @@ def form(state, i, t, admit, batch, preempt, bring, speculate):
     stopped = 0
     if preempted == 0:
         keep = need(state, i, 1, 0, 0) + replica.lookahead if decoding == 1 else 0
-        if turns.drains(state, i):
+        if turns.drains(state, i) or has_encoded == 1:
             n_max = 0
         left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring)
     if decode == IF_NO_PREFILL and not any_chunk(state, i):
@@ -279,6 +295,12 @@ def form(state, i, t, admit, batch, preempt, bring, speculate):
         preempted += make_room(state, i, 1, 0, -1, preempt)
         if engine.draft_most > 0:
             wanted = drafts.choose(state, i, 0, speculate)
+    if engine.encoder_row >= 0 and replica.n_chunks > 0:
+        end = encode.step(state, i, t)
+        if end >= 0:
+            drafts.cancel(state, i)
+            return end
+    stopped += has_encoded
     if replica.n_parked > 0 and replica.n_running != running:
         stopped += 1  # a turn policy sees that somebody started
     return leap(state, i, t, decoding, preempted + stopped + wanted)
@@ -332,12 +354,16 @@ def leap(state, i, t, decoding, unsettled):
             lone_past = before + q
             n_tokens += q
             rest = request.n_known - request.n_computed
+            if request.n_items > 0:
+                ends = True  # its next step may need another item, and its blocks were set aside
             if q >= rest:
-                n_seqs += 1
+                n_seqs += 1 if request.stage != ENCODING else 0
                 ends = True
             else:
                 steps = min(steps, (rest - 1) // q)
-            if engine.mixed_den == 0:
+            if request.stage == ENCODING:
+                first += encode.items_ps(state, p, q // request.item_units, request.item_units)
+            elif engine.mixed_den == 0:
                 more, grow, until = prefill_cost(state, p, q, before)
                 first += more
                 slope += grow

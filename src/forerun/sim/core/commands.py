@@ -9,7 +9,7 @@ Legend: i replica, j another one, p pool, r slot, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, front, heaps, prefix, queue, tiers, transfer, turns
+from forerun.sim.core import attempts, encode, front, heaps, prefix, queue, tiers, transfer, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import steps_to_reach
 from forerun.sim.core.jit import jit
@@ -17,7 +17,7 @@ from forerun.sim.core.kv import make_room_for
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_fleet import ROLE
 from forerun.sim.core.rows_log import STATUS
-from forerun.sim.core.rows_request import DECODING, HELD, WAITING
+from forerun.sim.core.rows_request import DECODING, EMBEDDED, HELD, WAITING
 from forerun.sim.core.signatures import (
     KV_CAPACITY,
     OUTSTANDING,
@@ -205,10 +205,10 @@ def fail(state, i, t, lose, order, route, place):
             began = complete(state, i, k, order, route, place)
         totals.lost_ps += t - began
         replica.n_steps = 0
-        replica.chunk = 0
+        replica.chunk = replica.encoding = 0
         heaps.reschedule(state, i, NEVER)
     stop_transfers(state, i, t)
-    forget_sources(state, i, t)
+    forget_sources(state, i, t, order, route, place)
     empty(state, i, t, lose, order, route, place)
     tiers.fall(state, i)
 
@@ -227,7 +227,8 @@ def stop_transfers(state, i, t):
         transfer.stop(state, m, t)
         if request.n_due >= 0:
             state.load[OUTSTANDING_TOKENS, j] -= request.n_known - request.n_due
-            state.stores[j].wait_ps += t - request.called_ps
+            if request.stage != EMBEDDED:
+                state.stores[j].wait_ps += t - request.called_ps
             lists.no_longer_due(state, j, r)
         prefix.give_back(state, j, r, request.n_blocks, request.n_shared)
         request.n_blocks = request.n_shared = 0
@@ -242,16 +243,23 @@ def stop_transfers(state, i, t):
 
 
 @jit
-def forget_sources(state, i, t):
+def forget_sources(state, i, t, order, route, place):
     """Requests whose KV waits on replica i to be fetched compute their prompts again, where they
-    are."""
+    are; those whose embeddings wait there are sent again."""
     for r in range(state.live.shape[0]):
         request = state.live[r]
         if request.source == i and (request.phase == WAITING or request.phase == HELD):
             lists.leave_source(state, r, t)
             before = request.n_known
+            embedded = request.stage == EMBEDDED
+            waits = request.phase == WAITING
+            if waits and embedded:
+                encode.leave_queue(state, r)
+                wake(state, request.replica, t)
             forget(state, r)
-            if request.phase == WAITING:
+            if waits and embedded:
+                front.send(state, r, t, order, route, place)
+            elif waits:
                 state.load[OUTSTANDING_TOKENS, request.replica] += request.n_known - before
 
 
@@ -259,6 +267,7 @@ def forget_sources(state, i, t):
 def forget(state, r):
     """What r had computed is lost."""
     request = state.live[r]
+    encode.start_over(request)
     request.recomputed += request.n_computed
     request.n_computed = 0
     request.n_known = request.isl + request.n_out

@@ -13,7 +13,7 @@ from forerun.sim.core import live as lists
 from forerun.sim.core import prefix, store, tiers, transfer
 from forerun.sim.core.jit import jit
 from forerun.sim.core.price import lookup, prefill_cost
-from forerun.sim.core.rows_request import FETCHING, READY
+from forerun.sim.core.rows_request import EMBEDDED, FETCHING, PLAIN, READY
 from forerun.sim.core.state import MISTAKE
 from forerun.sim.core.wake import wake
 
@@ -29,7 +29,7 @@ def pull(state, i, r, n_tokens, t):
     n_bytes = float(n_tokens * engine.kv_token_bytes)
     state.totals[source].moved_bytes += n_tokens * engine.kv_token_bytes
     out = 2 * source
-    if engine.streamed == 1 and request.n_out == 1:
+    if engine.streamed == 1 and request.n_out == 1 and request.stage != EMBEDDED:
         began, ended = request.scheduled_ps, request.first_token_ps
         n_bytes -= transfer.hidden(state, out, n_bytes, engine.n_layers, began, ended)
     request.phase = FETCHING
@@ -47,6 +47,8 @@ def arrive(state, t):
     if request.source >= 0:
         request.away_ps += t - request.left_ps
         lists.leave_source(state, r, t)
+        if request.stage == EMBEDDED:
+            request.stage, request.n_computed = PLAIN, request.n_due
     elif climb(state, i, r, t):
         return
     else:

@@ -5,14 +5,14 @@ Legend: i replica, p pool, r slot, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, prefix, turns
+from forerun.sim.core import attempts, encode, prefix, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, blocks_now
 from forerun.sim.core.rows_fleet import ROLE
 from forerun.sim.core.rows_log import STATUS
-from forerun.sim.core.rows_request import HELD
+from forerun.sim.core.rows_request import EMBEDDED, ENCODING, HELD, PLAIN
 from forerun.sim.core.signatures import CACHED, KV_BLOCKS, OUTSTANDING, TO_LOAD
 from forerun.sim.core.state import MISTAKE
 from forerun.sim.core.wake import cut_leap, wake
@@ -21,6 +21,7 @@ BAD_ROUTE, BAD_PLACE = MISTAKE["route"], MISTAKE["place"]
 NOBODY, WRONG = -2, -1  # no replica takes the request now; the router chose what is not there
 
 BOTH, PREFILL, DECODE = ROLE["both"], ROLE["prefill"], ROLE["decode"]
+ENCODE = ROLE["encode"]
 REJECTED, CANCELLED = STATUS["rejected"], STATUS["cancelled"]
 
 
@@ -32,6 +33,16 @@ def fits(state, p, isl, osl):
     last = min(last, engine.keeps + engine.max_tokens)  # cut after each step
     short = isl + osl <= engine.max_len
     return short and blocks_for(last, engine.block_tokens) <= engine.n_blocks - engine.watermark
+
+
+@jit
+def holds(state, r):
+    """Whether the row of `engines` by which r is served could do what it wants there alone."""
+    request = state.live[r]
+    if request.stage == ENCODING:
+        return encode.holds(state, request.pool, request.n_items, request.item_units)
+    known = request.n_known
+    return fits(state, request.pool, known, request.isl + request.osl - known)
 
 
 @jit
@@ -68,8 +79,9 @@ def refresh(state, r):
 def takes(state, i, role, model):
     """Whether replica i takes requests that want this role and this model."""
     p = state.replicas[i].pool
-    can = state.engines[p].role in (BOTH, role) and state.serves[p, model] >= 0
-    return state.replicas[i].accepts == 1 and can
+    own = state.engines[p].role
+    can = own == role or (own == BOTH and role != ENCODE)
+    return state.replicas[i].accepts == 1 and can and state.serves[p, model] >= 0
 
 
 @jit
@@ -87,7 +99,8 @@ def checked(state, r, c, n):
     if 0 <= c < n:
         return c
     clock = state.clock[0]
-    clock.wrong_kind = BAD_ROUTE if state.live[r].source < 0 else BAD_PLACE
+    placed = state.live[r].source >= 0 and state.live[r].stage == PLAIN
+    clock.wrong_kind = BAD_PLACE if placed else BAD_ROUTE
     clock.wrong_request, clock.wrong_value, clock.wrong_replica = state.live[r].request, c, n
     return WRONG
 
@@ -127,8 +140,13 @@ def choose(state, r, role, choice, params, memory):
 def send(state, r, t, order, route, place):
     """Give request r to a replica; its KV, if it has some, stays where it is until it can move."""
     request = state.live[r]
-    if request.source < 0:
-        i = choose(state, r, PREFILL, route, state.route_params, state.route_memory)
+    if encode.is_due(state, r):
+        encode.begin(request)
+    if request.source < 0 or request.stage == EMBEDDED:
+        encoding = request.stage == ENCODING
+        role = ENCODE if encoding else PREFILL
+        memory = state.encode_memory if encoding else state.route_memory
+        i = choose(state, r, role, route, state.route_params, memory)
     else:
         i = choose(state, r, DECODE, place, state.place_params, state.place_memory)
     if i == NOBODY:
@@ -138,7 +156,7 @@ def send(state, r, t, order, route, place):
         return
     replica = state.replicas[i]
     request.replica, request.pool = i, state.serves[replica.pool, request.model]
-    if not fits(state, request.pool, request.n_known, request.isl + request.osl - request.n_known):
+    if not holds(state, r):
         reject_routed(state, r, t)
         return
     request.key = order(request, t, state.order_params)
@@ -240,7 +258,8 @@ def receive(state, arrival, order, route, place, gate):
     if clock.has_calls == 1 and state.calls[arrival.request].lost == 1:
         turn_away(state, arrival, CANCELLED)
         return
-    if not fits_somewhere(state, arrival.model, arrival.isl, arrival.osl):
+    encoded = encode.some_pool_holds(state, arrival.model, arrival.n_items, arrival.item_units)
+    if not encoded or not fits_somewhere(state, arrival.model, arrival.isl, arrival.osl):
         turn_away(state, arrival, REJECTED)
         return
     r = fill(state, arrival)
@@ -281,4 +300,8 @@ def fill(state, arrival):
     request.recent_right = request.recent_tried = 0.0
     request.acceptance = arrival.acceptance
     request.avoid = -1
+    request.n_items = arrival.n_items
+    request.item_units, request.item_tokens = arrival.item_units, arrival.item_tokens
+    request.n_encoded = request.encoding = 0
+    request.stage = PLAIN
     return r

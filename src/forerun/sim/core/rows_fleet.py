@@ -53,6 +53,8 @@ REPLICA = np.dtype(
         ("lookahead", "i8"),  # blocks kept for them until they are accepted or not
         ("depth", "i8"),  # passes of the draft in the step ...
         ("draft_tokens", "i8"),  # ... and the tokens it computes in them
+        ("encoding", "i8"),  # units in the step, when it is one of the encoder
+        ("has_encoded", "i8"),  # 1: the last step was one of the encoder
     ],
     align=True,
 )
@@ -103,6 +105,7 @@ ENGINE = np.dtype(
         ("own_ps", "i8"),  # ... or those that its base has not
         ("load_bytes", "i8"),
         ("own_bytes", "i8"),
+        ("encoder_row", "i8"),  # by whose costs it encodes in front of the model; -1: it does not
         ("every_turn", "i8"),  # 1: the turn policy looks at what changes inside a leap
     ],
     align=True,
@@ -112,8 +115,19 @@ NO_CAP = 1 << 40
 
 RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
 
-#: what a replica is for: everything, prompts only, or answers to prompts computed elsewhere
-ROLE = {"both": 0, "prefill": 1, "decode": 2}
+#: what a replica is for: everything, prompts only, answers to prompts computed elsewhere, or the
+#: images, video and audio of prompts
+ROLE = {"both": 0, "prefill": 1, "decode": 2, "encode": 3}
+
+#: what a replica has encoded
+ENCODES = np.dtype(
+    [
+        ("n_items", "i8"),  # images, pairs of frames, stretches of audio ...
+        ("n_units", "i8"),  # ... and what of them was computed
+        ("busy_ps", "i8"),  # of the encoder's steps
+    ],
+    align=True,
+)
 
 #: weights that came to a replica
 LOADS = np.dtype(

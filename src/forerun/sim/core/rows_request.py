@@ -21,6 +21,9 @@ ARRIVAL = np.dtype(
         ("n_hash", "i8"),
         ("acceptance", "f8"),  # chance that a token proposed for it is right; -1: as its pool says
         ("model", "i8"),  # that it asks for
+        ("n_items", "i8"),  # images, pairs of frames, stretches of audio in its prompt ...
+        ("item_units", "i8"),  # ... what the encoder computes for each ...
+        ("item_tokens", "i8"),  # ... and tokens of the prompt that come of it
     ],
     align=True,
 )
@@ -57,6 +60,10 @@ FLOW = np.dtype([("n_left", "i8"), ("start_ps", "i8")], align=True)
 #: READY: the KV is there, and it joins at the next boundary at which a seat is free; HELD: no
 #: replica takes requests, and it waits in front of the router.
 WAITING, COMPUTING, DECODING, FETCHING, READY, HELD = 0, 1, 2, 3, 4, 5
+
+#: stages of a live request.  ENCODING: what it has to compute are units of its items, on a pool
+#: that encodes; EMBEDDED: their embeddings are still there; PLAIN: what it computes are tokens.
+PLAIN, ENCODING, EMBEDDED = 0, 1, 2
 
 #: a request between router and last token; policies see this record
 LIVE = np.dtype(
@@ -118,6 +125,12 @@ LIVE = np.dtype(
         ("recent_right", "f8"),  # of late, older rounds weighing less: tokens found right ...
         ("recent_tried", "f8"),  # ... of those looked at (none behind a wrong one is)
         ("acceptance", "f8"),  # its true chance, -1 as its pool says: who reads it is an oracle
+        ("n_items", "i8"),  # as in ARRIVAL ...
+        ("item_units", "i8"),
+        ("item_tokens", "i8"),
+        ("n_encoded", "i8"),  # ... the first so many of them are encoded, or need not be
+        ("encoding", "i8"),  # items of it in the encoder's step under way
+        ("stage", "i8"),
         ("avoid", "i8"),  # replica that another copy of it is on; -1 when none
         ("rate", "f8"),  # of its transfer, bytes a picosecond
         ("to_move", "f8"),  # bytes still to be moved ...

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forerun.sim.core.rows_fleet import ENGINE, KEPT, LOADS, OFFER, PORT, REPLICA, STORE
+from forerun.sim.core.rows_fleet import ENCODES, ENGINE, KEPT, LOADS, OFFER, PORT, REPLICA, STORE
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, TOTALS
 from forerun.sim.core.rows_request import ARRIVAL, CALL, FLOW, LIVE, SUCCESSOR, TIMER
 
@@ -117,6 +117,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "n_parked": (I8, 2),  # [R, N], ... and how many they are
     "resident": (I8, 2),  # [R, N], number of the last turn of a model that is there, or -1
     "loads": (LOADS, 1),  # [R]
+    "encodes": (ENCODES, 1),  # [R]
     "queued": (I8, 2),  # [fields, N], what the turn policy reads; rows in signatures.py
     "load": (I8, 2),  # [fields, R], what routers read; rows in signatures.py
     "offered": (I8, 1),  # [fields * R], those columns of `load` that a router may choose from
@@ -159,6 +160,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "route_params": (F8, 1),
     "turn_params": (F8, 1),
     "route_memory": (I8, 1),  # [8 + R], the router's own
+    "encode_memory": (I8, 1),  # [8 + R], of the router where it sends requests to be encoded
     "route_rng": (U8, 1),  # [1]
     "place_params": (F8, 1),
     "place_memory": (I8, 1),

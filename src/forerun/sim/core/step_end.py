@@ -5,18 +5,18 @@ Legend: i replica, r slot of a live request, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, front, prefix, speculate
+from forerun.sim.core import attempts, encode, front, prefix, speculate
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, decode_blocks, need, take
 from forerun.sim.core.rows_fleet import ROLE
 from forerun.sim.core.rows_log import STATUS
-from forerun.sim.core.rows_request import DECODING
+from forerun.sim.core.rows_request import DECODING, ENCODING
 from forerun.sim.core.signatures import OUTSTANDING, OUTSTANDING_TOKENS
 
 FINISHED, ABORTED = STATUS["finished"], STATUS["aborted"]
-PREFILL = ROLE["prefill"]
+PREFILL, ENCODE = ROLE["prefill"], ROLE["encode"]
 
 
 @jit
@@ -45,11 +45,13 @@ def write_leap(state, i, k):
     row.n_still = replica.n_decode - replica.n_reading if replica.in_step > 0 else 0
     row.n_tokens = replica.in_step + replica.chunk + replica.n_draft
     row.n_seqs, row.n_decode = replica.n_seqs, replica.in_step
+    encodes = state.engines[replica.pool].role == ENCODE
     n_chunks = 0
     r = replica.chunk_head
     while r >= 0:
         if state.live[r].chunk > 0:
-            n_chunks += 1
+            n_chunks += state.live[r].chunk // state.live[r].item_units if encodes else 1
+        n_chunks += state.live[r].encoding
         r = state.live[r].chunk_next
     row.n_chunks = n_chunks
     row.ctx = replica.ctx if replica.in_step > 0 else 0
@@ -61,6 +63,9 @@ def write_leap(state, i, k):
         row.n_blocks += need(state, i, k, replica.past + replica.chunk, grown) + replica.lookahead
     row.n_draft, row.n_extra, row.depth = replica.n_draft, 0, replica.depth
     row.draft_tokens = replica.draft_tokens
+    if replica.encoding > 0:
+        row.pool = state.engines[replica.pool].encoder_row
+        row.n_tokens = row.chunk = replica.encoding
 
 
 @jit
@@ -98,6 +103,8 @@ def complete(state, i, k, order, route, place):
     totals = state.totals[i]
     t = replica.start_ps + span(replica.first_ps, replica.slope_ps, k)
     totals.busy_ps += t - replica.start_ps
+    if state.engines[replica.pool].role == ENCODE or replica.encoding > 0:
+        state.encodes[i].busy_ps += t - replica.start_ps
     totals.n_steps += k
     totals.n_tokens += k * (replica.in_step + replica.chunk) + replica.n_draft
     write_leap(state, i, k)
@@ -125,6 +132,8 @@ def complete(state, i, k, order, route, place):
                 lists.await_next_change(state, i, r)
     if replica.chunk > 0:
         complete_chunks(state, i, k, t, order, route, place)
+    if replica.encoding > 0:
+        encode.settle(state, i)
     replica.n_steps = 0
     replica.chunk = 0
     replica.ended_ps = t
@@ -145,7 +154,9 @@ def complete_chunks(state, i, k, t, order, route, place):
         tokens = k * request.chunk
         request.chunk = 0
         request.n_computed += tokens
-        if tokens > 0:
+        if tokens > 0 and request.stage == ENCODING:
+            encode.note(state, i, tokens // request.item_units, request.item_units)
+        elif tokens > 0:
             drafts = state.engines[replica.pool].draft_row >= 0
             request.draft_at = request.n_computed if drafts else 0
         state.load[OUTSTANDING_TOKENS, i] -= tokens
@@ -157,6 +168,13 @@ def complete_chunks(state, i, k, t, order, route, place):
         prefix.publish(state, i, r)
         if tokens > 0 and request.n_computed == request.n_known:
             lists.unlink_chunk(state, i, r)
+            if request.stage == ENCODING:
+                if request.aborted == 1:
+                    lists.end_running(state, i, r, t, ABORTED)
+                else:
+                    hand_on(state, i, r, t, order, route, place)
+                r = after
+                continue
             request.n_out += 1
             state.totals[i].n_out += 1
             if request.first_token_ps < 0:
@@ -183,7 +201,10 @@ def hand_on(state, i, r, t, order, route, place):
     request = state.live[r]
     replica = state.replicas[i]
     lists.unlink_running(state, i, r)
-    request.n_known = request.n_computed
+    if request.stage == ENCODING:
+        encode.finish(request)
+    else:
+        request.n_known = request.n_computed
     request.source, request.left_ps = i, t
     if state.engines[replica.pool].role == PREFILL:
         request.prefill_replica = i
