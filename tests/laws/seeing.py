@@ -10,11 +10,11 @@ from serving import table
 
 
 def encoder(*, replicas=1, n_blocks=60, name="e", flat=3e-3, **how):
-    """A pool that encodes; a unit is 250 bytes of embeddings."""
+    """A pool that encodes; a token is 1,000 bytes of embeddings."""
     how = {"max_num_batched_tokens": 64, "max_num_seqs": 8, **how}
     costs = table(64, 8, flat=flat)
     one = pool("encode", name, costs=costs, replicas=replicas, n_blocks=n_blocks, **how)
-    return replace(one, kv_token_bytes=250.0)
+    return one
 
 
 def in_front(pools, flat=3e-3):

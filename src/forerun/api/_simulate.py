@@ -28,9 +28,14 @@ if TYPE_CHECKING:
 def requests(case: Case) -> Requests:
     """The requests of the case's traffic, drawn with its seed or read from its trace."""
     from forerun.spec.traces.draw import requests_of
+    from forerun.spec.items import with_items
     from forerun.spec.traces.mix import mixed
 
-    return mixed(case) if len(case.models) > 1 else requests_of(case.traffic, seed=case.seed)
+    drawn = mixed(case) if len(case.models) > 1 else requests_of(case.traffic, seed=case.seed)
+    if drawn.n_items is None:
+        return drawn
+    models = [catalog.model(asked.model) for asked in _models.asked_models(case).values()]
+    return with_items(drawn, models)
 
 
 SLICE = 1 << 16  # arrivals between two looks at the keyboard
@@ -129,8 +134,9 @@ def simulate(
     wanted = requests(case)
     edited = compose(deployment)
     pools = _models.served(
-        case, edited, mean_lengths(wanted), seed=case.seed, span_s=wanted.duration_s
-    )
+        case, edited, mean_lengths(wanted), seed=case.seed, span_s=wanted.duration_s,
+        items=largest_items(wanted),
+    )  # fmt: skip
     server = serve.Server(
         with_slow(pools, case.faults),
         route=edited.deployment.route,
@@ -179,6 +185,19 @@ def mean_lengths(wanted: Requests) -> dict[int, int]:
     n = np.bincount(wanted.model)
     sums = np.bincount(wanted.model, weights=tokens)
     return {m: round(float(sums[m] / n[m])) for m in np.flatnonzero(n).tolist()}
+
+
+def largest_items(wanted: Requests) -> dict[int, int]:
+    """What the encoder computes for the largest image of a request, by model; none for text."""
+    import numpy as np
+
+    if wanted.n_items is None or wanted.item_units is None:
+        return {}
+    asked = np.zeros(len(wanted), dtype=int) if wanted.model is None else wanted.model
+    shows = wanted.n_items > 0
+    return {
+        m: int(wanted.item_units[shows & (asked == m)].max()) for m in set(asked[shows].tolist())
+    }
 
 
 def _advance(

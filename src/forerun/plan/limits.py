@@ -33,6 +33,9 @@ def check_plannable(case: Case, objective: str, source: Deployment | None) -> No
             )
             fix = "forerun simulate tells what a given deployment does with it"
             problems.append(Problem(f"traffic.{name}", what, fix))
+    if case.traffic.media is not None:
+        what = "bounds of plans do not price image encoders"
+        problems.append(Problem("traffic.media", what, FIX))
     if case.faults:
         problems.append(Problem("faults", "a plan does not simulate failures", FIX))
     if source is not None:

@@ -93,6 +93,13 @@ def check_items(pools: Sequence[Served], requests: Requests) -> None:
         if m not in encode:
             what = "have images, video or audio for a model that no pool encodes for"
             raise SpecError.one("requests", what, "a pool with role: encode, or text only")
+        mine = n > 0 if requests.model is None else (n > 0) & (requests.model == m)
+        largest, rows = int(units[mine].max()), [s for s in pools if s.pool.role == "encode"]
+        most = max(s.budget for s in rows if s.model == m)
+        if largest > most:
+            what = f"show an image of {largest:,} patches, and the encoder takes {most:,} at once"
+            fix = f"max_num_batched_tokens: {largest} in the engine of the pool that encodes"
+            raise SpecError.one("requests", what, fix)
 
 
 def check_models(pools: Sequence[Served]) -> None:

@@ -13,7 +13,12 @@ from forerun.spec.control import Fault
 def with_slow(pools: Sequence[Served], faults: Sequence[Fault]) -> list[Served]:
     """The pools, then each of them slowed by each factor that a fault has, without replicas."""
     factors = sorted({f.factor for f in faults if f.effect == "slow" and f.factor > 1})
-    return [*pools, *(slower(served, factor) for served in pools for factor in factors)]
+    slow = [slower(served, factor) for served in pools for factor in factors]
+    for k, served in enumerate(slow):
+        if served.encoder >= 0:  # that of the same factor, behind all pools too
+            row = len(pools) + served.encoder * len(factors) + k % len(factors)
+            slow[k] = replace(served, encoder=row)
+    return [*pools, *slow]
 
 
 def slower(served: Served, factor: float) -> Served:

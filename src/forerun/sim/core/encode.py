@@ -128,7 +128,7 @@ def pull(state, i, r, have, t):
     request.n_due = have
     state.replicas[i].n_coming += 1
     request.called_ps = t
-    fetch.pull(state, i, r, request.n_items * request.item_units, t)
+    fetch.pull(state, i, r, request.n_items * request.item_tokens, t)
 
 
 @jit

@@ -20,6 +20,7 @@ from forerun.spec.traces import bundled, detect, draws, read
 from forerun.spec.traces._checks import check_traffic
 from forerun.spec.traces._columns import take
 from forerun.spec.traces._documents import with_documents
+from forerun.spec.traces._media import with_media
 from forerun.spec.traces._processes import arrival_chunks, length_chunks
 from forerun.spec.traces._workflows import draw_workflows
 from forerun.spec.traces.synth import Synth, load
@@ -56,6 +57,8 @@ def requests_of(traffic: Traffic, *, seed: int, models: bool = False) -> Request
         requests = replace(requests, model=None)
     if traffic.documents is not None:
         requests = with_documents(requests, traffic.documents, seed=seed)
+    if traffic.media is not None:
+        requests = with_media(requests, traffic.media, seed=seed)
     meta: dict[str, Any] = {}
     if traffic.concurrency:
         meta = {"concurrency": traffic.concurrency, "think_s": traffic.think_s}
@@ -75,7 +78,7 @@ def iter_requests(traffic: Traffic, *, seed: int, chunk: int = CHUNK) -> Iterato
     if chunk < 1:
         raise SpecError.one("chunk", f"{chunk} is not at least 1")
     check_traffic(traffic)
-    at_once = traffic.concurrency or traffic.workflow or traffic.documents
+    at_once = traffic.concurrency or traffic.workflow or traffic.documents or traffic.media
     if traffic.trace is None and not at_once:
         yield from _drawn(traffic, seed, chunk)
         return

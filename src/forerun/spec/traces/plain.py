@@ -2,12 +2,14 @@
 
 Arrival: arrival_s, timestamp, ... in seconds, or with a suffix _ms, _us, _ns; wall-clock strings
 and seconds since 1970 are counted from the first row.  Lengths: isl | input_tokens |
-prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s.
+prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s;
+images, image_width, image_height (in pixels): images of a prompt, whose tokens isl leaves out.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,9 @@ _OPTIONAL = {
     "tenant": Column(("tenant", "tenant_id", "user", "user_id"), "text", required=False),
     "model": Column(("model", "model_name"), "text", required=False),
     "deadline_s": Column(("deadline_s",), required=False),
+    "n_items": Column(("images", "n_images", "num_images"), required=False),
+    "item_width": Column(("image_width",), required=False),
+    "item_height": Column(("image_height",), required=False),
 }
 _EPOCH_S = 1e8  # a first arrival beyond this (three years) is a clock, not a time since the start
 _EPOCH_MS = 1e11
@@ -93,18 +98,29 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         else:
             extra[name] = whole_labels(extra[name], labels)
     lines = table.lines
-    if "priority" in extra:
-        bad = ~(np.abs(extra["priority"]) < 2**53) | (extra["priority"] % 1 != 0)
-        faults.add_where(
-            "not_whole", bad, lines, lambda i: f"priority {extra['priority'][i]:g} is not whole"
-        )
+    for name, least in _WHOLE.items():
+        if name not in extra:
+            continue
+        number = extra[name]
+        bad = ~(np.abs(number) < 2**53) | (number % 1 != 0) | (number < least)
+        faults.add_where("not_whole", bad, lines, _not_whole(name, number, least))
         values = {n: None if v is None else v[~bad] for n, v in values.items()}
         extra, lines = {n: v[~bad] for n, v in extra.items()}, lines[~bad]
-        extra["priority"] = extra["priority"].astype(np.int64)
+        extra[name] = extra[name].astype(np.int64)
     return build(
         faults, format=NAME, n_rows=table.n_rows, lines=lines, **values,
         extra=extra, meta=meta, skip_bad=skip_bad, sort=sort,
     )  # fmt: skip
+
+
+#: columns of whole numbers, and the least that each may be
+_WHOLE = {"priority": -np.inf, "n_items": 0, "item_width": 0, "item_height": 0}
+
+
+def _not_whole(name: str, number: np.ndarray, least: float) -> Callable[[int], str]:
+    shown = _OPTIONAL[name].names[0]
+    beyond = "" if least == -np.inf else ", or is below 0"
+    return lambda i: f"{shown} {number[i]:g} is not whole{beyond}"
 
 
 def _is_clock(head: Head, column: str) -> bool:
