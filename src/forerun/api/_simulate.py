@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 def requests(case: Case) -> Requests:
     """The requests of the case's traffic, drawn with its seed or read from its trace."""
-    from forerun.spec.traces.draw import requests_of
     from forerun.spec.items import with_items
+    from forerun.spec.traces.draw import requests_of
     from forerun.spec.traces.mix import mixed
 
     drawn = mixed(case) if len(case.models) > 1 else requests_of(case.traffic, seed=case.seed)
@@ -231,11 +231,14 @@ def _advance(
 def provenance_of(case: Case, deployment: Deployment, written: Log) -> dict[str, Any]:
     """Where an answer is from, so that it can be had again."""
     from forerun.cost import engine_fit
+    from forerun.ops.lower import NOT_PRICED
     from forerun.version import __version__
 
     offers = {pool.device: catalog.price(pool.device) for pool in deployment.pools}
     whole = case.model_copy(update={"deployment": deployment})
     assumed = [a for table in written.tables for a in table.assumed]
+    if written.encodes is not None:
+        assumed = [a for a in assumed if a != NOT_PRICED]
     for asked in _models.asked_models(case).values():
         assumed += catalog.model(asked.model).assumed
     assumed += written.meta.get("assumed", ())

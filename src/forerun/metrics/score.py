@@ -17,7 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from forerun.metrics import carbon, energy, goodput, kv, latency, models, money, rental, stats, work
+from forerun.metrics import (
+    carbon,
+    encoders,
+    energy,
+    goodput,
+    kv,
+    latency,
+    models,
+    money,
+    rental,
+    stats,
+    work,
+)
 from forerun.metrics.figure import Figure, ratio
 from forerun.metrics.gaps import itl, itl_quantiles
 from forerun.metrics.goodput import Failing
@@ -90,6 +102,10 @@ class Metrics:
     kv_fetch_s: Figure
     kv_wait_s: Figure
     kv_wait_p99_s: Figure
+    items_encoded: Figure
+    items_per_s: Figure
+    encoding: Figure
+    embeddings_moved_bytes_per_s: Figure
     turns: Figure
     weights_loaded_bytes: Figure
     loading: Figure
@@ -177,6 +193,7 @@ def score(
         failing=goodput.failing(part.arrived, slo),
         **shares,
         **kv.figures(part),
+        **encoders.figures(part),
         **models.figures(part),
         by_model=models.by_model(part, slo),
         energy_j=Figure(joule, "J", steps),
@@ -282,10 +299,12 @@ def _utilisation(part: View) -> tuple[Utilisation, dict[str, Any]]:
     one = rental.share(part, rental.POWERED)
     flop = work.of_replica(log, "peak_flop_per_s") * one
     traffic = work.of_replica(log, "peak_hbm_bytes_per_s") * one
-    blocks = log.kv_blocks[pools].astype(float) * one
+    blocks = np.where(encoders.encodes(log), 0.0, log.kv_blocks[pools]) * one
     steps = "steps x cost table"
     link = None if use.link_bytes_per_s is None else float(use.link_bytes_per_s.sum())
-    peak = None if use.kv_peak is None or not len(use.kv_peak) else float(use.kv_peak.max())
+    peak = None
+    if use.kv_peak is not None and len(use.kv_peak):
+        peak = float(use.kv_peak[~encoders.encodes(log)].max())
     busy = one if use.busy is None else use.busy * one
     return use, {
         "busy": Figure(fleet_mean(use.busy, one), "share", "steps"),
@@ -415,6 +434,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "kv": (
         "kv_hit", "kv_moved_bytes_per_s", "kv_wait_s", "kv_wait_p99_s", "kv_hit_below",
         "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s",
+    ),
+    "encoders": (
+        "items_encoded", "items_per_s", "encoding", "embeddings_moved_bytes_per_s",
     ),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),

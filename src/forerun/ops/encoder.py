@@ -6,7 +6,7 @@ from forerun.errors import ShapeError
 from forerun.ops.attention import Attention
 from forerun.ops.collectives import Collective
 from forerun.ops.elementwise import Elementwise, activation, norm, rope_and_cache
-from forerun.ops.graph import EMBED, HEAD, Graph, Op, Shape
+from forerun.ops.graph import EMBED, HEAD, Axis, Graph, Op, Shape
 from forerun.ops.lower import vision_params
 from forerun.ops.matmul import Matmul
 from forerun.spec.deployment import Pool
@@ -43,7 +43,7 @@ def lower_encoder(model: Model, pool: Pool) -> Graph:
     ops: list[Op] = []
 
     def add(name: str, shape: Shape, count: float, group: int = 0, split: int = 1) -> None:
-        axis = "decode" if isinstance(shape, Attention) else "tokens"
+        axis: Axis = "decode" if isinstance(shape, Attention) else "tokens"
         ops.append(Op(f"vision.{name}", shape, axis, count, split, tp, group, PART))
 
     add("patches", Matmul(D, 3 * v.patch**2 * v.frames, dtype, a), 1, EMBED)
@@ -88,6 +88,5 @@ def encoder_bytes(model: Model, tp: int) -> float:
 
 
 def embedding_bytes(model: Model) -> float:
-    """Bytes of a token's embedding, as it leaves the encoder: 2 D_model.
-    """
+    """Bytes of a token's embedding, as it leaves the encoder: 2 D_model."""
     return 2.0 * model.hidden

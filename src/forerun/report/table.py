@@ -43,6 +43,10 @@ LABELS = {
     "kv_fetch_s": "wait for KV from tiers, mean",
     "kv_wait_s": "wait for room and KV, mean",
     "kv_wait_p99_s": "wait for room and KV, p99",
+    "items_encoded": "images or groups of frames encoded",
+    "items_per_s": "images or groups of frames",
+    "encoding": "replicas that encode, in its steps",
+    "embeddings_moved_bytes_per_s": "embeddings moved",
     "turns": "models taken up by replicas",
     "weights_loaded_bytes": "weights loaded",
     "loading": "loading weights",
@@ -86,9 +90,9 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
         yield "workflows", list(_workflow_lines(metrics.workflows))
     for group, names in GROUPS.items():
         known = [name for name in names if getattr(metrics, name).value is not None]
-        if group in ("kv", "models"):  # a figure each for what a fleet may do or not
+        if group in ("kv", "encoders", "models"):  # a figure each for what a fleet may do or not
             names = tuple(known)
-        if known or group not in ("money", "carbon", "kv", "models", "fleet"):
+        if known or group not in ("money", "carbon", "kv", "encoders", "models", "fleet"):
             yield group, [_figure(name, getattr(metrics, name)) for name in names]
 
 

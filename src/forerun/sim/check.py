@@ -86,15 +86,17 @@ def check_items(pools: Sequence[Served], requests: Requests) -> None:
         raise SpecError.one("requests", what, "item_units and item_tokens, both at least 1")
     if (n * tokens >= requests.isl).any():
         what = "have items that become as many tokens as the whole prompt, or more"
-        raise SpecError.one("requests", what, "isl counts the tokens of items and at least one more")
+        fix = "isl counts the tokens of items and one more at least"
+        raise SpecError.one("requests", what, fix)
     asked = [0] if requests.model is None else sorted(set(requests.model[n > 0].tolist()))
-    encode = {s.model for s in pools if s.encoder >= 0 or (s.pool.role == "encode" and s.n_blocks)}
+    rows = [s for s in pools if s.pool.role == "encode"]
+    encode = {s.model for s in pools if s.encoder >= 0} | {s.model for s in rows if s.n_blocks}
     for m in asked:
         if m not in encode:
             what = "have images, video or audio for a model that no pool encodes for"
             raise SpecError.one("requests", what, "a pool with role: encode, or text only")
         mine = n > 0 if requests.model is None else (n > 0) & (requests.model == m)
-        largest, rows = int(units[mine].max()), [s for s in pools if s.pool.role == "encode"]
+        largest = int(units[mine].max())
         most = max(s.budget for s in rows if s.model == m)
         if largest > most:
             what = f"show an image of {largest:,} patches, and the encoder takes {most:,} at once"

@@ -139,6 +139,12 @@ def assumed(pools: Sequence[Served], tiers: Sequence[Tier]) -> tuple[str, ...]:
             "pipeline stages: each replica runs pp batches in turn, each with its share of the "
             "sequences and KV blocks; bubbles from batches of unequal length are left out"
         )
+    if any(served.pool.role == "encode" for served in pools):
+        out.append(
+            "images and video stand at the start of their prompts, all of a request the same size; "
+            "reading and resizing them is not priced; their embeddings stay with a request until "
+            "it ends or its replica fails"
+        )
     if tiers:
         out.append(
             "KV tiers: writing is not waited for; KV comes up whole, tier after tier, before "

@@ -390,6 +390,11 @@ class Server:
                     if kind != "speculate" or any(served.draft for served in self.pools)
                 },
                 "compiled": JIT,
+                "encode_pools": tuple(
+                    p
+                    for p, served in enumerate(self.pools)
+                    if served.pool.role == "encode" and served.n_blocks > 0
+                ),
                 "hash_tokens": self.hash_tokens,
                 "models": tuple(self.models),
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],

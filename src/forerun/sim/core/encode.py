@@ -35,10 +35,10 @@ def is_pool(state, p, model):
 @jit
 def is_apart(state, model):
     """Whether items of this model's requests are encoded by a pool of its own."""
-    for p in range(state.engines.shape[0]):
-        if is_pool(state, p, model):
-            return True
-    return False
+    p = 0
+    while p < state.engines.shape[0] and not is_pool(state, p, model):
+        p += 1
+    return p < state.engines.shape[0]
 
 
 @jit
@@ -57,15 +57,15 @@ def some_pool_holds(state, model, n, units):
     apart = is_apart(state, model)
     for p in range(state.engines.shape[0]):
         row = state.engines[p].encoder_row
-        if apart and is_pool(state, p, model) and holds(state, p, n, units):
-            return True
-        if not apart and row >= 0 and state.engines[row].model == model:
-            if units <= state.engines[row].max_tokens:
+        if apart:
+            if is_pool(state, p, model) and holds(state, p, n, units):
                 return True
+        elif row >= 0 and state.engines[row].model == model:
+            return units <= state.engines[row].max_tokens
     return False
 
 
-# -- on a pool of its own ---------------------------------------------------------------------------
+# -- on a pool of its own -------------------------------------------------------------------------
 
 
 @jit
