@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from control import drive, scaled
 from families import asking, fixed
 from fleets import assert_laws, assert_same, fleets, pool, serve, sharing, troubles
 from flows import woven
@@ -15,6 +16,7 @@ from speculating import kinds
 
 from forerun.errors import SpecError
 from forerun.sim.tiers import Tier
+from forerun.spec.control import Fault
 from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
 from forerun.spec.workload import Client
@@ -295,3 +297,22 @@ def test_images_compose_with_ways_of_batching(batch):
         one = [pool(replicas=2, n_blocks=40, batch=batch)]
         both_ways(requests, [encoder(), *one], seed=3)
         both_ways(requests, in_front(one), seed=3)
+
+
+def test_images_compose_with_faults_and_scale_rules():
+    crash = Fault(mtbf_s=0.4, mttr_s=0.15)
+    slow = Fault(effect="slow", mtbf_s=0.3, mttr_s=0.3, factor=2.5)
+    link = Fault(effect="link", mtbf_s=0.2, mttr_s=0.2, factor=8)
+    spot = Fault(effect="loss", mtbf_s=0.5, mttr_s=0.2, notice_s=0.1, on_notice="move")
+    for seed in range(2):
+        requests = looking(seed, 60, isl=60, ties=seed % 2 == 0)
+        for name, pools in seeing_fleets().items():
+            for faults in ((crash, slow), (link,), (spot, slow)):
+                changing = scaled(pools, 0, min_replicas=0)
+                leapt, stepped = (
+                    drive(requests, changing, faults=faults, cold_s=0.05, seed=1, leap=leap)
+                    for leap in (True, False)
+                )
+                log = assert_laws(leapt.server, requests)
+                assert_same(log, stepped.server.log_so_far())
+                assert log.n_unfinished == 0, name

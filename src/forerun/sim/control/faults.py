@@ -204,6 +204,6 @@ class Upgrade:
 def slow_rows(pools: Sequence[Served], faults: Sequence[Fault]) -> dict[tuple[int, float], int]:
     """Which row of the engines runs pool p slower by a factor; rows that `with_slow` appends."""
     factors = sorted({f.factor for f in faults if f.effect == "slow" and f.factor > 1})
-    own = [p for p, served in enumerate(pools) if served.pool.replicas > 0]
-    rows = count(len(own))
-    return {(p, factor): next(rows) for p in own for factor in factors}
+    n = len(pools) // (1 + len(factors))
+    rows = count(n)
+    return {(p, factor): next(rows) for p in range(n) for factor in factors}

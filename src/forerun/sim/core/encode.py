@@ -121,10 +121,6 @@ def note(state, i, n, units):
 def pull(state, i, r, have, t):
     """Move the embeddings of r to replica i, which keeps `have` tokens of its prompt already."""
     request = state.live[r]
-    if request.recomputed == 0 and request.cached == 0:
-        request.cached = have
-    else:
-        request.recomputed -= have
     request.n_due = have
     state.replicas[i].n_coming += 1
     request.called_ps = t

@@ -38,6 +38,17 @@ def pull(state, i, r, n_tokens, t):
 
 
 @jit
+def unpack(request):
+    """The embeddings of a request are where its prompt will be computed, which keeps n_due tokens
+    of it."""
+    request.stage, request.n_computed = PLAIN, request.n_due
+    if request.recomputed == 0 and request.cached == 0:
+        request.cached = request.n_due
+    else:
+        request.recomputed -= request.n_due
+
+
+@jit
 def arrive(state, t):
     """The KV of a request is where it goes on: its source is free of it, it may take a seat."""
     r = transfer.end_first(state, t)
@@ -48,7 +59,7 @@ def arrive(state, t):
         request.away_ps += t - request.left_ps
         lists.leave_source(state, r, t)
         if request.stage == EMBEDDED:
-            request.stage, request.n_computed = PLAIN, request.n_due
+            unpack(request)
     elif climb(state, i, r, t):
         return
     else:
