@@ -38,6 +38,7 @@ KEYS = {
                     "batch_mean"],
     "kv": ["kv_hit", "kv_moved_bytes_per_s", "kv_wait_s", "kv_wait_p99_s", "kv_hit_below",
            "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s"],
+    "encoders": ["items_encoded", "items_per_s", "encoding", "embeddings_moved_bytes_per_s"],
     "models": ["turns", "weights_loaded_bytes", "loading", "draining"],
     "energy": ["energy_j", "power_w", "energy_j_per_output_token"],
     "money": ["usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"],

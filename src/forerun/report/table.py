@@ -45,7 +45,7 @@ LABELS = {
     "kv_wait_p99_s": "wait for room and KV, p99",
     "items_encoded": "images or groups of frames encoded",
     "items_per_s": "images or groups of frames",
-    "encoding": "replicas that encode, in its steps",
+    "encoding": "time in encoder steps",
     "embeddings_moved_bytes_per_s": "embeddings moved",
     "turns": "models taken up by replicas",
     "weights_loaded_bytes": "weights loaded",

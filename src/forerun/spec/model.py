@@ -143,7 +143,6 @@ class Vision(Spec):
     layers_run: int | None = None  # when the last layers' output is not used (LLaVA)
     projector: int | None = None  # width between its two layers; None: that of a joined square
 
-
     @property
     def patches_a_token(self) -> float:
         """Patches, class tokens included, that become one token of the decoder's prompt."""
