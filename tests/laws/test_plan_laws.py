@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from fleets import sharing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import served, table, workload
@@ -16,6 +17,7 @@ from forerun.plan.space import ROUTE, Candidate, candidates
 from forerun.plan.store import Store
 from forerun.sim.serve import run
 from forerun.spec.case import Case
+from forerun.spec.requests import Requests
 from forerun.spec.slo import Slo
 from forerun.spec.traces.draw import requests_of
 
@@ -107,19 +109,21 @@ def test_nothing_that_was_pruned_meets_the_slo(slo, model):
     attainment=st.floats(0.3, 1.0),
     policy=st.sampled_from(["chunked", "prefill_first", "decode_first"]),
     n_blocks=st.sampled_from([24, 64, 400]),
+    kept=st.booleans(),
 )
 def test_bounds_hold_for_any_table_and_traffic(
-    seed, rate, ttft, tpot, attainment, policy, n_blocks
+    seed, rate, ttft, tpot, attainment, policy, n_blocks, kept
 ):
     draw = np.random.default_rng(seed)
     costs = table(flat=draw.uniform(1e-4, 4e-3), token=draw.uniform(1e-6, 2e-4),
                   ctx=draw.uniform(0, 5e-6))  # fmt: skip
-    r = workload(seed, 120, rate=rate)
+    r = sharing(seed, 120, rate=rate) if kept else workload(seed, 120, rate=rate)
     slo = Slo(ttft_s=ttft, tpot_s=tpot, attainment=attainment)
     one = served(costs, n_blocks=n_blocks, batch=policy)
     least = least_replicas(one, r, slo)
     bench = Bench(Ready(Candidate(one.pool, ROUTE, 64), one, 1), r, slo, 0, Store())
-    possible = bounds.reachable(slo, bounds.alone(costs, r).latencies(r)).sum()
+    new = bounds.computed(r, kept)
+    possible = bounds.reachable(slo, bounds.alone(costs, new).latencies(r)).sum()
     for n in {1, max(1, least - 1), least, 2 * least}:
         verdict = bench.judge(n)
         if verdict.met:
@@ -128,16 +132,40 @@ def test_bounds_hold_for_any_table_and_traffic(
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), n_blocks=st.sampled_from([24, 64, 400]))
-def test_the_least_work_is_less_than_what_the_core_spends(seed, n_blocks):
+@given(seed=st.integers(0, 10_000), n_blocks=st.sampled_from([24, 64, 400]), kept=st.booleans())
+def test_the_least_work_is_less_than_what_the_core_spends(seed, n_blocks, kept):
     draw = np.random.default_rng(seed)
     costs = table(flat=draw.uniform(1e-4, 4e-3), token=draw.uniform(1e-6, 2e-4),
                   ctx=draw.uniform(0, 5e-6))  # fmt: skip
-    r = workload(seed, 80, rate=300)
-    log = run(r, [served(costs, n_blocks=n_blocks)])
+    r = sharing(seed, 80, rate=300) if kept else workload(seed, 80, rate=300)
+    log = run(r, [served(costs, n_blocks=n_blocks)], hash_tokens=r.hash_tokens)
     done = np.isin(np.arange(len(r)), log.requests["request"][log.requests["n_out"] > 0])
-    least = bounds.least(costs, costs.time_s).whole(r)[done].sum()
+    new = bounds.computed(r, kept)
+    least = bounds.least(costs, costs.time_s, kept=kept).whole(r, new)[done].sum()
     assert least <= log.replicas["busy_ps"].sum() * 1e-12
+
+
+def test_tokens_that_nobody_else_has_are_computed_whatever_is_kept():
+    """Blocks of 4 tokens; the second request begins as the first does, the third with a block of
+    its own."""
+    r = Requests(
+        np.arange(3.0), np.array([10, 9, 8]), np.ones(3, dtype=int),
+        block_hashes=np.array([1, 2, 3, 1, 2, 4, 5, 2]), block_starts=np.array([0, 3, 6, 8]),
+        hash_tokens=4,
+    )  # fmt: skip
+    assert bounds.computed(r, True).tolist() == [2, 1, 8]
+    assert bounds.computed(r, False).tolist() == [10, 9, 8]
+
+
+def test_a_plan_keeps_prefixes_and_needs_less_for_it():
+    slo = {"ttft_s": 8.0, "tpot_s": 0.1, "attainment": 0.9}
+    drawn = {"trace": "long_context", "rate_per_s": 6, "n_requests": 300}
+    costs = {}
+    for kept in (True, False):
+        wishes = {"pools": [{"device": "h100-sxm", "engine": {"prefix_caching": kept}}]}
+        asked = case({"h100-sxm": 24}, slo, traffic=drawn, deployment=wishes)
+        costs[kept] = plan(asked, store=STORE, top=1).best.n_devices
+    assert costs[True] < costs[False]
 
 
 @pytest.mark.parametrize("slo", SLOS)

@@ -128,9 +128,9 @@ def test_the_least_work_takes_every_part_at_its_best_batch():
     found = bounds.least(costs, time)
     assert (found.token, found.sample, found.decode, found.context) == (12.0, 0.5, 3.0, 0.2)
     r = Requests(np.zeros(1), np.array([3]), np.array([3]))
-    assert found.prompts(r)[0] == 3 * 12 + 0.5
+    assert found.prompts(r.isl)[0] == 3 * 12 + 0.5
     # five tokens, three samples, two decodes after 3 and 4 tokens
-    assert found.whole(r)[0] == pytest.approx(5 * 12 + 3 * 0.5 + 2 * 3 + 7 * 0.2)
+    assert found.whole(r, r.isl)[0] == pytest.approx(5 * 12 + 3 * 0.5 + 2 * 3 + 7 * 0.2)
 
 
 def test_a_prompt_alone_takes_one_step_or_two():
@@ -144,7 +144,7 @@ def test_a_prompt_alone_takes_one_step_or_two():
         host_step_s=3.0, host_seq_s=0.5,
     )  # fmt: skip
     r = Requests(np.zeros(2), np.array([4, 2]), np.array([3, 1]))
-    found = bounds.alone(costs, r)
+    found = bounds.alone(costs, r.isl)
     assert found.ttft_s == pytest.approx([0.9 * (48 + 2) + 3.5, 0.9 * (24 + 2) + 3.5])
     assert found.step_s == pytest.approx(0.9 * (24 + 2 + 1) + 3.5)
     assert np.isnan(found.latencies(r)["tpot_s"][1])

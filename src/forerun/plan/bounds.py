@@ -10,7 +10,10 @@ requests of mean context c costs tokens(T) + seqs(S) + decode(B, c) and more; su
 Grids are linear between points, so a minimum of f(n)/n is at one of them.  The chord is linear,
 thus a bound for batches of unequal contexts too.  Chunks' own cost and host time a step are left
 out.  A token computed again after a preemption costs more than the decode it replaces, because a
-and b are kept below half of a token's own cost.
+and b are kept below half of a token's own cost; where prefixes are kept, so that one token may be
+all that is computed again, below that of a chunk of one token too.
+
+`new` below is the prompt tokens of each request that are computed at least, int64 [N].
 """
 
 from __future__ import annotations
@@ -37,33 +40,52 @@ class Least:
     decode: float  # a decoded token without context
     context: float  # a decoded token, per token of context
 
-    def prompts(self, r: Requests) -> np.ndarray:
+    def prompts(self, new: np.ndarray) -> np.ndarray:
         """Up to the first token: float64 [N]."""
-        return r.isl * self.token + self.sample
+        return new * self.token + self.sample
 
-    def whole(self, r: Requests) -> np.ndarray:
+    def whole(self, r: Requests, new: np.ndarray) -> np.ndarray:
         """Of whole requests: float64 [N].  The j-th decoded token, j = 0.., has isl + j before."""
         n = (r.osl - 1).astype(float)
         context = n * r.isl + n * (n - 1) / 2
         return (
-            self.prompts(r) + n * (self.token + self.sample + self.decode) + context * self.context
+            self.prompts(new)
+            + n * (self.token + self.sample + self.decode)
+            + context * self.context
         )
 
 
-def least(table: CostTable, work: Work) -> Least:
-    """The least of a quantity of the table."""
+def least(table: CostTable, work: Work, *, kept: bool = False) -> Least:
+    """The least of a quantity of the table; kept : prefixes are."""
     tokens = _rate(np.maximum.accumulate(work.tokens), table.max_tokens)
     sample = _rate(np.maximum.accumulate(work.seqs), table.max_seqs)
     each = work.decode[1:] / np.arange(1, len(work.decode))[:, None]
-    at, value = table.knots_ctx, each.min(axis=0)
-    if table.between == "constant" or len(at) < 2:
-        base, slope = float(value.min()), 0.0
-    else:
-        base = float(value[0])
-        slope = float(((value[1:] - base) / (at[1:] - at[0])).min())
-        if slope < 0:
-            base, slope = float(value.min()), 0.0
-    return Least(tokens, sample, min(base, tokens / 2), min(slope, tokens / 2))
+    base, slope = _chord(table, table.knots_ctx, each.min(axis=0))
+    most = [(base, slope), (tokens / 2, tokens / 2)]
+    if kept:
+        most.append(_chord(table, table.knots_past, work.prefill[1]))
+    return Least(tokens, sample, min(b for b, _ in most), min(s for _, s in most))
+
+
+def _chord(table: CostTable, at: np.ndarray, value: np.ndarray) -> tuple[float, float]:
+    """A straight line, (at 0, slope), that never is above the values between knots."""
+    if table.between != "constant" and len(at) > 1:
+        slope = float(((value[1:] - value[0]) / (at[1:] - at[0])).min())
+        if slope >= 0:
+            return float(value[0]), slope
+    return float(value.min()), 0.0
+
+
+def computed(r: Requests, kept: bool) -> np.ndarray:
+    """Prompt tokens that are computed at least: all, or with prefixes kept (`kept`) those behind
+    the leading blocks that some other request has too; int64 [N], at least 1."""
+    if not kept or r.block_hashes is None or r.block_starts is None:
+        return r.isl
+    _, inverse, count = np.unique(r.block_hashes, return_inverse=True, return_counts=True)
+    alone = np.concatenate([np.flatnonzero(count[inverse] == 1), [len(inverse)]])
+    starts, ends = r.block_starts[:-1], r.block_starts[1:]
+    first = np.minimum(alone[np.searchsorted(alone, starts)], ends)
+    return np.maximum(r.isl - (first - starts) * r.hash_tokens, 1)
 
 
 def _rate(values: np.ndarray, n_max: int) -> float:
@@ -84,7 +106,7 @@ class Alone:
         return {"ttft_s": self.ttft_s, "tpot_s": step, "itl_s": step, "e2el_s": whole}
 
 
-def alone(table: CostTable, r: Requests) -> Alone:
+def alone(table: CostTable, new: np.ndarray) -> Alone:
     """Latencies that no load can go below, at the optimistic end of the cost interval.
 
     A prompt is computed in one step, or in two at least; each step reads the weights.
@@ -92,8 +114,8 @@ def alone(table: CostTable, r: Requests) -> Alone:
     points, work, low = grid(table.max_tokens), table.time_s, table.low
     tokens = np.maximum.accumulate(work.tokens)
     each = least(table, work).token
-    one = np.where(r.isl <= table.max_tokens, np.interp(r.isl, points, tokens), np.inf)
-    busy = np.maximum(r.isl * each, np.minimum(one, 2 * tokens[1])) + work.seqs[1]
+    one = np.where(new <= table.max_tokens, np.interp(new, points, tokens), np.inf)
+    busy = np.maximum(new * each, np.minimum(one, 2 * tokens[1])) + work.seqs[1]
     host = table.host_step_s + table.host_seq_s
     step = tokens[1] + work.seqs[1] + float(work.decode[1:].min())
     return Alone(low * busy + host, low * step + host)

@@ -171,6 +171,7 @@ class Bench:
             route=deployment.route, seed=self.seed, log=log,
             concurrency=wanted.meta.get("concurrency"), think_s=wanted.meta.get("think_s", 0.0),
             n_requests=len(wanted),
+            hash_tokens=wanted.hash_tokens if wanted.block_hashes is not None else 0,
         )  # fmt: skip
         server.inject(wanted)
         return server

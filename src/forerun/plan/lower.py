@@ -10,8 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from forerun import catalog
 from forerun.cost.memory import measure
 from forerun.cost.price import price
@@ -67,13 +65,16 @@ def lower_bound(
     # weights that a layout can keep in the last-level caches are not read from memory
     domain = device.scale_up_domain or device.devices_per_node
     cached = held.weights_bytes / (domain * STAGES[-1]) <= (device.l2_bytes or 0.0)
+    kept = one.engine.prefix_caching and requests.block_hashes is not None
+    new = bounds.computed(requests, kept)
     if not requests.meta.get("concurrency"):
         for name, work, rate in (("flop", table.flop, peak),
                                  ("bytes", table.hbm_bytes, device.hbm_bytes_per_s)):  # fmt: skip
-            least = bounds.least(table, work)
+            least = bounds.least(table, work, kept=kept)
+            parts = {"prompts": least.prompts(new), "whole": least.whole(requests, new)}
             limits[name] = max(
                 (
-                    bounds.busy_lanes(_of(least, part, requests), span, requests, slo)
+                    bounds.busy_lanes(parts[part], span, requests, slo)
                     for part, span in bounds.horizons(slo, requests).items()
                 ),
                 default=0.0,
@@ -85,7 +86,7 @@ def lower_bound(
             limit = held.max_len
             a_token = held.kv_bytes(float(limit)) / limit  # windows stop growing: the least
             n = (requests.osl - 1).astype(float)
-            tokens = n * requests.isl + n * (n - 1) / 2
+            tokens = n * new + n * (n - 1) / 2  # what others have too may be kept once
             read_s = (table.hbm_bytes.tokens[1] + table.hbm_bytes.seqs[1]) / device.hbm_bytes_per_s
             lanes = bounds.busy_lanes(tokens * a_token * read_s, whole, requests, slo)
             limits["kv"] = math.sqrt(max(0.0, lanes) / device.hbm_bytes)
@@ -93,10 +94,6 @@ def lower_bound(
     devices = max(1, math.ceil(limits[binding] - 1e-9))
     usd = None if usd_per_device_hour is None else devices * usd_per_device_hour
     return Lower(device.name, pool.dtype, devices, binding, limits, usd)
-
-
-def _of(least: bounds.Least, part: str, requests: Requests) -> np.ndarray:
-    return least.prompts(requests) if part == "prompts" else least.whole(requests)
 
 
 def least_of(found: Sequence[Lower]) -> Lower | None:

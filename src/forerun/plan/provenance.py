@@ -53,11 +53,6 @@ def provenance(case: Case, requests: Requests, benches: Sequence[Bench]) -> dict
     assumed.append(
         "devices are rented one by one; whole nodes, disks, network and people are not priced"
     )
-    if requests.block_hashes is not None:
-        assumed.append(
-            "every prompt is computed whole: plans do not keep prefixes yet, although the requests "
-            "name them, so they ask for more than `forerun simulate` needs"
-        )
     grids = {}
     for name, group in case.fleet.devices.items():
         if group.region is not None:

@@ -105,7 +105,8 @@ def _context(ready: Ready, r: Requests, slo: Slo) -> tuple[Reason, str] | None:
 
 
 def _latency(ready: Ready, r: Requests, slo: Slo) -> tuple[Reason, str] | None:
-    found = bounds.alone(ready.served.table, r).latencies(r)
+    new = bounds.computed(r, ready.served.pool.engine.prefix_caching)
+    found = bounds.alone(ready.served.table, new).latencies(r)
     if int(bounds.reachable(slo, found).sum()) >= bounds.needed(slo, len(r)):
         return None
     terms = slo_bounds(slo)
@@ -125,10 +126,11 @@ def least_replicas(served: Served, r: Requests, slo: Slo) -> int:
     if r.meta.get("concurrency") or not len(r):
         return 1
     table = served.table
-    work = bounds.least(table, table.time_s)
+    kept = served.pool.engine.prefix_caching and r.block_hashes is not None
+    work, new = bounds.least(table, table.time_s, kept=kept), bounds.computed(r, kept)
     lanes = 0.0
     for part, horizon in bounds.horizons(slo, r).items():
-        busy = work.prompts(r) if part == "prompts" else work.whole(r)
+        busy = work.prompts(new) if part == "prompts" else work.whole(r, new)
         lanes = max(lanes, bounds.busy_lanes(table.low * busy, horizon, r, slo))
     return max(1, math.ceil(lanes / served.pool.pp - 1e-6))
 

@@ -70,44 +70,44 @@ LIVE = np.dtype(
     [
         ("request", "i8"),
         ("arrival_ps", "i8"),
-        ("deadline_ps", "i8"),
-        ("session", "i8"),
         ("isl", "i8"),
         ("osl", "i8"),  # its true length: a policy that reads it is an oracle
-        ("priority", "i8"),
-        ("tenant", "i8"),
-        ("model", "i8"),
-        ("n_preempt", "i8"),
         ("n_out", "i8"),  # tokens produced, up to date when it joins or leaves the decoders
         ("n_known", "i8"),  # prompt and produced tokens; what is computed chases this
         ("n_computed", "i8"),  # in the KV cache, up to date when it joins or leaves the decoders
         ("n_blocks", "i8"),  # held, without those that decoding adds
-        ("recomputed", "i8"),
         ("key", "i8"),  # place in the queue, from the order policy
-        ("admitted", "i8"),  # running number of its admission to this replica
-        ("scheduled_ps", "i8"),
-        ("first_token_ps", "i8"),
-        ("last_token_ps", "i8"),  # when it joined the decoders or left them
-        ("max_itl_ps", "i8"),
-        ("reads", "i8"),  # most cached tokens that its decoding reads ...
-        ("keeps", "i8"),  # ... and that it has in memory, both as of when it joined the decoders
-        ("joined", "i8"),  # its replica's decode step count when it joined the decoders
-        ("replica", "i8"),
-        ("pool", "i8"),
-        ("place", "i8"),  # in the heap of last steps, or of those at which it stops growing
         ("child", "i8"),  # queue links
         ("sibling", "i8"),
+        ("phase", "i8"),
+        ("aborted", "i8"),
         ("prev", "i8"),  # running list, in order of admission
         ("next", "i8"),
         ("chunk_next", "i8"),  # list of requests that compute more than one token
         ("chunk", "i8"),  # tokens of its chunk in each step of the present leap
-        ("phase", "i8"),
-        ("aborted", "i8"),
+        ("joined", "i8"),  # its replica's decode step count when it joined the decoders
+        ("place", "i8"),  # in the heap of last steps, or of those at which it stops growing
+        ("keeps", "i8"),  # ... and that it has in memory, both as of when it joined the decoders
+        ("reads", "i8"),  # most cached tokens that its decoding reads ...
+        ("last_token_ps", "i8"),  # when it joined the decoders or left them
+        ("max_itl_ps", "i8"),
+        ("first_token_ps", "i8"),
+        ("scheduled_ps", "i8"),
+        ("admitted", "i8"),  # running number of its admission to this replica
+        ("replica", "i8"),
+        ("pool", "i8"),
+        ("model", "i8"),
+        ("n_preempt", "i8"),
+        ("n_shared", "i8"),  # of them in the store of its replica, held
+        ("source", "i8"),  # replica that computed its KV and still holds it; -1 when none
+        ("deadline_ps", "i8"),
+        ("session", "i8"),
+        ("priority", "i8"),
+        ("tenant", "i8"),
+        ("recomputed", "i8"),
         ("hash_at", "i8"),  # its prompt's blocks in `hashes` ...
         ("n_hash", "i8"),  # ... whole ones only
-        ("n_shared", "i8"),  # of them in the store of its replica, held
         ("cached", "i8"),
-        ("source", "i8"),  # replica that computed its KV and still holds it; -1 when none
         ("n_left", "i8"),  # blocks held there for it alone ...
         ("n_left_shared", "i8"),  # ... and prefix blocks in the store there
         ("left_ps", "i8"),  # when it left there
