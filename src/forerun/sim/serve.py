@@ -31,6 +31,7 @@ from forerun.sim.core import rows_request, state
 from forerun.sim.core import serve as core_serve
 from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
+from forerun.sim.core.signatures import KINDS
 from forerun.sim.log import Log
 from forerun.sim.room import gate_memory_for, pending_for, wider
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
@@ -119,8 +120,8 @@ class Server:
             say = self.announce or (lambda text: print(text, file=sys.stderr, flush=True))
             say("compiling the simulator for this machine (once, about 15 s) ...")
         self._advance_core = compiler.entry("advance")
-        chosen = {kind: policy_room.by_pool(self._found[kind]) for kind in compiler.POLICIES}
-        self._functions = [function for function, _ in chosen.values()]
+        chosen = {kind: policy_room.by_pool(self._found[kind]) for kind in KINDS}
+        self._put(**{kind: function for kind, (function, _) in chosen.items()})
         self._put(**{f"{kind}_params": params for kind, (_, params) in chosen.items()})
         self.n_injected = 0
         self._clock.last_chunk = 1
@@ -151,8 +152,8 @@ class Server:
     def _policy(self, kind: str, engine: Engine) -> policy_room.Found:
         return policy_room.find(kind, self.policies.get(kind, getattr(engine, kind)))
 
-    def _put(self, **arrays: np.ndarray) -> None:
-        self._state = self._state._replace(**arrays)
+    def _put(self, **fields: Any) -> None:
+        self._state = self._state._replace(**fields)
 
     @property
     def _clock(self) -> Any:
@@ -314,7 +315,7 @@ class Server:
 
     def _step(self, until_ps: int) -> int:
         """Run until the core asks for something; give it that."""
-        reason = int(self._advance_core(self._state, until_ps, *self._functions))
+        reason = int(self._advance_core(self._state, until_ps))
         if reason == core_serve.WANT_LOG:
             self._drain()
         elif reason == core_serve.WRONG:

@@ -175,6 +175,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         **draft_arrays(drafts),
         draft_seed=stream(options.seed, "acceptance").integers(0, 2**63, 1, dtype=np.uint64),
         **{f"{kind}_params": nothing for kind in signatures.KINDS},
+        **dict.fromkeys(signatures.KINDS),
         route_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
         encode_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
         route_rng=rng,

@@ -27,14 +27,14 @@ STUCK, BAD_BATCH = MISTAKE["stuck"], MISTAKE["batch"]
 
 
 @jit
-def preempt_one(state, i, preempt):
+def preempt_one(state, i):
     """Take the blocks of the running request that the policy gives up first; returns its slot."""
     replica = state.replicas[i]
     victim = replica.run_head
-    worst = preempt(state.live[victim], state.preempt_params)
+    worst = state.preempt(state.live[victim], state.preempt_params)
     r = state.live[victim].next
     while r >= 0:
-        score = preempt(state.live[r], state.preempt_params)
+        score = state.preempt(state.live[r], state.preempt_params)
         if score >= worst:
             worst = score
             victim = r
@@ -68,7 +68,7 @@ def lose(request):
 
 
 @jit
-def make_room(state, i, decoding, extra, r, preempt):
+def make_room(state, i, decoding, extra, r):
     """Preempt until the next decode step (if decoding is 1) and `extra` blocks for r fit.
 
     Stops when r (-1 for none) has itself been preempted.  Returns how many requests were.
@@ -87,13 +87,13 @@ def make_room(state, i, decoding, extra, r, preempt):
             continue
         if r >= 0 and state.live[r].phase == WAITING:
             break
-        preempt_one(state, i, preempt)
+        preempt_one(state, i)
         preempted += 1
     return preempted
 
 
 @jit
-def grow_chunks(state, i, left, whole, decoding, preempt):
+def grow_chunks(state, i, left, whole, decoding):
     """Give the requests that compute a chunk their tokens, in order of admission.
 
     Blocks of the chunks are taken here, those of the decode step are kept free.
@@ -117,7 +117,7 @@ def grow_chunks(state, i, left, whole, decoding, preempt):
         request.chunk = q
         extra = blocks_for(min(request.n_computed, engine.keeps) + q, b) - request.n_blocks
         if q > 0 and extra > 0:
-            preempted += make_room(state, i, decoding, extra, r, preempt)
+            preempted += make_room(state, i, decoding, extra, r)
             if request.phase == WAITING:  # it had to give up its own blocks
                 return left, preempted
             after = request.chunk_next  # those after it may have been preempted
@@ -152,7 +152,7 @@ def join_ready(state, i, t):
 
 
 @jit
-def comes(state, i, r, here, bring):
+def comes(state, i, r, here):
     """Tokens of r that are brought to replica i from elsewhere, beside its `here` prefix blocks."""
     request = state.live[r]
     kept = here * state.clock[0].hash_tokens
@@ -168,11 +168,11 @@ def comes(state, i, r, here, bring):
     anywhere = state.engines[state.replicas[i].pool].anywhere
     if state.stores[i].below < 0 or (state.stores[i].n_rows == 0 and anywhere == 0):
         return 0
-    return fetch.plan(state, i, r, here, bring)
+    return fetch.plan(state, i, r, here)
 
 
 @jit
-def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
+def admit_waiting(state, i, t, left, whole, n_max, keep):
     """Start waiting requests, first come by the order's key, until one does not fit.
 
     keep : blocks that the decode step needs.
@@ -191,7 +191,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
         r = replica.queue
         request = state.live[r]
         here = prefix.leading(state, i, r)  # prefix blocks
-        coming = comes(state, i, r, here, bring)
+        coming = comes(state, i, r, here)
         have = here * state.clock[0].hash_tokens + coming
         brings = request.stage == EMBEDDED
         up = brings or (coming > 0 and request.source < 0)
@@ -225,7 +225,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
         held = shared - prefix.idle_among(state, i, r, here) * (shared // max(here, 1))
         if replica.n_blocks + keep + blocks - held > engine.n_blocks - engine.watermark:
             return left, unsettled
-        if admit(request, replica, engine, state.admit_params) == 0:
+        if state.admit(request, replica, engine, state.admit_params) == 0:
             return left, unsettled
         lists.dequeue(state, i)
         if here > 0:
@@ -253,7 +253,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring):
 
 
 @jit
-def form(state, i, t, admit, batch, preempt, bring, speculate):
+def form(state, i, t):
     """Shape the leap of replica i that starts at t; returns when it ends, NEVER if it idles."""
     replica = state.replicas[i]
     p = replica.pool
@@ -270,31 +270,31 @@ def form(state, i, t, admit, batch, preempt, bring, speculate):
         join_ready(state, i, t)
     if replica.n_running == 0 and replica.n_waiting == 0:
         return NEVER
-    decode, left, whole, n_max = batch(replica, engine, state.batch_params)
+    decode, left, whole, n_max = state.batch(replica, engine, state.batch_params)
     if left + (replica.n_decode if decode == YES else 0) > engine.max_tokens:
         clock.wrong_kind, clock.wrong_replica, clock.wrong_value = BAD_BATCH, i, left
         return NEVER
     if left < 0:
         left = 0
     decoding = 1 if decode == YES else 0
-    preempted = make_room(state, i, decoding, 0, -1, preempt)
+    preempted = make_room(state, i, decoding, 0, -1)
     wanted = 0
     if decoding == 1 and engine.draft_most > 0:
-        wanted = drafts.choose(state, i, left, speculate)
+        wanted = drafts.choose(state, i, left)
         left = max(0, left - replica.n_draft)
-    left, more = grow_chunks(state, i, left, whole, decoding, preempt)
+    left, more = grow_chunks(state, i, left, whole, decoding)
     preempted += more
     stopped = 0
     if preempted == 0:
         keep = need(state, i, 1, 0, 0) + replica.lookahead if decoding == 1 else 0
         if turns.drains(state, i) or has_encoded == 1:
             n_max = 0
-        left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep, admit, bring)
+        left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep)
     if decode == IF_NO_PREFILL and not any_chunk(state, i):
         decoding = 1
-        preempted += make_room(state, i, 1, 0, -1, preempt)
+        preempted += make_room(state, i, 1, 0, -1)
         if engine.draft_most > 0:
-            wanted = drafts.choose(state, i, 0, speculate)
+            wanted = drafts.choose(state, i, 0)
     if engine.encoder_row >= 0 and replica.n_chunks > 0:
         end = encode.step(state, i, t)
         if end >= 0:

@@ -13,14 +13,14 @@ from forerun.sim.core.wake import cut_leap
 
 
 @jit
-def fire(state, t, order, route, place):
+def fire(state, t):
     """Do what the first timer is for."""
     timer = state.timers[0]
     kind, request = timer.kind, timer.request
     timers.drop_first(state)
     call = state.calls[request]
     if kind == timers.HEDGE:
-        hedge(state, call, t, order, route, place)
+        hedge(state, call, t)
     elif kind == timers.DROP:
         drop(state, call.loser, t)
     else:
@@ -49,7 +49,7 @@ def give_up(state, call, request, t):
 
 
 @jit
-def hedge(state, call, t, order, route, place):
+def hedge(state, call, t):
     """A second copy goes to another replica, if one takes it."""
     clock = state.clock[0]
     if call.twin >= 0 or state.live[call.slot].phase == HELD:
@@ -64,4 +64,4 @@ def hedge(state, call, t, order, route, place):
     request.avoid = taken
     call.twin = r
     clock.n_hedged += 1
-    front.send(state, r, t, order, route, place)
+    front.send(state, r, t)

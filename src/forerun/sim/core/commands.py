@@ -47,7 +47,7 @@ def next_due(state):
 
 
 @jit
-def obey(state, t, order, route, place):
+def obey(state, t):
     """Carry out the next command."""
     clock = state.clock[0]
     command = state.commands[clock.next_command]
@@ -59,12 +59,12 @@ def obey(state, t, order, route, place):
         if command.value == 1:
             tiers.fall(state, i)
         restrict(state)
-        front.let_in(state, t, order, route, place)
+        front.let_in(state, t)
     elif command.verb == CLOSE:
         replica.accepts = 0
         clock.restricted = 1
     elif command.verb == FAIL:
-        fail(state, i, t, command.value, order, route, place)
+        fail(state, i, t, command.value)
     elif command.verb == SWITCH:
         replica.next_pool = command.value
         replica.n_orders += 1
@@ -96,31 +96,31 @@ def restrict(state):
 
 
 @jit
-def at_boundary(state, i, t, order, preempt, route, place, turn):
+def at_boundary(state, i, t):
     """Carry out what waited for replica i to end its step."""
     replica = state.replicas[i]
     if t < replica.free_ps:
         return
     if replica.n_parked > 0 and replica.next_pool == replica.pool:
-        turns.ask(state, i, t, turn)
+        turns.ask(state, i, t)
     replica.n_orders = 0
     if replica.next_pool != replica.pool:
         if not turns.drains(state, i) or turns.is_empty(state, i):
-            change_pool(state, i, t, order, route, place)
+            change_pool(state, i, t)
         else:
             replica.n_orders = 1  # when it is empty
     m = state.engines[replica.pool].model
     n = replica.n_to_move if front.another_takes(state, i, DECODE, m) else 0
     replica.n_to_move = 0
     while n > 0 and replica.n_decode > 0 and state.clock[0].wrong_kind == 0:
-        r = last_choice(state, i, preempt)
+        r = last_choice(state, i)
         lists.leave_decoders(state, i, r)
-        hand_on(state, i, r, t, order, route, place)
+        hand_on(state, i, r, t)
         n -= 1
 
 
 @jit
-def change_pool(state, i, t, order, route, place):
+def change_pool(state, i, t):
     """Replica i goes on with the costs, policies, role and model of another pool."""
     replica = state.replicas[i]
     p = replica.next_pool
@@ -131,13 +131,13 @@ def change_pool(state, i, t, order, route, place):
     state.load[KV_CAPACITY, i] = state.engines[p].n_blocks
     state.load[SPEED, i] = state.engines[p].speed
     make_room_for(state, i, replica.n_blocks)
-    send_parked(state, i, 0, t, 0, order, route, place)
+    send_parked(state, i, 0, t, 0)
     restrict(state)
-    front.let_in(state, t, order, route, place)
+    front.let_in(state, t)
 
 
 @jit
-def send_parked(state, i, every, t, lose, order, route, place):
+def send_parked(state, i, every, t, lose):
     """Requests that wait for models which replica i does not serve (or for any) are sent again."""
     for m in range(state.parked.shape[1]):
         if every == 0 and state.serves[state.replicas[i].pool, m] >= 0:
@@ -158,22 +158,22 @@ def send_parked(state, i, every, t, lose, order, route, place):
                 elif every == 1:
                     state.live[r].n_retries += 1
                 if every == 1:
-                    send_again(state, i, r, t, lose, order, route, place)
+                    send_again(state, i, r, t, lose)
                 else:  # nothing failed, so clients see nothing
                     state.load[OUTSTANDING, i] -= 1
-                    front.send(state, r, t, order, route, place)
+                    front.send(state, r, t)
             r = state.parked[i, m]
 
 
 @jit
-def last_choice(state, i, preempt):
+def last_choice(state, i):
     """The decoding request of replica i that its `preempt` policy gives up first."""
     r = state.replicas[i].run_head
     chosen = -1
     worst = 0
     while r >= 0:
         if state.live[r].phase == DECODING:
-            score = preempt(state.live[r], state.preempt_params)
+            score = state.preempt(state.live[r], state.preempt_params)
             if chosen < 0 or score >= worst:
                 worst = score
                 chosen = r
@@ -185,7 +185,7 @@ def last_choice(state, i, preempt):
 
 
 @jit
-def fail(state, i, t, lose, order, route, place):
+def fail(state, i, t, lose):
     """Replica i is gone at t with all KV it holds; its requests are sent again, or fail (lose = 1).
 
     Steps that ended before t count; the one under way gave nothing.
@@ -202,14 +202,14 @@ def fail(state, i, t, lose, order, route, place):
         k = steps_to_reach(replica.first_ps, replica.slope_ps, steps, elapsed + 1) - 1
         began = replica.start_ps
         if k > 0:
-            began = complete(state, i, k, order, route, place)
+            began = complete(state, i, k)
         totals.lost_ps += t - began
         replica.n_steps = 0
         replica.chunk = replica.encoding = 0
         heaps.reschedule(state, i, NEVER)
     stop_transfers(state, i, t)
-    forget_sources(state, i, t, order, route, place)
-    empty(state, i, t, lose, order, route, place)
+    forget_sources(state, i, t)
+    empty(state, i, t, lose)
     tiers.fall(state, i)
 
 
@@ -243,7 +243,7 @@ def stop_transfers(state, i, t):
 
 
 @jit
-def forget_sources(state, i, t, order, route, place):
+def forget_sources(state, i, t):
     """Requests whose KV waits on replica i to be fetched compute their prompts again, where they
     are; those whose embeddings wait there are sent again."""
     for r in range(state.live.shape[0]):
@@ -258,7 +258,7 @@ def forget_sources(state, i, t, order, route, place):
                 wake(state, request.replica, t)
             forget(state, r)
             if waits and embedded:
-                front.send(state, r, t, order, route, place)
+                front.send(state, r, t)
             elif waits:
                 state.load[OUTSTANDING_TOKENS, request.replica] += request.n_known - before
 
@@ -275,7 +275,7 @@ def forget(state, r):
 
 
 @jit
-def empty(state, i, t, lose, order, route, place):
+def empty(state, i, t, lose):
     """Every request of replica i leaves it: running ones, ready ones, waiting ones."""
     replica = state.replicas[i]
     while replica.ready_head >= 0:
@@ -298,7 +298,7 @@ def empty(state, i, t, lose, order, route, place):
         prefix.give_back(state, i, r, request.n_blocks, request.n_shared)
         request.n_blocks = request.n_shared = 0
         forget(state, r)
-        send_again(state, i, r, t, lose, order, route, place)
+        send_again(state, i, r, t, lose)
     lists.drop_aborted_heads(state, i)
     while replica.queue >= 0:
         r = lists.dequeue(state, i)
@@ -308,13 +308,13 @@ def empty(state, i, t, lose, order, route, place):
             forget(state, r)
         else:
             state.live[r].n_retries += 1
-        send_again(state, i, r, t, lose, order, route, place)
+        send_again(state, i, r, t, lose)
         lists.drop_aborted_heads(state, i)
-    send_parked(state, i, 1, t, lose, order, route, place)
+    send_parked(state, i, 1, t, lose)
 
 
 @jit
-def send_again(state, i, r, t, lose, order, route, place):
+def send_again(state, i, r, t, lose):
     """r leaves replica i for another one, unless its client has gone away or sees to that itself.
 
     lose : 1 when it ends with its replica instead.
@@ -322,7 +322,7 @@ def send_again(state, i, r, t, lose, order, route, place):
     request = state.live[r]
     if request.aborted == 0 and lose == 0 and state.clock[0].retry_failures == 0:
         state.load[OUTSTANDING, i] -= 1
-        front.send(state, r, t, order, route, place)
+        front.send(state, r, t)
         return
     if request.source >= 0:
         lists.leave_source(state, r, t)

@@ -14,11 +14,6 @@ from forerun.sim.core import arrivals, kv, live, serve, wake
 from forerun.sim.core.jit import JIT, cache_dir, jit
 from forerun.sim.core.signatures import KINDS, numba_signatures
 
-#: the order in which `advance` takes its policies
-POLICIES = (
-    "order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate", "gate", "turn",
-)  # fmt: skip
-
 
 def is_cached() -> bool:
     """Whether these sources have been compiled on this machine before."""
@@ -101,9 +96,7 @@ def entry(name: str) -> Any:
     # level 2 takes half a second more than level 1 and runs 3 % faster; level 3 adds nothing
     setattr(config, "OPT", type(usual)(2))  # noqa: B010
     i8 = types.int64
-    kinds = numba_signatures()
-    policies = [types.FunctionType(kinds[kind]) for kind in POLICIES]
-    takes: dict[str, list[Any]] = {"advance": [i8, *policies], "release": [i8], "look": []}
+    takes: dict[str, list[Any]] = {"advance": [i8], "release": [i8], "look": []}
     arguments = takes.get(name, [i8, i8])
     result = types.void if name in ("release", "look") else i8
     try:

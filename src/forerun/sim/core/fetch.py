@@ -105,7 +105,7 @@ def move_ps(state, i, s, n_tokens):
 
 
 @jit
-def ask(state, i, r, s, c, n, fetch):
+def ask(state, i, r, s, c, n):
     """How many of the n prefix blocks of r from c on, which tier s keeps, the policy moves."""
     request, offer = state.live[r], state.offer[0]
     engine, tokens = state.engines[state.replicas[i].pool], state.clock[0].hash_tokens
@@ -116,7 +116,7 @@ def ask(state, i, r, s, c, n, fetch):
     if engine.anywhere == 1:
         spared -= int(engine.again * spared)
     offer.compute_ps = compute_ps(state, state.replicas[i].pool, c * tokens, spared)
-    taken = fetch(request, engine, offer, state.fetch_params)
+    taken = state.fetch(request, engine, offer, state.fetch_params)
     if 0 <= taken <= n:
         return taken
     clock = state.clock[0]
@@ -126,7 +126,7 @@ def ask(state, i, r, s, c, n, fetch):
 
 
 @jit
-def plan(state, i, r, here, fetch):
+def plan(state, i, r, here):
     """Tokens of r, beside its first `here` prefix blocks, that it need not compute because tiers
     keep them, as the policy decides; what is moved for them is noted in `to_fetch`.
 
@@ -144,7 +144,7 @@ def plan(state, i, r, here, fetch):
         n = 1
         while c + n < most and tiers.where(state, i, state.hashes[request.hash_at + c + n]) == s:
             n += 1
-        taken = ask(state, i, r, s, c, n, fetch) if s >= 0 else 0
+        taken = ask(state, i, r, s, c, n) if s >= 0 else 0
         if s >= 0:
             state.to_fetch[r, state.stores[s].depth] += taken * tokens
         found += taken * tokens

@@ -106,8 +106,20 @@ def checked(state, r, c, n):
 
 
 @jit
-def choose(state, r, role, choice, params, memory):
-    """The replica that a router's `choice` gives request r; NOBODY, or what is out of range."""
+def pick(state, r, load):
+    """The column of `load` that `route` gives a new request (with a memory of its own where images
+    are encoded), `place` one whose KV is somewhere."""
+    request, rng = state.live[r], state.route_rng
+    if request.stage == ENCODING:
+        return state.route(request, load, state.route_params, state.encode_memory, rng)
+    if request.source < 0 or request.stage == EMBEDDED:
+        return state.route(request, load, state.route_params, state.route_memory, rng)
+    return state.place(request, load, state.place_params, state.place_memory, rng)
+
+
+@jit
+def choose(state, r, role):
+    """The replica that a router gives request r; NOBODY, or WRONG when there is no such one."""
     clock = state.clock[0]
     if clock.refresh_load + clock.refresh_cached > 0:
         refresh(state, r)
@@ -115,8 +127,7 @@ def choose(state, r, role, choice, params, memory):
     avoid = state.live[r].avoid
     state.live[r].avoid = -1
     if clock.restricted == 0 and source < 0 and avoid < 0:
-        i = choice(state.live[r], state.load, params, memory, state.route_rng)
-        return checked(state, r, i, state.replicas.shape[0])
+        return checked(state, r, pick(state, r, state.load), state.replicas.shape[0])
     n = 0
     for i in range(state.replicas.shape[0]):
         if i != source and i != avoid and takes(state, i, role, model):
@@ -131,24 +142,22 @@ def choose(state, r, role, choice, params, memory):
     for f in range(fields):
         for c in range(n):
             offered[f, c] = state.load[f, state.offered_of[c]]
-    c = choice(state.live[r], offered, params, memory, state.route_rng)
-    c = checked(state, r, c, n)
+    c = checked(state, r, pick(state, r, offered), n)
     return state.offered_of[c] if c >= 0 else c
 
 
 @jit
-def send(state, r, t, order, route, place):
+def send(state, r, t):
     """Give request r to a replica; its KV, if it has some, stays where it is until it can move."""
     request = state.live[r]
     if encode.is_due(state, r):
         encode.begin(request)
-    if request.source < 0 or request.stage == EMBEDDED:
-        encoding = request.stage == ENCODING
-        role = ENCODE if encoding else PREFILL
-        memory = state.encode_memory if encoding else state.route_memory
-        i = choose(state, r, role, route, state.route_params, memory)
-    else:
-        i = choose(state, r, DECODE, place, state.place_params, state.place_memory)
+    role = PREFILL
+    if request.stage == ENCODING:
+        role = ENCODE
+    elif request.source >= 0 and request.stage == PLAIN:
+        role = DECODE
+    i = choose(state, r, role)
     if i == NOBODY:
         hold(state, r)
         return
@@ -159,7 +168,7 @@ def send(state, r, t, order, route, place):
     if not holds(state, r):
         reject_routed(state, r, t)
         return
-    request.key = order(request, t, state.order_params)
+    request.key = state.order(request, t, state.order_params)
     state.load[OUTSTANDING, i] += 1
     lists.enqueue(state, i, r)
     if replica.n_steps == 0:
@@ -197,7 +206,7 @@ def hold(state, r):
 
 
 @jit
-def let_in(state, t, order, route, place):
+def let_in(state, t):
     """A replica has opened: those that wait in front are sent again, first come first."""
     clock = state.clock[0]
     r = clock.held_head
@@ -207,7 +216,7 @@ def let_in(state, t, order, route, place):
         if state.live[r].aborted == 1:
             lists.free(state, r)
         else:
-            send(state, r, t, order, route, place)
+            send(state, r, t)
         r = after
 
 
@@ -232,10 +241,10 @@ def turn_away(state, arrival, status):
 
 
 @jit
-def let_in_by(state, r, gate):
+def let_in_by(state, r):
     """Whether the gate's policy lets r in now."""
     params, memory = state.gate_params, state.gate_memory
-    return gate(state.live[r], state.load, state.clock[0].now_ps, params, memory) == 1
+    return state.gate(state.live[r], state.load, state.clock[0].now_ps, params, memory) == 1
 
 
 @jit
@@ -252,7 +261,7 @@ def refuse(state, arrival):
 
 
 @jit
-def receive(state, arrival, order, route, place, gate):
+def receive(state, arrival):
     """A request reaches the front: if it is let in, it is sent to a replica."""
     clock = state.clock[0]
     if clock.has_calls == 1 and state.calls[arrival.request].lost == 1:
@@ -263,13 +272,13 @@ def receive(state, arrival, order, route, place, gate):
         turn_away(state, arrival, REJECTED)
         return
     r = fill(state, arrival)
-    if clock.gated == 1 and not let_in_by(state, r, gate):
+    if clock.gated == 1 and not let_in_by(state, r):
         lists.free(state, r)
         refuse(state, arrival)
         return
     if clock.has_clients == 1:
         attempts.begin(state, r, arrival)
-    send(state, r, clock.now_ps, order, route, place)
+    send(state, r, clock.now_ps)
 
 
 @jit

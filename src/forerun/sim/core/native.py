@@ -1,22 +1,25 @@
-"""`State` as the compiler sees it: one pointer to a table of array addresses and shapes.
+"""`State` as the compiler sees it: one pointer to a table of array addresses and shapes, and of the
+addresses of policies.
 
-Handing thirty arrays from function to function by value makes compiled code large and slow to
-compile.  Here `state.live` is a load from the table instead; the source of the engine does not
-change, and plain Python sees the named tuple itself.
+Handing all arrays from function to function by value makes compiled code large and slow to compile.
+Here `state.live` is a load from the table instead, and `state.route(...)` a call of what the table
+names; the source of the engine does not change, and plain Python sees the named tuple itself.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import from_dtype, types
 from numba.core import cgutils
-from numba.core.typing.templates import AttributeTemplate
+from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, signature
 from numba.extending import (
     NativeValue,
     infer_getattr,
+    lower_builtin,
     lower_getattr_generic,
     models,
     register_model,
@@ -25,9 +28,12 @@ from numba.extending import (
 )
 from numba.np.arrayobj import populate_array
 
+from forerun.sim.core.signatures import KINDS, numba_signatures
 from forerun.sim.core.state import LAYOUT, State
 
 WORDS = 4  # of the table for each array: address and up to three lengths
+POLICIES = WORDS * len(LAYOUT)  # from this word on: a policy of each kind
+SIGNATURES = numba_signatures()
 
 
 class StateType(types.Type):
@@ -58,28 +64,60 @@ class _Fields(AttributeTemplate):
     key = StateType
 
     def generic_resolve(self, typ, attr):  # type: ignore[override]
+        if attr in KINDS:
+            return types.BoundFunction(_method(attr), typ)
         return array_type(attr) if attr in LAYOUT else None
+
+
+@cache
+def _method(kind: str) -> type[AbstractTemplate]:
+    """The policy of a kind as a method of `state`."""
+
+    class Method(AbstractTemplate):
+        key = f"ForerunState.{kind}"
+
+        def generic(self, args, kws):
+            of = SIGNATURES[kind]
+            return signature(of.return_type, *of.args, recvr=STATE)
+
+    @lower_builtin(Method.key, StateType, types.VarArg(types.Any))
+    def call(context, builder, sig, args):
+        """What the table names, by the compiler's own convention for calls."""
+        address = _word(builder, args[0], POLICIES + KINDS.index(kind))
+        of = SIGNATURES[kind]
+        convention = context.call_conv
+        pointer = convention.get_function_type(of.return_type, of.args).as_pointer()
+        function = builder.inttoptr(address, pointer)
+        status, result = convention.call_function(
+            builder, function, of.return_type, of.args, args[1:]
+        )
+        with cgutils.if_unlikely(builder, status.is_error):
+            convention.return_status_propagate(builder, status)
+        return result
+
+    return Method
+
+
+def _word(builder, state, n):
+    """Word n of the table."""
+    table = builder.inttoptr(state, ir.IntType(64).as_pointer())
+    return builder.load(builder.gep(table, [ir.Constant(ir.IntType(64), n)]))
 
 
 @lower_getattr_generic(StateType)
 def _load(context, builder, typ, value, attr):
     array_t = array_type(attr)
-    table = builder.inttoptr(value, ir.IntType(64).as_pointer())
     first = WORDS * list(LAYOUT).index(attr)
-
-    def word(n):
-        at = builder.gep(table, [ir.Constant(ir.IntType(64), first + n)])
-        return builder.load(at)
 
     array = context.make_array(array_t)(context, builder)
     size = context.get_abi_sizeof(context.get_data_type(array_t.dtype))
-    shape = [word(1 + d) for d in range(array_t.ndim)]
+    shape = [_word(builder, value, first + 1 + d) for d in range(array_t.ndim)]
     strides = [context.get_constant(types.intp, size)]
     for length in reversed(shape[1:]):
         strides.insert(0, builder.mul(strides[0], length))
     populate_array(
         array,
-        data=builder.inttoptr(word(0), array.data.type),
+        data=builder.inttoptr(_word(builder, value, first), array.data.type),
         shape=cgutils.pack_array(builder, shape),
         strides=cgutils.pack_array(builder, strides),
         itemsize=context.get_constant(types.intp, size),
@@ -88,12 +126,21 @@ def _load(context, builder, typ, value, attr):
     return array._getvalue()
 
 
+@cache
+def address(kind: str, policy: Any) -> int:
+    """Where the code of a compiled policy begins."""
+    compiled = policy.get_compile_result(SIGNATURES[kind])
+    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+
+
 class Pointer:
     """What compiled code is handed for a State: the address of its table, kept alive here."""
 
     def __init__(self, state: State) -> None:
-        self.table = np.zeros((len(LAYOUT), WORDS), dtype=np.int64)
-        for row, (name, (dtype, ndim)) in zip(self.table, LAYOUT.items(), strict=True):
+        self.table = np.zeros(POLICIES + len(KINDS), dtype=np.int64)
+        self.table[POLICIES:] = [address(kind, getattr(state, kind)) for kind in KINDS]
+        arrays = self.table[:POLICIES].reshape(-1, WORDS)
+        for row, (name, (dtype, ndim)) in zip(arrays, LAYOUT.items(), strict=True):
             array = getattr(state, name)
             assert (array.dtype, array.ndim) == (dtype, ndim), name
             assert array.flags.c_contiguous, name

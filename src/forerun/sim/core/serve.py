@@ -39,9 +39,7 @@ def wants(state, arrival):
 
 
 @jit
-def advance(
-    state, until_ps, order, admit, batch, preempt, route, place, bring, speculate, gate, turn
-):
+def advance(state, until_ps):
     """Handle all events up to until_ps, in order; returns one of the reasons at the top."""
     clock = state.clock[0]
     while True:
@@ -65,7 +63,7 @@ def advance(
         if clock.passed_ps != t:
             clock.passed_ps, clock.passed = t, 0
         if arrival == t:
-            front.receive(state, next_arrival(state), order, route, place, gate)
+            front.receive(state, next_arrival(state))
         elif clock.next_move_ps == t:
             fetch.arrive(state, t)
         elif boundary == t:
@@ -73,15 +71,15 @@ def advance(
             if not lists.forget_old_gaps(state, i):
                 return WANT_GAPS
             if state.replicas[i].n_steps > 0:
-                complete(state, i, state.replicas[i].n_steps, order, route, place)
+                complete(state, i, state.replicas[i].n_steps)
             if state.replicas[i].n_orders + state.replicas[i].n_parked > 0:
-                commands.at_boundary(state, i, t, order, preempt, route, place, turn)
-            heaps.reschedule(state, i, form(state, i, t, admit, batch, preempt, bring, speculate))
+                commands.at_boundary(state, i, t)
+            heaps.reschedule(state, i, form(state, i, t))
         else:
             clock.passed = state.replicas.shape[0]
             if timer == t:
-                clients.fire(state, t, order, route, place)
+                clients.fire(state, t)
             else:
-                commands.obey(state, t, order, route, place)
+                commands.obey(state, t)
         if clock.wrong_kind != 0:
             return WRONG

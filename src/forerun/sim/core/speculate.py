@@ -28,7 +28,7 @@ RECENT = 0.97  # weight of a round in the next one's `recent_*`: some thirty cou
 
 
 @jit
-def choose(state, i, room, speculate):
+def choose(state, i, room):
     """Ask the policy for every decoder of the step; keep slots free for what it proposes.
 
     room : prompt tokens that the step could compute.
@@ -49,7 +49,7 @@ def choose(state, i, room, speculate):
     while r >= 0:
         request = state.live[r]
         if request.phase == DECODING:
-            k = speculate(request, replica, engine, state.draft_ps, state.speculate_params)
+            k = state.speculate(request, replica, engine, state.draft_ps, state.speculate_params)
             if k < 0 or k > engine.draft_most:
                 clock = state.clock[0]
                 clock.wrong_kind, clock.wrong_request = BAD_DRAFT, request.request

@@ -15,6 +15,7 @@ import numpy as np
 from forerun.sim.core.rows_fleet import ENCODES, ENGINE, KEPT, LOADS, OFFER, PORT, REPLICA, STORE
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, TOTALS
 from forerun.sim.core.rows_request import ARRIVAL, CALL, FLOW, LIVE, SUCCESSOR, TIMER
+from forerun.sim.core.signatures import KINDS
 
 #: what a policy can do wrong, as `clock.wrong_kind` says it; 0 is nothing
 MISTAKE = {"stuck": 1, "batch": 2, "route": 3, "place": 4, "fetch": 5, "speculate": 6, "turn": 7}
@@ -95,7 +96,7 @@ CLOCK = np.dtype(
 
 I8, I4, F8, U8 = np.dtype("i8"), np.dtype("i4"), np.dtype("f8"), np.dtype("u8")
 
-#: dtype and rank of all arrays of a run.  Shapes: A arrivals in the buffer, L live slots,
+#: Dtype and rank of all arrays of a run.  Shapes: A arrivals in the buffer, L live slots,
 #: R replicas, P pools (a pool that serves several models counts once a model), N models, M most
 #: sequences a replica runs, Z gap stack, G grid points, K knots, B prefix blocks kept, D most
 #: tokens in a row that are proposed.
@@ -153,19 +154,11 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "prefill_slope": (I8, 3),  # [P, G, K], per token before the chunk
     "knots_ctx": (I8, 2),  # [P, K], mean cached tokens a decoder
     "knots_past": (I8, 2),  # [P, K]
-    "order_params": (F8, 1),  # the knobs of each policy
-    "admit_params": (F8, 1),
-    "batch_params": (F8, 1),
-    "preempt_params": (F8, 1),
-    "route_params": (F8, 1),
-    "turn_params": (F8, 1),
+    **{f"{kind}_params": (F8, 1) for kind in KINDS},  # the knobs of each policy
     "route_memory": (I8, 1),  # [8 + R], the router's own
     "encode_memory": (I8, 1),  # [8 + R], of the router where it sends requests to be encoded
     "route_rng": (U8, 1),  # [1]
-    "place_params": (F8, 1),
     "place_memory": (I8, 1),
-    "fetch_params": (F8, 1),
-    "speculate_params": (F8, 1),
     "draft_seed": (U8, 1),  # [1], of the draws whether a proposed token is right
     "draft_level": (I8, 2),  # [P, D+1], tokens proposed at each depth (1 without a tree)
     "draft_nodes": (I8, 2),  # [P, D+1], those up to a depth
@@ -173,15 +166,14 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "draft_alpha": (F8, 2),  # [P, ..], the requests' own chances: quantiles
     "draft_ps": (I8, 1),  # [D+1], what a step would take at each depth, as quoted last
     "drafting": (I8, 1),  # [D+2], requests drafted for at each depth, as counted last
-    "gate_params": (F8, 1),
     "gate_memory": (I8, 1),  # [8 + 2 * tenants]
 }
 
 if TYPE_CHECKING:
     State = Any
 else:
-    #: all of a run, by field of LAYOUT
-    State = namedtuple("State", LAYOUT)
+    #: all of a run: the arrays of LAYOUT, and a policy of each kind
+    State = namedtuple("State", [*LAYOUT, *KINDS])
 
 
 def rows(n, dtype):

@@ -97,7 +97,7 @@ def settle_gaps(state, i):
 
 
 @jit
-def complete(state, i, k, order, route, place):
+def complete(state, i, k):
     """Account for k steps of the leap in progress: tokens, blocks, and every request that ends."""
     replica = state.replicas[i]
     totals = state.totals[i]
@@ -131,7 +131,7 @@ def complete(state, i, k, order, route, place):
             else:
                 lists.await_next_change(state, i, r)
     if replica.chunk > 0:
-        complete_chunks(state, i, k, t, order, route, place)
+        complete_chunks(state, i, k, t)
     if replica.encoding > 0:
         encode.settle(state, i)
     replica.n_steps = 0
@@ -143,7 +143,7 @@ def complete(state, i, k, order, route, place):
 
 
 @jit
-def complete_chunks(state, i, k, t, order, route, place):
+def complete_chunks(state, i, k, t):
     """Advance the requests that computed chunks; those that are through give a token at t."""
     replica = state.replicas[i]
     b = state.engines[replica.pool].block_tokens
@@ -172,7 +172,7 @@ def complete_chunks(state, i, k, t, order, route, place):
                 if request.aborted == 1:
                     lists.end_running(state, i, r, t, ABORTED)
                 else:
-                    hand_on(state, i, r, t, order, route, place)
+                    hand_on(state, i, r, t)
                 r = after
                 continue
             request.n_out += 1
@@ -189,14 +189,14 @@ def complete_chunks(state, i, k, t, order, route, place):
             if request.n_out == request.osl or request.aborted == 1:
                 lists.end_running(state, i, r, t, FINISHED)
             elif state.engines[replica.pool].role == PREFILL:
-                hand_on(state, i, r, t, order, route, place)
+                hand_on(state, i, r, t)
             else:
                 lists.join_decoders(state, i, r)
         r = after
 
 
 @jit
-def hand_on(state, i, r, t, order, route, place):
+def hand_on(state, i, r, t):
     """r goes on elsewhere; its KV stays on replica i until it has been moved."""
     request = state.live[r]
     replica = state.replicas[i]
@@ -213,7 +213,7 @@ def hand_on(state, i, r, t, order, route, place):
     replica.n_away += 1
     state.totals[i].n_moved += 1
     state.load[OUTSTANDING, i] -= 1
-    front.send(state, r, t, order, route, place)
+    front.send(state, r, t)
 
 
 @jit

@@ -80,7 +80,7 @@ def look(state, i):
 
 
 @jit
-def ask(state, i, t, turn):
+def ask(state, i, t):
     """The turn policy says whether replica i goes on with its model, and with which one if not.
 
     Not before it has admitted somebody since its last turn.
@@ -92,7 +92,7 @@ def ask(state, i, t, turn):
         return
     look(state, i)
     engine = state.engines[replica.pool]
-    m = turn(replica, engine, mine, state.queued, t, state.turn_params)
+    m = state.turn(replica, engine, mine, state.queued, t, state.turn_params)
     nothing = replica.n_waiting == 0 and is_empty(state, i)
     if m == mine and not nothing:
         return
