@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from forerun.errors import PolicyError
-from forerun.sim.core import rows_log, rows_request, state
+from forerun.sim.core import rows_fleet, rows_log, rows_request, state
 from forerun.sim.core.batch import BAD_BATCH, STUCK
 from forerun.sim.core.fetch import BAD_FETCH
 from forerun.sim.core.front import BAD_PLACE, BAD_ROUTE
@@ -67,6 +67,14 @@ def unfinished(now: state.State) -> np.ndarray:
     rows["done_ps"] = -1
     rows["status"] = rows_log.STATUS["unfinished"]
     rows["tag"] = live["tenant"]
+    return rows
+
+
+def encoded(now: state.State) -> np.ndarray:
+    """Rows of ENCODES by replica; one that does nothing else was busy with it all its steps."""
+    rows = np.array(now.encodes)
+    alone = now.engines["role"][now.replicas["pool"]] == rows_fleet.ROLE["encode"]
+    rows["busy_ps"][alone] = now.totals["busy_ps"][alone]
     return rows
 
 

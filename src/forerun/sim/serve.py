@@ -25,7 +25,14 @@ from forerun.sim.check import (
     check_roles,
     check_widths,
 )
-from forerun.sim.collect import assumed, client_counts, live_slots, unfinished, wrong_choice
+from forerun.sim.collect import (
+    assumed,
+    client_counts,
+    encoded,
+    live_slots,
+    unfinished,
+    wrong_choice,
+)
 from forerun.sim.core import compile as compiler
 from forerun.sim.core import rows_request, state
 from forerun.sim.core import serve as core_serve
@@ -372,7 +379,7 @@ class Server:
             end_ps=int(self._clock.now_ps),
             n_unfinished=len(under_way),
             loads=np.array(self._state.loads),
-            encodes=np.array(self._state.encodes) if self._has_items else None,
+            encodes=encoded(self._state) if self._has_items else None,
             replicas=np.array(self._state.totals),
             pool_of_replica=self.pool_of_replica,
             tables=tuple(served.table for served in self.pools),

@@ -264,7 +264,8 @@ def form(state, i, t):
         return replica.free_ps
     running = replica.n_running
     has_encoded = replica.has_encoded  # nobody joins between the encoder's step and the model's
-    replica.has_encoded = 0
+    if has_encoded == 1:
+        replica.has_encoded = 0
     lists.drop_aborted_heads(state, i)
     if replica.ready_head >= 0:
         join_ready(state, i, t)

@@ -50,10 +50,9 @@ def holds(state, p, n, units):
 
 
 @jit
-def some_pool_holds(state, model, n, units):
+def some_pool_holds(state, arrival):
     """Whether somebody can encode the items of a request."""
-    if n == 0:
-        return True
+    model, n, units = arrival.model, arrival.n_items, arrival.item_units
     apart = is_apart(state, model)
     for p in range(state.engines.shape[0]):
         row = state.engines[p].encoder_row
@@ -100,7 +99,8 @@ def start_over(request):
     if request.stage == ENCODING:
         request.n_computed = 0
     request.stage = PLAIN
-    request.n_encoded = request.encoding = 0
+    if request.n_items > 0:
+        request.n_encoded = request.encoding = 0
 
 
 @jit
@@ -151,7 +151,7 @@ def first_missing(request):
 @jit
 def missing(request):
     """How many items the chunk of a request reaches into that are not encoded."""
-    if request.n_encoded == request.n_items or request.chunk == 0:
+    if request.n_items == 0 or request.n_encoded == request.n_items or request.chunk == 0:
         return 0
     tokens = request.item_tokens
     reached = (request.n_computed + request.chunk + tokens - 1) // tokens
@@ -172,8 +172,9 @@ def step(state, i, t):
     r = replica.chunk_head
     while r >= 0:
         request = state.live[r]
-        request.encoding = 0
         n = missing(request)
+        if request.n_items > 0:
+            request.encoding = 0
         if n > 0:
             n = min(n, left // request.item_units)
             request.encoding = n
@@ -207,7 +208,7 @@ def settle(state, i):
     r = replica.chunk_head
     while r >= 0:
         request = state.live[r]
-        if request.encoding > 0:
+        if request.n_items > 0 and request.encoding > 0:
             note(state, i, request.encoding, request.item_units)
             request.n_encoded = first_missing(request) + request.encoding
             request.encoding = 0

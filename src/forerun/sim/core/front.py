@@ -150,7 +150,7 @@ def choose(state, r, role):
 def send(state, r, t):
     """Give request r to a replica; its KV, if it has some, stays where it is until it can move."""
     request = state.live[r]
-    if encode.is_due(state, r):
+    if request.n_items > 0 and encode.is_due(state, r):
         encode.begin(request)
     role = PREFILL
     if request.stage == ENCODING:
@@ -267,8 +267,10 @@ def receive(state, arrival):
     if clock.has_calls == 1 and state.calls[arrival.request].lost == 1:
         turn_away(state, arrival, CANCELLED)
         return
-    encoded = encode.some_pool_holds(state, arrival.model, arrival.n_items, arrival.item_units)
-    if not encoded or not fits_somewhere(state, arrival.model, arrival.isl, arrival.osl):
+    if arrival.n_items > 0 and not encode.some_pool_holds(state, arrival):
+        turn_away(state, arrival, REJECTED)
+        return
+    if not fits_somewhere(state, arrival.model, arrival.isl, arrival.osl):
         turn_away(state, arrival, REJECTED)
         return
     r = fill(state, arrival)
@@ -309,8 +311,8 @@ def fill(state, arrival):
     request.recent_right = request.recent_tried = 0.0
     request.acceptance = arrival.acceptance
     request.avoid = -1
-    request.n_items = arrival.n_items
-    request.item_units, request.item_tokens = arrival.item_units, arrival.item_tokens
-    request.n_encoded = request.encoding = 0
-    request.stage = PLAIN
+    request.n_items, request.stage = arrival.n_items, PLAIN
+    if arrival.n_items > 0:
+        request.item_units, request.item_tokens = arrival.item_units, arrival.item_tokens
+        request.n_encoded = request.encoding = 0
     return r

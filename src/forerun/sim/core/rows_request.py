@@ -81,6 +81,8 @@ LIVE = np.dtype(
         ("sibling", "i8"),
         ("phase", "i8"),
         ("aborted", "i8"),
+        ("n_items", "i8"),  # as in ARRIVAL
+        ("stage", "i8"),
         ("prev", "i8"),  # running list, in order of admission
         ("next", "i8"),
         ("chunk_next", "i8"),  # list of requests that compute more than one token
@@ -125,12 +127,10 @@ LIVE = np.dtype(
         ("recent_right", "f8"),  # of late, older rounds weighing less: tokens found right ...
         ("recent_tried", "f8"),  # ... of those looked at (none behind a wrong one is)
         ("acceptance", "f8"),  # its true chance, -1 as its pool says: who reads it is an oracle
-        ("n_items", "i8"),  # as in ARRIVAL ...
-        ("item_units", "i8"),
+        ("item_units", "i8"),  # as in ARRIVAL; this and what follows only where n_items > 0
         ("item_tokens", "i8"),
-        ("n_encoded", "i8"),  # ... the first so many of them are encoded, or need not be
+        ("n_encoded", "i8"),  # the first so many of its items are encoded, or need not be
         ("encoding", "i8"),  # items of it in the encoder's step under way
-        ("stage", "i8"),
         ("avoid", "i8"),  # replica that another copy of it is on; -1 when none
         ("rate", "f8"),  # of its transfer, bytes a picosecond
         ("to_move", "f8"),  # bytes still to be moved ...

@@ -51,7 +51,8 @@ def write_leap(state, i, k):
     while r >= 0:
         if state.live[r].chunk > 0:
             n_chunks += state.live[r].chunk // state.live[r].item_units if encodes else 1
-        n_chunks += state.live[r].encoding
+        if replica.encoding > 0 and state.live[r].n_items > 0:
+            n_chunks += state.live[r].encoding
         r = state.live[r].chunk_next
     row.n_chunks = n_chunks
     row.ctx = replica.ctx if replica.in_step > 0 else 0
@@ -103,7 +104,7 @@ def complete(state, i, k):
     totals = state.totals[i]
     t = replica.start_ps + span(replica.first_ps, replica.slope_ps, k)
     totals.busy_ps += t - replica.start_ps
-    if state.engines[replica.pool].role == ENCODE or replica.encoding > 0:
+    if replica.encoding > 0:
         state.encodes[i].busy_ps += t - replica.start_ps
     totals.n_steps += k
     totals.n_tokens += k * (replica.in_step + replica.chunk) + replica.n_draft
