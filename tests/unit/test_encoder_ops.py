@@ -140,6 +140,27 @@ def test_mistakes_in_media_are_sentences():
         requests_of(traffic, seed=1)
 
 
+def test_a_pool_that_encodes_is_divided_as_its_encoder_can_be():
+    import forerun
+
+    def load(pools):
+        return forerun.load(
+            {
+                "model": "qwen2.5-vl-7b",
+                "fleet": {"h100-sxm": 24},
+                "traffic": {"rate_per_s": "1 req/s", "n_requests": 3, "isl": 9, "osl": 9},
+                "deployment": {"pools": [*pools, {"name": "main", "device": "h100-sxm"}]},
+            }
+        )
+
+    images = {"name": "images", "role": "encode", "device": "h100-sxm"}
+    load([{**images, "tp": 16}])  # more than the decoder has KV heads to divide
+    with pytest.raises(SpecError, match="16 heads of the image encoder cannot be divided by tp 3"):
+        load([{**images, "tp": 3}])
+    with pytest.raises(SpecError, match="tensor parallelism only"):
+        load([{**images, "pp": 2}])
+
+
 def test_a_trace_tells_what_its_prompts_show(tmp_path):
     from forerun.spec.traces import read
 

@@ -322,6 +322,13 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         "traffic": f"{what} over {span} ({how})",
         "router": deployment.route.name,
     }
+    if wanted.n_items is not None and wanted.item_tokens is not None:
+        n, shown = wanted.n_items, int(wanted.n_items.sum())
+        tokens = int((n * wanted.item_tokens).sum())
+        out["shown"] = (
+            f"{shown:,} images or groups of frames in {int((n > 0).sum()):,} prompts, "
+            f"{tokens / max(shown, 1):,.0f} tokens each on average"
+        )
     if any(pool.role == "prefill" for pool in deployment.pools):
         out["router of answers"] = deployment.place.name
     if deployment.kv_tiers:
