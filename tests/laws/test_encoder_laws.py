@@ -235,6 +235,25 @@ def test_images_compose_with_clients_workflows_and_failures():
     assert hedged > 100
 
 
+@pytest.mark.parametrize(
+    ("seed", "name", "route", "patient"),
+    [
+        (190, "in front of prompts", "prefix_aware", False),  # all who were encoded for gave up
+        (271, "encode, prefill, decode", "power_of_two", True),  # KV and images are lost together
+        (371, "apart", "power_of_two", True),  # embeddings on the way, and prefix blocks dropped
+    ],
+)
+def test_a_leap_equals_stepping_in_rare_cases(seed, name, route, patient):
+    client = Client(first_token_s=0.15, hedge_s=0.05, retries=2, retry_on=("timeout", "failure"))
+    requests = looking(seed, 60, isl=60, ties=seed % 2 == 0, share=0.8, most=4)
+    pools = seeing_fleets()[name]
+    commands = [one for one in disturbed(seed, pools) if one[1] != "switch"]
+    both_ways(
+        requests, pools, seed=seed, route=Policy(name=route), commands=commands,
+        client=None if patient else client,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("kept", ["recompute", "swap"])
 def test_images_compose_with_tiers(kept):
     tier = Tier("dram", 160e3, 4e6, 1e-4, shared_by="fleet")

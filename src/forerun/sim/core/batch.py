@@ -288,7 +288,7 @@ def form(state, i, t):
     stopped = 0
     if preempted == 0:
         keep = need(state, i, 1, 0, 0) + replica.lookahead if decoding == 1 else 0
-        if turns.drains(state, i) or has_encoded == 1:
+        if turns.drains(state, i) or (has_encoded == 1 and replica.n_running > 0):
             n_max = 0
         left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep)
     if decode == IF_NO_PREFILL and not any_chunk(state, i):

@@ -230,6 +230,7 @@ def stop_transfers(state, i, t):
             if request.stage != EMBEDDED:
                 state.stores[j].wait_ps += t - request.called_ps
             lists.no_longer_due(state, j, r)
+        prefix.settle(state, j)
         prefix.give_back(state, j, r, request.n_blocks, request.n_shared)
         request.n_blocks = request.n_shared = 0
         state.replicas[j].n_away -= 1
@@ -245,19 +246,19 @@ def stop_transfers(state, i, t):
 @jit
 def forget_sources(state, i, t):
     """Requests whose KV waits on replica i to be fetched compute their prompts again, where they
-    are; those whose embeddings wait there are sent again."""
+    are; those with images are sent again."""
     for r in range(state.live.shape[0]):
         request = state.live[r]
         if request.source == i and (request.phase == WAITING or request.phase == HELD):
             lists.leave_source(state, r, t)
             before = request.n_known
-            embedded = request.stage == EMBEDDED
             waits = request.phase == WAITING
-            if waits and embedded:
+            again = waits and request.n_items > 0  # its images are gone too
+            if again:
                 encode.leave_queue(state, r)
                 wake(state, request.replica, t)
             forget(state, r)
-            if waits and embedded:
+            if again:
                 front.send(state, r, t)
             elif waits:
                 state.load[OUTSTANDING_TOKENS, request.replica] += request.n_known - before
