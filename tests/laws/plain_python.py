@@ -13,8 +13,9 @@ from speculating import kinds
 
 from forerun.sim.core.jit import JIT
 from forerun.sim.tiers import Tier
-from forerun.spec.deployment import Policy
-from forerun.spec.workload import Client
+from forerun.spec.deployment import Policy, ResponseCache
+from forerun.spec.traces._questions import with_questions
+from forerun.spec.workload import Client, Questions
 
 CASES = [
     {"batch": "chunked"},
@@ -71,6 +72,11 @@ if __name__ == "__main__":
     print("two pools", digest(simulate(workload(3, 25), pools)))
     for name, speculates in kinds(n_blocks=30).items():
         print("speculation", name, digest(simulate(workload(4, 25), speculates, seed=6)))
+    asked = (Questions(topics=3, questions=2, wordings=3), Questions(category="b", topics=9))
+    requests = with_questions(fleets.sharing(4, 60), asked, seed=2)
+    cache = ResponseCache(quota=5, ttl_s=1.5, categories={"b": {"threshold": 0.9}})
+    log = fleets.serve(requests, fleets.fleets()["unequal"], responses=cache).log_so_far()
+    print("answers", digest(log), log.answered.asks.tolist(), log.answered.shelves.tolist())
     for turn in ("oldest_first", "longest_queue", "patience"):
         requests = asking(fleets.sharing(4, 30), 3)
         log = fleets.serve(

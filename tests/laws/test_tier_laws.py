@@ -309,3 +309,21 @@ def test_reuse_anywhere_without_tiers_or_in_one_pool_of_two_is_refused():
         serve(THREE, anywhere)
     with pytest.raises(SpecError, match="would not mean the same"):
         serve(THREE, [*anywhere, pool("both", "other")], tiers=[DRAM])
+
+
+@pytest.mark.parametrize("preemption", ["recompute", "swap"])
+@pytest.mark.parametrize("batch", ["static", "whole", "prefill_first"])
+def test_a_leap_equals_stepping_where_prompts_are_batched_whole(batch, preemption):
+    """Those whose KV has come join a batch that may admit nobody, with tokens left to compute."""
+    came = 0
+    for seed in range(6):
+        requests = sharing(seed, 60, isl=60, ties=seed % 2 == 0)
+        for pools in fleets().values():
+            pools = with_engine(pools, batch=Policy(name=batch), preemption=preemption)
+            leapt, stepped = (
+                serve(requests, pools, leap=leap, tiers=[DRAM]) for leap in (True, False)
+            )
+            assert_same(assert_laws(leapt, requests), stepped.log_so_far())
+            assert_stores(leapt)
+            came += used(leapt)[0]
+    assert came > 500

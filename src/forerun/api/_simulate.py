@@ -14,7 +14,7 @@ from forerun.api._cases import carbon_gco2e_per_kwh, default_deployment, pool_us
 from forerun.errors import SpecError
 from forerun.spec.case import Case
 from forerun.spec.check_control import check_control
-from forerun.spec.deployment import Deployment, Pool
+from forerun.spec.deployment import Category, Deployment, Pool, ResponseCache, Shelf
 
 if TYPE_CHECKING:
     from forerun.metrics.score import Metrics
@@ -144,6 +144,7 @@ def simulate(
         fetch=edited.deployment.fetch,
         tiers=tiers(edited.deployment),
         gate=edited.deployment.gate,
+        responses=edited.deployment.response_cache,
         seed=case.seed,
         log=log,
         policies=policies or {},
@@ -301,6 +302,23 @@ def _speculation_words(pool: Pool) -> str:
     )
 
 
+def _cache_words(cache: ResponseCache) -> str:
+    """From which similarity on an answer is given again, how many are kept, how long."""
+    from forerun import units
+
+    def words(said: Shelf | Category) -> str:
+        if said.skip:
+            return "past the cache"
+        parts = [] if said.threshold is None else [f"cosine {said.threshold:g}"]
+        parts += [] if said.ttl_s is None else [f"for {units.show(said.ttl_s, 'time')}"]
+        parts += [] if said.quota is None else [f"{said.quota:,} answers"]
+        parts += [] if said.quota_bytes is None else [units.show(said.quota_bytes, "bytes")]
+        return ", ".join(parts)
+
+    own = [f"{name}: {words(said)}" for name, said in cache.categories.items()]
+    return "; ".join([words(cache), f"lookup {units.show(cache.lookup_s, 'time')}", *own])
+
+
 def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[str, str]:
     """What was asked and what was deployed, label by label, for a report."""
     from forerun import units
@@ -337,6 +355,8 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
             for one in deployment.kv_tiers
         )
         out["KV below"] = f"{below}; fetch: {deployment.fetch.name}"
+    if deployment.response_cache is not None:
+        out["response cache"] = _cache_words(deployment.response_cache)
     if deployment.techniques:
         out["techniques"] = ", ".join(use.name for use in deployment.techniques)
     if skipped:
@@ -353,6 +373,9 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         for word, most in (("kept", e.kept_tokens), ("attended", e.attended_tokens)):
             if most is not None:
                 out[label] += f", at most {most:,} tokens {word}"
+        for word in ("kept", "attended"):
+            if getattr(traffic, f"{word}_tokens") is not None:
+                out[label] += f", of a request at most its own {word}_tokens"
         if e.speculation is not None:
             out[label.replace("engine", "speculation")] = _speculation_words(pool)
     return out

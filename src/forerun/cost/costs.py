@@ -25,6 +25,7 @@ from forerun.cost.rows import Rows, rows
 from forerun.cost.sheet import Sheet, sheet, split_runtime
 from forerun.cost.table import DENSE
 from forerun.errors import SpecError
+from forerun.ops.attention import Attention
 from forerun.ops.collectives import Collective
 from forerun.ops.elementwise import Elementwise
 from forerun.ops.graph import Shape
@@ -33,6 +34,9 @@ from forerun.spec.device import Device, Link
 
 #: knots of the residual in an octave of tokens or contexts
 PER_OCTAVE = 6
+#: instructions of a vector unit for an element in fewer bits: shift, mask, convert, multiply-add
+#: (an estimate)
+SLOTS = 4
 #: share of the memory rate below which a measured kernel is a slow path that engines avoid
 FALLBACK = 0.3
 SLOW = "the kernel that was measured in that format is a fallback"
@@ -141,11 +145,36 @@ class Costs:
     def decode(self, shape: Shape, n_seqs: np.ndarray, ctx: np.ndarray) -> np.ndarray:
         """Seconds of one decode step, float64 [B, K], of n_seqs [B, 1] requests with ctx [K] cached
         tokens each; 0 where there are none."""
+        if isinstance(shape, Attention) and shape.old_k_bytes is not None:
+            return self._dequantised(shape, n_seqs, np.asarray(ctx, dtype=float))
         planes = [
             self._plane(kernel, n_seqs, ctx, shapes.rows_of_decode, generic_decode, least=1.0)
             for kernel in shapes.kernels_of(shape)
         ]
         return np.sum(planes, axis=0)
+
+    def _dequantised(self, shape: Attention, n_seqs: np.ndarray, ctx: np.ndarray) -> np.ndarray:
+        """Attention over a cache whose older tokens are in fewer bits, in one kernel.
+
+            time = max(time of as many bytes in the cache's own format,
+                       elements dequantised * SLOTS / (fp32 peak / 2))
+
+        Dequantising runs on the vector units beside the loads: whichever takes longer bounds.
+        """
+        whole = replace(shape, old_k_bytes=None, old_v_bytes=None)
+        equal = shape.whole_tokens(ctx)
+        if len(ctx) == 1:
+            memory = self.decode(whole, n_seqs, equal)
+        else:  # between the contexts asked for, as tables have it: fewer bytes never take longer
+            memory = np.stack(
+                [np.interp(equal, ctx, row) for row in self.decode(whole, n_seqs, ctx)]
+            )
+        peak = self.device.peak_flop_per_s.get("fp32")
+        if peak is None:
+            what = "has no fp32 rate, which KV in fewer bits is dequantised at"
+            raise SpecError.one(f"device.{self.device.name}", what, "drop kv_precision")
+        elements = n_seqs * shape.old_tokens(ctx) * shape.kv_width / shape.split
+        return np.maximum(memory, elements * SLOTS / (peak / 2))
 
     def prefill(self, shape: Shape, n_new: np.ndarray, n_past: np.ndarray) -> np.ndarray:
         """Seconds of one chunk, float64 [T, K], of n_new [T, 1] tokens after n_past [K]."""
@@ -157,6 +186,8 @@ class Costs:
 
     def point(self, shape: Shape, n: float, ctx: float | None = None) -> Point:
         """One instance at n tokens, or n sequences of ctx cached tokens, with its interval."""
+        if isinstance(shape, Attention) and ctx is not None:
+            ctx = float(shape.whole_tokens(ctx))
         kernels = shapes.kernels_of(shape)
         if len(kernels) > 1:
             return _together([self.point(kernel, n, ctx) for kernel in kernels])

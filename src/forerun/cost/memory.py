@@ -101,8 +101,10 @@ class Memory:
         """Cache of one more token while every layer still grows: all stages, one device of each.
 
         With heads divided over tp this is a device's share; a latent cache is repeated on each.
+        Where older tokens take fewer bits it is theirs.
         """
-        return self.kv_bytes(1.0)
+        recent = max((a.recent for s in self.stages for a, _ in s.attention), default=0)
+        return self.kv_bytes(recent + 1.0) - self.kv_bytes(float(recent))
 
     @property
     def kv_bytes_per_token_replica(self) -> float:
@@ -215,7 +217,8 @@ def measure(model: Model, pool: Pool, device: Device, graph: Graph | None = None
     engine = pool.engine
     limit = min(x for x in (engine.max_model_len, model.max_len, 10**7) if x is not None)
     assumed = []
-    if graph.kinks or any(isinstance(g.mixer, Linear) for g in model.layers):
+    windows = any(isinstance(op.shape, Attention) and op.shape.reach for op in graph.ops)
+    if windows or any(isinstance(g.mixer, Linear) for g in model.layers):
         assumed.append(
             "block counts take every token as growing in every layer: a lower bound where layers "
             "have windows"

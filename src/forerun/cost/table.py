@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from forerun.cost.pick import Pick
+
 DENSE = 2048  # counts up to here have a grid point each
 STRIDE = 128  # beyond, one point every so many
 
@@ -91,6 +93,7 @@ class CostTable:
     mixed_decode: np.ndarray | None = None
     eager_s: float = 0.0  # least time of a step with prompt tokens: the host launches its kernels
     mixed_cross_s: float = 0.0  # in such a step, per decoding request and token of its chunks
+    pick: Pick | None = None  # where decoding reads a part of what is kept: to pick it
     verify: Verify | None = None  # priced where tokens are proposed
     draft: CostTable | None = None  # of who proposes them, unless only the host does ...
     draft_apart: bool = False  # ... on devices of its own

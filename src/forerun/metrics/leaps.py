@@ -44,6 +44,7 @@ def clip(leaps: np.ndarray, from_ps: int, to_ps: int) -> np.ndarray:
     rows["first_ps"] += rows["slope_ps"] * k
     rows["ctx"] += (rows["n_decode"] - rows["n_still"]) * k
     rows["past"] += rows["chunk"] * k
+    rows["scored"] += rows["n_scored"] * k
     rows["n_steps"] = n
     return rows
 

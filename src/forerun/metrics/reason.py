@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.metrics import encoders, fleet, waits, work
+from forerun.metrics import encoders, fleet, responses, waits, work
 from forerun.metrics.figure import plural, ratio, text
 from forerun.metrics.latency import PS, finished, queue_s, ttft_s
 from forerun.metrics.leaps import span_ps
@@ -47,7 +47,7 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
         out += _speculation(part)
     out += encoders.told(part)
     out += [*_moves(part, metrics), *_tiers(part), *_turns(part, metrics), *_preemption(metrics)]
-    out += [*sentence(metrics.workflows), *_clients(log)]
+    out += [*sentence(metrics.workflows), *_clients(log), *responses.told(part)]
     return out + fleet.told(part, metrics)
 
 
@@ -114,7 +114,7 @@ def _misses(m: Metrics) -> list[str]:
 
 
 def _first_token(part: View) -> list[str]:
-    done = part.arrived[finished(part.arrived)]
+    done = part.arrived[finished(part.arrived) & (part.arrived["replica"] >= 0)]
     if not len(done):
         return []
     wait, total = queue_s(done), ttft_s(done)
@@ -171,7 +171,8 @@ def overload(part: View) -> tuple[float, float] | None:
     went = int(np.sum((left > begin) & (left <= last)))
     wait = queue_s(rows)
     wait = np.where(np.isnan(wait), (part.end_ps - rows["arrival_ps"]) * PS, wait)
-    wait = np.where(rows["status"] == STATUS["rejected"], 0.0, wait)
+    at_once = (rows["status"] == STATUS["rejected"]) | (finished(rows) & (rows["replica"] < 0))
+    wait = np.where(at_once, 0.0, wait)
     quarter = len(rows) // 4
     longer = wait[-quarter:].mean() > 1.5 * wait[quarter : 2 * quarter].mean()
     if came - went <= max(0.05 * came, 3 * came**0.5) or not longer:

@@ -27,6 +27,7 @@ from forerun.metrics import (
     models,
     money,
     rental,
+    responses,
     stats,
     work,
 )
@@ -106,11 +107,15 @@ class Metrics:
     items_per_s: Figure
     encoding: Figure
     embeddings_moved_bytes_per_s: Figure
+    response_hit: Figure
+    response_wrong: Figure
+    response_missed: Figure
     turns: Figure
     weights_loaded_bytes: Figure
     loading: Figure
     draining: Figure
     by_model: tuple[models.OfModel, ...]  # empty where there is one model only
+    by_category: tuple[responses.OfCategory, ...]  # empty without a response cache
     energy_j: Figure
     power_w: Figure
     energy_j_per_output_token: Figure
@@ -194,7 +199,9 @@ def score(
         **shares,
         **kv.figures(part),
         **encoders.figures(part),
+        **responses.figures(part),
         **models.figures(part),
+        by_category=responses.by_category(part),
         by_model=models.by_model(part, slo),
         energy_j=Figure(joule, "J", steps),
         power_w=Figure(ratio(joule, duration), "W", steps),
@@ -226,6 +233,7 @@ def _counts(part: View) -> Counts:
     if not part.whole and part.leaps is not None:
         steps = part.leaps["n_seqs"].astype(np.int64) * part.leaps["n_steps"]
         n_out = int(np.sum(steps + part.leaps["n_extra"]))
+        n_out += int(ended["n_out"][ended["replica"] < 0].sum(dtype=np.int64))  # kept answers
     ends = {status: count(rows, status) for status in STATUS}
     if part.whole:  # the core may count those it left behind without a row each
         ends["unfinished"] = max(ends["unfinished"], part.log.n_unfinished)
@@ -355,6 +363,7 @@ def _notes(part: View, counts: Counts, done: np.ndarray) -> tuple[str, ...]:
             f"rejected, {counts.aborted:,} aborted, {lost}the rest unfinished): percentiles "
             "leave them out, they miss the SLO"
         )
+    notes += responses.note(part)
     if len(done) < stats.FEWEST:
         notes.append(f"{len(done)} finished requests are too few for sampling intervals")
     elif len(done) < 1000:
@@ -438,6 +447,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "encoders": (
         "items_encoded", "items_per_s", "encoding", "embeddings_moved_bytes_per_s",
     ),
+    "responses": ("response_hit", "response_wrong", "response_missed"),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
     "money": ("usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"),

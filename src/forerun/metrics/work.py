@@ -12,6 +12,7 @@ import numpy as np
 from forerun.cost.table import CostTable, Work, grid
 from forerun.metrics import drafts as verify
 from forerun.sim.log import Log
+from forerun.sim.tables import slope
 
 
 def of_replica(log: Log, name: str) -> np.ndarray:
@@ -48,6 +49,17 @@ def amount(leaps: np.ndarray, table: CostTable, work: Work) -> np.ndarray:
     return n * step
 
 
+def picked(leaps: np.ndarray, table: CostTable, part: str) -> np.ndarray:
+    """What picking the tokens that decoding reads takes of a part, for each leap: float64 [L]."""
+    assert table.pick is not None
+    if part == "link_bytes":
+        return np.zeros(len(leaps))
+    share = table.pick.flop_share if part == "flop" else table.pick.bytes_share
+    a_token = slope(table, getattr(table, part).decode)[leaps["n_picking"]]
+    n = leaps["n_steps"].astype(float)
+    return n * (leaps["scored"] + leaps["n_scored"] * (n - 1) / 2) * a_token * share
+
+
 def host_s(leaps: np.ndarray, table: CostTable) -> np.ndarray:
     """Host time of each leap's steps: float64 [L]."""
     return leaps["n_steps"] * (table.host_step_s + table.host_seq_s * leaps["n_seqs"])
@@ -73,6 +85,8 @@ def by_leap(leaps: np.ndarray, log: Log, part: str, *, drafts: bool = True) -> n
             continue
         rows = leaps[mine]
         out[mine] = amount(rows, table, getattr(table, part))
+        if table.pick is not None:
+            out[mine] += picked(rows, table, part)
         if table.verify is None:
             continue
         out[mine] += verify.verified(rows, table, part, _line)

@@ -103,6 +103,7 @@ def _path_means(
     while len(alive):
         row = rows[place[at[alive]]]
         scheduled = row["scheduled_ps"]
+        scheduled = np.where(scheduled < 0, row["arrival_ps"], scheduled)  # a kept answer
         edge = via[at[alive]]
         total[0, alive] += (scheduled - row["arrival_ps"]) * latency.PS
         total[1, alive] += (row["done_ps"] - scheduled) * latency.PS

@@ -120,6 +120,7 @@ def latent_reprojection(n_past: Array, *, n_heads: int, rank: int, width: int) -
 class Attention:
     """Shape of one layer's attention on one device; all counts are of that device's heads.
 
+    Cached tokens older than the last `recent` ones may be kept in fewer bits.
     A query reads at most `window` cached tokens.  With `sparse_topk` an indexer picks that many of
     them.  With `compress` there is, beside the window, one more cached entry for every `compress`
     tokens, of which a query reads all or `sparse_topk` (DeepSeek V4).
@@ -136,6 +137,9 @@ class Attention:
     window: int | None = None
     kv_bytes: float = 2.0
     one_cache: bool = False  # one cached vector is key and value
+    old_k_bytes: float | None = None  # an element of cached keys older than the last `recent` ...
+    old_v_bytes: float | None = None  # ... and of values; None: as the last ones
+    recent: int = 0
     latent_dim: int = 0
     latent_v: int = 0
     reproject: int = 0  # H_nope + H_v when prefill must expand cached latents
@@ -162,7 +166,8 @@ class Attention:
     def kinks(self) -> tuple[int, ...]:
         """Contexts at which what a query reads stops growing as before."""
         far = self.compress * self.sparse_topk if self.compress and self.sparse_topk else None
-        return tuple(x for x in (self.reach, far) if x is not None)
+        aged = self.recent if self.old_k_bytes is not None and self.recent else None
+        return tuple(x for x in (self.reach, far, aged) if x is not None)
 
     @property
     def kv_width(self) -> int:
@@ -170,6 +175,24 @@ class Attention:
         if self.latent_dim:
             return self.latent_dim
         return self.n_kv_heads * (self.qk_dim if self.one_cache else self.qk_dim + self.v_dim)
+
+    def old_tokens(self, ctx: Array) -> Array:
+        """How many of ctx cached tokens that a query reads are kept in fewer bits."""
+        if self.old_k_bytes is None:
+            return 0.0 * ctx
+        return np.maximum(visible(ctx, window=self.reach) - self.recent, 0.0)
+
+    @property
+    def old_share(self) -> float:
+        """Bytes of an older token over those of one of the last."""
+        if self.old_k_bytes is None or self.old_v_bytes is None:
+            return 1.0
+        old = self.qk_dim * self.old_k_bytes + self.v_dim * self.old_v_bytes
+        return old / ((self.qk_dim + self.v_dim) * self.kv_bytes)
+
+    def whole_tokens(self, ctx: Array) -> Array:
+        """Tokens in the cache's own format that take as many bytes as ctx cached ones."""
+        return ctx - (1.0 - self.old_share) * self.old_tokens(ctx)
 
     def cached_bytes(self, context: Array) -> Array:
         """KV bytes one sequence of `context` tokens keeps in this layer on this device.
@@ -179,7 +202,8 @@ class Attention:
         """
         if not self.cached:
             return 0.0 * context
-        held = visible(context, window=self.window) * self.kv_width * self.kv_bytes
+        seen = visible(context, window=self.window)
+        held = self.whole_tokens(seen) * self.kv_width * self.kv_bytes
         entries = context / self.compress if self.compress else 1.0 * context
         if self.compress:
             held = held + entries * self.kv_width * self.kv_bytes
@@ -205,6 +229,13 @@ class Attention:
             )  # fmt: skip
 
         total, entries = core(ctx, self.reach), 1.0 * ctx
+        if self.old_k_bytes is not None:
+            old = self.old_tokens(ctx) * n_seqs
+            token = self.kv_width * self.kv_bytes
+            total = total._replace(
+                flop=total.flop + 2.0 * old * self.kv_width,  # scale and zero
+                kv_bytes=total.kv_bytes - (1.0 - self.old_share) * old * token,
+            )
         if self.compress:
             entries = ctx / self.compress
             far = core(entries, self.sparse_topk)
@@ -255,6 +286,12 @@ class Attention:
                 total.weight_bytes,
                 total.activation_bytes + runs * 2 * expanded,  # written, then read
                 runs * seen * self.latent_dim * self.kv_bytes,
+            )
+        elif self.old_k_bytes is not None:
+            token, old = self.kv_width * self.kv_bytes, self.old_tokens(n_past)
+            total = total._replace(
+                flop=total.flop + runs * 2.0 * old * self.kv_width,
+                kv_bytes=total.kv_bytes - runs * (1.0 - self.old_share) * old * token,
             )
         elif self.one_cache:
             total = total._replace(kv_bytes=runs * seen * self.kv_width * self.kv_bytes)

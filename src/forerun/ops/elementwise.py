@@ -81,6 +81,19 @@ def rope_and_cache(
     )  # fmt: skip
 
 
+def quantise_cache(
+    k_width: float, v_width: float, *, kv_bytes: float, old_k: float, old_v: float
+) -> Elementwise:
+    """Write cached keys and values anew in a narrower format, once for each token.
+
+    read (K + V) kv_bytes, write K old_k + V old_v; 5 flop a value (least, largest, scale, round)
+    """
+    return Elementwise(
+        read=(k_width + v_width) * kv_bytes, write=0.0, flop=5.0 * (k_width + v_width),
+        kv_bytes=k_width * old_k + v_width * old_v,
+    )  # fmt: skip
+
+
 def quantise(width: int, *, act_bytes: float, in_bytes: float) -> Elementwise:
     """Write an activation of `width` values a token in a narrower format, scale found on the way.
 

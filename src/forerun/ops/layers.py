@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from forerun.ops.attention import Attention
 from forerun.ops.collectives import Collective, devices_visited
-from forerun.ops.elementwise import Elementwise, activation, rope_and_cache
+from forerun.ops.elementwise import Elementwise, activation, quantise_cache, rope_and_cache
 from forerun.ops.graph import Shape
 from forerun.ops.matmul import Matmul
 from forerun.ops.moe import Experts
@@ -53,6 +53,12 @@ def _gqa(hidden: int, m: Gqa, tp: int, cp: int, f: Formats) -> Iterator[tuple[st
         "rope_cache",
         rope_and_cache(N * H, k_width, v_width, kv_bytes=f.kv_bytes, rope=m.rope, act_bytes=a),
     )
+    old_k = old_v = None
+    if f.old is not None and not (m.one_cache or m.compress or m.index_heads or m.kv_shared):
+        old_k = f.old.bytes_of(f.old.old)
+        old_v = f.old.bytes_of(f.old.old_values or f.old.old)
+        sizes = {"kv_bytes": f.kv_bytes, "old_k": old_k, "old_v": old_v}
+        yield "cache.quantise", quantise_cache(K * H, K * Hv, **sizes)
     if m.compress:
         yield from _compressor("compress", hidden, H, m, f)
     if m.index_heads:
@@ -63,6 +69,7 @@ def _gqa(hidden: int, m: Gqa, tp: int, cp: int, f: Formats) -> Iterator[tuple[st
     yield "attention", Attention(
         N, K, H, Hv, window=m.window, kv_bytes=f.kv_bytes, one_cache=m.one_cache,
         compress=m.compress or 0, sparse_topk=m.sparse_topk, index_heads=m.index_heads,
+        old_k_bytes=old_k, old_v_bytes=old_v, recent=f.old.recent_tokens if f.old else 0,
         index_dim=m.index_dim, math=f.base, split=cp, cached=not m.kv_shared,
         params=float(N) if m.sinks else 0.0, stored_bytes=2.0 * N if m.sinks else 0.0,
     )  # fmt: skip

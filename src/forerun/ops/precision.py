@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from forerun.spec.deployment import Pool
+from forerun.spec.deployment import KvPrecision, Pool
 from forerun.spec.dtype import ACTIVATION, WEIGHT_BYTES
 from forerun.spec.model import Model
 from forerun.spec.params import PARTS
@@ -25,6 +25,7 @@ class Formats:
     weights: str
     kv: str
     kept: frozenset[str]
+    old: KvPrecision | None = None  # of cached tokens that are not among the last
     by_part: tuple[tuple[str, str], ...] = ()  # parts stored in a format of their own
     assumed: tuple[str, ...] = ()
 
@@ -83,6 +84,7 @@ def formats(model: Model, pool: Pool) -> Formats:
         weights=weights,
         kv=kv,
         kept=frozenset(kept),
+        old=pool.engine.kv_precision,
         by_part=tuple(by_part.items()),
         assumed=tuple(assumed),
     )

@@ -13,6 +13,8 @@ from forerun.spec.deployment import Deployment
 
 FIX = "plan without it, then ask `forerun simulate` what it adds to the best deployment"
 
+CAPS = "bounds of plans count that every cached token is kept and read"
+
 
 def check_plannable(case: Case, objective: str, source: Deployment | None) -> None:
     """Raises SpecError with everything a plan lacks, or would leave out, of the case."""
@@ -36,6 +38,9 @@ def check_plannable(case: Case, objective: str, source: Deployment | None) -> No
     if case.traffic.media is not None:
         what = "bounds of plans do not price image encoders"
         problems.append(Problem("traffic.media", what, FIX))
+    for name in ("kept_tokens", "attended_tokens"):
+        if getattr(case.traffic, name) is not None:
+            problems.append(Problem(f"traffic.{name}", CAPS, FIX))
     if case.faults:
         problems.append(Problem("faults", "a plan does not simulate failures", FIX))
     if source is not None:
@@ -48,6 +53,7 @@ def _of_deployment(source: Deployment) -> list[Problem]:
     left_out = {
         "techniques": bool(source.techniques),
         "kv_tiers": bool(source.kv_tiers),
+        "response_cache": source.response_cache is not None,
         "gate": source.gate.name != "everyone",
     }
     out = [
@@ -60,6 +66,9 @@ def _of_deployment(source: Deployment) -> list[Problem]:
         if pool.role != "both":
             what = "a plan's pools compute prompts and answers on the same replicas"
             out.append(Problem(f"{where}.role", what, FIX))
+        for name in ("kept_tokens", "attended_tokens"):
+            if getattr(pool.engine, name) is not None:
+                out.append(Problem(f"{where}.engine.{name}", CAPS, FIX))
         if pool.autoscale is not None:
             out.append(Problem(f"{where}.autoscale", "a plan's fleets do not change", FIX))
         if pool.moe is not None and (pool.moe.routing.drift > 0 or pool.moe.rebalance_s):

@@ -50,11 +50,16 @@ def to_json(result: Result) -> dict[str, Any]:
         "slo": _slo(result),
         "counts": _counts(m),
         "latency": {name: _quantiles(getattr(m, name)) for name in LATENCIES},
-        **{group: {n: _figure(getattr(m, n)) for n in names} for group, names in GROUPS.items()},
+        **{
+            group: {n: _figure(getattr(m, n)) for n in names}
+            for group, names in GROUPS.items()
+            if group != "responses" or m.by_category
+        },
         **_workflows(m),
         **_clients(result.log),
         "by_replica": _by_replica(m),
         **({"by_model": [asdict(row) for row in m.by_model]} if m.by_model else {}),
+        **({"by_category": [asdict(row) for row in m.by_category]} if m.by_category else {}),
         "model_band": {
             "level": 0.8,
             "step_time_low_factor": m.model_low,

@@ -47,6 +47,9 @@ LABELS = {
     "items_per_s": "images or groups of frames",
     "encoding": "time in encoder steps",
     "embeddings_moved_bytes_per_s": "embeddings moved",
+    "response_hit": "answers given again",
+    "response_wrong": "of them another question's",
+    "response_missed": "right answers kept and not found",
     "turns": "models taken up by replicas",
     "weights_loaded_bytes": "weights loaded",
     "loading": "loading weights",
@@ -90,9 +93,10 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
         yield "workflows", list(_workflow_lines(metrics.workflows))
     for group, names in GROUPS.items():
         known = [name for name in names if getattr(metrics, name).value is not None]
-        if group in ("kv", "encoders", "models"):  # a figure each for what a fleet may do or not
+        if group in ("kv", "encoders", "models", "responses"):  # one each for what a fleet may do
             names = tuple(known)
-        if known or group not in ("money", "carbon", "kv", "encoders", "models", "fleet"):
+        optional = ("money", "carbon", "kv", "encoders", "models", "fleet", "responses")
+        if known or group not in optional:
             yield group, [_figure(name, getattr(metrics, name)) for name in names]
 
 

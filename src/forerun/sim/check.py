@@ -118,15 +118,22 @@ def check_models(pools: Sequence[Served]) -> None:
         raise SpecError(*problems)
 
 
-def check_caps(pools: Sequence[Served], hash_tokens: int) -> None:
-    """Raises SpecError where KV that is cut would have to be shared, or was reserved whole."""
+def check_caps(
+    pools: Sequence[Served], hash_tokens: int, *, kept: bool = False, read: bool = False
+) -> None:
+    """Raises SpecError where KV that is cut would have to be shared, or was reserved whole.
+
+    kept, read : whether requests have caps of their own, beside those of the engines.
+    """
     problems = []
     for served in pools:
         engine, where = served.pool.engine, f"deployment.pools.{served.pool.name}.engine"
-        if served.draft is not None and (engine.kept_tokens or engine.attended_tokens):
+        if served.draft is not None and (
+            engine.kept_tokens or engine.attended_tokens or kept or read
+        ):
             what = "proposed tokens are verified against all cached tokens, without caps"
             problems.append(Problem(where, what, "drop speculation, or the caps"))
-        if engine.kept_tokens is None:
+        if engine.kept_tokens is None and not kept:
             continue
         if hash_tokens and engine.prefix_caching:
             what = "KV that is cut to kept_tokens cannot be shared as a prefix"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from forerun.sim.tiers import Tier
 
 PS = 1e12
+PICKED = {"pages": "by scores of pages that every step reads", "recent": "are the last ones"}
 
 
 def live_slots(now: state.State) -> np.ndarray:
@@ -138,8 +139,10 @@ def wrong_choice(clock: Any, found: Mapping[str, Sequence[Found]]) -> PolicyErro
     )
 
 
-def assumed(pools: Sequence[Served], tiers: Sequence[Tier]) -> tuple[str, ...]:
-    """What a run of these takes for granted, in sentences."""
+def assumed(
+    pools: Sequence[Served], tiers: Sequence[Tier], own_caps: bool = False
+) -> tuple[str, ...]:
+    """What a run of these takes for granted, in sentences; own_caps : some requests have caps."""
     out = []
     engines = [served.pool.engine for served in pools]
     if any(served.pool.pp > 1 for served in pools):
@@ -158,9 +161,15 @@ def assumed(pools: Sequence[Served], tiers: Sequence[Tier]) -> tuple[str, ...]:
             "KV tiers: writing is not waited for; KV comes up whole, tier after tier, before "
             "the rest of its prompt is computed"
         )
-    if any(engine.kept_tokens or engine.attended_tokens for engine in engines):
+    if any(engine.kv_precision for engine in engines):
         out.append(
-            "caps on kept or attended tokens: choosing the tokens costs nothing, and what the "
-            "answers lose is not looked at"
+            "older KV in fewer bits: blocks are counted at the mean length of the requests, "
+            "dequantising takes 4 instructions an element (an estimate) beside the loads, chunks "
+            "of prompts read the past at their own pace, and what the answers lose is not looked at"
+        )
+    if own_caps or any(engine.kept_tokens or engine.attended_tokens for engine in engines):
+        out.append(
+            "caps on kept or attended tokens: which tokens are kept is chosen for free, those that "
+            f"are read {PICKED[engines[0].attended_by]}; what the answers lose is not looked at"
         )
     return tuple(out)

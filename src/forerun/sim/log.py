@@ -13,6 +13,7 @@ import numpy as np
 
 from forerun.cost.table import CostTable
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, STATUS  # noqa: F401  (the row types of a log)
+from forerun.sim.responses import Answered
 from forerun.sim.tiers import TierUse
 
 #: where a replica can be: not rented; rented and starting; taking requests; ending its last ones;
@@ -75,3 +76,4 @@ class Log:
     meta: Mapping[str, Any] = field(default_factory=dict)  # provenance: version, hashes, policies
     loads: np.ndarray | None = None  # structured array of dtype LOADS, one row a replica
     encodes: np.ndarray | None = None  # of dtype ENCODES, one row a replica; None without items
+    answered: Answered | None = None  # what the response cache did, where there is one

@@ -9,10 +9,13 @@ from typing import Any
 
 from forerun import catalog
 from forerun.cost import engine_fit
+from forerun.cost.efficiency import efficiency
 from forerun.cost.memory import memory
+from forerun.cost.pick import picking
 from forerun.cost.price import price
 from forerun.cost.table import CostTable
 from forerun.errors import Infeasible, Problem
+from forerun.ops.attention import Attention
 from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
 from forerun.sim import drafts
@@ -73,6 +76,7 @@ def prepare(
         if rewrite is not None:
             graph = rewrite(graph, pool)
         problems += check_experts(model, pool, device, graph)
+        problems += _check_precision(model, pool, device, graph)
         if problems:
             continue
 
@@ -90,9 +94,11 @@ def prepare(
                 queries=drafts.queries(pool),
             )
             table = engine_fit.on_table(fit, table, pool)
+            if pool.engine.attended_by == "pages":
+                launch_s = efficiency(device).launch_s
+                table = replace(table, pick=picking(graph.ops, pool.engine.page_tokens, launch_s))
             return reprice(table, graph, pool) if reprice is not None else table
 
-        n_blocks = held.blocks_for(max(min(mean_len, max_len), pool.engine.block_tokens))
         port_bytes_per_s, port_latency_s = port(pool, device)
         rows = rows_of(model, pool, device, graph, table_of, seed=seed, span_s=span_s)
         if draft is not None:
@@ -101,12 +107,20 @@ def prepare(
                 for row in rows
             ]
         first, *rest = rows
+        usual = max(min(mean_len, max_len), pool.engine.block_tokens)
+        n_blocks = held.blocks_for(usual)
+        picked = first.table.pick
+        if picked is not None and pool.engine.attended_tokens and pool.engine.n_blocks is None:
+            n_blocks = int(n_blocks / (1 + picked.memory_share))  # summaries of pages
+        a_token = held.kv_bytes_per_token_replica
+        if pool.engine.kv_precision is not None:  # on average, as blocks are
+            a_token = held.kv_bytes(float(usual)) / usual * held.devices_per_group
         served = Served(
             pool=pool,
             table=first.table,
             n_blocks=n_blocks,
             max_len=max_len,
-            kv_token_bytes=held.kv_bytes_per_token_replica,
+            kv_token_bytes=a_token,
             n_layers=model.n_layers,
             port_bytes_per_s=port_bytes_per_s,
             port_latency_s=port_latency_s,
@@ -127,6 +141,27 @@ def prepare(
         ready[p] = replace(ready[p], levels=course.rows(p, len(ready)))
         ready += more
     return ready
+
+
+def _check_precision(model: Model, pool: Pool, device: Device, graph: Graph) -> list[Problem]:
+    """Where older KV cannot be kept in fewer bits."""
+    if pool.engine.kv_precision is None:
+        return []
+    where, out = f"deployment.pools.{pool.name}.engine.kv_precision", []
+    shapes = [op.shape for op in graph.ops if isinstance(op.shape, Attention) and op.shape.cached]
+    if not shapes or any(shape.old_k_bytes is None for shape in shapes):
+        what = f"{model.name} has caches that are not keys and values of single tokens"
+        out.append(Problem(where, what, "kv_dtype: fp8, which holds for any cache"))
+    elif any(shape.old_share > 1 for shape in shapes):
+        what = "older tokens would take more bytes than the last ones"
+        out.append(Problem(where, what, "a narrower `old`, or a larger group"))
+    if pool.engine.speculation is not None:
+        what = "steps that verify proposed tokens are not priced on a cache of two formats"
+        out.append(Problem(where, what, "drop one of the two"))
+    if "fp32" not in device.peak_flop_per_s:
+        what = f"{device.name} has no fp32 rate, which older KV is dequantised at"
+        out.append(Problem(where, what, "another device, or kv_dtype: fp8"))
+    return out
 
 
 def tiers(deployment: Deployment) -> tuple[Tier, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 from forerun.errors import SpecError
 from forerun.sim import calls
 from forerun.sim import policy as policy_room
+from forerun.sim import responses as response_room
 from forerun.sim import tables as table_arrays
 from forerun.sim.check import (
     check_caps,
@@ -38,12 +39,13 @@ from forerun.sim.core import rows_request, state
 from forerun.sim.core import serve as core_serve
 from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
+from forerun.sim.core.rows_fleet import NO_CAP
 from forerun.sim.core.signatures import KINDS
 from forerun.sim.log import Log
 from forerun.sim.room import gate_memory_for, pending_for, wider
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
 from forerun.sim.tiers import Tier, check_tiers, uses
-from forerun.spec.deployment import Engine, Policy
+from forerun.spec.deployment import Engine, Policy, ResponseCache
 from forerun.spec.requests import CONTENT, Requests, chained
 from forerun.spec.workload import Client
 
@@ -78,6 +80,7 @@ class Server:
     fetch: Policy | Callable[..., Any] = ALWAYS
     tiers: Sequence[Tier] = ()  # below the replicas' memory, the nearest first
     gate: Policy | Callable[..., Any] = EVERYONE
+    responses: ResponseCache | None = None  # answers kept in front, given again
     seed: int = 0
     log: str = "full"
     leap: bool = True
@@ -121,8 +124,11 @@ class Server:
                 go_on=self.go_on,
                 client=self.client,
                 gated=self._found["gate"][0].name != EVERYONE.name,
+                responses=self.responses,
             ),
         )
+        self._asked: list[Requests] = []
+        self._own_caps = False  # some request has caps of its own
         if JIT and not compiler.is_cached():
             say = self.announce or (lambda text: print(text, file=sys.stderr, flush=True))
             say("compiling the simulator for this machine (once, about 15 s) ...")
@@ -230,6 +236,8 @@ class Server:
         delay = round(engine.host_request_s * PS)
         per_token = round(engine.host_prompt_token_s * PS)
         rows.ready_ps = rows.arrival_ps + delay + per_token * requests.isl
+        if self.responses is not None:
+            rows.ready_ps += self._asks(self.responses, requests)
         rows.isl, rows.osl = requests.isl, requests.osl
         rows.priority = 0 if requests.priority is None else requests.priority
         rows.tenant = 0 if requests.tenant is None else requests.tenant
@@ -243,6 +251,7 @@ class Server:
             rows.item_tokens = requests.item_tokens
             self._has_items = True
         self._name_prefixes(rows, requests)
+        self._cap(rows, requests)
         rows.workflow = -1
         rows.acceptance = -1.0 if requests.acceptance is None else requests.acceptance
         rows.deadline_ps = NEVER
@@ -254,7 +263,7 @@ class Server:
             rows = self._with_calls(rows, requests)
         if self.concurrency is None:
             rows.deadline_ps = calls.later(rows.arrival_ps, rows.deadline_ps)
-            if per_token:
+            if per_token or self.responses is not None:
                 rows = rows[np.argsort(rows.ready_ps, kind="stable")]
         return rows
 
@@ -270,6 +279,35 @@ class Server:
         if self.concurrency is not None:  # a workflow is released as a whole
             return rows[roots[np.argsort(calls.first_of(rows.workflow)[roots], kind="stable")]]
         return rows[roots]
+
+    def _cap(self, rows: Any, requests: Requests) -> None:
+        """Give each row its own caps on KV.  Raises SpecError where they cannot be kept."""
+        rows.most_kept = rows.most_read = NO_CAP
+        own = requests.kept_tokens, requests.attended_tokens
+        kept, read = (caps is not None and bool(caps.any()) for caps in own)
+        if kept or read:
+            self._own_caps = True
+            check_caps(self.pools, self.hash_tokens, kept=kept, read=read)
+        if requests.kept_tokens is not None:
+            rows.most_kept = np.where(requests.kept_tokens > 0, requests.kept_tokens, NO_CAP)
+        if requests.attended_tokens is not None:
+            most = requests.attended_tokens
+            rows.most_read = np.where(most > 0, most, NO_CAP)
+
+    def _asks(self, cache: ResponseCache, requests: Requests) -> np.ndarray:
+        """Note what these requests ask of the response cache; how long it takes to look."""
+        asks: Any = response_room.asks_of(cache, requests)
+        assert requests.wordings is not None
+        if not self._asked:
+            n_models = self._state.serves.shape[1]
+            self._put(**response_room.arrays(cache, requests.wordings, n_models))
+        elif requests.wordings is not self._asked[0].wordings:
+            what = "name other texts than those before"
+            raise SpecError.one("requests", what, "one table of wordings in a run")
+        self._asked.append(requests)
+        joined = np.concatenate([self._state.asks, asks]).view(np.recarray)
+        self._put(asks=joined)
+        return asks.lookup_ps
 
     def _models(self, requests: Requests) -> np.ndarray | int:
         """The model that each request asks for.  Raises SpecError for one that nobody serves."""
@@ -376,7 +414,7 @@ class Server:
             leaps=np.concatenate([rows.leaps for rows in kept]) if full and kept else None,
             gaps=np.concatenate([rows.gaps for rows in kept]) if full and kept else None,
             start_ps=0,
-            end_ps=int(self._clock.now_ps),
+            end_ps=self._end_ps(under_way),
             n_unfinished=len(under_way),
             loads=np.array(self._state.loads),
             encodes=encoded(self._state) if self._has_items else None,
@@ -406,9 +444,29 @@ class Server:
                 "hash_tokens": self.hash_tokens,
                 "models": tuple(self.models),
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
-                "assumed": assumed(self.pools, self.tiers),
+                "assumed": (
+                    *assumed(self.pools, self.tiers, self._own_caps),
+                    *response_room.assumed(self.responses),
+                ),
             },
+            answered=self._answered(),
         )
+
+    def _end_ps(self, under_way: np.ndarray) -> int:
+        """When the last event happened, or the last answer that was kept has been given."""
+        now = int(self._clock.now_ps)
+        if self.responses is None:
+            return now
+        return max(now, int(self._rows(under_way)["done_ps"].max(initial=0)))
+
+    def _answered(self) -> response_room.Answered | None:
+        """What the response cache did; None where there is none."""
+        if not self._asked:
+            return None
+        wordings = self._asked[0].wordings
+        assert wordings is not None
+        texts = np.concatenate([np.asarray(one.wording) for one in self._asked])
+        return response_room.answered(self._state, wordings, texts)
 
     def _rows(self, under_way: np.ndarray) -> np.ndarray:
         """All requests that have ended or are under way, by request number."""
@@ -446,7 +504,7 @@ def run(
     server = Server(pools, **settings)
     if isinstance(requests, Requests):
         # taken whole where the moment at which a request leaves depends on the others
-        whole = server.concurrency or calls.wanted_by(requests)
+        whole = server.concurrency or calls.wanted_by(requests) or server.responses
         parts: Iterable[Requests] = [requests] if whole else _parts(requests)
     else:
         parts = requests

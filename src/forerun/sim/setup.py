@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from forerun.cost.table import CostTable
+from forerun.sim import responses
 from forerun.sim import tables as table_arrays
 from forerun.sim import tiers as tier_arrays
 from forerun.sim.core import rows_fleet, rows_log, rows_request, signatures, state
 from forerun.sim.core.order import NEVER
 from forerun.sim.speculation import Drafting, draft_arrays
 from forerun.sim.tiers import Tier
-from forerun.spec.deployment import Pool
+from forerun.spec.deployment import Pool, ResponseCache
 from forerun.spec.streams import stream
 from forerun.spec.workload import Client
 
@@ -80,6 +81,7 @@ class Options:
     tiers: Sequence[Tier] = ()
     client: Client | None = None
     gated: bool = False  # a policy says who is let in
+    responses: ResponseCache | None = None
     go_on: bool = False  # successors of a request that gave no answer are sent all the same
 
 
@@ -132,6 +134,10 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].think_ps = round(options.think_s * PS)
     if options.client is not None:
         _fill_client(clock[0], options.client)
+    if options.responses is not None:
+        clock[0].has_answers = 1
+        clock[0].hit_ps = round(options.responses.fetch_s * PS)
+        clock[0].answer_token_ps = round(PS / (options.responses.rate_per_s or np.inf))
     host = pools[0].pool.engine
     clock[0].host_request_ps = round(host.host_request_s * PS)
     clock[0].host_prompt_token_ps = round(host.host_prompt_token_s * PS)
@@ -147,6 +153,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         successors=state.rows(0, rows_request.SUCCESSOR),
         flows=state.rows(0, rows_request.FLOW),
         timers=state.rows(1, rows_request.TIMER),
+        **responses.empty(),
         live=live,
         moving=np.zeros(len(live), dtype=np.int64),
         offered=np.zeros(load.size, dtype=np.int64),
@@ -221,6 +228,8 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.kv_token_bytes = round(served.kv_token_bytes)
     row.keeps = rows_fleet.NO_CAP if engine.kept_tokens is None else engine.kept_tokens
     row.reads = rows_fleet.NO_CAP if engine.attended_tokens is None else engine.attended_tokens
+    row.picks = int(table.pick is not None and engine.attended_by == "pages")
+    row.pick_step_ps = round(table.pick.step_s * PS) if table.pick is not None else 0
     row.anywhere = int(engine.prefix_caching and engine.reuse == "anywhere")
     row.again = engine.recompute_share
     row.swap = int(engine.preemption == "swap")

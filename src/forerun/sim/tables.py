@@ -92,6 +92,23 @@ def _verified(table: CostTable, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return out
 
 
+def _picked(table: CostTable) -> np.ndarray:
+    """Picoseconds for each token out of which decoders pick, by their number."""
+    out = np.zeros(len(table.time_s.decode), dtype=np.int64)
+    if table.pick is not None:
+        out[1:] = np.rint(PS * slope(table, table.time_s.decode)[1:] * table.pick.bytes_share)
+    return out
+
+
+def slope(table: CostTable, values: np.ndarray) -> np.ndarray:
+    """How much a quantity of `decode` grows with each cached token, where there are many, by the
+    number of decoders: float64 [M+1]."""
+    n, at = np.maximum(np.arange(len(values)), 1), table.knots_ctx
+    if len(at) < 2:
+        return np.zeros(len(values))
+    return np.maximum(values[:, -1] - values[:, -2], 0) / (at[-1] - at[-2]) / n
+
+
 def _sampled(table: CostTable) -> np.ndarray:
     """`seqs` in ps, as far as proposals are sampled at."""
     time_ps = _counts(table, "seqs")
@@ -120,6 +137,7 @@ def arrays(tables: Sequence[CostTable]) -> dict[str, np.ndarray]:
         if table.verify is not None:
             decode += _verified(table, n_verify)
     return {
+        "pick_ps": _pad([_picked(t) for t in tables]),
         "tokens_ps": _pad([_counts(t, "tokens") for t in tables]),
         "seqs_ps": _pad([_sampled(t) for t in tables]),
         "decode_ps": _pad([value for value, _ in decode]),

@@ -17,6 +17,34 @@ from forerun.spec.speculation import Speculation
 PROFILE, NO_CALIBRATION = "profile", "none"
 
 
+OldKv = Literal["fp8", "int8", "int4", "int3", "int2"]
+
+
+class KvPrecision(Spec):
+    """KV that is kept in fewer bits once it is older than the last tokens.
+
+    Each `group` elements of an integer format have a scale and a zero of two bytes each.  Sources:
+    KIVI (Liu et al., ICML 2024: 2 bits, groups of 32, the last 128 tokens in full), KVQuant.
+    """
+
+    old: OldKv  # keys, and values unless they differ
+    old_values: OldKv | None = None
+    recent_tokens: int = Field(default=128, ge=0)  # in the cache's own format
+    group: int = Field(default=32, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_word(cls, data: Any) -> Any:
+        """Also takes `int4` for `{old: int4}`."""
+        return {"old": data} if isinstance(data, str) else data
+
+    def bytes_of(self, dtype: OldKv) -> float:
+        """Bytes an element takes, scales included."""
+        if dtype == "fp8":
+            return 1.0
+        return int(dtype.removeprefix("int")) / 8 + 4 / self.group
+
+
 class Engine(Spec):
     """One serving engine's settings, in vLLM's words.
 
@@ -45,6 +73,9 @@ class Engine(Spec):
     n_blocks: int | None = Field(default=None, ge=1)  # overrides what memory leaves
     kept_tokens: int | None = Field(default=None, ge=1)  # KV of a request, cut after each step
     attended_tokens: int | None = Field(default=None, ge=1)  # of them that a decode step reads
+    attended_by: Literal["pages", "recent"] = "pages"  # which: by scores of pages, or the last ones
+    page_tokens: int = Field(default=16, ge=1)  # of a page that is scored (Quest: 16)
+    kv_precision: KvPrecision | None = None  # of older tokens' KV
     evict: Literal["lru", "fifo", "lfu"] = "lru"  # which prefix block nobody uses is dropped first
     preemption: Literal["recompute", "swap"] = "recompute"  # swap: KV waits in the first tier
     prefix_caching: bool = True  # prompts share what they begin with, where their blocks are known
@@ -82,6 +113,8 @@ class Engine(Spec):
         data: dict[str, Any] = plain(self)
         if self.speculation is None:
             data = {k: v for k, v in data.items() if k not in ("speculate", "speculation")}
+        if self.kv_precision is None:
+            data.pop("kv_precision", None)
         if self.calibration is not None:
             said = self.model_fields_set
             data = {k: v for k, v in data.items() if not k.startswith("host_") or k in said}
@@ -171,6 +204,56 @@ class KvTier(Spec):
     )  # waiting to be written; more is lost (LMCache: 5 GB)
 
 
+class Shelf(Spec):
+    """How a response cache treats the requests of one category."""
+
+    skip: bool = False  # they go past the cache, without a lookup
+    threshold: float = Field(default=0.8, ge=-1, le=1)  # cosine from which on (GPTCache's default)
+    ttl_s: float | None = Field(default=None, ge=0)  # an answer is kept, from its end; None: always
+    quota: int | None = Field(default=None, ge=0)  # answers kept; the one used longest ago goes
+    quota_bytes: float | None = Field(default=None, ge=0)
+
+
+class Category(Spec):
+    """What differs for one category of requests; all else is as the cache says."""
+
+    skip: bool | None = None
+    threshold: float | None = Field(default=None, ge=-1, le=1)
+    ttl_s: float | None = Field(default=None, ge=0)
+    quota: int | None = Field(default=None, ge=0)
+    quota_bytes: float | None = Field(default=None, ge=0)
+
+
+class ResponseCache(Shelf):
+    """Answers kept in front of the fleet, given again to requests that ask alike.
+
+    What it says itself holds for every category; `categories` says otherwise for some, and each has
+    a quota of its own.  Every lookup embeds the request and searches; a hit fetches the answer, and
+    gives it whole, or at a rate.  Source of `search_s`: an index in memory, Wang et al., 2510.26835
+    (a vector database over the network: 30 ms).  `embed_s`, `fetch_s` and sizes are estimates: a
+    small embedding model on the spot, 1,024 floats and 4 characters a token.
+    """
+
+    categories: dict[str, Category] = {}
+    embed_s: float = Field(default=5e-3, ge=0)
+    search_s: float = Field(default=2e-3, ge=0)
+    fetch_s: float = Field(default=5e-3, ge=0)
+    rate_per_s: float | None = Field(default=None, gt=0)  # tokens of an answer that was kept
+    entry_bytes: float = Field(default=4096, ge=0)
+    token_bytes: float = Field(default=4, ge=0)
+
+    @property
+    def lookup_s(self) -> float:
+        return self.embed_s + self.search_s
+
+    def shelf(self, category: str) -> Shelf:
+        """What holds for a category."""
+        said = {name: getattr(self, name) for name in Shelf.model_fields}
+        if category in self.categories:
+            said |= self.categories[category].model_dump(exclude_none=True)
+        return Shelf(**said)
+
+
 class Deployment(Spec):
     """What runs where, and who decides.
 
@@ -191,7 +274,16 @@ class Deployment(Spec):
     kv_tiers: tuple[KvTier, ...] = ()  # the nearest first
     fetch: Policy = Policy(name="always")  # what of a prompt is moved from them, not computed
     gate: Policy = Policy(name="everyone")  # who is let in at the front
+    response_cache: ResponseCache | None = None  # answers given again, before the gate
     techniques: tuple[Policy, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_cache(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What keeps no answers reads (and hashes) as it always did."""
+        data: dict[str, Any] = plain(self)
+        if self.response_cache is None:
+            data.pop("response_cache", None)
+        return data
 
     @property
     def n_devices(self) -> int:

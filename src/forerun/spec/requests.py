@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from forerun.spec.wordings import Wordings
 
 #: columns with one value a request
 COLUMNS = (
     "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "deadline_s", "workflow",
     "acceptance", "n_items", "item_width", "item_height", "item_units", "item_tokens",
+    "wording", "kept_tokens", "attended_tokens",
 )  # fmt: skip
 
 #: meta["blocks"] of requests whose block hashes name what stands in a block, not what a prompt
@@ -61,6 +65,9 @@ class Requests:
     item_width, item_height : int64 [N], their size in pixels.
     item_units, item_tokens : int64 [N], what the model's encoder computes for each of them
         (patches), and tokens of the prompt that it becomes; `isl` counts those.
+    kept_tokens, attended_tokens : int64 [N], caps of its own on KV in memory and on what decoding
+        reads of it, beside the engine's; 0 where it has none.
+    wording   : int64 [N], the text of each, a place in `wordings`; -1 where it is like no other.
     """
 
     arrival_s: np.ndarray
@@ -85,6 +92,10 @@ class Requests:
     item_height: np.ndarray | None = None
     item_units: np.ndarray | None = None
     item_tokens: np.ndarray | None = None
+    kept_tokens: np.ndarray | None = None
+    attended_tokens: np.ndarray | None = None
+    wording: np.ndarray | None = None
+    wordings: Wordings | None = None  # all texts: which ask the same, which look alike
     meta: Mapping[str, Any] = field(default_factory=dict)  # source, format, rows skipped and why
 
     def __len__(self) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from forerun.spec.base import Spec
 
@@ -139,6 +139,36 @@ class Media(Spec):
         return self
 
 
+class Questions(Spec):
+    """What the requests of one category ask, and in which words.
+
+    Each of `topics` has `questions`, each question `wordings`.  Question q, in an order drawn at
+    random, is asked with weight 1 / (q + 1) ** skew, in any of its wordings.  Embeddings lie around
+    that of their question, questions around that of their topic, normally in `dimensions`: the
+    cosine of two texts of one question is `paraphrase` on average, that of two questions of a topic
+    `related`; topics are far apart.  A response cache sees cosines only.
+    """
+
+    category: str = "all"
+    share: float = Field(default=1.0, gt=0)  # of the requests, relative to the other categories'
+    topics: int = Field(default=1000, ge=1)
+    questions: int = Field(default=4, ge=1)  # of a topic
+    wordings: int = Field(default=4, ge=1)  # of a question
+    skew: float = Field(default=1.0, ge=0)  # Zipf's exponent; 0: all as often
+    paraphrase: float = Field(default=0.9, ge=0, le=1)
+    related: float = Field(default=0.7, ge=-0.5, le=1)
+    dimensions: int = Field(default=16, ge=1)
+
+    @model_validator(mode="after")
+    def _nearer(self) -> Questions:
+        if self.related > self.paraphrase:
+            raise ValueError(
+                f"related {self.related:g} is above paraphrase {self.paraphrase:g}: texts of one "
+                "question are more alike than those of two"
+            )
+        return self
+
+
 class Client(Spec):
     """How patient the senders of requests are, and what they do when it is over.
 
@@ -190,12 +220,24 @@ class Traffic(Spec):
     documents: Documents | None = None  # before the prompts that isl or the trace describe
     media: Media | None = None  # images or video before the text of the prompts
     client: Client | None = None
+    kept_tokens: Lengths | None = None  # caps of the requests' own, see `engine.kept_tokens` ...
+    attended_tokens: Lengths | None = None  # ... and `engine.attended_tokens`
+    questions: tuple[Questions, ...] = ()  # for a response cache; by category
+
+    @model_serializer(mode="wrap")
+    def _without_questions(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What says nothing of these reads (and hashes) as it always did."""
+        data: dict[str, Any] = plain(self)
+        for name in ("questions", "kept_tokens", "attended_tokens", "media"):
+            if not getattr(self, name):
+                data.pop(name, None)
+        return data
 
     @model_validator(mode="before")
     @classmethod
     def _plain_lengths(cls, data):
         if isinstance(data, dict):
-            for key in ("isl", "osl"):
+            for key in ("isl", "osl", "kept_tokens", "attended_tokens"):
                 if isinstance(data.get(key), (int, float)):
                     data = {**data, key: {"kind": "fixed", "mean": data[key]}}
         return data

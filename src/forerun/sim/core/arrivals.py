@@ -40,6 +40,7 @@ def _copy(target, source):
     target.model = source.model
     target.n_items = source.n_items
     target.item_units, target.item_tokens = source.item_units, source.item_tokens
+    target.most_kept, target.most_read = source.most_kept, source.most_read
 
 
 @jit
@@ -68,8 +69,10 @@ def put(state, arrival, sent_ps, deadline_ps, ready_ps):
 
 @jit
 def ready_after(state, arrival, t):
-    """When a request sent at t is past the API server and the tokenizer."""
+    """When a request sent at t is past the API server, the tokenizer and the look for an answer."""
     clock = state.clock[0]
+    if clock.has_answers == 1:
+        t += state.asks[arrival.request].lookup_ps
     return t + clock.host_request_ps + clock.host_prompt_token_ps * arrival.isl
 
 

@@ -13,7 +13,7 @@ from forerun.sim.core import live as lists
 from forerun.sim.core import speculate as drafts
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
-from forerun.sim.core.kv import FULL, blocks_for, need, steps_until_full, take
+from forerun.sim.core.kv import FULL, blocks_for, kept, need, steps_until_full, take
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.price import decode_cost, lookup, prefill_cost, square_root
 from forerun.sim.core.rows_fleet import NO_CAP
@@ -115,7 +115,7 @@ def grow_chunks(state, i, left, whole, decoding):
         if request.stage == ENCODING:
             q -= q % request.item_units  # items are computed whole
         request.chunk = q
-        extra = blocks_for(min(request.n_computed, engine.keeps) + q, b) - request.n_blocks
+        extra = blocks_for(min(request.n_computed, kept(state, i, r)) + q, b) - request.n_blocks
         if q > 0 and extra > 0:
             preempted += make_room(state, i, decoding, extra, r)
             if request.phase == WAITING:  # it had to give up its own blocks
@@ -211,7 +211,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
                 q -= q % request.item_units
             if q == 0:
                 return left, unsettled  # its first item does not fit beside the others
-        footprint = min(have, engine.keeps)
+        footprint = min(have, kept(state, i, r))
         blocks = blocks_for(footprint + q, b)
         if engine.reserve == FULL:
             blocks = blocks_for(request.isl + request.osl - 1, b)
@@ -220,7 +220,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
             blocks = blocks_for(request.n_known, b)
         elif brings:
             # all its prompt will take, so that it waits no shorter when prefix blocks are dropped
-            blocks = blocks_for(min(request.n_known, engine.keeps + engine.max_tokens), b)
+            blocks = blocks_for(min(request.n_known, kept(state, i, r) + engine.max_tokens), b)
         shared = here * prefix.blocks_a_hash(state, i) if here > 0 else 0
         held = shared - prefix.idle_among(state, i, r, here) * (shared // max(here, 1))
         if replica.n_blocks + keep + blocks - held > engine.n_blocks - engine.watermark:
@@ -342,6 +342,7 @@ def leap(state, i, t, decoding, unsettled):
     past = 0
     lone_past = 0
     ends = False
+    capped = False
     r = replica.chunk_head
     while r >= 0:
         request = state.live[r]
@@ -350,7 +351,9 @@ def leap(state, i, t, decoding, unsettled):
             n_chunks += 1
             chunk += q
             squares += q * q
-            before = min(request.n_computed, engine.keeps)
+            most = kept(state, i, r)
+            capped = capped or most < NO_CAP
+            before = min(request.n_computed, most)
             past += before
             lone_past = before + q
             n_tokens += q
@@ -395,6 +398,10 @@ def leap(state, i, t, decoding, unsettled):
         slope += grow
         steps = min(steps, until)
         steps = min(steps, state.last_step[i, 0] - replica.decoded)
+        if replica.n_picking > 0:
+            pick_ps = state.pick_ps[p, replica.n_picking]
+            first += engine.pick_step_ps + pick_ps * replica.scored
+            slope += pick_ps * replica.n_scored
         if n_draft > 0:
             first += drafts.verify_ps(state, p, n_decode, n_draft, replica.ctx)
     if n_chunks > 0 and first < engine.eager_ps:
@@ -411,7 +418,7 @@ def leap(state, i, t, decoding, unsettled):
         steps = 1
     if replica.n_parked > 0 and engine.every_turn == 1:
         steps = 1
-    cut = clock.hash_tokens > 0 or engine.keeps < NO_CAP
+    cut = clock.hash_tokens > 0 or capped
     if n_chunks > 0 and (cut or engine.draft_row >= 0):
         # prefix blocks can be found from the boundary on that completes them; what a request keeps
         # is cut there

@@ -12,6 +12,7 @@ import math
 from forerun.sim.core import live as lists
 from forerun.sim.core import prefix, store, tiers, transfer
 from forerun.sim.core.jit import jit
+from forerun.sim.core.kv import kept
 from forerun.sim.core.price import lookup, prefill_cost
 from forerun.sim.core.rows_request import EMBEDDED, FETCHING, PLAIN, READY
 from forerun.sim.core.state import MISTAKE
@@ -185,7 +186,7 @@ def call_up(state, i, r, have, t):
         use(state, i, r)
     else:
         state.to_fetch[r, :] = 0
-        footprint = min(have, state.engines[replica.pool].keeps)
+        footprint = min(have, kept(state, i, r))
         state.to_fetch[r, 0] = footprint - request.n_shared * tokens
         state.stores[state.stores[i].below].swap_tokens += state.to_fetch[r, 0]
     request.phase = FETCHING

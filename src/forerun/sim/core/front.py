@@ -5,7 +5,7 @@ Legend: i replica, p pool, r slot, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, encode, prefix, turns
+from forerun.sim.core import attempts, encode, prefix, responses, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
@@ -22,15 +22,15 @@ NOBODY, WRONG = -2, -1  # no replica takes the request now; the router chose wha
 
 BOTH, PREFILL, DECODE = ROLE["both"], ROLE["prefill"], ROLE["decode"]
 ENCODE = ROLE["encode"]
-REJECTED, CANCELLED = STATUS["rejected"], STATUS["cancelled"]
+FINISHED, REJECTED, CANCELLED = STATUS["finished"], STATUS["rejected"], STATUS["cancelled"]
 
 
 @jit
-def fits(state, p, isl, osl):
+def fits(state, p, isl, osl, most_kept):
     """Whether an engine of pool p could do its part of a request alone."""
     engine = state.engines[p]
     last = isl if engine.role == PREFILL else isl + osl - 1  # the last token needs no cache
-    last = min(last, engine.keeps + engine.max_tokens)  # cut after each step
+    last = min(last, min(engine.keeps, most_kept) + engine.max_tokens)  # cut after each step
     short = isl + osl <= engine.max_len
     return short and blocks_for(last, engine.block_tokens) <= engine.n_blocks - engine.watermark
 
@@ -41,27 +41,31 @@ def holds(state, r):
     request = state.live[r]
     if request.stage == ENCODING:
         return encode.holds(state, request.pool, request.n_items, request.item_units)
-    known = request.n_known
-    return fits(state, request.pool, known, request.isl + request.osl - known)
+    left = request.isl + request.osl - request.n_known
+    return fits(state, request.pool, request.n_known, left, request.most_kept)
 
 
 @jit
-def some_pool_fits(state, role, model, isl, osl):
+def some_pool_fits(state, role, arrival):
     """Whether some pool of this role could do its part of a request alone."""
     for p in range(state.engines.shape[0]):
         engine = state.engines[p]
-        if engine.role == role and engine.model == model and fits(state, p, isl, osl):
+        if (
+            engine.role == role
+            and engine.model == arrival.model
+            and fits(state, p, arrival.isl, arrival.osl, arrival.most_kept)
+        ):
             return True
     return False
 
 
 @jit
-def fits_somewhere(state, model, isl, osl):
+def fits_somewhere(state, arrival):
     """Whether the request could be answered by one replica alone, or by one after another."""
-    if some_pool_fits(state, BOTH, model, isl, osl):
+    if some_pool_fits(state, BOTH, arrival):
         return True
-    split = some_pool_fits(state, PREFILL, model, isl, osl)
-    return split and some_pool_fits(state, DECODE, model, isl, osl)
+    split = some_pool_fits(state, PREFILL, arrival)
+    return split and some_pool_fits(state, DECODE, arrival)
 
 
 @jit
@@ -223,21 +227,40 @@ def let_in(state, t):
 @jit
 def turn_away(state, arrival, status):
     """A request that is not let in: one row of the log, no more."""
+    end_in_front(state, arrival, status, -1, state.clock[0].now_ps, 0)
+    if status == REJECTED:
+        state.clock[0].rejected += 1
+
+
+@jit
+def answer(state, arrival, k):
+    """A request gets an answer that was kept."""
+    clock = state.clock[0]
+    kept = state.answers[k]
+    first = clock.now_ps + clock.hit_ps
+    done = first + (kept.n_tokens - 1) * clock.answer_token_ps
+    end_in_front(state, arrival, FINISHED, first, done, kept.n_tokens)
+
+
+@jit
+def end_in_front(state, arrival, status, first_ps, done_ps, n_out):
+    """The row of the log for a request that no replica has seen."""
     clock = state.clock[0]
     row = lists.done_row(state, arrival.request)
-    row.request, row.arrival_ps, row.done_ps = arrival.request, arrival.arrival_ps, clock.now_ps
-    row.scheduled_ps = row.first_token_ps = -1
-    row.isl, row.osl, row.n_out = arrival.isl, arrival.osl, 0
+    row.request, row.arrival_ps, row.done_ps = arrival.request, arrival.arrival_ps, done_ps
+    row.scheduled_ps, row.first_token_ps = -1, first_ps
+    row.isl, row.osl, row.n_out = arrival.isl, arrival.osl, n_out
     row.replica, row.n_preempt, row.recomputed = -1, 0, 0
-    row.max_itl_ps, row.status, row.tag = 0, status, arrival.tenant
+    row.max_itl_ps = clock.answer_token_ps if n_out > 1 else 0
+    row.status, row.tag = status, arrival.tenant
     row.cached, row.prefill_replica, row.n_retries, row.away_ps = 0, -1, 0, 0
     row.n_drafted = row.n_extra = 0
     row.model = arrival.model
     if clock.has_clients == 1:
-        row.n_retries = max(0, state.calls[arrival.request].attempt - 1)
-    if status == REJECTED:
-        clock.rejected += 1
-    ended(state, arrival.request, clock.now_ps, status)
+        # an attempt that was refused has been counted, one that found an answer has not
+        refused = 0 if status == FINISHED else 1
+        row.n_retries = max(0, state.calls[arrival.request].attempt - refused)
+    ended(state, arrival.request, done_ps, status)
 
 
 @jit
@@ -267,10 +290,15 @@ def receive(state, arrival):
     if clock.has_calls == 1 and state.calls[arrival.request].lost == 1:
         turn_away(state, arrival, CANCELLED)
         return
+    if clock.has_answers == 1:
+        k = responses.find(state, arrival.request, arrival.model, clock.now_ps)
+        if k >= 0:
+            answer(state, arrival, k)
+            return
     if arrival.n_items > 0 and not encode.some_pool_holds(state, arrival):
         turn_away(state, arrival, REJECTED)
         return
-    if not fits_somewhere(state, arrival.model, arrival.isl, arrival.osl):
+    if not fits_somewhere(state, arrival):
         turn_away(state, arrival, REJECTED)
         return
     r = fill(state, arrival)
@@ -297,6 +325,7 @@ def fill(state, arrival):
     request.priority, request.tenant = arrival.priority, arrival.tenant
     request.hash_at, request.n_hash = arrival.hash_at, arrival.n_hash
     request.model = arrival.model
+    request.most_kept, request.most_read = arrival.most_kept, arrival.most_read
     request.n_preempt = request.n_retries = request.n_out = request.away_ps = 0
     request.n_computed = request.n_blocks = request.n_shared = 0
     request.recomputed = request.cached = request.chunk = request.aborted = 0

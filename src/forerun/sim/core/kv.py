@@ -27,6 +27,12 @@ def blocks_for(n_tokens, b):
 
 
 @jit
+def kept(state, i, r):
+    """The most tokens whose KV request r has in the memory of replica i after a step."""
+    return min(state.live[r].most_kept, state.engines[state.replicas[i].pool].keeps)
+
+
+@jit
 def decode_blocks(state, i, k):
     """Blocks that the decoders of i take in its next k decode steps."""
     replica = state.replicas[i]

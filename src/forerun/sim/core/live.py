@@ -5,10 +5,10 @@ Legend: i replica, r slot of `live`, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, heaps, prefix, queue, speculate, tiers
+from forerun.sim.core import attempts, heaps, prefix, queue, responses, speculate, tiers
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
-from forerun.sim.core.kv import FULL, blocks_for
+from forerun.sim.core.kv import FULL, blocks_for, kept
 from forerun.sim.core.rows_log import STATUS
 from forerun.sim.core.rows_request import COMPUTING, DECODING, FETCHING, HELD, READY, WAITING
 from forerun.sim.core.signatures import (
@@ -170,7 +170,9 @@ def join_decoders(state, i, r):
     engine = state.engines[replica.pool]
     request.phase = DECODING
     request.joined = replica.decoded
-    request.keeps, request.reads = engine.keeps, min(engine.reads, engine.keeps)
+    request.keeps = kept(state, i, r)
+    request.reads = min(min(engine.reads, request.most_read), request.keeps)
+    request.picks = engine.picks if request.reads < request.keeps else 0
     await_change(state, i, r, replica.n_decode)
     if request.n_computed < request.keeps:
         state.residue[i, (request.n_computed - replica.decoded) % b] += 1
@@ -178,9 +180,23 @@ def join_decoders(state, i, r):
     if request.n_computed < request.reads:
         replica.n_reading += 1
     replica.ctx += min(request.n_computed, request.reads)
+    if request.n_computed >= request.reads:
+        pick(state, i, request, request.n_computed, 1)
     replica.n_decode += 1
     state.fresh[i, replica.n_fresh] = r
     replica.n_fresh += 1
+
+
+@jit
+def pick(state, i, request, cached, sign):
+    """A decoder that has `cached` tokens begins (sign 1) or ceases (-1) to pick what it reads."""
+    replica = state.replicas[i]
+    if request.picks == 0:
+        return
+    replica.n_picking += sign
+    replica.scored += sign * min(cached, request.keeps)
+    if cached < request.keeps:
+        replica.n_scored += sign
 
 
 @jit
@@ -215,8 +231,10 @@ def stop_growing(state, i, r):
         b = state.engines[replica.pool].block_tokens
         state.residue[i, (request.n_computed - request.joined) % b] -= 1
         replica.n_taking -= 1
+        replica.n_scored -= request.picks
     if cached == request.reads:
         replica.n_reading -= 1
+        pick(state, i, request, cached, 1)
 
 
 @jit
@@ -235,6 +253,8 @@ def leave_decoders(state, i, r):
         replica.n_taking -= 1
     if cached < request.reads:
         replica.n_reading -= 1
+    else:
+        pick(state, i, request, cached, -1)
     heaps.drop_finish(state.last_step[i], state.last_member[i], state.live, replica.n_decode, r)
     replica.n_decode -= 1
     if steps > 0:
@@ -349,6 +369,8 @@ def write_done(state, i, r, t, status):
         row.n_retries += state.calls[request.request].attempt - 1
     if i >= 0 and status == FINISHED:
         state.totals[i].n_done += 1
+        if state.clock[0].has_answers == 1:
+            responses.keep(state, request.request, request.model, request.n_out, t)
     ended(state, request.request, t, status)
 
 

@@ -14,6 +14,9 @@ REPLICA = np.dtype(
         ("n_decode", "i8"),
         ("n_reading", "i8"),  # decoders that read one cached token more in each step ...
         ("n_taking", "i8"),  # ... and those that keep one more
+        ("n_picking", "i8"),  # decoders that pick what they read out of what they keep ...
+        ("n_scored", "i8"),  # ... of them those that keep one more in each step
+        ("scored", "i8"),  # tokens that they keep, at the start of the leap in progress
         ("n_chunks", "i8"),
         ("n_waiting", "i8"),
         ("queue", "i8"),  # root of the waiting queue
@@ -85,6 +88,8 @@ ENGINE = np.dtype(
         ("speed", "i8"),  # relative to the fastest pool, in thousandths
         ("keeps", "i8"),  # cached tokens of a request at most, cut after each step; NO_CAP
         ("reads", "i8"),  # of them read by a decoding request at most
+        ("picks", "i8"),  # 1: picking what is read takes time: `pick_ps` a token kept, and ...
+        ("pick_step_ps", "i8"),  # ... this in each step
         ("anywhere", "i8"),  # 1: KV of a block is used wherever it stands in a prompt ...
         ("again", "f8"),  # ... and this share of its tokens is computed again
         ("swap", "i8"),  # 1: what a preempted request had computed goes to the first tier
@@ -205,6 +210,49 @@ KEPT = np.dtype(
         ("next", "i8"),
         ("uses", "i8"),
         ("tick", "i8"),  # fifo: of its addition; lfu: of its last use
+    ],
+    align=True,
+)
+
+#: a text that requests can have: what it asks, and which texts are like it
+TEXT = np.dtype(
+    [("question", "i8"), ("shelf", "i8"), ("near_at", "i8"), ("n_near", "i8")], align=True
+)
+
+#: an answer that is kept, by text and model
+ANSWER = np.dtype(
+    [
+        ("request", "i8"),  # to which it was given; -1 when none is kept
+        ("question", "i8"),  # of its text, and model
+        ("since_ps", "i8"),
+        ("n_tokens", "i8"),
+        ("n_bytes", "i8"),
+        ("used_prev", "i8"),  # in the order of use ...
+        ("used_next", "i8"),
+        ("age_prev", "i8"),  # ... and of age
+        ("age_next", "i8"),
+    ],
+    align=True,
+)
+
+#: the answers of one category
+SHELF = np.dtype(
+    [
+        ("threshold", "f8"),  # cosine from which on texts are taken for one another
+        ("ttl_ps", "i8"),
+        ("most", "i8"),  # answers ...
+        ("most_bytes", "i8"),  # ... and bytes
+        ("entry_bytes", "i8"),  # of an answer, beside ...
+        ("token_bytes", "i8"),  # ... those of each token
+        ("used_head", "i8"),
+        ("used_tail", "i8"),
+        ("age_head", "i8"),
+        ("age_tail", "i8"),
+        ("n", "i8"),
+        ("n_bytes", "i8"),
+        ("n_added", "i8"),
+        ("n_evicted", "i8"),
+        ("n_expired", "i8"),
     ],
     align=True,
 )

@@ -24,6 +24,8 @@ ARRIVAL = np.dtype(
         ("n_items", "i8"),  # images, pairs of frames, stretches of audio in its prompt ...
         ("item_units", "i8"),  # ... what the encoder computes for each ...
         ("item_tokens", "i8"),  # ... and tokens of the prompt that come of it
+        ("most_kept", "i8"),  # its own caps: of KV tokens in memory ...
+        ("most_read", "i8"),  # ... and of those that decoding reads; NO_CAP
     ],
     align=True,
 )
@@ -55,6 +57,18 @@ SUCCESSOR = np.dtype([("request", "i8"), ("delay_ps", "i8")], align=True)
 
 #: requests that belong together
 FLOW = np.dtype([("n_left", "i8"), ("start_ps", "i8")], align=True)
+
+#: what the response cache in front makes of a request, by its number
+ASK = np.dtype(
+    [
+        ("wording", "i8"),  # its text; -1: it goes past the cache
+        ("lookup_ps", "i8"),  # that it takes to look
+        ("got", "i8"),  # the request whose answer it got; -1 when none
+        ("n_asked", "i8"),  # times that it looked
+        ("n_missed", "i8"),  # of them with a right answer kept, under a text not like enough
+    ],
+    align=True,
+)
 
 #: phases of a live request.  FETCHING: it holds blocks that its KV is on the way to, and no seat;
 #: READY: the KV is there, and it joins at the next boundary at which a seat is free; HELD: no
@@ -89,8 +103,10 @@ LIVE = np.dtype(
         ("chunk", "i8"),  # tokens of its chunk in each step of the present leap
         ("joined", "i8"),  # its replica's decode step count when it joined the decoders
         ("place", "i8"),  # in the heap of last steps, or of those at which it stops growing
-        ("keeps", "i8"),  # ... and that it has in memory, both as of when it joined the decoders
-        ("reads", "i8"),  # most cached tokens that its decoding reads ...
+        ("keeps", "i8"),  # most cached tokens that it has in memory ...
+        ("reads", "i8"),  # ... and that its decoding reads, both as of when it joined the decoders
+        ("picks", "i8"),  # 1: it picks them out of what it keeps, which takes time
+        ("most_kept", "i8"),  # its own caps, its engine's being the most that they can be
         ("last_token_ps", "i8"),  # when it joined the decoders or left them
         ("max_itl_ps", "i8"),
         ("first_token_ps", "i8"),
@@ -106,6 +122,7 @@ LIVE = np.dtype(
         ("session", "i8"),
         ("priority", "i8"),
         ("tenant", "i8"),
+        ("most_read", "i8"),
         ("recomputed", "i8"),
         ("hash_at", "i8"),  # its prompt's blocks in `hashes` ...
         ("n_hash", "i8"),  # ... whole ones only

@@ -12,9 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forerun.sim.core.rows_fleet import ENCODES, ENGINE, KEPT, LOADS, OFFER, PORT, REPLICA, STORE
+from forerun.sim.core.rows_fleet import (
+    ANSWER,
+    ENCODES,
+    ENGINE,
+    KEPT,
+    LOADS,
+    OFFER,
+    PORT,
+    REPLICA,
+    SHELF,
+    STORE,
+    TEXT,
+)  # fmt: skip
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, TOTALS
-from forerun.sim.core.rows_request import ARRIVAL, CALL, FLOW, LIVE, SUCCESSOR, TIMER
+from forerun.sim.core.rows_request import ARRIVAL, ASK, CALL, FLOW, LIVE, SUCCESSOR, TIMER
 from forerun.sim.core.signatures import KINDS
 
 #: what a policy can do wrong, as `clock.wrong_kind` says it; 0 is nothing
@@ -59,6 +71,9 @@ CLOCK = np.dtype(
         ("wasted_tokens", "i8"),  # computed by copies whose answer nobody took ...
         ("wasted_out", "i8"),  # ... and produced
         ("retry_rejections", "i8"),
+        ("has_answers", "i8"),  # 1: answers are kept in front and given again ...
+        ("hit_ps", "i8"),  # ... so long after they were found ...
+        ("answer_token_ps", "i8"),  # ... and this long between two of their tokens
         ("gated", "i8"),  # 1: a policy says who is let in
         ("go_on", "i8"),  # 1: successors of a request that gave no answer are sent all the same
         ("passed_ps", "i8"),  # at this time the boundaries of replicas below ...
@@ -108,6 +123,13 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "calls": (CALL, 1),  # [N], ... if one can lead to another; else both are empty
     "successors": (SUCCESSOR, 1),  # by predecessor
     "flows": (FLOW, 1),  # workflows
+    "asks": (ASK, 1),  # [N], by number of request, where answers are kept in front; else empty:
+    "texts": (TEXT, 1),  # [W], that requests can have
+    "near": (I8, 1),  # texts like a text, the most alike first ...
+    "similarity": (F8, 1),  # ... and how alike
+    "answers": (ANSWER, 1),  # [W * models]
+    "shelves": (SHELF, 1),  # by category
+    "n_right": (I8, 1),  # [questions * models], answers to each that are kept
     "timers": (TIMER, 1),  # heap by (time, request, kind), and a spare row
     "live": (LIVE, 1),  # [L]
     "replicas": (REPLICA, 1),  # [R]
@@ -150,6 +172,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     # a row a pool, then one a pool whose steps with chunks differ (`mixed_row`), P' in all
     "decode_ps": (I8, 3),  # [P', M+1, K], at the knot
     "decode_slope": (I8, 3),  # [P', M+1, K], per cached token of all decoders together
+    "pick_ps": (I8, 2),  # [P, M+1], by decoders that pick, for each token they pick from
     "prefill_ps": (I8, 3),  # [P, G, K]
     "prefill_slope": (I8, 3),  # [P, G, K], per token before the chunk
     "knots_ctx": (I8, 2),  # [P, K], mean cached tokens a decoder

@@ -9,7 +9,7 @@ from forerun.sim.core import attempts, encode, front, prefix, speculate
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
-from forerun.sim.core.kv import blocks_for, decode_blocks, need, take
+from forerun.sim.core.kv import blocks_for, decode_blocks, kept, need, take
 from forerun.sim.core.rows_fleet import ROLE
 from forerun.sim.core.rows_log import STATUS
 from forerun.sim.core.rows_request import DECODING, ENCODING
@@ -67,6 +67,10 @@ def write_leap(state, i, k):
     if replica.encoding > 0:
         row.pool = state.engines[replica.pool].encoder_row
         row.n_tokens = row.chunk = replica.encoding
+    row.scored = row.n_scored = row.n_picking = 0
+    if replica.in_step > 0:
+        row.scored, row.n_scored = replica.scored, replica.n_scored
+        row.n_picking = replica.n_picking
 
 
 @jit
@@ -118,6 +122,7 @@ def complete(state, i, k):
         replica.decoded += k
         replica.decoded_ps = t
         replica.ctx += k * replica.n_reading
+        replica.scored += k * replica.n_scored
         totals.n_out += k * replica.n_decode
         if replica.n_draft > 0:
             n_extra = speculate.settle(state, i)
@@ -161,7 +166,7 @@ def complete_chunks(state, i, k, t):
             drafts = state.engines[replica.pool].draft_row >= 0
             request.draft_at = request.n_computed if drafts else 0
         state.load[OUTSTANDING_TOKENS, i] -= tokens
-        keeps = state.engines[replica.pool].keeps
+        keeps = kept(state, i, r)
         extra = blocks_for(min(request.n_computed, keeps), b) - request.n_blocks
         if extra > 0 or request.n_computed > keeps:
             request.n_blocks += extra

@@ -124,7 +124,8 @@ def swap_out(state, i, r):
     s = state.stores[i].below
     request = state.live[r]
     tier = state.stores[s]
-    n_tokens = min(request.n_computed, state.engines[state.replicas[i].pool].keeps)
+    keeps = min(request.most_kept, state.engines[state.replicas[i].pool].keeps)
+    n_tokens = min(request.n_computed, keeps)
     rows = (n_tokens + tier.block_tokens - 1) // tier.block_tokens
     if rows == 0 or tier.n_swapped + rows > tier.n_rows:
         return False

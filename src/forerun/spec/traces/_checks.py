@@ -27,6 +27,8 @@ def check_traffic(traffic: Traffic) -> None:
         *check_unused(traffic),
         *check_lengths("isl", traffic.isl),
         *check_lengths("osl", traffic.osl),
+        *check_lengths("kept_tokens", traffic.kept_tokens),
+        *check_lengths("attended_tokens", traffic.attended_tokens),
         *check_workflow(traffic),
     ]
     if problems:

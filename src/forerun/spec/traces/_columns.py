@@ -12,8 +12,11 @@ from forerun.spec.requests import Requests, take_successors
 from forerun.spec.traces._faults import Faults
 
 MAX_TOKENS = 2**31 - 1  # the simulator's log holds lengths in 32 bits
-_EXTRA = ("priority", "session", "tenant", "model", "deadline_s", "workflow", "acceptance",
-          "n_items", "item_width", "item_height", "item_units", "item_tokens")  # fmt: skip
+_EXTRA = (
+    "priority", "session", "tenant", "model", "deadline_s", "workflow", "acceptance", "wording",
+    "kept_tokens", "attended_tokens", "n_items", "item_width", "item_height", "item_units",
+    "item_tokens",
+)  # fmt: skip
 _GRAPH = ("successors", "successor_starts", "delay_s")
 
 
@@ -152,6 +155,7 @@ def take(requests: Requests, index: np.ndarray, **replaced: Any) -> Requests:
         columns["block_hashes"], columns["block_starts"] = take_blocks(requests, index)
         columns["hash_tokens"] = requests.hash_tokens
         columns["answers_named"] = requests.answers_named
+    columns["wordings"] = requests.wordings
     if requests.successors is not None:
         columns |= take_successors(requests, index)
     return Requests(**{**columns, "meta": requests.meta, **replaced})

@@ -21,7 +21,8 @@ from forerun.spec.traces._checks import check_traffic
 from forerun.spec.traces._columns import take
 from forerun.spec.traces._documents import with_documents
 from forerun.spec.traces._media import with_media
-from forerun.spec.traces._processes import arrival_chunks, length_chunks
+from forerun.spec.traces._processes import arrival_chunks, draw_tokens, length_chunks
+from forerun.spec.traces._questions import with_questions
 from forerun.spec.traces._workflows import draw_workflows
 from forerun.spec.traces.synth import Synth, load
 from forerun.spec.workload import Traffic
@@ -59,6 +60,15 @@ def requests_of(traffic: Traffic, *, seed: int, models: bool = False) -> Request
         requests = with_documents(requests, traffic.documents, seed=seed)
     if traffic.media is not None:
         requests = with_media(requests, traffic.media, seed=seed)
+    caps: dict[str, Any] = {
+        name: draw_tokens(cap, stream(seed, name), len(requests))
+        for name in ("kept_tokens", "attended_tokens")
+        if (cap := getattr(traffic, name)) is not None
+    }
+    if caps:
+        requests = replace(requests, **caps)
+    if traffic.questions:
+        requests = with_questions(requests, traffic.questions, seed=seed)
     meta: dict[str, Any] = {}
     if traffic.concurrency:
         meta = {"concurrency": traffic.concurrency, "think_s": traffic.think_s}
@@ -78,7 +88,11 @@ def iter_requests(traffic: Traffic, *, seed: int, chunk: int = CHUNK) -> Iterato
     if chunk < 1:
         raise SpecError.one("chunk", f"{chunk} is not at least 1")
     check_traffic(traffic)
-    at_once = traffic.concurrency or traffic.workflow or traffic.documents or traffic.media
+    names = (
+        "concurrency", "workflow", "documents", "media", "questions", "kept_tokens",
+        "attended_tokens",
+    )  # fmt: skip
+    at_once = any(getattr(traffic, name) for name in names)
     if traffic.trace is None and not at_once:
         yield from _drawn(traffic, seed, chunk)
         return

@@ -19,6 +19,7 @@ from forerun.spec.traces.draw import requests_of
 _UNSAID: dict[str, Any] = {
     "priority": 0, "session": -1, "tenant": 0, "workflow": -1, "deadline_s": np.inf,
     "n_items": 0, "item_width": 0, "item_height": 0, "item_units": 0, "item_tokens": 0,
+    "kept_tokens": 0, "attended_tokens": 0,
 }  # fmt: skip
 _NUMBERED = ("session", "tenant", "workflow")
 
@@ -82,9 +83,21 @@ def merged(parts: Sequence[Requests]) -> Requests:
     for name, unsaid in _UNSAID.items():
         if any(getattr(part, name) is not None for part in parts):
             columns[name] = np.concatenate(_apart(parts, name, unsaid))
-    columns |= _blocks(parts) | _successors(parts)
+    columns |= _blocks(parts) | _successors(parts) | _texts(parts)
     order = np.argsort(columns["arrival_s"], kind="stable")
     return take(Requests(**columns, meta=parts[0].meta), order)
+
+
+def _texts(parts: Sequence[Requests]) -> dict[str, Any]:
+    """The texts of the one part that names any; requests of the others name none."""
+    named = [part.wordings for part in parts if part.wordings is not None]
+    if not named:
+        return {}
+    if len(named) > 1:
+        what = "several traffics say what their requests ask, each with texts of its own"
+        raise SpecError.one("models", what, "questions in one traffic, which models share")
+    unsaid = [np.full(len(part), -1) if part.wording is None else part.wording for part in parts]
+    return {"wording": np.concatenate(unsaid), "wordings": named[0]}
 
 
 def _apart(parts: Sequence[Requests], name: str, unsaid: Any) -> list[np.ndarray]:

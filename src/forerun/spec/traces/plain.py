@@ -4,12 +4,16 @@ Arrival: arrival_s, timestamp, ... in seconds, or with a suffix _ms, _us, _ns; w
 and seconds since 1970 are counted from the first row.  Lengths: isl | input_tokens |
 prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s;
 images, image_width, image_height (in pixels): images of a prompt, whose tokens isl leaves out.
+kept_tokens and attended_tokens, 0 for none.
+For a response cache: query_id (requests with one have the same text), question_id (the same right
+answer; each text a question of its own when absent), category.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ from forerun.spec.traces._table import (
     read_csv,
     whole_labels,
 )
+from forerun.spec.wordings import Wordings, apart
 
 NAME = "plain"
 
@@ -54,6 +59,11 @@ _OPTIONAL = {
     "n_items": Column(("images", "n_images", "num_images"), required=False),
     "item_width": Column(("image_width",), required=False),
     "item_height": Column(("image_height",), required=False),
+    "kept_tokens": Column(("kept_tokens",), required=False),
+    "attended_tokens": Column(("attended_tokens",), required=False),
+    "query": Column(("query_id", "query", "text_id"), "text", required=False),
+    "question": Column(("question_id", "question"), "text", required=False),
+    "category": Column(("category",), "text", required=False),
 }
 _EPOCH_S = 1e8  # a first arrival beyond this (three years) is a clock, not a time since the start
 _EPOCH_MS = 1e11
@@ -95,8 +105,14 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
     for name, labels in table.labels.items():
         if name == "model":  # its numbers are places in this list
             meta["models"] = tuple(labels)
+        elif name in _TEXTS:
+            meta[name] = tuple(labels)
         else:
             extra[name] = whole_labels(extra[name], labels)
+    wordings = _texts(extra, meta, head.path)
+    for name in ("kept_tokens", "attended_tokens"):
+        if name in extra:
+            extra[name] = _whole_or_none(extra[name], name, head.path)
     lines = table.lines
     for name, least in _WHOLE.items():
         if name not in extra:
@@ -107,10 +123,48 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         values = {n: None if v is None else v[~bad] for n, v in values.items()}
         extra, lines = {n: v[~bad] for n, v in extra.items()}, lines[~bad]
         extra[name] = extra[name].astype(np.int64)
-    return build(
+    requests = build(
         faults, format=NAME, n_rows=table.n_rows, lines=lines, **values,
         extra=extra, meta=meta, skip_bad=skip_bad, sort=sort,
     )  # fmt: skip
+    return requests if wordings is None else replace(requests, wordings=wordings)
+
+
+def _whole_or_none(values: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """A column of counts, int64 [N]; 0 stands for none.  Raises TraceError for what is no count."""
+    bad = np.flatnonzero(~(values >= 0) | (values % 1 != 0))
+    if bad.size:
+        what = f"{name} {values[bad[0]]:g} is not a whole number of tokens"
+        raise TraceError.one(str(path), what, "0 for none")
+    return values.astype(np.int64)
+
+
+_TEXTS = ("query", "question", "category")
+
+
+def _texts(columns: dict[str, Any], labels: dict[str, Any], path: Path) -> Wordings | None:
+    """What requests ask, from columns that are taken out; `wording` is put in for them.
+
+    Raises TraceError where one text asks two things, or is of two categories.
+    """
+    found = {name: columns.pop(name) for name in _TEXTS if name in columns}
+    names = {name: labels.pop(name) for name in found}
+    if "query" not in found:
+        if found:
+            what = f"a column {next(iter(found))} and no query_id"
+            raise header_error(path, what, "query_id: which requests have the same text")
+        return None
+    query = found["query"]
+    n = len(names["query"])
+    of: dict[str, np.ndarray] = {"question": np.arange(n), "category": np.zeros(n, dtype=np.int64)}
+    for name in found.keys() & of.keys():
+        of[name][query] = found[name]
+        if (bad := np.flatnonzero(of[name][query] != found[name])).size:
+            text = names["query"][query[bad[0]]]
+            what = f"the text {text!r} has more than one {name}"
+            raise TraceError.one(str(path), what, f"one {name} for each query_id")
+    columns["wording"] = np.where(np.array([bool(t) for t in names["query"]])[query], query, -1)
+    return apart(of["question"], of["category"], names.get("category", ("all",)))
 
 
 #: columns of whole numbers, and the least that each may be
@@ -158,7 +212,10 @@ def _seconds(values: np.ndarray, column: str, path: Path) -> tuple[np.ndarray, d
 
 def write(requests: Requests, path: str | Path) -> tuple[str, ...]:
     """Writes CSV, or Parquet when the name ends in .parquet; times to the last bit."""
-    names = ("arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s")
+    names = (
+        "arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s", "kept_tokens",
+        "attended_tokens",
+    )  # fmt: skip
     columns = {n: v for n in names if (v := getattr(requests, n)) is not None}
     if Path(path).suffix == ".parquet":
         try:

@@ -1,4 +1,8 @@
-"""Request-level batching (FasterTransformer): a batch runs to its end before the next starts."""
+"""Request-level batching (FasterTransformer): a batch runs to its end before the next starts.
+
+What is still to be computed of prompts comes first: of those that join the batch when their KV has
+come from a tier, and of one that was cut because it outgrew a step.
+"""
 
 from forerun.sim.core.signatures import IF_NO_PREFILL, YES
 
