@@ -8,7 +8,7 @@ from fleets import fleets
 
 from forerun.sim.control.cold import Cold
 from forerun.sim.control.drive import Control
-from forerun.sim.control.slow import with_slow
+from forerun.sim.control.rows import with_rows
 from forerun.sim.serve import Server
 from forerun.spec.control import Autoscale, ColdStart, Fault
 
@@ -29,13 +29,13 @@ def cold(time_s):
     return Cold((("warm up", time_s),)) if time_s else Cold(())
 
 
-def drive(requests, pools, *, faults=(), cold_s=0.0, **settings):
+def drive(requests, pools, *, faults=(), cold_s=0.0, power=None, rebalance=None, **settings):
     """The control after all requests."""
     server = Server(
-        with_slow(pools, faults), n_requests=len(requests), hash_tokens=requests.hash_tokens,
+        with_rows(pools, faults, power), n_requests=len(requests), hash_tokens=requests.hash_tokens,
         **settings,
     )  # fmt: skip
-    control = Control(server, faults, [cold(cold_s)] * len(pools))
+    control = Control(server, faults, [cold(cold_s)] * len(pools), power, rebalance)
     server.inject(requests)
     control.run()
     return control

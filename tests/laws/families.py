@@ -33,11 +33,9 @@ def turning(
                 model=m,
                 group=group,
                 n_resident=n_resident,
-                base=0 if base else -1,
+                blocks=((0, 0.8),) if base else (),
                 load_s=load_s,
-                own_s=load_s / 5,
                 load_bytes=1e6,
-                own_bytes=2e5,
             )
         )
     return rows

@@ -5,8 +5,13 @@ import hashlib
 from control import drive, hard_cases
 from fleets import sharing
 from plain_python import digest
+from powered import hard_cases as powered_cases
 
 if __name__ == "__main__":
+    for name, pools, row, faults in powered_cases():
+        if "split" in name or "faults" in name:
+            log = drive(sharing(1, 20, isl=40), pools, faults=faults, power=row, seed=1).log()
+            print(name, digest(log), log.meta["control"]["power"]["changes"])
     for name, pools, faults in hard_cases():
         log = drive(sharing(1, 20, isl=40), pools, faults=faults, cold_s=0.05, seed=1).log()
         spans = hashlib.sha256(log.spans.tobytes()).hexdigest()[:16]

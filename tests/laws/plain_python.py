@@ -3,18 +3,22 @@ compiler and compares the lines."""
 
 import hashlib
 import os
+from dataclasses import replace
 
 import fleets
+from adapting import WAYS, fitted, naming
 from families import asking, engine_turn, turning
 from flows import woven
 from seeing import looking, seeing_fleets
 from serving import served, simulate, table, workload
+from sharing_devices import lanes
 from speculating import kinds
 
 from forerun.sim.core.jit import JIT
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Policy, ResponseCache
 from forerun.spec.traces._questions import with_questions
+from forerun.spec.tuning import Tuning
 from forerun.spec.workload import Client, Questions
 
 CASES = [
@@ -69,6 +73,9 @@ if __name__ == "__main__":
             commands = fleets.troubles(4, pools)
             log = fleets.serve(flows, pools, commands=commands, client=who).log_so_far()
             print("workflows", name, who is None, digest(log), log.meta.get("clients"))
+    for k, how in enumerate(({"replicas": 2}, {"n_blocks": 24, "beside": 2.6})):
+        log = fleets.serve(flows, lanes(**how), client=(None, client)[k]).log_so_far()
+        print("lanes", k, digest(log))
     print("two pools", digest(simulate(workload(3, 25), pools)))
     for name, speculates in kinds(n_blocks=30).items():
         print("speculation", name, digest(simulate(workload(4, 25), speculates, seed=6)))
@@ -91,3 +98,16 @@ if __name__ == "__main__":
         ]
         log = fleets.serve(looking(4, 40, isl=60), pools, commands=commands).log_so_far()
         print("images", name, digest(log), log.encodes.tolist())
+    wanted = naming(fleets.sharing(5, 40, rate=80))
+    slack = {"name": "slack", "params": {"step_s": 0.012}}
+    how = {"tune": slack, "tuning": Tuning(tokens=2_000, grain=4)}
+    for name, way in WAYS.items():
+        pools = fitted([fleets.pool(replicas=2, n_blocks=30, **how)], **way)
+        log = fleets.serve(wanted, pools, route=Policy(name="near_adapter")).log_so_far()
+        print("adapters", name, digest(log), log.fitted.tolist(), log.tuned.tolist())
+    for shared in (0, 1):
+        order = Policy(name="vtc", params={"shared": shared})
+        requests = fleets.sharing(5, 40, isl=60, ties=True)
+        tenants = replace(requests, tenant=requests.priority)
+        one = fleets.pool(replicas=2, n_blocks=30, order=order)
+        print("tenants", shared, digest(fleets.serve(tenants, [one]).log_so_far()))

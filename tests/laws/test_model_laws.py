@@ -129,6 +129,25 @@ def test_of_models_with_one_base_only_the_difference_is_loaded():
     assert (loads["load_ps"], loads["bytes"]) == (10 * PS // 1000, 2e5)
 
 
+def test_each_block_that_some_model_there_has_is_not_loaded_again():
+    # 0 has a and b, 1 has b and c, 2 has a and c: half is there with one other, all with two
+    uses = [(0, 1), (1, 2), (0, 2)]
+
+    def loads(models, n_resident):
+        pools = turning(3, n_resident=n_resident)
+        pools = [
+            replace(one, blocks=tuple((k, 0.5) for k in uses[one.model]), load_latency_s=0.01)
+            for one in pools
+        ]
+        at = range(len(models))
+        return serve(some(models, at=at), pools).log_so_far().loads[0]
+
+    one = loads([0, 1], 1)
+    assert (one["bytes"], one["load_ps"]) == (5e5, (10 + 20) * PS // 1000)
+    assert loads([0, 2], 2)["bytes"] == 0  # a of 0 and c of 1, which is there from the start
+    assert loads([0, 2, 1, 0], 1)["bytes"] == 3 * 5e5
+
+
 def test_a_policy_that_waits_loads_less_often_and_lets_others_wait_longer():
     requests = asking(sharing(3, 200, isl=40, rate=80), 2)
     often, seldom = (

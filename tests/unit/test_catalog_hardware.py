@@ -17,7 +17,8 @@ FOLDER = Path(hardware.__file__).parent
 DEVICES = hardware.devices()
 NUMBERS = (
     "peak_flop_per_s", "hbm_bytes", "hbm_bytes_per_s", "n_sm", "l2_bytes", "clock_hz", "tdp_w",
-    "idle_w", "scale_up", "topology", "devices_per_node", "scale_up_domain", "host_link", "network",
+    "idle_w", "least_clock_hz", "least_cap_w", "scale_up", "topology", "devices_per_node",
+    "scale_up_domain", "host_link", "network",
 )  # fmt: skip
 
 

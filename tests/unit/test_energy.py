@@ -117,6 +117,13 @@ def test_a_cap_below_idle_is_refused():
         capped(1.0, 100.0, 10.0, V100)
 
 
+def test_a_power_that_no_clock_draws_is_refused_and_not_taken_for_the_lowest():
+    with pytest.raises(SpecError, match="at the lowest clock, 15% of the highest"):
+        clock(np.array([0.5, 0.01]))
+    with pytest.raises(SpecError, match="this work draws on v100-pcie-32gb at its lowest clock"):
+        capped(1.0, 240.0, 45.0, V100)
+
+
 def test_a_curve_is_found_again_from_jobs_it_made():
     truth = curve().model_copy(update={"linear": 0.4, "exponent": 6.0, "burst": 0.2})
     caps = np.tile([100.0, 125, 150, 175, 200, 225, 250], 4)

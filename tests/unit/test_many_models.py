@@ -212,3 +212,57 @@ def test_a_conversation_asks_one_model_all_along(tmp_path):
     asked = {s: set(requests.model[requests.session == s].tolist()) for s in range(7)}
     assert all(len(models) == 1 for models in asked.values())
     assert set().union(*asked.values()) == {0, 1}
+
+
+BLOCKS = """\
+models:
+  a: {model: llama-3.1-8b, blocks: {base: 0.6, chat: 0.3}}
+  b: {model: llama-3.1-8b, blocks: {base: 0.6, code: 0.3}}
+  c: {model: llama-3.1-8b, blocks: {base: 0.6, chat: 0.3}}
+deployment:
+  {device: h100-sxm, replicas: 1, models: [a, b, c], resident: 2, weights_link: pcie4-x4}
+"""
+
+
+def test_models_that_are_kept_together_have_each_block_once():
+    from forerun.api._models import beside
+
+    parts = [{"base": 0.6, "chat": 0.3}, {"base": 0.6, "code": 0.3}, {"base": 0.6, "chat": 0.3}]
+    sizes = [10.0, 10.0, 10.0]
+    assert beside(sizes, parts, 0, 1) == 0
+    assert beside(sizes, parts, 0, 2) == pytest.approx(4)  # b: its code block, its own tenth
+    assert beside(sizes, parts, 0, 3) == pytest.approx(5)  # and of c the tenth alone
+    assert beside(sizes, [{}, {}, {}], 0, 2) == 10
+    assert beside([1.0] * 40, [{}] * 40, 0, 21) == 20  # too many sets: nothing is shared
+
+
+def test_shared_blocks_make_turns_cheaper_and_leave_more_memory(tmp_path):
+    blocks = forerun.simulate(case(tmp_path, BASE + BLOCKS), bootstrap=False)
+    plain = BLOCKS
+    for part in ("chat", "code"):
+        plain = plain.replace(f", blocks: {{base: 0.6, {part}: 0.3}}", "")
+    apart = forerun.simulate(case(tmp_path, BASE + plain), bootstrap=False)
+    m, n = blocks.metrics, apart.metrics
+    assert (
+        m.weights_loaded_bytes.value / m.turns.value
+        < n.weights_loaded_bytes.value / n.turns.value / 2
+    )
+    assert (blocks.log.kv_blocks > apart.log.kv_blocks).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("{base: 0.8, chat: 0.3}", "its blocks are 110% of its weights"),
+        ("{base: 0.5, chat: 0.3}", "one block has one size"),
+        ("{base: 0.6, chat: 0.3}, base: x", "name it in blocks as well"),
+    ],
+)
+def test_blocks_that_cannot_be_are_refused(tmp_path, change, words):
+    text = BASE + BLOCKS.replace("{base: 0.6, chat: 0.3}", change, 1)
+
+    def ask():
+        return forerun.simulate(case(tmp_path, text), bootstrap=False)
+
+    with pytest.raises(SpecError, match=words):
+        ask()

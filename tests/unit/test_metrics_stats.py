@@ -6,9 +6,9 @@ from handmade_logs import S, expanded_gaps_ps, many_requests, rows, three_reques
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forerun.metrics import leaps as leap_rows
 from forerun.metrics import stats
 from forerun.metrics.gaps import itl
+from forerun.sim import leaps as leap_rows
 from forerun.sim.core.rows_log import GAP, LEAP
 
 QS = [0, 0.013, 0.25, 0.5, 0.9, 0.99, 1]

@@ -12,9 +12,9 @@ from handmade_logs import S, many_requests, three_requests
 from test_report_table import result
 
 from forerun.errors import SpecError
-from forerun.metrics.leaps import span_ps
 from forerun.report import html, perfetto
 from forerun.report.charts import VARIABLES, charts
+from forerun.sim.leaps import span_ps
 from forerun.spec.slo import Slo
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "rect", "line"}

@@ -40,7 +40,15 @@ KEYS = {
            "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s"],
     "encoders": ["items_encoded", "items_per_s", "encoding", "embeddings_moved_bytes_per_s"],
     "models": ["turns", "weights_loaded_bytes", "loading", "draining"],
+    "adapters": ["adapter_hit", "adapter_loads", "adapter_bytes", "adapter_wait_s",
+                 "adapters_mean"],
+    "tuning": ["tuned_tokens", "tuned_tokens_per_s", "tuning_alone", "tuning_beside"],
+    "lanes": ["prompts_busy", "answers_busy", "lanes_overlap", "prompts_slowdown",
+              "answers_slowdown", "share_switches"],
+    "tenants": ["jain", "service_gap_tokens_per_s"],
     "energy": ["energy_j", "power_w", "energy_j_per_output_token"],
+    "power": ["row_mean_w", "row_p99_w", "row_peak_w", "over_budget_s", "over_budget_longest_s",
+              "over_budget_w", "slowed_s"],
     "money": ["usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"],
     "carbon": ["gco2e", "gco2e_per_million_output_tokens"],
     "fleet": ["replicas_mean", "replicas_peak", "device_hours", "cold_share", "availability",
@@ -62,7 +70,17 @@ def test_the_keys_of_schema_version_1():
         if inner is not None:
             assert list(out[key]) == inner, key
     assert all(list(q) == QUANTILES for q in out["latency"].values())
-    groups = ("throughput", "goodput", "utilisation", "kv", "energy", "money", "carbon", "fleet")
+    groups = (
+        "throughput",
+        "goodput",
+        "utilisation",
+        "kv",
+        "energy",
+        "power",
+        "money",
+        "carbon",
+        "fleet",
+    )
     for group in groups:
         assert all(list(f) == FIGURE for f in out[group].values())
 

@@ -120,6 +120,12 @@ def check_layouts(case: Case) -> list[Problem]:
         for problem in found:
             where = problem.where.replace(f"deployment.{pool.name}", f"deployment.pools.{i}", 1)
             out.append(Problem(where, problem.what, problem.fix))
+        if pool.power is not None:
+            from forerun.sim.power.check import check_pool
+
+            for problem in check_pool(pool):
+                where = problem.where.replace(f"pools.{pool.name}", f"pools.{i}", 1)
+                out.append(Problem(where, problem.what, problem.fix))
         if len(pool.models) > 1:
             try:
                 weights_rate(pool)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
+from math import comb
 from typing import TYPE_CHECKING
 
-from forerun import catalog
+from forerun import catalog, units
 from forerun.errors import Infeasible, Problem, SpecError
 from forerun.spec.case import Asked, Case
 from forerun.spec.deployment import Pool
@@ -30,12 +32,14 @@ def served(
     seed: int = 0,
     span_s: float = 0.0,
     items: Mapping[int, int] | None = None,
+    n_adapters: int = 0,
 ) -> list[Served]:
     """Every pool with every model it serves, in order; its replicas begin with them in turn.
 
     mean_len : tokens of a usual request, by model.
     seed, span_s : of the draws of experts, and how long the run is about to be.
     items : patches of the largest image that requests show, by model.
+    n_adapters : that requests name.
     Rows of other levels of expert load, and those of encoders in front of models, come after all
     pools; they have no replicas of their own.
     Raises Infeasible with the problems of all pools and models.
@@ -50,8 +54,8 @@ def served(
         numbers = [names.index(name) for name in pool.models or names[:1]]
         try:
             for first, *rest in _of_pool(
-                case, edited, pool, group, numbers, mean_len, seed=seed, span_s=span_s,
-                items=items or {}, apart=apart,
+                case, edited, pool, group, numbers, mean_len, seed, span_s, n_adapters,
+                items or {}, apart,
             ):  # fmt: skip
                 out.append(first)
                 if rest and rest[0].pool.role == "encode":
@@ -63,7 +67,8 @@ def served(
     if problems:
         raise Infeasible(*problems)
     for p, rest in others:
-        out[p] = replace(out[p], levels=out[p].course.rows(p, len(out)))
+        if out[p].course is not None:
+            out[p] = replace(out[p], levels=out[p].course.rows(p, len(out)))
         out += rest
     for p, row in encoders:
         for q in (p, *out[p].levels):
@@ -86,9 +91,9 @@ def _of_pool(
     group: int,
     numbers: list[int],
     mean_len: Mapping[int, int],
-    *,
     seed: int,
     span_s: float,
+    n_adapters: int,
     items: Mapping[int, int],
     apart: set[int],
 ) -> list[list[Served]]:
@@ -113,11 +118,12 @@ def _of_pool(
         for m, model in zip(numbers, models, strict=True)
     ]
     sizes = [measure(model, pool, device).weights_bytes for model in models]
-    bases = sorted({one.base for one in asked if one.base is not None})
+    parts = [shared_parts(asked[m]) for m in numbers]
+    known = sorted({name for part in parts for name in part})
+    differ(pool, list(asked_models(case)), numbers, parts, sizes)
     rate, latency_s = weights_rate(pool) if len(numbers) > 1 else (float("inf"), 0.0)
     out = []
     for k, (m, model) in enumerate(zip(numbers, models, strict=True)):
-        others = sorted(sizes[:k] + sizes[k + 1 :], reverse=True)
         own = pool.model_copy(update={"replicas": len(range(k, pool.replicas, len(numbers)))})
         alone = replace(edited, deployment=edited.deployment.model_copy(update={"pools": (own,)}))
         encoder, taken = None, 0.0
@@ -127,9 +133,10 @@ def _of_pool(
             model,
             alone,
             mean_len=mean_len.get(m, 2048),
-            beside_bytes=sum(others[: pool.resident - 1]) + taken,
+            beside_bytes=beside(sizes, parts, k, pool.resident) + taken,
             seed=seed,
             span_s=span_s,
+            n_adapters=n_adapters,
         )
         if len(rows) > 1 and len(numbers) > 1:
             raise SpecError.one(
@@ -138,25 +145,81 @@ def _of_pool(
                 "both change what a replica runs",
                 "no drift and no rebalance_s (one load for the whole run), or one model",
             )
-        of_base = asked[m].own_share
         weights = rows[0].weights_bytes
         whole = weights * pool.devices_per_replica
         first = replace(
             rows[0],
             model=m,
             group=group if len(numbers) > 1 else None,
-            base=bases.index(base) if (base := asked[m].base) is not None else -1,
+            blocks=tuple((known.index(name), share) for name, share in parts[k].items()),
             n_resident=pool.resident,
             load_s=latency_s + weights / rate,
-            own_s=latency_s + of_base * weights / rate,
+            load_latency_s=latency_s,
             load_bytes=whole,
-            own_bytes=of_base * whole,
         )
         behind = [replace(row, model=m) for row in rows[1:]]
         if encoder is not None:
             behind.insert(0, replace(encoder, model=m))
         out.append([first, *behind])
     return out
+
+
+def shared_parts(asked: Asked) -> dict[str, float]:
+    """Shares of a model's weights by the name of the block that others may have too."""
+    if asked.base is not None:
+        return {asked.base: 1.0 - asked.own_share} if asked.own_share < 1 else {}
+    return dict(asked.blocks)
+
+
+SETS = 5_000  # of models that a replica may keep together, looked at one by one
+
+
+def beside(sizes: Sequence[float], parts: Sequence[dict[str, float]], k: int, most: int) -> float:
+    """Bytes of the weights that a replica may keep beside model k, `most` models at a time: of the
+    largest set, each shared block once."""
+    others = [m for m in range(len(sizes)) if m != k]
+    n = min(most - 1, len(others))
+    if n <= 0:
+        return 0.0
+    if comb(len(others), n) > SETS:  # an upper bound: nothing is shared
+        return sum(sorted((sizes[m] for m in others), reverse=True)[:n])
+    return (
+        max(_together(sizes, parts, (k, *chosen)) for chosen in combinations(others, n)) - sizes[k]
+    )
+
+
+def _together(
+    sizes: Sequence[float], parts: Sequence[dict[str, float]], kept: tuple[int, ...]
+) -> float:
+    """Bytes of several models, each shared block once."""
+    shared: dict[str, float] = {}
+    own = 0.0
+    for m in kept:
+        own += sizes[m] * (1.0 - sum(parts[m].values()))
+        for name, share in parts[m].items():
+            shared[name] = max(shared.get(name, 0.0), share * sizes[m])
+    return own + sum(shared.values())
+
+
+def differ(
+    pool: Pool, names: Sequence[str], numbers: Sequence[int], parts: Sequence[dict[str, float]],
+    sizes: Sequence[float],
+) -> None:  # fmt: skip
+    """Raises SpecError where one block would have two sizes."""
+    first: dict[str, tuple[str, float]] = {}
+    problems = []
+    for m, part, size in zip(numbers, parts, sizes, strict=True):
+        for name, share in part.items():
+            other, known = first.setdefault(name, (names[m], share * size))
+            if abs(share * size - known) > 0.01 * known:
+                what = (
+                    f"{name} is {units.show(share * size, 'bytes')} of it on {pool.device} and "
+                    f"{units.show(known, 'bytes')} of {other}: one block has one size"
+                )
+                fix = "shares that give the same bytes, or another name"
+                problems.append(Problem(f"models.{names[m]}", what, fix))
+    if problems:
+        raise SpecError(*problems)
 
 
 def of_pools(case: Case, pools: Sequence[Served]) -> list[Model]:

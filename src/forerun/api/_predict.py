@@ -107,7 +107,8 @@ def _is_overloaded(result: Any) -> bool:
     if m.busy.value is None or m.requests_per_s.value is None or not wanted.duration_s:
         return False
     offered = (len(wanted) - 1) / wanted.duration_s
-    return m.busy.value >= 0.95 and m.requests_per_s.value < 0.95 * offered
+    busy = max(m.busy.value, m.prompts_busy.value or 0.0, m.answers_busy.value or 0.0)
+    return busy >= 0.95 and m.requests_per_s.value < 0.95 * offered
 
 
 def _unloaded(case: Case, deployment: Deployment, name: str) -> Prediction:
@@ -123,6 +124,8 @@ def _unloaded(case: Case, deployment: Deployment, name: str) -> Prediction:
     model = catalog.model(case.model)
     for ready in prepare(model, deployment, mean_len=tokens):
         pool = ready.pool
+        if ready.block is not None and pool.role == "prefill":
+            continue  # the lane that answers has the memory
         held = ready.n_blocks * pool.engine.block_tokens // tokens
         full += max(1, min(pool.engine.max_num_seqs, held)) * pool.replicas
     busy = simulate(_with(case, concurrency=full, n_requests=ROUNDS * full), bootstrap=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from forerun import catalog
@@ -13,15 +14,20 @@ from forerun.api import _models
 from forerun.api._cases import carbon_gco2e_per_kwh, default_deployment, pool_usd_per_hour
 from forerun.errors import SpecError
 from forerun.spec.case import Case
+from forerun.spec.check import check_shares
+from forerun.spec.check_adapters import check_named, n_named
 from forerun.spec.check_control import check_control
+from forerun.spec.check_power import check_power
 from forerun.spec.deployment import Category, Deployment, Pool, ResponseCache, Shelf
 
 if TYPE_CHECKING:
     from forerun.metrics.score import Metrics
     from forerun.report.result import Result as Report
     from forerun.sim.control.drive import Control
-    from forerun.sim.log import Log
+    from forerun.sim.control.shares import Shares
+    from forerun.sim.log import Log, Tenant
     from forerun.sim.serve import Server
+    from forerun.spec.adapters import Adapters
     from forerun.spec.requests import Requests
 
 
@@ -30,12 +36,13 @@ def requests(case: Case) -> Requests:
     from forerun.spec.items import with_items
     from forerun.spec.traces.draw import requests_of
     from forerun.spec.traces.mix import mixed
+    from forerun.spec.traces.senders import with_senders
 
     drawn = mixed(case) if len(case.models) > 1 else requests_of(case.traffic, seed=case.seed)
-    if drawn.n_items is None:
-        return drawn
-    models = [catalog.model(asked.model) for asked in _models.asked_models(case).values()]
-    return with_items(drawn, models)
+    if drawn.n_items is not None:
+        models = [catalog.model(asked.model) for asked in _models.asked_models(case).values()]
+        drawn = with_items(drawn, models)
+    return with_senders(case, drawn) if case.tenants else drawn
 
 
 SLICE = 1 << 16  # arrivals between two looks at the keyboard
@@ -123,22 +130,39 @@ def simulate(
     from forerun.sim import serve
     from forerun.sim.control.cold import cold_starts
     from forerun.sim.control.drive import Control, is_controlled
-    from forerun.sim.control.slow import with_slow
+    from forerun.sim.control.rows import with_rows
+    from forerun.sim.control.shares import Shares, is_shared
     from forerun.sim.moe import drive
+    from forerun.sim.power.check import check_row
+    from forerun.sim.power.told import noted
     from forerun.sim.prepare import tiers
     from forerun.techniques import compose
 
     deployment = case.deployment or default_deployment(case)
-    if wrong := check_control(deployment.pools, case.faults):
+    row = deployment.power
+    whole = case.model_copy(update={"deployment": deployment})
+    if wrong := [
+        *check_control(deployment.pools, case.faults),
+        *check_power(deployment),
+        *check_shares(whole),
+    ]:
         raise SpecError(*wrong)
     wanted = requests(case)
+    check_named(deployment, wanted)
     edited = compose(deployment)
     pools = _models.served(
-        case, edited, mean_lengths(wanted), seed=case.seed, span_s=wanted.duration_s,
+        case,
+        edited,
+        mean_lengths(wanted),
+        seed=case.seed,
+        span_s=wanted.duration_s,
+        n_adapters=n_named(wanted),
         items=largest_items(wanted),
-    )  # fmt: skip
+    )
+    check_row(row, pools)
+    controlled = is_controlled(pools, case.faults, row, deployment.rebalance)
     server = serve.Server(
-        with_slow(pools, case.faults),
+        with_rows(pools, case.faults, row),
         route=edited.deployment.route,
         place=edited.deployment.place,
         fetch=edited.deployment.fetch,
@@ -146,7 +170,7 @@ def simulate(
         gate=edited.deployment.gate,
         responses=edited.deployment.response_cache,
         seed=case.seed,
-        log=log,
+        log="full" if row is not None else log,  # what was drawn is read from steps
         policies=policies or {},
         concurrency=wanted.meta.get("concurrency"),
         think_s=wanted.meta.get("think_s", 0.0),
@@ -155,13 +179,16 @@ def simulate(
         n_requests=len(wanted),
         hash_tokens=wanted.hash_tokens if wanted.block_hashes is not None else 0,
         models=tuple(_models.asked_models(case)),
+        tenants=senders(case),
     )
-    control = None
-    if is_controlled(pools, case.faults):
+    control: Control | Shares | None = Shares(server, case.slo) if is_shared(pools) else None
+    if controlled:
         drive.check_alone(pools)
-        control = Control(server, case.faults, cold_starts(_models.of_pools(case, pools), pools))
+        colds = cold_starts(_models.of_pools(case, pools), pools)
+        control = Control(server, case.faults, colds, row, deployment.rebalance)
     interrupted = _advance(server, wanted, progress, control)
     written = server.log_so_far() if control is None else control.log()
+    written = noted(written, row, pools)
     metrics = score(
         written,
         case.slo,
@@ -173,7 +200,23 @@ def simulate(
     reasons = (*explain(written, metrics), *experts)
     provenance = provenance_of(case, deployment, written) | {"interrupted": interrupted}
     provenance["assumed"] += _models.assumed(case, edited)
+    if written.fitted is not None and deployment.adapters is not None:
+        from forerun.cost import lora
+
+        provenance["assumed"] += lora.assumed(deployment.adapters)
     return Result(case, deployment, wanted, written, metrics, reasons, provenance)
+
+
+def senders(case: Case) -> tuple[Tenant, ...]:
+    """The case's tenants by number, as a server is told of them."""
+    from forerun.sim.log import Tenant
+
+    out = []
+    for name, said in case.tenants.items():
+        goals = case.slo if said.slo is None else case.slo.classes[said.slo]
+        due_s = inf if goals.ttft_s is None else goals.ttft_s
+        out.append(Tenant(name, said.weight, said.slo, due_s))
+    return tuple(out)
 
 
 def mean_lengths(wanted: Requests) -> dict[int, int]:
@@ -205,7 +248,7 @@ def _advance(
     server: Server,
     wanted: Requests,
     progress: Callable[[int, int], None] | None,
-    control: Control | None = None,
+    control: Control | Shares | None = None,
 ) -> bool:
     """Runs to the end, in slices of about SLICE arrivals; True if the user stopped it between."""
     from forerun.sim.moe import drive
@@ -244,6 +287,8 @@ def provenance_of(case: Case, deployment: Deployment, written: Log) -> dict[str,
         assumed += catalog.model(asked.model).assumed
     assumed += written.meta.get("assumed", ())
     changes = {"control": written.meta["control"]} if "control" in written.meta else {}
+    if "switches" in written.meta.get("lanes", {}):
+        changes["shares"] = {"switches": written.meta["lanes"]["switches"]}
     return changes | {
         "forerun_version": __version__,
         "spec_hash": whole.content_hash(),
@@ -280,6 +325,10 @@ def _pool_words(pool: Pool) -> str:
         replicas = f"{pool.autoscale.min_replicas} to {most} replicas"
     if pool.role != "both":
         replicas = f"{pool.role} on {replicas}"
+    if pool.sm_share is not None:
+        how = pool.sm_share
+        at = "" if how.policy.name == "fixed" else f" at first, {how.policy.name}"
+        replicas += f" ({how.prefill:.0%} of the SMs for prompts, {how.decode:.0%} for answers{at})"
     if pool.models:
         replicas += f" for {', '.join(pool.models)}"
     return f"{pool.n_devices} x {pool.device}, {replicas} of {layout}"
@@ -300,6 +349,15 @@ def _speculation_words(pool: Pool) -> str:
         f"{who.get(said.kind, 'n-gram')}{where}, {row}, {pool.engine.speculate.name} policy, "
         f"acceptance {chances or 'of measured requests'}"
     )
+
+
+def adapter_words(how: Adapters, wanted: Requests) -> str:
+    """How many adapters there are, and how replicas keep them."""
+    n, ranks = n_named(wanted), ", ".join(map(str, sorted(set(how.ranks))))
+    told = f"{n:,} of rank {ranks}; {how.n_slots} slots a replica, {how.max_loras} in a batch"
+    if how.max_cpu_loras:
+        told += f", {how.max_cpu_loras} on its host"
+    return f"{told}; loaded {how.load.replace('_', ' ')}"
 
 
 def _cache_words(cache: ResponseCache) -> str:
@@ -355,6 +413,8 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
             for one in deployment.kv_tiers
         )
         out["KV below"] = f"{below}; fetch: {deployment.fetch.name}"
+    if deployment.adapters is not None:
+        out["adapters"] = adapter_words(deployment.adapters, wanted)
     if deployment.response_cache is not None:
         out["response cache"] = _cache_words(deployment.response_cache)
     if deployment.techniques:
@@ -373,6 +433,11 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         for word, most in (("kept", e.kept_tokens), ("attended", e.attended_tokens)):
             if most is not None:
                 out[label] += f", at most {most:,} tokens {word}"
+        if e.tuning is not None:
+            out[label.replace("engine", "fine-tuning")] = (
+                f"{e.tuning.tokens:,} tokens a replica, {e.tune.name} policy, "
+                f"backward {e.tuning.backward:g} times forward"
+            )
         for word in ("kept", "attended"):
             if getattr(traffic, f"{word}_tokens") is not None:
                 out[label] += f", of a request at most its own {word}_tokens"

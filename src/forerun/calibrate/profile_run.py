@@ -33,8 +33,8 @@ from forerun.cost.memory import memory
 from forerun.errors import Infeasible, SpecError
 from forerun.measure.bench._bench import Bench, of_requests
 from forerun.metrics import latency
-from forerun.metrics.leaps import end_ps
 from forerun.sim import serve
+from forerun.sim.leaps import end_ps
 from forerun.sim.log import Log
 from forerun.sim.setup import Served
 from forerun.spec.columns import Columns, read_columns

@@ -74,15 +74,16 @@ class Power:
         return self.matrix * self.span_w / full_rate_flop_per_s(self.device, dtype)
 
     def dynamic_j(
-        self, flop: Array, hbm_bytes: Array, link_bytes: Array, time_s: Array, dtype: str
-    ) -> Array:
-        """Joule above idle of work that takes time_s on one device.
+        self, flop: Array, hbm_bytes: Array, link_bytes: Array, time_s: Array, dtype: str,
+        share: float = 1.0,
+    ) -> Array:  # fmt: skip
+        """Joule above idle of work that takes time_s on one device, or on a share of its SMs.
 
         A kernel that would draw more than the limit is held to it; that it then takes longer is in
         measured times already.
         """
         spent = (
-            time_s * self.active_w
+            time_s * share * self.active_w
             + flop * self.j_per_flop(dtype)
             + hbm_bytes * self.j_per_byte
             + link_bytes * LINK_J_PER_BYTE

@@ -31,7 +31,9 @@ from forerun.spec.bridge import problems_of
 from forerun.spec.device import Device
 
 PLACE = "caps/any.yaml"  # in a folder of power curves
-LOWEST = 0.05  # of the clock: drivers refuse caps that would need less
+#: of the boost clock, where a device's file does not say how low it goes: an estimate, the highest
+#: of the shares of V100 (135 of 1,380 MHz), A100 (210 of 1,410) and H100 (210 of 1,980)
+LOWEST = 0.15
 
 
 class CapCurve(Spec):
@@ -67,7 +69,8 @@ def capped(
     """(seconds, mean W) of one device under a cap, of work that takes time_s at power_w without.
 
     A cap at or above the device's TDP changes nothing; below the idle draw there is nothing to
-    lower, so such a cap is refused.  Raises SpecError.
+    lower, so such a cap is refused, as is one that the lowest clock does not meet.  Raises
+    SpecError.
     """
     by = by or curve()
     p = power(device)
@@ -75,10 +78,18 @@ def capped(
     if np.any(cap <= p.idle_w):
         what = f"{np.min(cap):.0f} W is not above what {device.name} draws idle, {p.idle_w:.0f} W"
         raise SpecError.one("power cap", what, f"a cap between that and {device.tdp_w:.0f} W")
+    low = lowest(device)
     drawn = np.maximum(np.asarray(power_w, dtype=float) - p.idle_w, 1e-9)
     busy_w = np.clip(drawn * (1 + by.burst), None, np.maximum(device.tdp_w - p.idle_w, drawn))
     u = drawn / busy_w
-    s = clock(np.minimum((cap - p.idle_w) / busy_w, 1.0), by)
+    least_w = p.idle_w + busy_w * drawn_at(low, by)
+    if np.any(cap < least_w):
+        what = (
+            f"{np.min(cap):.0f} W is less than the {np.max(least_w):.0f} W that this work draws on "
+            f"{device.name} at its lowest clock, {low:.0%} of the highest"
+        )
+        raise SpecError.one("power cap", what, f"a cap of {np.max(least_w):.0f} W or more")
+    s = clock(np.minimum((cap - p.idle_w) / busy_w, 1.0), by, least=low)
     s = np.where(cap >= device.tdp_w, 1.0, s)
     stretch = u / s + 1 - u
     above = busy_w * drawn_at(s, by) * u / s / stretch
@@ -91,10 +102,30 @@ def drawn_at(clock_share: Array, by: CapCurve | None = None) -> np.ndarray:
     return by.linear * s + (1 - by.linear) * s**by.exponent
 
 
-def clock(drawn_share: Array, by: CapCurve | None = None) -> np.ndarray:
-    """The clock at which a share of the power above idle is drawn; the inverse of `drawn_at`."""
+def lowest(device: Device) -> float:
+    """The lowest clock of a device as a share of its highest: `least_clock_hz` over `clock_hz`."""
+    if device.least_clock_hz is None or device.clock_hz is None:
+        return LOWEST
+    return device.least_clock_hz / device.clock_hz
+
+
+def clock(
+    drawn_share: Array, by: CapCurve | None = None, *, least: float | None = None
+) -> np.ndarray:
+    """The clock at which a share of the power above idle is drawn; the inverse of `drawn_at`.
+
+    least : the lowest clock there is.  Raises SpecError for a share that no clock draws so little.
+    """
     by, wanted = by or curve(), np.asarray(drawn_share, dtype=float)
-    low, high = np.full(wanted.shape, LOWEST), np.ones(wanted.shape)
+    floor = LOWEST if least is None else least
+    least_share = float(drawn_at(floor, by))
+    if np.any(wanted < least_share * (1 - 1e-9)):
+        what = (
+            f"{np.min(wanted):.1%} of the power above idle is less than the {least_share:.1%} "
+            f"drawn at the lowest clock, {floor:.0%} of the highest"
+        )
+        raise SpecError.one("power cap", what, "more power")
+    low, high = np.full(wanted.shape, floor), np.ones(wanted.shape)
     for _ in range(40):  # halves 0.95 to below 1e-12
         middle = (low + high) / 2
         less = drawn_at(middle, by) < wanted

@@ -15,6 +15,7 @@ from forerun.cost.costs import Costs, Point
 from forerun.cost.efficiency import SPLIT_TOKENS
 from forerun.cost.energy import Power, power
 from forerun.cost.generic import peak_flop_per_s
+from forerun.cost.part import Part, longer
 from forerun.cost.table import CostTable, Verify, Work, grid
 from forerun.cost.verify import Sizes, verify
 from forerun.errors import SpecError
@@ -42,6 +43,7 @@ def price(
     runtime: str = "vllm",
     calibrations: Store | None = None,
     queries: int = 1,
+    part: Part | None = None,
 ) -> CostTable:
     """What a step of one replica costs, by the four parts of `CostTable`.
 
@@ -52,7 +54,8 @@ def price(
 
     max_len : longest context to price, default the model's; links : catalog links replaced;
     runtime : engine whose kernels run, "vllm 0.24.0"; calibrations : default what is installed;
-    queries : most tokens of a decoding request that a step verifies (see `verify`).
+    queries : most tokens of a decoding request that a step verifies (see `verify`);
+    part : of each device that it runs on, all when absent (see `cost.part`).
     Raises SpecError where the device has no arithmetic for a format or a needed link is unknown.
 
     The 80 % interval is that of a typical decode step: operators of one family err together,
@@ -69,7 +72,7 @@ def price(
     total = _Totals(at)
     ops = merged(graph)
     for op in ops:
-        _add(total, op, at, m, watts, graph)
+        _add(total, op, at, m, watts, graph, part)
     share = _typical(ops, graph, m, max_seqs=max_seqs, max_len=max_len)
     n = graph.n_devices
     return CostTable(
@@ -172,18 +175,21 @@ class _Totals:
         return Work(**self._of[quantity])
 
 
-def _add(total: _Totals, op: Op, at: _Axes, m: Costs, watts: Power, graph: Graph) -> None:
+def _add(
+    total: _Totals, op: Op, at: _Axes, m: Costs, watts: Power, graph: Graph, part: Part | None
+) -> None:
     """Add one operator to the totals.  Device quantities times its devices, time once."""
     shape, c, dp = op.shape, op.count, op.split
     if isinstance(shape, Attention | Scan):
         total.add("tokens", time_s=c * m.launch(shape) * (at.tokens > 0))
         time = m.decode(shape, np.ceil(at.batch / dp), at.ctx)
         counts = shape.decode(at.batch / dp, at.ctx)
-        _add_work(total, "decode", op, time, counts, watts, 1.0)
+        _add_work(total, "decode", op, time, counts, watts, 1.0, m.device, part)
         q = at.tokens[:, None]
         time = m.prefill(shape, q, at.past)
         # attention groups share the chunks of a step evenly
-        _add_work(total, "prefill", op, time, shape.prefill(q, at.past), watts, 1.0 / dp)
+        counts = shape.prefill(q, at.past)
+        _add_work(total, "prefill", op, time, counts, watts, 1.0 / dp, m.device, part)
         return
     units = at.tokens if op.axis == "tokens" else at.seqs
     if isinstance(shape, Collective):
@@ -198,7 +204,8 @@ def _add(total: _Totals, op: Op, at: _Axes, m: Costs, watts: Power, graph: Graph
     if not op.kernels:
         return  # only takes memory
     time = m.by_tokens(shape, _busiest(units, op))
-    _add_work(total, op.axis, op, time, shape.counts(units / op.split), watts, 1.0)
+    counts = shape.counts(units / op.split)
+    _add_work(total, op.axis, op, time, counts, watts, 1.0, m.device, part)
 
 
 def _busiest(units: Any, op: Op) -> Any:
@@ -207,12 +214,16 @@ def _busiest(units: Any, op: Op) -> Any:
 
 
 def _add_work(
-    total: _Totals, part: str, op: Op, time: Any, counts: Any, watts: Power, share: float
-) -> None:
-    energy = watts.dynamic_j(counts.flop, counts.hbm_bytes, 0.0, time, op.dtype)
+    total: _Totals, axis: str, op: Op, time: Any, counts: Any, watts: Power, share: float,
+    device: Device, part: Part | None,
+) -> None:  # fmt: skip
+    sms = 1.0
+    if part is not None:  # the same work takes longer
+        time, sms = time * longer(counts, device, op.dtype, part), part.flop
+    energy = watts.dynamic_j(counts.flop, counts.hbm_bytes, 0.0, time, op.dtype, sms)
     c, all_of = op.count * share, op.count * share * op.devices
     total.add(
-        part, time_s=c * time, flop=all_of * counts.flop, hbm_bytes=all_of * counts.hbm_bytes,
+        axis, time_s=c * time, flop=all_of * counts.flop, hbm_bytes=all_of * counts.hbm_bytes,
         energy_j=all_of * energy,
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-J_PER_KWH = 3.6e6
+from forerun.sim.power.course import J_PER_KWH
 
 
 def operational_gco2e(

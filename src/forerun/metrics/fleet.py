@@ -16,9 +16,27 @@ WORDS = {"crash": ("crash", "crashes"), "loss": ("loss of capacity", "losses of 
 def told(part: View, m: Metrics) -> list[str]:
     """Nothing for a fleet that was there all the time."""
     control = part.log.meta.get("control")
-    if control is None or m.replicas_mean.value is None:
+    if control is None:
         return []
-    return [*_rented(control, m), *_went(control, m)]
+    moved = _moved(part, control)
+    if m.replicas_mean.value is None:
+        return moved
+    return [*_rented(control, m), *_went(control, m), *moved]
+
+
+def _moved(part: View, control: Mapping) -> list[str]:
+    """How often requests were to change replicas, and did; prompts that are sent on count apart."""
+    said = control.get("rebalance")
+    if said is None:
+        return []
+    log = part.log
+    sent_on = int((log.requests["prefill_replica"] >= 0).sum())
+    moved = int(log.replicas["n_moved"].sum()) - sent_on
+    return [
+        f"Rebalancing ({said['policy']}) looked {plural(said['looks'], 'time')} and ordered "
+        f"{plural(said['ordered'], 'move')}; {plural(max(moved, 0), 'request')} went on elsewhere "
+        "with their KV."
+    ]
 
 
 def _rented(control: Mapping, m: Metrics) -> list[str]:

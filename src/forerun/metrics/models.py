@@ -44,7 +44,8 @@ def _of(part: View, slo: Slo, m: int, name: str) -> OfModel:
     done = came[latency.finished(came)]
     ended = part.ended[part.ended["model"] == m]
     ttft, tpot = quantiles(latency.ttft_s(done)), quantiles(latency.tpot_s(done))
-    good = goodput.good(ended, slo)
+    goals = goodput.goals(slo, part.log)
+    good = goodput.good(ended, goals)
     return OfModel(
         model=name,
         n=len(came),
@@ -54,7 +55,7 @@ def _of(part: View, slo: Slo, m: int, name: str) -> OfModel:
         ttft_p99_s=ttft.p99,
         tpot_p50_s=tpot.p50,
         tpot_p99_s=tpot.p99,
-        attainment=goodput.attainment(came, slo),
+        attainment=goodput.attainment(came, goals),
         goodput_per_s=ratio(float(good.sum()), part.duration_s),
     )
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.metrics import encoders, fleet, responses, waits, work
+from forerun.metrics import adapters, encoders, fleet, lanes, power, responses, tuning, waits, work
 from forerun.metrics.figure import plural, ratio, text
 from forerun.metrics.latency import PS, finished, queue_s, ttft_s
-from forerun.metrics.leaps import span_ps
 from forerun.metrics.score import Metrics
 from forerun.metrics.window import View, view
 from forerun.metrics.workflows import sentence
 from forerun.sim.core.rows_log import STATUS
+from forerun.sim.leaps import span_ps
 from forerun.sim.log import Log
 
 LOW = 0.3  # share of a peak below which it does not bound
@@ -46,8 +46,12 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
         out += [*_waiting(part, metrics), *_bound(metrics, steps), *_gaps(part, metrics)]
         out += _speculation(part)
     out += encoders.told(part)
-    out += [*_moves(part, metrics), *_tiers(part), *_turns(part, metrics), *_preemption(metrics)]
+    out += [*_moves(part, metrics), *_tiers(part), *_turns(part, metrics)]
+    out += [*lanes.told(part, metrics), *_preemption(metrics)]
+    out += adapters.told(part, metrics.adapter_hit, metrics.adapter_wait_s)
+    out += tuning.told(part, metrics.tuned_tokens, metrics.tuning_alone, metrics.tuning_beside)
     out += [*sentence(metrics.workflows), *_clients(log), *responses.told(part)]
+    out += power.sentences(metrics.power_by_pool, metrics, log)
     return out + fleet.told(part, metrics)
 
 
@@ -102,7 +106,8 @@ def _misses(m: Metrics) -> list[str]:
         f = m.failing[0]
         out.append(
             f"Most misses are of the {WORDS[f.term]}: {text(f.share, 'share')} of finished "
-            f"requests took more than {text(f.bound, 's')}, "
+            f"requests took more than "
+            f"{text(f.bound, 's') if f.same else 'their class allows'}, "
             f"{text(f.alone, 'share')} missed nothing else."
         )
     names = ("rejected", "aborted", "cancelled", "failed")

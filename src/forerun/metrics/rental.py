@@ -11,10 +11,7 @@ from forerun.metrics import work
 from forerun.metrics.figure import Figure
 from forerun.metrics.latency import PS
 from forerun.metrics.window import View
-from forerun.sim.log import COLD, DOWN, DRAINING, UP, WANTED
-
-PAID = (COLD, UP, DRAINING, DOWN)  # a replica that was taken away costs nothing
-POWERED = (COLD, UP, DRAINING)  # one that failed draws nothing
+from forerun.sim.log import COLD, PAID, POWERED, UP, WANTED  # noqa: F401  (said of spans)
 
 
 def time_s(part: View, states: tuple[int, ...]) -> np.ndarray:

@@ -18,17 +18,22 @@ from typing import Any
 import numpy as np
 
 from forerun.metrics import (
+    adapters,
     carbon,
     encoders,
     energy,
     goodput,
     kv,
+    lanes,
     latency,
     models,
     money,
+    power,
     rental,
     responses,
     stats,
+    tenants,
+    tuning,
     work,
 )
 from forerun.metrics.figure import Figure, ratio
@@ -114,11 +119,38 @@ class Metrics:
     weights_loaded_bytes: Figure
     loading: Figure
     draining: Figure
+    adapter_hit: Figure
+    adapter_loads: Figure
+    adapter_bytes: Figure
+    adapter_wait_s: Figure
+    adapters_mean: Figure
+    tuned_tokens: Figure
+    tuned_tokens_per_s: Figure
+    tuning_alone: Figure
+    tuning_beside: Figure
+    prompts_busy: Figure  # of two lanes on the same devices; None where there are none
+    answers_busy: Figure
+    lanes_overlap: Figure
+    prompts_slowdown: Figure
+    answers_slowdown: Figure
+    share_switches: Figure
     by_model: tuple[models.OfModel, ...]  # empty where there is one model only
+    jain: Figure
+    service_gap_tokens_per_s: Figure
+    by_tenant: tuple[tenants.OfTenant, ...]  # empty where the case names none
+    by_class: tuple[tenants.OfTenant, ...]
     by_category: tuple[responses.OfCategory, ...]  # empty without a response cache
     energy_j: Figure
     power_w: Figure
     energy_j_per_output_token: Figure
+    row_mean_w: Figure  # of a deployment that says something of power, else None as all of these
+    row_p99_w: Figure
+    row_peak_w: Figure
+    over_budget_s: Figure
+    over_budget_longest_s: Figure
+    over_budget_w: Figure
+    slowed_s: Figure
+    power_by_pool: tuple[power.OfPool, ...]  # empty where nothing is said of power
     usd: Figure
     usd_per_hour: Figure
     usd_per_million_output_tokens: Figure
@@ -170,6 +202,9 @@ def score(
     n_out, n_all = counts.output_tokens, counts.output_tokens + counts.input_tokens
     joule = energy.energy_j(part)
     grams = carbon.operational_gco2e(joule, carbon_gco2e_per_kwh, pue)
+    drawn = power.power(part)
+    if drawn.gco2e is not None:
+        grams = drawn.gco2e * pue
     met, good_share = _attainment(part, slo, rng)
     latencies: dict[str, Any] = {
         name: stats.quantiles(getattr(latency, name)(done), rng=rng)
@@ -182,7 +217,8 @@ def score(
     always = log.spans is None
     price = "price given x time" if always else "price given x time rented"
     price_source = "price given" if always else "price given x time rented"
-    grid = f"energy x grid intensity given, pue {pue:g}"
+    of_time = " of the time" if drawn.gco2e is not None else ""
+    grid = f"energy x grid intensity given{of_time}, pue {pue:g}"
     replicas, shares = _utilisation(part)
     return Metrics(
         start_s=part.start_ps * latency.PS,
@@ -195,17 +231,25 @@ def score(
         **rates,
         attainment=good_share,
         slo_met=met,
-        failing=goodput.failing(part.arrived, slo),
+        failing=goodput.failing(part.arrived, goodput.goals(slo, log)),
         **shares,
         **kv.figures(part),
         **encoders.figures(part),
         **responses.figures(part),
         **models.figures(part),
+        **adapters.figures(part),
+        **tuning.figures(part),
+        **lanes.figures(part),
         by_category=responses.by_category(part),
         by_model=models.by_model(part, slo),
+        **tenants.figures(part),
+        by_tenant=tenants.by_tenant(part, slo),
+        by_class=tenants.by_class(part, slo),
         energy_j=Figure(joule, "J", steps),
         power_w=Figure(ratio(joule, duration), "W", steps),
         energy_j_per_output_token=Figure(ratio(joule, n_out), "J/token", steps),
+        **drawn.figures,
+        power_by_pool=drawn.pools,
         usd=Figure(money.cost_usd(paid, duration), "USD", price),
         usd_per_hour=Figure(paid, "USD/h", price_source),
         usd_per_million_output_tokens=Figure(
@@ -269,7 +313,7 @@ def _rates(part: View, slo: Slo, rng: np.random.Generator | None) -> dict[str, A
         return Figure(value, unit, "requests", value * spread[0], value * spread[1])
 
     n_out, n_in = ended["n_out"].astype(float), ended["isl"].astype(float)
-    good = goodput.good(ended, slo)
+    good = goodput.good(ended, goodput.goals(slo, part.log))
     out = counts.output_tokens
     a_device = 1 / max(rental.devices_rented(part), 1e-9)
     return {
@@ -286,8 +330,9 @@ def _attainment(
 ) -> tuple[bool | None, Figure]:
     """Whether enough requests were good, and their share of all that arrived."""
     rows = part.arrived
-    good = goodput.good(rows, slo)
-    share = goodput.attainment(rows, slo)
+    goals = goodput.goals(slo, part.log)
+    good = goodput.good(rows, goals)
+    share = goodput.attainment(rows, goals)
     spread = None
     if rng is not None and len(rows) >= stats.FEWEST:
         blocks = stats.n_blocks(len(rows))
@@ -295,8 +340,9 @@ def _attainment(
         top = np.bincount(block, weights=good, minlength=blocks)
         spread = stats.bootstrap_ratio(top, np.bincount(block, minlength=blocks), rng)
     met = None
-    if share is not None and goodput.bounds(slo):
-        met = share >= slo.attainment
+    if share is not None and goodput.bounds_any(slo):
+        whole = share >= slo.attainment
+        met = goodput.classes_met(rows, slo, part.log) if slo.classes else whole
     low, high = (spread[0], min(spread[1], 1.0)) if spread else (None, None)
     return met, Figure(share, "share", "requests", low, high)
 
@@ -307,7 +353,7 @@ def _utilisation(part: View) -> tuple[Utilisation, dict[str, Any]]:
     one = rental.share(part, rental.POWERED)
     flop = work.of_replica(log, "peak_flop_per_s") * one
     traffic = work.of_replica(log, "peak_hbm_bytes_per_s") * one
-    blocks = np.where(encoders.encodes(log), 0.0, log.kv_blocks[pools]) * one
+    blocks = np.where(encoders.encodes(log), 0.0, log.kv_blocks[pools] * lanes.counted(log)) * one
     steps = "steps x cost table"
     link = None if use.link_bytes_per_s is None else float(use.link_bytes_per_s.sum())
     peak = None
@@ -449,7 +495,20 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "responses": ("response_hit", "response_wrong", "response_missed"),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),
+    "adapters": (
+        "adapter_hit", "adapter_loads", "adapter_bytes", "adapter_wait_s", "adapters_mean",
+    ),
+    "tuning": ("tuned_tokens", "tuned_tokens_per_s", "tuning_alone", "tuning_beside"),
+    "lanes": (
+        "prompts_busy", "answers_busy", "lanes_overlap", "prompts_slowdown", "answers_slowdown",
+        "share_switches",
+    ),
+    "tenants": ("jain", "service_gap_tokens_per_s"),
     "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
+    "power": (
+        "row_mean_w", "row_p99_w", "row_peak_w", "over_budget_s", "over_budget_longest_s",
+        "over_budget_w", "slowed_s",
+    ),
     "money": ("usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"),
     "carbon": ("gco2e", "gco2e_per_million_output_tokens"),
     "fleet": (

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from forerun.metrics import rental, work
+from forerun.metrics import lanes, rental, work
 from forerun.metrics.latency import PS
-from forerun.metrics.leaps import amount_by, end_ps, span_ps
 from forerun.metrics.window import View
 from forerun.sim.core.rows_log import STATUS
+from forerun.sim.leaps import amount_by, end_ps, span_ps
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +157,7 @@ def timeline(part: View, bins: int = 120) -> Timeline:
         unknown: dict[str, Any] = dict.fromkeys(FROM_STEPS)
         return Timeline(edges * PS, **per_s, **unknown)
     start, stop, span = leaps["start_ps"], end_ps(leaps), span_ps(leaps) * PS
-    pools = log.pool_of_replica
+    pools, own = log.pool_of_replica, lanes.counted(log)
     peak_flop = work.of_replica(log, "peak_flop_per_s").sum()
     peak_bytes = work.of_replica(log, "peak_hbm_bytes_per_s").sum()
     tokens = leaps["n_seqs"].astype(float) * leaps["n_steps"] + leaps["n_extra"]
@@ -166,7 +166,8 @@ def timeline(part: View, bins: int = 120) -> Timeline:
         **per_s,
         output_tokens_per_s=rate(start, stop, tokens),
         busy=rate(start, stop, span) / len(pools),
-        kv=rate(start, stop, span * leaps["n_blocks"]) / max(int(log.kv_blocks[pools].sum()), 1),
+        kv=rate(start, stop, span * leaps["n_blocks"] * own[leaps["replica"]])
+        / max(int((log.kv_blocks[pools] * own).sum()), 1),
         hfu=rate(start, stop, work.by_leap(leaps, log, "flop")) / peak_flop,
         mbu=rate(start, stop, work.by_leap(leaps, log, "hbm_bytes")) / peak_bytes,
     )

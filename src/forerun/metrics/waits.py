@@ -10,8 +10,8 @@ import numpy as np
 
 from forerun.metrics.encoders import encodes
 from forerun.metrics.latency import PS
-from forerun.metrics.leaps import end_ps
 from forerun.metrics.window import View
+from forerun.sim.leaps import end_ps
 
 KV_FULL = 0.95  # share of blocks in use from which the KV cache is what turns requests away
 STEP, KV, SEATS, TOKENS, POLICY, OUTSIDE = (

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from forerun.errors import SpecError
-from forerun.metrics import leaps as leap_rows
 from forerun.metrics import work
 from forerun.metrics.latency import PS, finished
+from forerun.sim import leaps as leap_rows
 from forerun.sim.core.rows_log import STATUS
 from forerun.sim.log import Log
 

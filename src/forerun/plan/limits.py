@@ -28,6 +28,13 @@ def check_plannable(case: Case, objective: str, source: Deployment | None) -> No
     if len(case.models) > 1:
         what = "a plan is for one model, the case has several"
         problems.append(Problem("models", what, "a case for each model"))
+    if case.traffic.adapters is not None:
+        what = "bounds of plans know no adapters, which take memory and time"
+        problems.append(Problem("traffic.adapters", what, FIX))
+    if case.tenants:
+        what = "bounds of plans take all requests alike, and hold them to one SLO"
+        fix = "forerun simulate tells what a given deployment does with tenants"
+        problems.append(Problem("tenants", what, fix))
     for name in ("workflow", "client"):
         if getattr(case.traffic, name) is not None:
             what = (
@@ -53,8 +60,11 @@ def _of_deployment(source: Deployment) -> list[Problem]:
     left_out = {
         "techniques": bool(source.techniques),
         "kv_tiers": bool(source.kv_tiers),
+        "adapters": source.adapters is not None,
         "response_cache": source.response_cache is not None,
         "gate": source.gate.name != "everyone",
+        "power": source.power is not None,
+        "rebalance": source.rebalance is not None,
     }
     out = [
         Problem(f"deployment.{name}", "a plan would leave it out silently", FIX)
@@ -66,6 +76,15 @@ def _of_deployment(source: Deployment) -> list[Problem]:
         if pool.role != "both":
             what = "a plan's pools compute prompts and answers on the same replicas"
             out.append(Problem(f"{where}.role", what, FIX))
+        if pool.power is not None:
+            what = "a plan takes devices at full clock, and would leave it out silently"
+            out.append(Problem(f"{where}.power", what, FIX))
+        if pool.engine.tuning is not None:
+            what = "bounds of plans know no fine-tuning, which takes memory and time"
+            out.append(Problem(f"{where}.engine.tuning", what, FIX))
+        if pool.sm_share is not None:
+            what = "a plan's replicas compute prompts and answers in the same steps"
+            out.append(Problem(f"{where}.sm_share", what, FIX))
         for name in ("kept_tokens", "attended_tokens"):
             if getattr(pool.engine, name) is not None:
                 out.append(Problem(f"{where}.engine.{name}", CAPS, FIX))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from forerun.metrics.figure import text
 from forerun.metrics.score import Metrics
 
@@ -28,7 +30,12 @@ def lines(metrics: Metrics) -> list[str]:
                 text(row.goodput_per_s, "req/s"),
             )
         )
-    widths = [max(len(row[c]) for row in table) for c in range(len(HEAD))]
+    return aligned(table)
+
+
+def aligned(table: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as lines of text, the first column to the left."""
+    widths = [max(len(row[c]) for row in table) for c in range(len(table[0]))]
     return [
         "  ".join(
             cell.ljust(width) if c == 0 else cell.rjust(width)

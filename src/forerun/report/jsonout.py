@@ -59,7 +59,10 @@ def to_json(result: Result) -> dict[str, Any]:
         **_clients(result.log),
         "by_replica": _by_replica(m),
         **({"by_model": [asdict(row) for row in m.by_model]} if m.by_model else {}),
+        **({"by_tenant": [asdict(row) for row in m.by_tenant]} if m.by_tenant else {}),
+        **({"by_class": [asdict(row) for row in m.by_class]} if m.by_class else {}),
         **({"by_category": [asdict(row) for row in m.by_category]} if m.by_category else {}),
+        **({"power_by_pool": [asdict(row) for row in m.power_by_pool]} if m.power_by_pool else {}),
         "model_band": {
             "level": 0.8,
             "step_time_low_factor": m.model_low,
@@ -167,8 +170,8 @@ def request_columns(log: Log, slo: Slo | None = None) -> dict[str, np.ndarray]:
         "n_preempt": rows["n_preempt"],
         "recomputed_tokens": rows["recomputed"],
     }
-    if slo is not None and goodput.bounds(slo):
-        out["good"] = goodput.good(rows, slo)
+    if slo is not None and goodput.bounds_any(slo):
+        out["good"] = goodput.good(rows, goodput.goals(slo, log))
     return out
 
 

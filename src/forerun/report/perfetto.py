@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from forerun.metrics.leaps import span_ps
 from forerun.report.files import write_text
 from forerun.sim.core.rows_log import STATUS
+from forerun.sim.leaps import span_ps
 from forerun.sim.log import Log
 
 US = 1e-6  # picoseconds to microseconds

@@ -11,7 +11,7 @@ from forerun.metrics.figure import Figure, text
 from forerun.metrics.score import GROUPS, WORKFLOWS, Metrics, model_band
 from forerun.metrics.stats import Quantiles
 from forerun.metrics.workflows import Workflows
-from forerun.report import by_model
+from forerun.report import by_model, by_tenant
 from forerun.report.result import Result
 
 HEAD = ("figure", "value", "sampling 95 %", "model 80 %", "source")
@@ -54,9 +54,33 @@ LABELS = {
     "weights_loaded_bytes": "weights loaded",
     "loading": "loading weights",
     "draining": "draining for another model",
+    "adapter_hit": "adapters that were there",
+    "adapter_loads": "adapters loaded",
+    "adapter_bytes": "adapters loaded, bytes",
+    "adapter_wait_s": "wait for adapters, mean",
+    "adapters_mean": "different adapters a step",
+    "tuned_tokens": "tokens trained on",
+    "tuned_tokens_per_s": "tokens trained on, a second",
+    "tuning_alone": "steps of fine-tuning alone",
+    "tuning_beside": "added to other steps",
+    "prompts_busy": "prompts in a step",
+    "answers_busy": "answers in a step",
+    "lanes_overlap": "both at once",
+    "prompts_slowdown": "prompts beside answers",
+    "answers_slowdown": "answers beside prompts",
+    "share_switches": "changes of the shares",
+    "jain": "evenness of service (Jain)",
+    "service_gap_tokens_per_s": "difference of service, most",
     "energy_j": "energy",
     "power_w": "power",
     "energy_j_per_output_token": "energy per output token",
+    "row_mean_w": "power of the row, mean",
+    "row_p99_w": "power of the row, p99",
+    "row_peak_w": "power of the row, peak",
+    "over_budget_s": "time above its budget",
+    "over_budget_longest_s": "longest time above its budget",
+    "over_budget_w": "most above its budget",
+    "slowed_s": "steps longer than at full clock",
     "usd": "cost of the run",
     "usd_per_hour": "price",
     "usd_per_million_output_tokens": "per million output tokens",
@@ -75,6 +99,10 @@ LABELS = {
     "availability": "availability",
     "lost_s": "steps cut short",
 }
+#: a figure each for what a fleet may do or not
+OPTIONAL = (
+    "kv", "encoders", "models", "responses", "adapters", "tuning", "lanes", "tenants", "power",
+)  # fmt: skip
 Line = tuple[str, str, str, str, str]
 
 
@@ -93,10 +121,9 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
         yield "workflows", list(_workflow_lines(metrics.workflows))
     for group, names in GROUPS.items():
         known = [name for name in names if getattr(metrics, name).value is not None]
-        if group in ("kv", "encoders", "models", "responses"):  # one each for what a fleet may do
+        if group in OPTIONAL:
             names = tuple(known)
-        optional = ("money", "carbon", "kv", "encoders", "models", "fleet", "responses")
-        if known or group not in optional:
+        if known or group not in ("money", "carbon", "fleet", *OPTIONAL):
             yield group, [_figure(name, getattr(metrics, name)) for name in names]
 
 
@@ -174,9 +201,16 @@ def verdict(result: Result) -> str:
         for term in ("ttft_s", "tpot_s", "itl_s", "e2el_s")
         if getattr(slo, term) is not None
     )
-    if not bounds:
+    if not bounds and not slo.classes:
         return "no SLO was given"
     word = {True: "met", False: "missed", None: "not decided, no request arrived"}[m.slo_met]
+    if slo.classes:
+        shares = [
+            f"{text(row.attainment, 'share')} of {row.name if row.slo_class else 'the others'} "
+            f"({text(row.asked, 'share')} asked for)"
+            for row in m.by_class
+        ]
+        return f"SLO {word}: good are {', '.join(shares)}"
     return (
         f"SLO {word}: {text(m.attainment.value, 'share')} of requests are good, "
         f"{text(slo.attainment, 'share')} asked for ({bounds})"
@@ -200,6 +234,10 @@ def plain(result: Result) -> str:
         out += ["", group, *(row(line) for line in lines)]
     if own := by_model.lines(result.metrics):
         out += ["", "by model", *own]
+    if own := by_tenant.tenants(result.metrics):
+        out += ["", "by tenant", *own]
+    if own := by_tenant.classes(result.metrics):
+        out += ["", "by class", *own]
     out += ["", cost_words(result.metrics)]
     out += [f"note: {note}" for note in result.metrics.notes]
     out += ["", *result.reasons] if result.reasons else []
@@ -234,7 +272,8 @@ def show(result: Result, file: TextIO | None = None) -> None:
         for line in lines:
             table.add_row(*(line if wide else line[:4]))
     console.print(Padding(table, (1, 0)))
-    for words in by_model.lines(result.metrics):
+    m = result.metrics
+    for words in (*by_model.lines(m), *by_tenant.tenants(m), *by_tenant.classes(m)):
         console.print(escape(words), highlight=False)
     console.print(cost_words(result.metrics), style="dim", highlight=False)
     for note in result.metrics.notes:

@@ -57,6 +57,7 @@ def calls_of(
         own.next_at = len(now.successors) + starts[:-1]
         own.n_next = np.diff(starts)
         own.n_before = np.bincount(requests.successors, minlength=n)
+    own.left_calls, own.left_tokens = rest_of(requests)
     wanted = state.rows(first - start + n, rows_request.ARRIVAL)
     wanted[first - start :] = rows
     joined: dict[str, np.ndarray] = {
@@ -66,6 +67,34 @@ def calls_of(
         )
     }  # fmt: skip
     return joined, np.flatnonzero(own.n_before == 0)
+
+
+def rest_of(requests: Requests) -> tuple[np.ndarray, np.ndarray]:
+    """Most requests, and most tokens, on a path from each request to an end: int64 [N], [N].
+
+    Both count the request itself; the two paths need not be the same.
+    """
+    tokens = (requests.isl + requests.osl).astype(np.int64)
+    n_calls = np.ones(len(requests), dtype=np.int64)
+    if requests.successors is None:
+        return n_calls, tokens
+    assert requests.successor_starts is not None
+    after = requests.successors
+    before = np.repeat(np.arange(len(requests)), np.diff(requests.successor_starts))
+    left, own = tokens.copy(), tokens
+    open_ends = np.bincount(before, minlength=len(requests))
+    by_after = np.argsort(after, kind="stable")
+    first = np.searchsorted(after[by_after], np.arange(len(requests) + 1))
+    ready = np.flatnonzero(open_ends == 0)  # all that follow them are known
+    while len(ready):
+        count = first[ready + 1] - first[ready]
+        place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        b = before[by_after[np.repeat(first[ready], count) + place]]
+        np.maximum.at(n_calls, b, np.repeat(n_calls[ready], count) + 1)
+        np.maximum.at(left, b, own[b] + np.repeat(left[ready], count))
+        np.subtract.at(open_ends, b, 1)
+        ready = np.unique(b[open_ends[b] == 0])
+    return n_calls, left
 
 
 def _flows(rows: Any, requests: Requests, n_before: int) -> tuple[np.ndarray, np.recarray]:

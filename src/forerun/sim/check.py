@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from forerun.errors import Problem, SpecError
+from forerun.sim.log import Tenant
 from forerun.sim.setup import Served
 from forerun.spec.requests import Requests
 
@@ -38,7 +39,7 @@ def check_roles(pools: Sequence[Served]) -> None:
         problems.append(
             Problem(where, f"no pool has the role {missing}", f"a pool with role: {missing}")
         )
-    if "prefill" in roles:
+    if any(one.pool.role == "prefill" and one.block is None for one in pools):
         problems += [
             Problem(
                 f"{where}.{served.pool.name}.link",
@@ -46,15 +47,42 @@ def check_roles(pools: Sequence[Served]) -> None:
                 "link: NAME (see forerun list links)",
             )
             for served in pools
-            if served.port_bytes_per_s <= 0 and served.n_blocks > 0
+            if served.port_bytes_per_s <= 0 and served.n_blocks > 0 and served.block is None
         ]
     if problems:
         raise SpecError(*problems)
 
 
-def check_encoders(pools: Sequence[Served]) -> None:
-    """Raises SpecError for pools that encode and cannot send, or whose replicas do other things."""
+def check_lanes(pools: Sequence[Served], n_tiers: int) -> None:
+    """Raises SpecError where two lanes on the same devices would have to do what they cannot."""
     problems = []
+    for one in pools:
+        if one.block is None or not one.pool.replicas:
+            continue
+        engine, where = one.pool.engine, f"deployment.pools.{one.pool.name}"
+        clashes = {
+            "kv_tiers": n_tiers > 0,
+            "pp": one.pool.pp > 1,
+            "engine.speculation": one.draft is not None,
+            "engine.preemption": engine.preemption == "swap",
+        }
+        problems += [
+            Problem(f"{where}.{name}", "cannot be combined with sm_share", "drop one of them")
+            for name, clash in clashes.items()
+            if clash
+        ]
+    if problems:
+        raise SpecError(*problems)
+
+
+def check_encoders(pools: Sequence[Served], again: Sequence[bool], *, cached: bool) -> None:
+    """Raises SpecError for pools that encode and cannot send, or whose replicas do other things.
+
+    again : whose order policy is asked again, by pool; cached : whether answers are given again.
+    """
+    problems = []
+    if encodes(pools):
+        problems = _beside_images(pools, again, cached)
     apart = [s for s in pools if s.pool.role == "encode" and s.n_blocks > 0]
     linked = [s for s in pools if s.pool.role in ("both", "prefill", "encode") and s.n_blocks > 0]
     for served in linked if apart else ():
@@ -74,6 +102,37 @@ def check_encoders(pools: Sequence[Served]) -> None:
             problems.append(Problem(where, what, "pp: 1 and no speculation"))
     if problems:
         raise SpecError(*list(dict.fromkeys(problems)))
+
+
+def encodes(pools: Sequence[Served]) -> bool:
+    """Whether somebody encodes images."""
+    return any(served.encoder >= 0 or served.pool.role == "encode" for served in pools)
+
+
+def _beside_images(pools: Sequence[Served], again: Sequence[bool], cached: bool) -> list[Problem]:
+    """What images have not been combined with yet."""
+    problems, drop = [], "text only, or drop this"
+    if cached:
+        what = "an answer is given again by a text, and images are no text"
+        problems.append(Problem("deployment.response_cache", what, drop))
+    if any(served.adapters is not None for served in pools):
+        what = "adapters are not yet combined with images"
+        problems.append(Problem("deployment.adapters", what, drop))
+    for served, asked in zip(pools, again, strict=True):
+        where = f"deployment.pools.{served.pool.name}"
+        if not served.pool.replicas:
+            continue
+        if served.pool.engine.tuning is not None:
+            what = "fine-tuning is not yet combined with images"
+            problems.append(Problem(f"{where}.engine.tuning", what, drop))
+        if served.block is not None and served.lane == 0:
+            what = "encoders are not yet priced on a share of SMs"
+            problems.append(Problem(f"{where}.sm_share", what, drop))
+        if asked:
+            what = "what encoders compute is counted for no tenant yet"
+            fix = "an order that is asked once: fcfs, priority, earliest_deadline"
+            problems.append(Problem(f"{where}.engine.order", what, fix))
+    return problems
 
 
 def check_items(pools: Sequence[Served], requests: Requests) -> None:
@@ -118,6 +177,53 @@ def check_models(pools: Sequence[Served]) -> None:
         raise SpecError(*problems)
 
 
+def check_adapters(pools: Sequence[Served]) -> None:
+    """Raises SpecError where adapters meet what they cannot be combined with yet."""
+    problems = []
+    if all(served.adapters is None for served in pools):
+        return
+    many = len({served.model for served in pools}) > 1
+    for served in pools:
+        where = f"deployment.pools.{served.pool.name}"
+        if served.pool.pp * served.pool.dp * served.pool.cp > 1:
+            what = "adapters of a replica with pp, dp or cp are not simulated yet"
+            problems.append(Problem(where, what, "tp alone"))
+        if served.draft is not None:
+            what = "proposed tokens are verified without adapters"
+            problems.append(Problem(f"{where}.engine.speculation", what, "drop one of the two"))
+        if many or served.group is not None:
+            what = "adapters are of one model, and the case has several"
+            problems.append(Problem(f"{where}.models", what, "a case for each model"))
+    if problems:
+        raise SpecError(*dict.fromkeys(problems))
+
+
+def check_tuning(pools: Sequence[Served]) -> None:
+    """Raises SpecError where fine-tuning meets what it cannot be combined with yet."""
+    problems = []
+    for served in pools:
+        how, where = served.pool.engine.tuning, f"deployment.pools.{served.pool.name}.engine.tuning"
+        if how is None:
+            continue
+        if served.pool.pp > 1:
+            problems.append(Problem(where, "stages of a replica cannot tune yet", "pp: 1"))
+        if served.draft is not None:
+            problems.append(
+                Problem(where, "steps that verify proposals cannot tune", "one of both")
+            )
+        if served.group is not None:
+            what = "a replica that takes turns with models cannot tune one"
+            problems.append(Problem(where, what, "a pool for each model"))
+        if served.pool.autoscale is not None:
+            what = "replicas that come and go by a rule cannot tune yet"
+            problems.append(Problem(where, what, "no autoscale in this pool"))
+        if how.grain > served.budget:
+            what = f"{how.grain} tokens at a time do not fit a step of {served.budget}"
+            problems.append(Problem(where, what, f"grain: {served.budget}"))
+    if problems:
+        raise SpecError(*problems)
+
+
 def check_caps(
     pools: Sequence[Served], hash_tokens: int, *, kept: bool = False, read: bool = False
 ) -> None:
@@ -133,6 +239,10 @@ def check_caps(
         ):
             what = "proposed tokens are verified against all cached tokens, without caps"
             problems.append(Problem(where, what, "drop speculation, or the caps"))
+        capped = engine.kept_tokens or engine.attended_tokens or kept or read
+        if served.block is not None and served.pool.replicas and capped:
+            what = "caps on kept or attended tokens are not yet combined with sm_share"
+            problems.append(Problem(where, what, "drop sm_share, or the caps"))
         if engine.kept_tokens is None and not kept:
             continue
         if hash_tokens and engine.prefix_caching:
@@ -196,3 +306,27 @@ def check_drafts(pools: Sequence[Served]) -> None:
             problems.append(Problem(where, what, "price(..., queries=k + 1)"))
     if problems:
         raise SpecError(*problems)
+
+
+def check_fair(pools: Sequence[Served], again: Sequence[bool]) -> None:
+    """Raises SpecError where queues by tenant would have to be queues by adapter, or of a lane."""
+    problems = []
+    for served, asked in zip(pools, again, strict=True):
+        where = f"deployment.pools.{served.pool.name}.engine.order"
+        fix = "an order that is asked once: fcfs, priority, earliest_deadline"
+        if asked and served.adapters is not None:
+            what = "requests stand apart by adapter here, and not yet by tenant too"
+            problems.append(Problem(where, what, fix))
+        if asked and served.block is not None:
+            what = "prompts and answers of a tenant are counted by two lanes apart"
+            problems.append(Problem(where, what, fix))
+    if problems:
+        raise SpecError(*problems)
+
+
+def check_weights(tenants: Sequence[Tenant], shared: bool) -> None:
+    """Raises SpecError where tenants have weights and no order shares by them."""
+    weighted = [tenant.name for tenant in tenants if tenant.weight != 1]
+    if weighted and not shared:
+        what = "is given, and no engine's order looks at what tenants were served"
+        raise SpecError.one(f"tenants.{weighted[0]}.weight", what, "engine: {order: vtc}")

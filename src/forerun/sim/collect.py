@@ -161,6 +161,12 @@ def assumed(
             "KV tiers: writing is not waited for; KV comes up whole, tier after tier, before "
             "the rest of its prompt is computed"
         )
+    if any(engine.tuning is not None for engine in engines):
+        out.append(
+            "fine-tuning: its tokens are computed forward beside the step's own, and backward by "
+            "themselves, at the rates of prompts; logits and loss, gradients that replicas "
+            "exchange and the optimiser's steps are left out; it ends with the last request"
+        )
     if any(engine.kv_precision for engine in engines):
         out.append(
             "older KV in fewer bits: blocks are counted at the mean length of the requests, "

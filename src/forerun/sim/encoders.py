@@ -12,7 +12,8 @@ from forerun.cost.price import price
 from forerun.cost.reserve import activation_bytes, reserve_bytes, visible_bytes
 from forerun.errors import Infeasible
 from forerun.ops.encoder import embedding_bytes, encoder_bytes, lower_encoder
-from forerun.sim.prepare import port
+from forerun.sim.power.check import check_pool
+from forerun.sim.prepare import as_set, port
 from forerun.sim.serve import Served
 from forerun.spec.deployment import Policy, Pool
 from forerun.spec.device import Device
@@ -26,8 +27,11 @@ def alone(model: Model, pool: Pool, device: Device, units_most: int) -> Served:
     """A pool that encodes: its memory holds the encoder and embeddings until they have left.
 
     What it counts as tokens are patches; a step has those of `budget`, and max_num_seqs requests.
-    Raises Infeasible where the encoder does not fit, ShapeError for an impossible layout.
+    Raises Infeasible where the encoder does not fit or the pool's clock or cap is none of its
+    device's, ShapeError for an impossible layout.
     """
+    if wrong := check_pool(pool):
+        raise Infeasible(*wrong)
     own: dict[str, Any] = {
         "batch": Policy(name="chunked"), "prefix_caching": False, "preemption": "recompute",
         "reuse": "prefix", "kept_tokens": None, "attended_tokens": None, "speculation": None,
@@ -47,19 +51,20 @@ def alone(model: Model, pool: Pool, device: Device, units_most: int) -> Served:
         fix = "a device with more memory, or a smaller max_num_batched_tokens"
         raise Infeasible.one(f"deployment.pools.{pool.name}", what, fix)
     rate, latency_s = port(pool, device)
+    table = price(
+        graph, device, max_tokens=engine.max_num_batched_tokens,
+        max_seqs=engine.max_num_seqs, max_len=SHORT, runtime=engine.runtime,
+    )  # fmt: skip
     return Served(
         pool=pool,
-        table=price(
-            graph, device, max_tokens=engine.max_num_batched_tokens,
-            max_seqs=engine.max_num_seqs, max_len=SHORT, runtime=engine.runtime,
-        ),
+        table=as_set(table, pool, device),
         n_blocks=n_blocks,
         max_len=1 << 40,
         kv_token_bytes=embedding_bytes(model),
         port_bytes_per_s=rate,
         port_latency_s=latency_s,
         weights_bytes=weights,
-    )  # fmt: skip
+    )
 
 
 def in_front(model: Model, pool: Pool, device: Device, units_most: int) -> tuple[Served, float]:
@@ -86,7 +91,7 @@ def in_front(model: Model, pool: Pool, device: Device, units_most: int) -> tuple
         graph, device, max_tokens=most, max_seqs=1, max_len=SHORT, runtime=pool.engine.runtime
     )
     # it runs in the engine's own iteration: the scheduler is not asked once more
-    table = replace(table, host_step_s=0.0, host_seq_s=0.0)
+    table = as_set(replace(table, host_step_s=0.0, host_seq_s=0.0), pool, device)
     beyond = activation_bytes(graph, idle) - measure(model, pool, device).activation_bytes
     taken = max(0.0, beyond) + most / _patches_a_token(model) * embedding_bytes(model)
     return Served(pool=idle, table=table, n_blocks=0, max_len=0), taken

@@ -5,6 +5,7 @@ Times are int64 picoseconds from the start of the run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ from forerun.sim.tiers import TierUse
 #: failed, and paid for; taken away or failed, and not paid for.  And how many ought to be up, said
 #: of the first ones of a pool.
 OFF, COLD, UP, DRAINING, DOWN, GONE, WANTED = range(7)
+PAID = (COLD, UP, DRAINING, DOWN)  # a replica that was taken away costs nothing
+POWERED = (COLD, UP, DRAINING)  # one that failed draws nothing
 STATE_WORDS = ("off", "cold", "up", "draining", "down", "gone", "wanted")
 
 #: a stretch of time in one of these states (but `OFF`)
@@ -44,6 +47,16 @@ class Graph:
     delay_ps: np.ndarray
     start_ps: np.ndarray
     deadline_ps: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """Who sends requests: its weight where tenants share, and what it is promised."""
+
+    name: str = ""
+    weight: float = 1.0
+    slo_class: str | None = None
+    ttft_s: float = math.inf  # when its first tokens are due, for orders that look at it
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,4 +89,6 @@ class Log:
     meta: Mapping[str, Any] = field(default_factory=dict)  # provenance: version, hashes, policies
     loads: np.ndarray | None = None  # structured array of dtype LOADS, one row a replica
     encodes: np.ndarray | None = None  # of dtype ENCODES, one row a replica; None without items
+    tuned: np.ndarray | None = None  # structured array of dtype TUNED, one row a replica
+    fitted: np.ndarray | None = None  # structured array of dtype FITTED, one row a replica
     answered: Answered | None = None  # what the response cache did, where there is one

@@ -37,7 +37,11 @@ ARGUMENTS = {
     "gate": ("request", "load", "now_ps", "params", "memory"),
     "scale": ("pool", "rule", "memory"),  # plain Python, see sim/control/
     "fault": ("rng", "fault"),
+    "power": ("row", "rule", "memory"),  # plain Python, see sim/power/
+    "share": ("lanes", "rule", "memory"),  # the same
+    "rebalance": ("fleet", "rule", "memory"),  # plain Python too
     "turn": ("replica", "engine", "model", "queued", "now_ps", "params"),
+    "tune": ("replica", "engine", "params"),
 }
 
 FOLDER = {"place": "route"}  # whoever chooses a replica for a prompt can choose one for an answer
@@ -56,6 +60,8 @@ class Found:
     fresh: bool  # a router that wants the KV use of this moment
     cached: bool  # a router that wants to know who keeps how much of the prompt
     priced: bool  # one that wants to know what steps would take
+    again: bool  # an order asked whenever a request may start, for the first of each tenant
+    knobs: dict[str, float]  # params by name
 
     def compiled(self) -> Any:
         """The function as the engine calls it.  Raises PolicyError if it cannot be compiled."""
@@ -131,7 +137,8 @@ def _found(
     unknown = sorted(given.keys() - defaults.keys())
     if unknown:
         raise PolicyError.one(where, f"has no knob {unknown[0]!r}", nearest(unknown[0], defaults))
-    params = np.array([float({**defaults, **given}[k]) for k in defaults], dtype=np.float64)
+    knobs = {k: float({**defaults, **given}[k]) for k in defaults}
+    params = np.array(list(knobs.values()), dtype=np.float64)
     return Found(
         kind,
         name,
@@ -142,6 +149,8 @@ def _found(
         bool(said("FRESH", False)),
         bool(said("CACHED_WANTED", False)),
         bool(said("PRICED", False)),
+        bool(said("AGAIN", False)),
+        knobs,
     )
 
 
@@ -227,6 +236,15 @@ def _dispatch_turn(p: int, own: Any, start: int, other: Any) -> Any:
     return turn
 
 
+def _dispatch_tune(p: int, own: Any, start: int, other: Any) -> Any:
+    def tune(replica, engine, params):
+        if replica.pool == p:
+            return own(replica, engine, params[start:])
+        return other(replica, engine, params)
+
+    return tune
+
+
 _DISPATCH = {
     "order": _dispatch_order,
     "admit": _dispatch_admit,
@@ -234,4 +252,29 @@ _DISPATCH = {
     "preempt": _dispatch_preempt,
     "speculate": _dispatch_speculate,
     "turn": _dispatch_turn,
+    "tune": _dispatch_tune,
 }
+
+
+#: knobs of orders that are asked again which the engine itself heeds (weights: Sheng et al.)
+FAIR = {"input": 1.0, "output": 2.0, "shared": 0.0, "lift": 1.0}
+
+
+def fair_knobs(found: Sequence[Found]) -> dict[str, float]:
+    """How tokens of tenants are counted, by the orders that are asked again.
+
+    Raises PolicyError where pools disagree or a token would count less than nothing.
+    """
+    again = [f for f in found if f.again]
+    if not again:
+        return FAIR
+    said = [{**FAIR, **{k: v for k, v in f.knobs.items() if k in FAIR}} for f in again]
+    where = f"policy {again[0].name}"
+    if any(knobs != said[0] for knobs in said):
+        what = "pools count what tenants are served in different ways"
+        raise PolicyError.one(where, what, f"the same {', '.join(FAIR)} in all pools")
+    for name in ("input", "output"):
+        if not 0 <= said[0][name] <= 1e6:
+            what = f"{name} is {said[0][name]:g}: a token counts 0 to 1,000,000"
+            raise PolicyError.one(where, what, f"{name}: {FAIR[name]:g}")
+    return said[0]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import Any
 
+import numpy as np
+
 from forerun import catalog
-from forerun.cost import engine_fit
+from forerun.cost import engine_fit, lora
+from forerun.cost.clocked import at_clock
 from forerun.cost.efficiency import efficiency
 from forerun.cost.memory import memory
+from forerun.cost.part import Part
 from forerun.cost.pick import picking
 from forerun.cost.price import price
 from forerun.cost.table import CostTable
@@ -18,9 +23,11 @@ from forerun.errors import Infeasible, Problem
 from forerun.ops.attention import Attention
 from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
-from forerun.sim import drafts
+from forerun.sim import drafts, lanes
+from forerun.sim.adapters import fitting
 from forerun.sim.moe.check import check_experts
 from forerun.sim.moe.rows import rows_of
+from forerun.sim.power.check import check_pool
 from forerun.sim.serve import Served
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Deployment, Pool
@@ -40,6 +47,7 @@ def prepare(
     reprice: Callable[[CostTable, Graph, Pool], CostTable] | None = None,
     seed: int = 0,
     span_s: float = 0.0,
+    n_adapters: int = 0,
 ) -> list[Served]:
     """Every pool of the deployment, lowered, priced and fitted into memory.
 
@@ -48,16 +56,22 @@ def prepare(
     rewrite, reprice : what is done to each pool's graph before it is priced, and to its table after
     (techniques, fitted costs); neither changes what memory holds.
     seed, span_s : of the draws of experts, and how long the run is about to be.
+    n_adapters : that requests name; replicas have slots for some of them.
     Rows of other levels of expert load come after all pools; they have no replicas of their own.
     Raises ShapeError where a layout is impossible, Infeasible where the model does not fit, with
     the problems of all pools and what would mend them.
     """
     problems: list[Problem] = []
+    adapters = deployment.adapters if n_adapters else None
     ready: list[Served] = []
     others: list[tuple[int, list[Served]]] = []
     for pool in deployment.pools:
         device = catalog.device(pool.device)
-        held = memory(model, pool, device, beside_bytes=beside_bytes)
+        problems += check_pool(pool)
+        slots = lora.slots_bytes(lower(model, pool), adapters) if adapters else 0.0
+        how = pool.engine.tuning
+        kept = how.kept_bytes(model.hidden, model.n_layers) / pool.tp if how else 0.0
+        held = memory(model, pool, device, beside_bytes=beside_bytes + slots + kept)
         draft = drafts.of_pool(model, pool)
         if draft is not None and not held.problems:
             held, found = drafts.in_memory(held, draft, pool, device)
@@ -81,8 +95,8 @@ def prepare(
             continue
 
         def table_of(
-            graph: Graph, pool: Pool = pool, device: Device = device, fit: Any = fit,
-            max_len: int = max_len,
+            graph: Graph, part: Part | None = None, pool: Pool = pool, device: Device = device,
+            fit: Any = fit, max_len: int = max_len,
         ) -> CostTable:  # fmt: skip
             table = price(
                 graph,
@@ -92,6 +106,7 @@ def prepare(
                 max_len=max_len,
                 runtime=pool.engine.runtime,
                 queries=drafts.queries(pool),
+                part=part,
             )
             table = engine_fit.on_table(fit, table, pool)
             if pool.engine.attended_by == "pages":
@@ -106,6 +121,12 @@ def prepare(
                 replace(row, table=drafts.beside(row.table, draft, pool, max_len, fit))
                 for row in rows
             ]
+        rows = [
+            replace(row, table=as_set(
+                row.table, pool, device, None if row.waits is None else row.waits.step_s
+            ))
+            for row in rows
+        ]  # fmt: skip
         first, *rest = rows
         usual = max(min(mean_len, max_len), pool.engine.block_tokens)
         n_blocks = held.blocks_for(usual)
@@ -128,7 +149,11 @@ def prepare(
             weights_bytes=held.weights_bytes,
             course=first.course,
             waits=first.waits,
+            adapters=fitting(graph, pool, device, adapters, n_adapters) if adapters else None,
         )
+        if pool.sm_share is not None:
+            served, *more = lanes.lanes_of(served, device, partial(table_of, graph))
+            others.append((len(ready), more))
         ready.append(served)
         if rest:
             idle = pool.model_copy(update={"replicas": 0})
@@ -138,9 +163,22 @@ def prepare(
         raise Infeasible(*problems)
     for p, more in others:
         course = ready[p].course
-        ready[p] = replace(ready[p], levels=course.rows(p, len(ready)))
+        if course is not None:
+            ready[p] = replace(ready[p], levels=course.rows(p, len(ready)))
         ready += more
     return ready
+
+
+def as_set(
+    table: CostTable, pool: Pool, device: Device, held_s: np.ndarray | None = None
+) -> CostTable:
+    """The table at a pool's own clock and cap; held_s : of its steps, in which kernels wait."""
+    if pool.power is None:
+        return table
+    said, clock = pool.power, 1.0
+    if said.clock_hz is not None and device.clock_hz is not None:
+        clock = said.clock_hz / device.clock_hz
+    return at_clock(table, device, clock, said.cap_w, held_s=held_s)
 
 
 def _check_precision(model: Model, pool: Pool, device: Device, graph: Graph) -> list[Problem]:

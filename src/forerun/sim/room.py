@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from forerun.sim.core import rows_request, state
+from forerun.sim.core import rows_fleet, rows_request, state
 from forerun.sim.core import serve as core_serve
+from forerun.sim.core.order import NEVER
 from forerun.sim.core.signatures import GATE_OF_TENANT
+
+PS = 1e12
+MILLION = 1e6  # of the units of a counter in a token of weight 1
 
 
 def wider(now: state.State, reason: int) -> dict[str, np.ndarray]:
@@ -43,3 +47,32 @@ def gate_memory_for(now: state.State, n_tenants: int) -> np.ndarray:
     """The memory of the gate's policy, with two integers for each tenant."""
     missing = GATE_OF_TENANT + 2 * n_tenants - len(now.gate_memory)
     return np.pad(now.gate_memory, (0, max(missing, 0)))
+
+
+def tenants_for(
+    now: state.State,
+    n_tenants: int,
+    weights: np.ndarray,
+    fair: dict[str, float],
+    ttft_s: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Rows for so many tenants, each counting tokens by its weight (1 where none is given).
+
+    ttft_s : float64, when first tokens are due, by tenant; inf or none where that is not said.
+    """
+    old = len(now.tenants)
+    if n_tenants <= old:
+        return {}
+    weight = np.ones(n_tenants)
+    weight[: len(weights)] = weights[:n_tenants]
+    tenants = state.rows(n_tenants, rows_fleet.TENANT)
+    tenants.in_cost = np.rint(MILLION * fair["input"] / weight)
+    tenants.out_cost = np.rint(MILLION * fair["output"] / weight)
+    tenants.ttft_ps = NEVER
+    known = np.flatnonzero(np.isfinite(ttft_s[:n_tenants]))
+    tenants.ttft_ps[known] = np.rint(ttft_s[known] * PS)
+    n_replicas = len(now.replicas)
+    lines = state.rows(n_replicas * n_tenants, rows_fleet.LINE)
+    lines.head = -1
+    lines.reshape(n_replicas, n_tenants)[:, :old] = now.lines.reshape(n_replicas, old)
+    return {"tenants": tenants, "lines": lines}

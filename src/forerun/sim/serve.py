@@ -16,14 +16,19 @@ from forerun.sim import policy as policy_room
 from forerun.sim import responses as response_room
 from forerun.sim import tables as table_arrays
 from forerun.sim.check import (
+    check_adapters,
     check_caps,
     check_drafts,
     check_encoders,
+    check_fair,
     check_hashes,
     check_items,
+    check_lanes,
     check_models,
     check_reuse,
     check_roles,
+    check_tuning,
+    check_weights,
     check_widths,
 )
 from forerun.sim.collect import (
@@ -41,8 +46,9 @@ from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_fleet import NO_CAP
 from forerun.sim.core.signatures import KINDS
-from forerun.sim.log import Log
-from forerun.sim.room import gate_memory_for, pending_for, wider
+from forerun.sim.lanes import told
+from forerun.sim.log import Log, Tenant
+from forerun.sim.room import gate_memory_for, pending_for, tenants_for, wider
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
 from forerun.sim.tiers import Tier, check_tiers, uses
 from forerun.spec.deployment import Engine, Policy, ResponseCache
@@ -94,6 +100,7 @@ class Server:
     go_on: bool = False  # successors of a request that gave no answer are sent all the same
     announce: Callable[[str], None] | None = None
     models: Sequence[str] = ()  # their names, for the log
+    tenants: Sequence[Tenant] = ()  # by number; those that are not told of have weight 1
 
     def __post_init__(self) -> None:
         self._check()
@@ -117,6 +124,10 @@ class Server:
                 ],
                 priced=[speculate.priced for speculate in self._found["speculate"]],
                 every_turn=[turn.every_step for turn in self._found["turn"]],
+                fair=[order.again for order in self._found["order"]],
+                every_order=[order.again and order.every_step for order in self._found["order"]],
+                fair_shared=self._fair["shared"] > 0,
+                fair_lift=self._fair["lift"] > 0,
                 fresh=any(self._found[kind][0].fresh for kind in ("route", "place")),
                 cached=any(self._found[kind][0].cached for kind in ("route", "place")),
                 hash_tokens=self.hash_tokens,
@@ -148,19 +159,26 @@ class Server:
         check_widths(self.pools)
         self._found = {
             kind: [self._policy(kind, served.pool.engine) for served in self.pools]
-            for kind in ("order", "admit", "batch", "preempt", "speculate", "turn")
+            for kind in ("order", "admit", "batch", "preempt", "speculate", "turn", "tune")
         }
         fleet = {"route": self.route, "place": self.place, "fetch": self.fetch, "gate": self.gate}
         for kind, chosen in fleet.items():
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
-        check_encoders(self.pools)
+        again = [order.again for order in self._found["order"]]
+        check_encoders(self.pools, again, cached=self.responses is not None)
+        self._fair = policy_room.fair_knobs(self._found["order"])
+        check_weights(self.tenants, any(again))
+        check_fair(self.pools, again)
         check_roles(self.pools)
+        check_lanes(self.pools, len(self.tiers))
         check_drafts(self.pools)
         check_reuse(self.pools, len(self.tiers))
         check_caps(self.pools, self.hash_tokens)
         check_hashes(self.pools, self.hash_tokens)
         check_tiers(self.pools, self.tiers, self.hash_tokens)
         check_models(self.pools)
+        check_adapters(self.pools)
+        check_tuning(self.pools)
 
     def _policy(self, kind: str, engine: Engine) -> policy_room.Found:
         return policy_room.find(kind, self.policies.get(kind, getattr(engine, kind)))
@@ -242,9 +260,16 @@ class Server:
         rows.priority = 0 if requests.priority is None else requests.priority
         rows.tenant = 0 if requests.tenant is None else requests.tenant
         if n:
-            self._put(gate_memory=gate_memory_for(self._state, int(rows.tenant.max()) + 1))
+            n_tenants = int(rows.tenant.max()) + 1
+            self._put(gate_memory=gate_memory_for(self._state, n_tenants))
+            if self._clock.fair or self.tenants:
+                weights = np.array([one.weight for one in self.tenants])
+                ttft_s = np.array([one.ttft_s for one in self.tenants])
+                more = tenants_for(self._state, n_tenants, weights, self._fair, ttft_s)
+                self._put(**more)
         rows.session = -1 if requests.session is None else requests.session
         rows.model = self._models(requests)
+        rows.adapter = self._adapters(requests)
         if requests.n_items is not None:
             check_items(self.pools, requests)
             rows.n_items, rows.item_units = requests.n_items, requests.item_units
@@ -319,6 +344,16 @@ class Server:
             raise SpecError.one("requests", what, f"models 0 to {known - 1}, which pools serve")
         return requests.model
 
+    def _adapters(self, requests: Requests) -> np.ndarray | int:
+        """The adapter that each request names; -1 none.  Raises SpecError for unknown ones."""
+        if requests.adapter is None:
+            return -1
+        known = len(self._state.adapters)
+        if len(requests) and not -1 <= requests.adapter.min() <= requests.adapter.max() < known:
+            what = f"name adapters up to {requests.adapter.max()}, and there are {known}"
+            raise SpecError.one("requests", what, f"deployment.adapters.n: {known + 1} or more")
+        return requests.adapter
+
     def _name_prefixes(self, rows: Any, requests: Requests) -> None:
         """Give each row its whole prefix blocks; blocks of requests that ended are forgotten."""
         if self.hash_tokens == 0 or requests.block_hashes is None:
@@ -337,6 +372,9 @@ class Server:
             names = chained(names, requests.block_starts)
         if requests.model is not None:  # one prefix of two models is two blocks of KV
             names = names ^ (np.repeat(requests.model, named) << 50)
+        if requests.adapter is not None:  # so it is with adapters (vLLM hashes their name too)
+            other = np.where(requests.adapter < 0, 0, (requests.adapter + 1) * 0x9E3779B97F4A7C1)
+            names = names ^ np.repeat(other, named)
         self._put(hashes=np.concatenate([old, names]))
 
     @property
@@ -418,6 +456,8 @@ class Server:
             n_unfinished=len(under_way),
             loads=np.array(self._state.loads),
             encodes=encoded(self._state) if self._has_items else None,
+            tuned=np.array(self._state.tuned) if self._clock.tunes else None,
+            fitted=np.array(self._state.fitted) if self._clock.has_adapters else None,
             replicas=np.array(self._state.totals),
             pool_of_replica=self.pool_of_replica,
             tables=tuple(served.table for served in self.pools),
@@ -433,7 +473,8 @@ class Server:
                 "policies": {
                     kind: sorted({f.name for f in found})
                     for kind, found in self._found.items()
-                    if kind != "speculate" or any(served.draft for served in self.pools)
+                    if (kind != "speculate" or any(served.draft for served in self.pools))
+                    and (kind != "tune" or self._clock.tunes)
                 },
                 "compiled": JIT,
                 "encode_pools": tuple(
@@ -442,8 +483,12 @@ class Server:
                     if served.pool.role == "encode" and served.n_blocks > 0
                 ),
                 "hash_tokens": self.hash_tokens,
+                "tuning": [served.pool.engine.tuning for served in self.pools],
                 "models": tuple(self.models),
+                "tenants": tuple(self.tenants),
+                "fair": {k: self._fair[k] for k in ("input", "output")},
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
+                **({} if (lanes := told(self.pools, self._state)) is None else {"lanes": lanes}),
                 "assumed": (
                     *assumed(self.pools, self.tiers, self._own_caps),
                     *response_room.assumed(self.responses),

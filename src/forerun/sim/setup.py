@@ -12,6 +12,7 @@ from forerun.cost.table import CostTable
 from forerun.sim import responses
 from forerun.sim import tables as table_arrays
 from forerun.sim import tiers as tier_arrays
+from forerun.sim.adapters import Fitting, adapter_arrays, fill_adapters
 from forerun.sim.core import rows_fleet, rows_log, rows_request, signatures, state
 from forerun.sim.core.order import NEVER
 from forerun.sim.speculation import Drafting, draft_arrays
@@ -40,16 +41,21 @@ class Served:
     weights_bytes: float = 0.0  # on each device
     model: int = 0  # which of the run's models it serves
     group: int | None = None  # what a replica may run in turn has one number; None: nothing else
-    base: int = -1  # models of one base differ in a part of their weights only; -1: no such
+    #: numbers of blocks and their shares of its weights; what models that name one block have of it
+    #: is the same, and is loaded and kept once
+    blocks: tuple[tuple[int, float], ...] = ()
     n_resident: int = 1  # models of the group whose weights a replica keeps at a time
-    load_s: float = 0.0  # all weights of a replica, from where they are kept ...
-    own_s: float = 0.0  # ... or those that its base has not
+    load_s: float = 0.0  # all weights of a replica, from where they are kept, ...
+    load_latency_s: float = 0.0  # ... of which this, whatever is loaded
     load_bytes: float = 0.0
-    own_bytes: float = 0.0
+    adapters: Fitting | None = None  # which its requests can name, and how they come
     levels: tuple[int, ...] = ()  # rows that its replicas run at each level of expert load
     course: Any = None  # which level when (`sim.moe.rows.Course`)
     waits: Any = None  # for experts on the host (`sim.moe.rows.Waits`)
     encoder: int = -1  # row by whose costs it encodes in front of the model; -1: it does not
+    block: str | None = None  # where prompts and answers share devices: whose rows belong together
+    lane: int = 0  # which of them: 4 * level + 2 * (it answers) + (the other lane is in a step)
+    switch_s: float = 0.0  # that a lane stands still for when its share changes
 
     @property
     def seats(self) -> int:
@@ -75,6 +81,10 @@ class Options:
     every_step: Sequence[bool]  # by pool: a policy of it reads what changes inside a leap
     priced: Sequence[bool]  # by pool: its speculate policy wants to know what steps would take
     every_turn: Sequence[bool]  # by pool: its turn policy reads what changes inside a leap
+    fair: Sequence[bool]  # by pool: its order policy is asked again, tenant by tenant ...
+    every_order: Sequence[bool]  # ... and reads what changes inside a leap beside counters
+    fair_shared: bool  # counters of tenants are of the fleet
+    fair_lift: bool  # who comes back has saved nothing up
     fresh: bool  # the router wants the KV use of the moment
     cached: bool  # a router wants to know who keeps a prompt's prefix
     hash_tokens: int = 0  # of a prefix block; 0 when prefixes are not kept
@@ -99,12 +109,16 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     engines = state.rows(len(pools), rows_fleet.ENGINE)
     for p, served in enumerate(pools):
         _fill_engine(engines[p], served, options.every_step[p], options.leap)
+    by_lane: dict[Any, int] = {(o.block, o.lane): p for p, o in enumerate(pools) if o.block}
+    engines.beside = [by_lane.get((one.block, one.lane | 1), -1) for one in pools]
+    _pair(pools, pool_of, replicas, by_lane)
     tables = [served.table for served in pools]
     drafts = [served.draft for served in pools]
     tables += [one.table.draft for one in pools if one.draft and one.table.draft]
     engines.mixed_row = table_arrays.mixed_rows(tables)[: len(pools)]
     _fill_drafts(engines, drafts, tables, options.priced)
     engines.every_turn = options.every_turn
+    engines.fair, engines.every_order = options.fair, options.every_order
     most = int(engines.max_seqs.max())
     n_done = 4 * most + 4096
     load = np.zeros((signatures.LOAD_FIELDS, n), dtype=np.int64)
@@ -122,11 +136,19 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].hash_tokens = options.hash_tokens
     clock[0].n_verify = table_arrays.verify_rows(tables)[1]
     serves = _serves(pools)
+    tunes = engines.tunes.any()
+    clock[0].tunes = int(tunes)
+    fittings = [served.adapters for served in pools]
+    fill_adapters(engines, fittings)
+    clock[0].has_adapters = int(fittings[0] is not None)
     apart = (engines.role[pool_of] != rows_fleet.ROLE["both"]).any() or serves.shape[1] > 1
     clock[0].restricted = int(apart)
     clock[0].next_move_ps = NEVER
     clock[0].passed_ps = -1
     clock[0].gated = int(options.gated)
+    clock[0].fair = int(any(options.fair))
+    clock[0].fair_shared, clock[0].fair_lift = int(options.fair_shared), int(options.fair_lift)
+    clock[0].last_tenant = -1
     clock[0].go_on = int(options.go_on)
     clock[0].held_head = clock[0].held_tail = -1
     clock[0].by_request = int(options.n_requests is not None)
@@ -142,6 +164,10 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].host_request_ps = round(host.host_request_s * PS)
     clock[0].host_prompt_token_ps = round(host.host_prompt_token_s * PS)
     rng = stream(options.seed, "routing").integers(0, 2**63, 1, dtype=np.uint64)
+    tuned = state.rows(n, rows_fleet.TUNED)
+    for i, p in enumerate(pool_of):
+        tuning = pools[p].pool.engine.tuning
+        tuned[i].left = tuning.tokens if tuning else 0
     n_leaps = max(n_done, CHUNK) if options.keep_leaps else 1
     nothing = np.zeros(0)
     return state.State(
@@ -160,15 +186,21 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         offered_of=np.zeros(n, dtype=np.int64),
         hashes=np.zeros(0, dtype=np.int64),
         commands=state.rows(0, state.COMMAND),
+        tenants=state.rows(0, rows_fleet.TENANT),
+        lines=state.rows(0, rows_fleet.LINE),
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
+        **adapter_arrays(fittings, n),
         **_turns(pools, pool_of, serves),
+        lanes=state.rows(n, rows_fleet.LANE),
         replicas=replicas,
         encodes=state.rows(n, rows_fleet.ENCODES),
         totals=state.rows(n, rows_log.TOTALS),
         engines=engines,
         load=load,
         agenda=np.arange(n, dtype=np.int64),
-        agenda_ps=np.full(n, NEVER),
+        agenda_ps=np.full(n, 0 if tunes else NEVER),  # who tunes begins at once
+        tuned=tuned,
+        tune_ps=table_arrays.tuning(tables, [one.pool.engine.tuning for one in pools]),
         residue=np.zeros((n, int(engines.block_tokens.max())), dtype=np.int32),
         last_step=np.zeros((n, most), dtype=np.int64),
         last_member=np.zeros((n, most), dtype=np.int64),
@@ -233,10 +265,14 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.anywhere = int(engine.prefix_caching and engine.reuse == "anywhere")
     row.again = engine.recompute_share
     row.swap = int(engine.preemption == "swap")
+    if engine.tuning is not None:
+        row.tunes, row.tune_grain = 1, engine.tuning.grain
     row.streamed, row.n_layers = int(served.pool.stream_kv), served.n_layers
-    row.model, row.family, row.n_resident = served.model, served.base, served.n_resident
-    row.load_ps, row.own_ps = round(served.load_s * PS), round(served.own_s * PS)
-    row.load_bytes, row.own_bytes = round(served.load_bytes), round(served.own_bytes)
+    row.model, row.n_resident = served.model, served.n_resident
+    row.load_ps, row.load_bytes = round(served.load_s * PS), round(served.load_bytes)
+    row.switch_ps = round(served.switch_s * PS)
+    if served.block is not None and served.pool.role == "prefill" and row.reserve == 0:
+        row.reserve = rows_fleet.RESERVE["prompt"]  # prompts do not grow while others decode
 
 
 def _serves(pools: Sequence[Served]) -> np.ndarray:
@@ -260,15 +296,41 @@ def _turns(
         at = served.index(pools[p].model)
         for k, m in enumerate([*served[at:], *served[:at]][: pools[p].n_resident]):
             resident[i, m] = n_models - 1 - k
-    shape = (len(pool_of), n_models)
+    n_adapters = len(pools[0].adapters.ranks) if pools[0].adapters else 0
+    shape = (len(pool_of), n_models + n_adapters)
+    n_blocks = 1 + max((k for one in pools for k, _ in one.blocks), default=-1)
+    block_ps, block_bytes = np.zeros((2, len(pools), n_blocks), dtype=np.int64)
+    for p, one in enumerate(pools):
+        for k, share in one.blocks:
+            block_ps[p, k] = round(share * (one.load_s - one.load_latency_s) * PS)
+            block_bytes[p, k] = round(share * one.load_bytes)
     return {
         "serves": serves,
         "parked": np.full(shape, -1, dtype=np.int64),
         "n_parked": np.zeros(shape, dtype=np.int64),
         "resident": resident,
+        "block_ps": block_ps,
+        "block_bytes": block_bytes,
         "loads": state.rows(len(pool_of), rows_fleet.LOADS),
         "queued": np.zeros((signatures.QUEUED_FIELDS, n_models), dtype=np.int64),
     }
+
+
+def _pair(
+    pools: Sequence[Served], pool_of: np.ndarray, replicas: Any, by_lane: dict[Any, int]
+) -> None:
+    """Lanes on the same devices: the n-th replica of a row with the n-th of the other, whose memory
+    it uses when it computes prompts.  Routers do not choose who answers."""
+    for p, one in enumerate(pools):
+        if one.block is None or not one.pool.replicas:
+            continue
+        other = by_lane[one.block, one.lane ^ 2]
+        mine, others = np.flatnonzero(pool_of == p), np.flatnonzero(pool_of == other)
+        replicas.partner[mine] = others
+        if one.pool.role == "prefill":
+            replicas.memory[mine] = others
+        else:
+            replicas.accepts[mine] = 0
 
 
 def _fill_drafts(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from forerun.cost.table import CostTable
+from forerun.spec.tuning import Tuning
 
 PS = 1e12
 
@@ -115,6 +116,23 @@ def _sampled(table: CostTable) -> np.ndarray:
     if table.verify is None:
         return time_ps
     return np.maximum.accumulate(picoseconds(table.verify.seqs_of("time_s", time_ps / PS)))
+
+
+def tuning(tables: Sequence[CostTable], said: Sequence[Tuning | None]) -> np.ndarray:
+    """Picoseconds of tuning tokens, beside their forward products, by their number: [P, G].
+
+    (1 + backward) * attention of q tokens after half a sequence + backward * products of q
+    """
+    rows = []
+    for n, table in enumerate(tables):
+        how = said[n] if n < len(said) else None
+        times = np.zeros(len(table.time_s.tokens))
+        if how is not None:
+            past = how.sequence / 2
+            at = [np.interp(past, table.knots_past, row) for row in table.time_s.prefill]
+            times = (1 + how.backward) * np.array(at) + how.backward * table.time_s.tokens
+        rows.append(np.maximum.accumulate(picoseconds(times)))
+    return _pad(rows)
 
 
 def arrays(tables: Sequence[CostTable]) -> dict[str, np.ndarray]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Annotated, Any
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from forerun.spec.base import Spec
 from forerun.spec.control import Fault
@@ -54,6 +56,21 @@ class Asked(Spec):
     traffic: Traffic | None = None  # its own, beside the case's
     base: str | None = None  # models that name one base have most of their weights in common
     own_share: float = Field(default=1.0, gt=0, le=1)  # of its weights that others of its base lack
+    #: or several parts of its weights, by name: models that name one have it in common (BlockLLM)
+    blocks: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
+
+
+class Sender(Spec):
+    """A tenant: how much of the traffic it sends, its weight where tenants share, its SLO class.
+
+    Tenants without traffic of their own divide the case's by their shares, at random; where its
+    trace says who sends what, they are named as there.
+    """
+
+    share: float = Field(default=1.0, gt=0)  # of the case's traffic, relative to the others'
+    traffic: Traffic | None = None  # its own, beside the case's
+    weight: float = Field(default=1.0, ge=0.001, le=1000)  # of what it is to be served, to others'
+    slo: str | None = None  # a class of the case's slo; the case's own bounds when absent
 
 
 class Case(Spec):
@@ -70,6 +87,27 @@ class Case(Spec):
     seed: int = Field(default=0, ge=0)
     #: by the name that pools and requests use; when several are asked for, `model` is the first
     models: dict[str, Asked] = {}
+    tenants: dict[str, Sender] = {}  # who sends the requests; one when empty
+
+    @model_serializer(mode="wrap")
+    def _without_tenants(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What has no tenants reads (and hashes) as it always did."""
+        data: dict[str, Any] = plain(self)
+        if not self.tenants:
+            data.pop("tenants", None)
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_tenants(cls, data):
+        """Also takes `tenants: {name: share}`."""
+        if not isinstance(data, dict) or not isinstance(data.get("tenants"), dict):
+            return data
+        tenants = {
+            name: {"share": said} if isinstance(said, (int, float)) else said
+            for name, said in data["tenants"].items()
+        }
+        return {**data, "tenants": tenants}
 
     @model_validator(mode="before")
     @classmethod

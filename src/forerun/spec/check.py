@@ -7,15 +7,20 @@ from collections.abc import Mapping
 
 from forerun.errors import Problem, SpecError, nearest
 from forerun.spec.case import Case, Group
+from forerun.spec.check_adapters import check_adapters
 from forerun.spec.check_control import check_control
+from forerun.spec.check_power import check_power
 from forerun.spec.deployment import Pool
+from forerun.spec.sm_share import SmShare
 
 
 def check_case(case: Case) -> list[Problem]:
     """Everything in the case that contradicts something else in it."""
-    changes = check_models(case)
+    changes = [*check_models(case), *check_adapters(case), *check_tenants(case)]
     if case.deployment is not None:
         changes += check_control(case.deployment.pools, case.faults)
+        changes += check_power(case.deployment)
+    changes += check_shares(case)
     return [*check_traffic(case), *check_fleet(case), *check_pools(case), *changes]
 
 
@@ -91,6 +96,96 @@ def check_pools(case: Case) -> list[Problem]:
     return problems
 
 
+def check_shares(case: Case) -> list[Problem]:
+    """What pools with `sm_share` cannot be combined with, and what their policies lack."""
+    if case.deployment is None:
+        return []
+    return [
+        problem
+        for i, pool in enumerate(case.deployment.pools)
+        if pool.sm_share is not None
+        for problem in _check_shares(f"deployment.pools.{i}", pool, case)
+    ]
+
+
+def _check_shares(where: str, pool: Pool, case: Case) -> list[Problem]:
+    """What prompts and answers on shares of the same SMs cannot be combined with."""
+    assert case.deployment is not None
+    drop = "drop sm_share, or this"
+    engine = pool.engine
+    clashes = {
+        f"{where}.role": (pool.role != "both", f"a pool for {pool.role} has nobody to share with"),
+        f"{where}.pp": (pool.pp > 1, "lanes of pipeline stages and of phases are not combined"),
+        f"{where}.moe": (
+            pool.moe is not None, "experts at run time and sm_share both choose what a step costs"
+        ),
+        f"{where}.models": (
+            len(pool.models) > 1, "models that take turns and sm_share both change what runs"
+        ),
+        f"{where}.autoscale": (
+            pool.autoscale is not None, "a replica of two lanes cannot yet be started and stopped"
+        ),
+        f"{where}.engine.speculation": (
+            engine.speculation is not None, "proposed tokens are not yet priced on a share of SMs"
+        ),
+        f"{where}.engine.kept_tokens": (
+            engine.kept_tokens is not None, "a prompt has all its blocks at once on a share of SMs"
+        ),
+        f"{where}.engine.attended_tokens": (
+            engine.attended_tokens is not None, "picking tokens is priced for the whole device only"
+        ),
+        f"{where}.engine.preemption": (
+            engine.preemption == "swap", "what a lane preempts is computed again by the other"
+        ),
+        f"{where}.engine.reuse": (
+            engine.reuse == "anywhere", "blocks reused anywhere come from tiers"
+        ),
+        f"{where}.power": (
+            pool.power is not None, "a clock or cap is priced for the whole device only"
+        ),
+        f"{where}.engine.tuning": (
+            engine.tuning is not None, "fine-tuning is not yet priced on a share of SMs"
+        ),
+        "deployment.adapters": (
+            case.deployment.adapters is not None, "adapters are not yet priced on a share of SMs"
+        ),
+        "deployment.power": (
+            case.deployment.power is not None
+            and case.deployment.power.policy.name != "watch",
+            "a row's budget and sm_share both choose what a step costs",
+        ),
+        "deployment.rebalance": (
+            case.deployment.rebalance is not None,
+            "a replica of two lanes cannot yet give its requests away",
+        ),
+        "deployment.kv_tiers": (bool(case.deployment.kv_tiers), "lanes cannot yet fetch KV"),
+        "deployment.techniques": (
+            bool(case.deployment.techniques), "techniques are priced for the whole device only"
+        ),
+        "faults": (bool(case.faults), "a replica of two lanes cannot yet fail and come back"),
+    }  # fmt: skip
+    problems = [Problem(at, what, drop) for at, (clash, what) in clashes.items() if clash]
+    return problems + _check_share_rule(f"{where}.sm_share", pool.sm_share, case)
+
+
+def _check_share_rule(where: str, rule: SmShare | None, case: Case) -> list[Problem]:
+    """A rule that chooses has something to choose from and something to aim at."""
+    assert rule is not None
+    name = rule.policy.name
+    if rule.levels and name == "fixed":
+        what = "fixed never takes another level"
+        return [Problem(f"{where}.levels", what, "policy: slo_driven, or no levels")]
+    if name != "fixed" and len(rule.shares) < 2:
+        what = "there is one level, the shares at the start"
+        return [Problem(f"{where}.levels", what, "levels: [0.3, 0.5, 0.7]")]
+    needs = {"slo_driven": ("ttft_s", "tpot_s"), "least_for_tpot": ("tpot_s",)}.get(name, ())
+    return [
+        Problem(f"{where}.{bound}", f"{name} aims at it", f"{bound} here, or a bound in slo")
+        for bound in needs
+        if getattr(rule, bound) is None and getattr(case.slo, bound) is None
+    ]
+
+
 def check_models(case: Case) -> list[Problem]:
     """Models have traffic, pools serve models of the case, and every model is served."""
     names = list(case.models) or [case.model]
@@ -137,6 +232,12 @@ def _check_asked(case: Case) -> list[Problem]:
         if asked.own_share < 1 and asked.base is None:
             what = "is a share of what is not in its base, and no base is named"
             problems.append(Problem(f"{where}.own_share", what, "base: NAME"))
+        if asked.blocks and asked.base is not None:
+            what = "a base is a block that two models share: name it in blocks as well"
+            problems.append(Problem(f"{where}.base", what, "blocks alone"))
+        if sum(asked.blocks.values()) > 1 + 1e-9:
+            what = f"its blocks are {sum(asked.blocks.values()):.0%} of its weights"
+            problems.append(Problem(f"{where}.blocks", what, "shares that add up to at most 1"))
         if asked.traffic is not None:
             closed = asked.traffic.concurrency or case.traffic.concurrency
             if closed:
@@ -147,4 +248,38 @@ def _check_asked(case: Case) -> list[Problem]:
     if own and len(own) == len(case.models):
         what = "each model has traffic of its own, so nobody asks with the case's"
         problems.append(Problem("traffic", what, f"leave out models.{own[0]}.traffic"))
+    return problems
+
+
+def check_tenants(case: Case) -> list[Problem]:
+    """Tenants have traffic and a class that there is, with a goal; classes have tenants."""
+    problems: list[Problem] = []
+    classes = case.slo.classes
+    for name, said in case.tenants.items():
+        where = f"tenants.{name}"
+        if said.slo is not None and said.slo not in classes:
+            what = f"{said.slo!r} is not one of the classes of slo"
+            fix = nearest(said.slo, classes) if classes else f"slo.classes.{said.slo}.ttft_s: 1 s"
+            problems.append(Problem(f"{where}.slo", what, fix))
+        if said.traffic is None:
+            continue
+        if said.traffic.concurrency or case.traffic.concurrency:
+            what = "a closed loop is of one traffic, and there are several"
+            problems.append(Problem(f"{where}.traffic", what, "share: a part of the case's"))
+        if len(case.models) > 1:
+            what = "several models are asked for by the case's traffic, not by a tenant's own"
+            problems.append(Problem(f"{where}.traffic", what, "share: a part of the case's"))
+        part = case.model_copy(update={"traffic": said.traffic})
+        problems += [Problem(f"{where}.{p.where}", p.what, p.fix) for p in check_traffic(part)]
+    if case.tenants and all(said.traffic is not None for said in case.tenants.values()):
+        what = "each tenant has traffic of its own, so nobody sends the case's"
+        fix = f"leave out tenants.{next(iter(case.tenants))}.traffic"
+        problems.append(Problem("traffic", what, fix))
+    for name, goals in classes.items():
+        where = f"slo.classes.{name}"
+        if all(getattr(goals, term) is None for term in ("ttft_s", "tpot_s", "itl_s", "e2el_s")):
+            problems.append(Problem(where, "is a class without a goal", "ttft_s: 500 ms"))
+        if all(said.slo != name for said in case.tenants.values()):
+            what = "no tenant is of this class"
+            problems.append(Problem(where, what, f"tenants: {{NAME: {{slo: {name}}}}}"))
     return problems

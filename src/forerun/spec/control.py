@@ -58,10 +58,18 @@ class Autoscale(Spec):
     period_s: float = Field(default=15.0, gt=0)
     scale_out_delay_s: float = Field(default=0.0, ge=0)
     scale_in_delay_s: float = Field(default=300.0, ge=0)
+    scale_in: Literal["drain", "move"] = "drain"  # a replica that goes ends its requests, or moves
     keep_alive_s: float = Field(default=60.0, ge=0)  # keep_alive: how long an idle replica stays
     schedule: tuple[At, ...] = ()  # scheduled: how many from when on
     repeat_s: float | None = Field(default=None, gt=0)  # scheduled, forecast: length of a season
     ahead_s: float | None = Field(default=None, ge=0)  # forecast: how far; a cold start when absent
+
+
+class Rebalance(Spec):
+    """Decoding requests move to other replicas with their KV, as a rule says every `period_s`."""
+
+    policy: Policy = Policy(name="virtual_usage")  # a file in sim/policies/rebalance/
+    period_s: float = Field(default=1.0, gt=0)
 
 
 class Fault(Spec):

@@ -6,12 +6,16 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from forerun.spec.adapters import Adapters
 from forerun.spec.base import Spec
-from forerun.spec.control import Autoscale, ColdStart
+from forerun.spec.control import Autoscale, ColdStart, Rebalance
 from forerun.spec.dtype import Dtype
 from forerun.spec.moe import ExpertRun
 from forerun.spec.policy import Policy
+from forerun.spec.power import PoolPower, RowPower
+from forerun.spec.sm_share import SmShare
 from forerun.spec.speculation import Speculation
+from forerun.spec.tuning import Tuning
 
 #: calibrations that are no file: the profile of the engine itself, and nothing at all
 PROFILE, NO_CALIBRATION = "profile", "none"
@@ -63,6 +67,8 @@ class Engine(Spec):
     speculate: Policy = Policy(name="fixed")  # with `speculation`: how many tokens are proposed
     speculation: Speculation | None = None
     turn: Policy = Policy(name="oldest_first")  # which of several models a replica runs next
+    tune: Policy = Policy(name="idle_only")  # with `tuning`: tokens that a step may take
+    tuning: Tuning | None = None  # a backlog for what steps leave
     max_num_seqs: int = Field(default=256, ge=1)
     max_num_batched_tokens: int = Field(default=8192, ge=1)
     max_model_len: int | None = Field(default=None, ge=1)
@@ -113,6 +119,8 @@ class Engine(Spec):
         data: dict[str, Any] = plain(self)
         if self.speculation is None:
             data = {k: v for k, v in data.items() if k not in ("speculate", "speculation")}
+        if self.tuning is None:
+            data = {k: v for k, v in data.items() if k not in ("tune", "tuning")}
         if self.kv_precision is None:
             data.pop("kv_precision", None)
         if self.calibration is not None:
@@ -138,6 +146,7 @@ class Pool(Spec):
     kv_dtype: Dtype | None = None
     #: prompts, answers, or all of it; or the images, video and audio in prompts
     role: Literal["both", "prefill", "decode", "encode"] = "both"
+    sm_share: SmShare | None = None  # prompts and answers on the same devices, with a share each
     link: str | None = None  # that KV leaves and comes by; the device's network when absent
     stream_kv: bool = False  # layers of KV leave while later ones are computed
     models: tuple[str, ...] = ()  # of the case's, that it serves; several take turns on a replica
@@ -146,6 +155,7 @@ class Pool(Spec):
     engine: Engine = Engine()
     autoscale: Autoscale | None = None  # else all replicas are there all the time
     cold_start: ColdStart = ColdStart()
+    power: PoolPower | None = None  # its devices' clock and cap, and whether it is slowed first
 
     @model_validator(mode="before")
     @classmethod
@@ -156,11 +166,12 @@ class Pool(Spec):
         return data
 
     @model_serializer(mode="wrap")
-    def _without_moe(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What says nothing of experts reads (and hashes) as it always did."""
+    def _without_unsaid(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What says nothing of experts, power or shares reads (and hashes) as it always did."""
         data: dict[str, Any] = plain(self)
-        if self.moe is None:
-            data.pop("moe", None)
+        for name in ("moe", "power", "sm_share"):
+            if getattr(self, name) is None:
+                data.pop(name, None)
         return data
 
     @property
@@ -274,15 +285,20 @@ class Deployment(Spec):
     kv_tiers: tuple[KvTier, ...] = ()  # the nearest first
     fetch: Policy = Policy(name="always")  # what of a prompt is moved from them, not computed
     gate: Policy = Policy(name="everyone")  # who is let in at the front
+    adapters: Adapters | None = None  # how replicas keep and run those that requests name
+    rebalance: Rebalance | None = None  # else requests stay where the router sent them
     response_cache: ResponseCache | None = None  # answers given again, before the gate
     techniques: tuple[Policy, ...] = ()
+    power: RowPower | None = None  # that pools share, and who keeps them within it
 
     @model_serializer(mode="wrap")
-    def _without_cache(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What keeps no answers reads (and hashes) as it always did."""
+    def _without_unsaid(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What moves nobody, keeps no answers or adapters, and says nothing of power, reads (and
+        hashes) as it always did."""
         data: dict[str, Any] = plain(self)
-        if self.response_cache is None:
-            data.pop("response_cache", None)
+        for name in ("rebalance", "adapters", "response_cache", "power"):
+            if getattr(self, name) is None:
+                data.pop(name, None)
         return data
 
     @property

@@ -48,8 +48,10 @@ class Device(Spec):
     n_sm: int | None = None  # streaming multiprocessors, compute units, cores
     l2_bytes: float | None = None  # last-level on-chip memory
     clock_hz: float | None = None  # boost
+    least_clock_hz: float | None = Field(default=None, gt=0)  # that its driver can be told
     tdp_w: float = Field(gt=0)
     idle_w: float | None = None
+    least_cap_w: float | None = Field(default=None, gt=0)  # power limit that its driver takes
     scale_up: str | None = None  # link between devices of a node, a name in catalog/links
     topology: Literal["none", "pcie", "pairs", "mesh", "switch", "torus2d", "torus3d"] = "none"
     devices_per_node: int = Field(default=1, ge=1)

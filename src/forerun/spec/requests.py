@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 #: columns with one value a request
 COLUMNS = (
-    "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "deadline_s", "workflow",
-    "acceptance", "n_items", "item_width", "item_height", "item_units", "item_tokens",
+    "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "adapter", "deadline_s",
+    "workflow", "acceptance", "n_items", "item_width", "item_height", "item_units", "item_tokens",
     "wording", "kept_tokens", "attended_tokens",
 )  # fmt: skip
 
@@ -49,6 +49,7 @@ class Requests:
     session   : int64 [N], requests of one conversation share a number; -1 when none.
     tenant    : int64 [N], who pays; absent when one.
     model     : int64 [N], which of the run's models each asks for; absent when all ask for one.
+    adapter   : int64 [N], the adapter (LoRA) that each names, -1 for none; absent when none does.
     deadline_s: float64 [N], when the whole answer must be there, from arrival; inf when none.
         In a workflow: from the arrival of the workflow.
     block_hashes, block_starts : int64 [sum], int64 [N+1]: the prompt's prefix blocks as hashes,
@@ -77,6 +78,7 @@ class Requests:
     session: np.ndarray | None = None
     tenant: np.ndarray | None = None
     model: np.ndarray | None = None
+    adapter: np.ndarray | None = None
     deadline_s: np.ndarray | None = None
     block_hashes: np.ndarray | None = None
     block_starts: np.ndarray | None = None

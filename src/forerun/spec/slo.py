@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from forerun.spec.base import Spec
+
+
+class SloClass(Spec):
+    """What the tenants of a class are promised, instead of the case's own bounds.
+
+    Requests of a smaller `priority` are more important, for policies that look at it.  Answers are
+    due `e2el_s` after sending and first tokens `ttft_s`, for orders that look at that.
+    """
+
+    ttft_s: float | None = Field(default=None, gt=0)
+    tpot_s: float | None = Field(default=None, gt=0)
+    itl_s: float | None = Field(default=None, gt=0)
+    e2el_s: float | None = Field(default=None, gt=0)
+    attainment: float | None = Field(default=None, gt=0, le=1)  # the case's when absent
+    priority: int | None = Field(default=None, ge=-1000, le=1000)
 
 
 class Slo(Spec):
@@ -19,6 +36,15 @@ class Slo(Spec):
     itl_s: float | None = Field(default=None, gt=0)  # the longest gap of a request
     e2el_s: float | None = Field(default=None, gt=0)
     attainment: float = Field(default=0.99, gt=0, le=1)
+    classes: dict[str, SloClass] = {}  # of tenants that are promised something else
+
+    @model_serializer(mode="wrap")
+    def _without_classes(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What has no classes reads (and hashes) as it always did."""
+        data: dict[str, Any] = plain(self)
+        if not self.classes:
+            data.pop("classes", None)
+        return data
 
 
 class Budget(Spec):

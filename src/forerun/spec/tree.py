@@ -11,7 +11,7 @@ from forerun.errors import Problem, SpecError
 from forerun.spec.deployment import Deployment, Engine
 from forerun.spec.yaml import Node, Origin
 
-_POLICIES = ("batch", "order", "admit", "preempt", "speculate", "turn")
+_POLICIES = ("batch", "order", "admit", "preempt", "speculate", "turn", "tune")
 _DEFAULT_POLICY = {kind: Engine.model_fields[kind].default.name for kind in _POLICIES} | {
     "route": Deployment.model_fields["route"].default.name
 }
@@ -224,6 +224,7 @@ def resolve_names(root: Node, resolve: Callable[[str, str], str], skip: str) -> 
     name("trace", child(root, "traffic", "trace"))
     deployment = child(root, "deployment")
     name("route", child(deployment, "route"))
+    name("power", child(deployment, "power", "policy"))
     techniques = child(deployment, "techniques")
     for technique in techniques.value if techniques and isinstance(techniques.value, list) else ():
         name("technique", technique)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from forerun.spec.adapters import AdapterTraffic
 from forerun.spec.base import Spec
 
 
@@ -219,6 +220,7 @@ class Traffic(Spec):
     workflow: Workflow | None = None
     documents: Documents | None = None  # before the prompts that isl or the trace describe
     media: Media | None = None  # images or video before the text of the prompts
+    adapters: AdapterTraffic | None = None  # that requests name
     client: Client | None = None
     kept_tokens: Lengths | None = None  # caps of the requests' own, see `engine.kept_tokens` ...
     attended_tokens: Lengths | None = None  # ... and `engine.attended_tokens`

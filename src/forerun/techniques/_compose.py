@@ -82,6 +82,7 @@ def prepare(
     reprice: Callable[[CostTable, Graph, Pool], CostTable] | None = None,
     seed: int = 0,
     span_s: float = 0.0,
+    n_adapters: int = 0,
 ) -> list[Served]:
     """`sim.prepare` for a deployment with techniques: every pool ready to run.
 
@@ -95,7 +96,7 @@ def prepare(
 
     return sim_prepare.prepare(
         model, edited.deployment, mean_len=mean_len, beside_bytes=beside_bytes,
-        rewrite=edited.rewrite, reprice=last, seed=seed, span_s=span_s,
+        rewrite=edited.rewrite, reprice=last, seed=seed, span_s=span_s, n_adapters=n_adapters,
     )  # fmt: skip
 
 

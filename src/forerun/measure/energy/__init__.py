@@ -89,6 +89,11 @@ class CapRuns:
         return CapRuns(**columns, origin=self.origin, licence=self.licence)
 
 
+def files_of(path: Path, pattern: str) -> list[Path]:
+    """A file as it is, or those of a folder that match."""
+    return sorted(path.glob(pattern)) if path.is_dir() else [path]
+
+
 def joined(parts: list[Runs]) -> Runs:
     """Runs of several sources as one."""
     names = [name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from forerun.cost.sheet import device_of
-from forerun.measure.energy import Runs
+from forerun.measure.energy import Runs, files_of
 from forerun.measure.tables._table import frame_of, mapped, needed, numbers, texts
 
 ORIGIN = "ml-energy/leaderboard @0cd52da, public/data/tasks (ML.ENERGY Benchmark v3)"
@@ -32,21 +32,19 @@ COLUMNS = (
 
 def recognises(path: Path) -> bool:
     """A folder with tables whose power is `avg_power_watts`."""
-    return path.is_dir() and any("avg_power_watts" in frame_of(p).columns for p in _files(path))
+    return path.is_dir() and any(
+        "avg_power_watts" in frame_of(p).columns for p in files_of(path, "*.csv*")
+    )
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.csv*"))
-
-
-def read(folder: Path) -> Runs:
-    """Text tasks of every file in the folder.  Raises SpecError for files that lack columns."""
+def read(path: Path) -> Runs:
+    """Text tasks of a file, or of every file in a folder.  Raises SpecError where columns lack."""
     import polars
 
     frames = []
-    for path in _files(folder):
-        frame = frame_of(path)
-        needed(frame, COLUMNS, path)
+    for file in files_of(path, "*.csv*"):
+        frame = frame_of(file)
+        needed(frame, COLUMNS, file)
         frames.append(frame.select(COLUMNS).cast({"weight_precision": polars.String}))
     frame = polars.concat(frames, how="vertical_relaxed")
     n_rows = frame.height
@@ -57,7 +55,7 @@ def read(folder: Path) -> Runs:
     found = Runs(
         model=texts(frame, "model_id"),
         device=np.array([device_of(gpu)[0].name for gpu in gpus], dtype=object),
-        dtype=mapped(texts(frame, "weight_precision"), DTYPES, str(folder)),
+        dtype=mapped(texts(frame, "weight_precision"), DTYPES, str(path)),
         runtime=np.full(frame.height, RUNTIME, dtype=object),
         n_devices=n.astype(int),
         ep=numbers(frame, "expert_parallel").astype(int),

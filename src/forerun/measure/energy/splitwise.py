@@ -15,6 +15,7 @@ import numpy as np
 
 from forerun import catalog
 from forerun.cost.sheet import device_of
+from forerun.measure.energy import files_of
 from forerun.measure.tables._table import frame_of, needed, numbers, texts
 
 ORIGIN = "Mutinifni/splitwise-sim @8f99e7d, data/perf_model.csv (Patel et al., ISCA 2024)"
@@ -38,16 +39,19 @@ class Phases:
     peak_w: np.ndarray  # float64 [N], highest sample of one device
 
 
-def read(folder: Path) -> Phases:
-    """Every metered configuration of perf_*.csv.  Raises SpecError where a file lacks columns."""
+def read(path: Path) -> Phases:
+    """Every metered configuration of a file, or of perf_*.csv in a folder.
+
+    Raises SpecError where a file lacks columns.
+    """
     import polars
 
     keys = ("model", "hardware", "tensor_parallel", "batch_size", "prompt_size", "token_size")
     values = ("prompt_time", "token_time", "average_power", "peak_power")
     frames = []
-    for path in sorted(folder.glob("perf_*.csv*")):
-        frame = frame_of(path)
-        needed(frame, (*keys, *values), path)
+    for file in files_of(path, "perf_*.csv*"):
+        frame = frame_of(file)
+        needed(frame, (*keys, *values), file)
         frames.append(frame.select(*keys, *values))
     frame = polars.concat(frames, how="vertical_relaxed")
     frame = frame.filter(frame["average_power"] > LEAST)

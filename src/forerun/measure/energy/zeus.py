@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from forerun.measure.energy import CapRuns
+from forerun.measure.energy import CapRuns, files_of
 from forerun.measure.tables._table import frame_of, needed, numbers, texts
 
 ORIGIN = "ml-energy/zeus @75a8b93, zeus_nsdi23/trace (You et al., NSDI 2023)"
@@ -25,15 +25,15 @@ def recognises(path: Path) -> bool:
     return path.is_dir() and any(path.glob("power_*.csv*"))
 
 
-def read(folder: Path) -> CapRuns:
-    """Every power_<gpu>.csv.  Raises SpecError where one lacks columns."""
+def read(path: Path) -> CapRuns:
+    """A file power_<gpu>.csv, or all of a folder.  Raises SpecError where one lacks columns."""
     parts: dict[str, list[np.ndarray]] = {
         k: [] for k in ("device", "job", "model", "cap_w", "time_s", "power_w")
     }
-    for path in sorted(folder.glob("power_*.csv*")):
-        frame = frame_of(path)
-        needed(frame, (*JOB, "power_limit", "time_per_epoch", "average_power"), path)
-        short = path.name.split("_")[1].split(".")[0].lower()
+    for file in files_of(path, "power_*.csv*"):
+        frame = frame_of(file)
+        needed(frame, (*JOB, "power_limit", "time_per_epoch", "average_power"), file)
+        short = file.name.split("_")[1].split(".")[0].lower()
         columns = [texts(frame, name) for name in JOB]
         parts["device"].append(np.full(frame.height, DEVICES.get(short, short), dtype=object))
         job = [" ".join((short, *cells)) for cells in zip(*columns, strict=True)]

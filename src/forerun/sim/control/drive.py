@@ -16,31 +16,47 @@ from forerun.sim.control.cold import WARM, Cold
 from forerun.sim.control.faults import Faults
 from forerun.sim.control.find import find
 from forerun.sim.control.hardware import Hardware
+from forerun.sim.control.rebalancer import Rebalancer, check_moves
+from forerun.sim.control.rows import Rows, with_rows
 from forerun.sim.control.scaler import Scaler
-from forerun.sim.control.slow import with_slow
 from forerun.sim.log import Log
+from forerun.sim.power.controller import PowerControl
 from forerun.sim.serve import LONGEST_S, Server
 from forerun.sim.setup import Served
-from forerun.spec.control import Fault
+from forerun.spec.control import Fault, Rebalance
+from forerun.spec.power import RowPower
 
 DAY_S = 86_400.0
 
 
-def is_controlled(pools: Sequence[Served], faults: Sequence[Fault]) -> bool:
+def is_controlled(
+    pools: Sequence[Served],
+    faults: Sequence[Fault],
+    power: RowPower | None = None,
+    rebalance: Rebalance | None = None,
+) -> bool:
     """Whether anything changes while the fleet runs."""
-    return bool(faults) or any(served.pool.autoscale is not None for served in pools)
+    acts = power is not None and power.policy.name != "watch"
+    scales = any(served.pool.autoscale is not None for served in pools)
+    return bool(faults) or acts or scales or rebalance is not None
 
 
 class Control:
     """Everything that changes the fleet of a server while it runs.
 
-    The server runs `with_slow(pools, faults)`.  colds : cold starts by pool, none takes time when
-    absent.
+    The server runs `with_rows(pools, faults, power)`.  colds : cold starts by pool, none takes time
+    when absent.
     """
 
     def __init__(
-        self, server: Server, faults: Sequence[Fault] = (), colds: Sequence[Cold] = ()
+        self,
+        server: Server,
+        faults: Sequence[Fault] = (),
+        colds: Sequence[Cold] = (),
+        power: RowPower | None = None,
+        rebalance: Rebalance | None = None,
     ) -> None:
+        check_moves(server.pools, rebalance)
         self.server = server
         pools = [served.pool for served in server.pools]
         rules = [find("scale", p.autoscale.policy) if p.autoscale else None for p in pools]
@@ -49,6 +65,7 @@ class Control:
             server,
             colds=[*colds, *[WARM] * (len(pools) - len(colds))],
             wanted=[first_replicas(p) for p in pools],
+            moves=[bool(p.autoscale and p.autoscale.scale_in == "move") for p in pools],
             pays_while_down=[p.autoscale is None for p in pools],
         )
         self.scalers = [
@@ -56,7 +73,19 @@ class Control:
             for p, (pool, rule) in enumerate(zip(pools, rules, strict=True))
             if pool.autoscale is not None and rule is not None
         ]
-        self.faults = Faults(self.hardware, faults, draws, server.seed)
+        rows = Rows(self.hardware, faults, power)
+        self.faults = Faults(rows, faults, draws, server.seed)
+        self.power: list[PowerControl] = []
+        if power is not None and power.policy.name != "watch":
+            chosen = find("power", power.policy)
+            self.power.append(PowerControl(self.hardware, rows, power, chosen))
+            self.power[0].begin()
+        self.rebalancers: list[Rebalancer] = []
+        if rebalance is not None:
+            rule = find("rebalance", rebalance.policy)
+            self.rebalancers.append(Rebalancer(self.hardware, rebalance, rule))
+        # whether replicas come, go or draw another power
+        self.changes = bool(faults) or bool(self.scalers) or bool(self.power)
         self.patience_s = DAY_S + max(
             [c.time_s for c in colds]
             + [f.mttr_s + max(f.at_s, default=0.0) for f in faults]
@@ -73,9 +102,11 @@ class Control:
         server, hardware = self.server, self.hardware
         stuck_since, done = server.now_s, peek.progress(server)
         while not peek.at_rest(server):
-            now = min([hardware.next_s, *(scaler.next_s for scaler in self.scalers)])
+            looking: list[Scaler | PowerControl | Rebalancer]
+            looking = [*self.scalers, *self.power, *self.rebalancers]
+            now = min([hardware.next_s, *(one.next_s for one in looking)])
             now = now if now < LONGEST_S else np.inf  # later is not reached by the clock
-            due = [scaler for scaler in self.scalers if scaler.next_s <= now]
+            due = [one for one in looking if one.next_s <= now]
             server.advance(now)
             if now == np.inf or peek.at_rest(server):
                 break
@@ -84,8 +115,8 @@ class Control:
             elif now - stuck_since > self.patience_s:
                 break
             hardware.catch_up(now)
-            for scaler in due:
-                scaler.act(now)
+            for one in due:
+                one.act(now)
             if progress is not None:
                 progress(peek.n_arrived(server), server.n_injected)
         peek.end_at_last_event(server)
@@ -93,7 +124,7 @@ class Control:
     def log(self) -> Log:
         """The server's log with what its replicas were paid and up for, and what was decided."""
         log = self.server.log_so_far()
-        spans = self.hardware.spans(self.server.now_s)
+        spans = self.hardware.spans(self.server.now_s) if self.changes else None
         assumed = [*log.meta["assumed"], *(a for c in self.hardware.colds for a in c.assumed)]
         told = {"assumed": tuple(dict.fromkeys(assumed)), "control": self.told()}
         return replace(log, spans=spans, meta={**log.meta, **told})
@@ -102,7 +133,12 @@ class Control:
         """Cold starts, counts and decisions, as plain values."""
         hardware = self.hardware
         own = [p for p, served in enumerate(self.server.pools) if served.pool.replicas > 0]
+        moved = [
+            {"looks": one.n_looks, "ordered": one.n_ordered, "policy": one.spec.policy.name}
+            for one in self.rebalancers
+        ]
         return {
+            **({"rebalance": moved[0]} if moved else {}),
             "cold_starts": {
                 self.server.pools[p].pool.name: dict(hardware.colds[p].stages) for p in own
             },
@@ -113,6 +149,7 @@ class Control:
                 for s in self.scalers
                 for t, n in s.decisions
             ],
+            **({"power": self.power[0].told_words()} if self.power else {}),
         }
 
 
@@ -130,14 +167,16 @@ def run_controlled(
     *,
     faults: Sequence[Fault] = (),
     colds: Sequence[Cold] = (),
+    power: RowPower | None = None,
+    rebalance: Rebalance | None = None,
     progress: Callable[[int, int], None] | None = None,
     **settings: Any,
 ) -> Log:
     """Simulate a workload on a fleet that changes, to its end.  settings : those of `Server`."""
     if requests.block_hashes is not None:
         settings.setdefault("hash_tokens", requests.hash_tokens)
-    server = Server(with_slow(pools, faults), n_requests=len(requests), **settings)
-    control = Control(server, faults, colds)
+    server = Server(with_rows(pools, faults, power), n_requests=len(requests), **settings)
+    control = Control(server, faults, colds, power, rebalance)
     server.inject(requests)
     control.run(progress)
     return control.log()

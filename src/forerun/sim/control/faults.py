@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 import numpy as np
 
 from forerun import catalog
 from forerun.errors import PolicyError
 from forerun.sim.control.hardware import Hardware
-from forerun.sim.setup import Served
+from forerun.sim.control.rows import Rows
 from forerun.spec.control import Fault
 from forerun.spec.streams import stream
 
@@ -96,12 +95,12 @@ class Faults:
     """Puts each fault into the hardware's calendar, one ahead for each domain."""
 
     def __init__(
-        self, hardware: Hardware, faults: Sequence[Fault], draws: Sequence[Draw], seed: int
+        self, rows: Rows, faults: Sequence[Fault], draws: Sequence[Draw], seed: int
     ) -> None:
-        self.hardware = hardware
+        self.rows, self.hardware = rows, rows.hardware
+        hardware = self.hardware
         self.slow: dict[int, list[float]] = {}  # by unit: the factors that hold now
         self.link: dict[int, list[float]] = {}
-        self.rows = slow_rows(hardware.server.pools, faults)
         for f, (fault, draw) in enumerate(zip(faults, draws, strict=True)):
             if fault.effect == "upgrade":
                 for at_s in fault.at_s:
@@ -158,12 +157,11 @@ class Faults:
     def _set(self, fault: Fault, u: int, now: float) -> None:
         """The worst of what holds counts."""
         worst = max(self._held(fault, u), default=1.0)
-        p = int(self.hardware.pool[u])
+        if fault.effect == "slow":
+            self.rows.slow(u, worst, now)
+            return
         for i in self.hardware.lanes(u):
-            if fault.effect == "slow":
-                self.hardware.server.command(now, "switch", i, self.rows.get((p, worst), p))
-            else:
-                self.hardware.server.command(now, "link", i, max(round(MILLION / worst), 1))
+            self.hardware.server.command(now, "link", i, max(round(MILLION / worst), 1))
 
 
 class Upgrade:
@@ -199,11 +197,3 @@ class Upgrade:
             self.hardware.mend(u, now)
         cold = max(self.hardware.colds[self.hardware.pool[u]].time_s for u in group)
         self.hardware.at(now + cold, self.begin)
-
-
-def slow_rows(pools: Sequence[Served], faults: Sequence[Fault]) -> dict[tuple[int, float], int]:
-    """Which row of the engines runs pool p slower by a factor; rows that `with_slow` appends."""
-    factors = sorted({f.factor for f in faults if f.effect == "slow" and f.factor > 1})
-    n = len(pools) // (1 + len(factors))
-    rows = count(n)
-    return {(p, factor): next(rows) for p in range(n) for factor in factors}

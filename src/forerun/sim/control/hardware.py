@@ -24,6 +24,7 @@ from forerun.sim.serve import PS, Server
 
 #: why a replica went away that had not been given back
 ENDS = ("crash", "loss", "upgrade")
+EVERYBODY = 1 << 30  # more than a replica runs
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Hardware:
     server: Server
     colds: Sequence[Cold]  # by pool
     wanted: list[int]
+    moves: Sequence[bool]  # by pool: what is stopped gives its decoding requests away
     pays_while_down: Sequence[bool]  # by pool: owned or reserved, so a failed replica is paid for
     units: tuple[Unit, ...] = ()
     n_starts: int = 0
@@ -78,6 +80,8 @@ class Hardware:
             time_s, _, what = heapq.heappop(self._later)
             what(time_s)
         for u in np.flatnonzero((self.state == DRAINING) & ~self.leaving):
+            if self.moves[self.pool[u]]:  # prompts that were under way may decode by now
+                self._order(now_s, "move", int(u), EVERYBODY)
             self._release_if_empty(int(u), now_s)
 
     # -- what others ask for ---------------------------------------------------------------------
@@ -130,6 +134,8 @@ class Hardware:
         if self.state[u] == UP:
             self._enter(u, DRAINING, now_s)
             self._order(now_s, "close", u)
+            if self.moves[self.pool[u]]:
+                self._order(now_s, "move", u, EVERYBODY)
             self._release_if_empty(u, now_s)
         elif self.state[u] == COLD:
             self._enter(u, OFF, now_s)
@@ -166,7 +172,7 @@ class Hardware:
         self.fill(int(self.pool[u]), now_s)
         if move:
             for i in self.lanes(u):
-                self.server.command(now_s, "move", i, 1 << 30)
+                self.server.command(now_s, "move", i, EVERYBODY)
 
     def is_idle(self, u: int) -> bool:
         """Whether unit u has nothing left to do."""
@@ -212,13 +218,21 @@ class Hardware:
         """Every stretch of time that a replica spent in a state but off: dtype SPAN, by start."""
         for p in range(len(self.wanted)):
             self._keep_wanted(p, end_s)
-        open_now = [
-            (i, int(self.state[u]), self.since_s[u], end_s)
-            for u in np.flatnonzero(self.state != OFF)
-            for i in self.lanes(int(u))
-        ]
+        open_now = self.spans_open(end_s)
         rows = [row for row in (*self._spans, *open_now) if row[2] < end_s]
         out = np.zeros(len(rows), dtype=SPAN)
         for k, (i, state, from_s, to_s) in enumerate(rows):
             out[k] = (i, state, round(from_s * PS), round(min(to_s, end_s) * PS))
         return out[np.lexsort((out["replica"], out["from_ps"]))]
+
+    def spans_kept(self, skip: int) -> list[tuple[int, int, float, float]]:
+        """Stretches that have ended, but the first `skip`: (replica, state, from second, to)."""
+        return self._spans[skip:]
+
+    def spans_open(self, end_s: float) -> list[tuple[int, int, float, float]]:
+        """The stretches that go on, up to a time."""
+        return [
+            (i, int(self.state[u]), self.since_s[u], end_s)
+            for u in np.flatnonzero(self.state != OFF)
+            for i in self.lanes(int(u))
+        ]

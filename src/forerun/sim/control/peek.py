@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from forerun.sim.collect import live_slots
 from forerun.sim.core import compile as compiler
-from forerun.sim.core.rows_request import HELD, PLAIN
+from forerun.sim.core.rows_request import HELD, PLAIN, WAITING
 from forerun.sim.core.signatures import OUTSTANDING
 from forerun.sim.serve import PS, Server
 
@@ -86,6 +87,17 @@ def blocks_in_use(server: Server) -> np.ndarray:
     """KV blocks in use on each replica at this moment: int64 [replicas]."""
     compiler.entry("look")(server._state)
     return np.array(server._state.offered_of)
+
+
+def waiting_blocks(server: Server) -> np.ndarray:
+    """KV blocks that those who wait to start will need for what is known of them: by replica."""
+    now = server._state
+    slots = live_slots(now)
+    slots = slots[now.live["phase"][slots] == WAITING]
+    i = now.live["replica"][slots]
+    block = now.engines["block_tokens"][now.replicas["pool"][i]]
+    need = -(-now.live["n_known"][slots] // block)
+    return np.bincount(i, weights=need, minlength=len(now.replicas)).astype(np.int64)
 
 
 def held(server: Server) -> tuple[int, int]:

@@ -10,15 +10,9 @@ from forerun.sim.setup import Served
 from forerun.spec.control import Fault
 
 
-def with_slow(pools: Sequence[Served], faults: Sequence[Fault]) -> list[Served]:
-    """The pools, then each of them slowed by each factor that a fault has, without replicas."""
-    factors = sorted({f.factor for f in faults if f.effect == "slow" and f.factor > 1})
-    slow = [slower(served, factor) for served in pools for factor in factors]
-    for k, served in enumerate(slow):
-        if served.encoder >= 0:  # that of the same factor, behind all pools too
-            row = len(pools) + served.encoder * len(factors) + k % len(factors)
-            slow[k] = replace(served, encoder=row)
-    return [*pools, *slow]
+def factors(faults: Sequence[Fault]) -> list[float]:
+    """By how much faults slow replicas down, each once."""
+    return sorted({f.factor for f in faults if f.effect == "slow" and f.factor > 1})
 
 
 def slower(served: Served, factor: float) -> Served:

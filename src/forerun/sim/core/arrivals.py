@@ -37,7 +37,7 @@ def _copy(target, source):
     target.tenant = source.tenant
     target.hash_at, target.n_hash = source.hash_at, source.n_hash
     target.acceptance = source.acceptance
-    target.model = source.model
+    target.model, target.adapter = source.model, source.adapter
     target.n_items = source.n_items
     target.item_units, target.item_tokens = source.item_units, source.item_tokens
     target.most_kept, target.most_read = source.most_kept, source.most_read
@@ -108,6 +108,8 @@ def ended(state, request, t, status):
     clock = state.clock[0]
     if clock.has_calls == 1:
         call = state.calls[request]
+        if call.workflow >= 0:
+            state.flows[call.workflow].ran_ps += call.ran_ps
         follow(state, call, t, status)
         if call.workflow >= 0:
             flow = state.flows[call.workflow]
@@ -130,6 +132,7 @@ def follow(state, call, t, status):
         after = state.calls[edge.request]
         after.n_before -= 1
         after.sent_ps = max(after.sent_ps, t + edge.delay_ps)
+        after.path_ps = max(after.path_ps, call.path_ps + call.ran_ps)
         if status != FINISHED and clock.go_on == 0:
             after.lost = 1
         if after.n_before > 0:

@@ -8,10 +8,10 @@ Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import encode, fetch, prefix, tiers, turns
+from forerun.sim.core import adapters, encode, fair, fetch, lanes, prefix, tiers, tuning, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core import speculate as drafts
-from forerun.sim.core.clock import span
+from forerun.sim.core.clock import span, steps_to_reach
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for, kept, need, steps_until_full, take
 from forerun.sim.core.order import NEVER
@@ -55,7 +55,10 @@ def preempt_one(state, i):
         lose(request)
     request.n_preempt += 1
     state.totals[i].n_preempt += 1
-    lists.enqueue(state, i, victim)
+    if state.replicas[i].partner >= 0:
+        lanes.send_back(state, i, victim)
+    else:
+        lists.enqueue(state, i, victim)
     return victim
 
 
@@ -172,6 +175,23 @@ def comes(state, i, r, here):
 
 
 @jit
+def look_who_is_next(state, i):
+    """The queue's head is the request that may start next, if one waits."""
+    lists.drop_aborted_heads(state, i)
+    if state.engines[state.replicas[i].pool].fair == 1:
+        fair.choose(state, i, 0)
+
+
+@jit
+def count_prompt(state, i, r, have):
+    """Its tenant is served what r's prompt takes to compute, once."""
+    request = state.live[r]
+    if request.charged == 0 and request.source < 0:
+        request.charged = 1
+        fair.charge(state, i, request.tenant, request.isl - have, 0)
+
+
+@jit
 def admit_waiting(state, i, t, left, whole, n_max, keep):
     """Start waiting requests, first come by the order's key, until one does not fit.
 
@@ -184,12 +204,17 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
     b = engine.block_tokens
     admitted = 0
     unsettled = 1 if state.stores[i].below >= 0 else 0
-    lists.drop_aborted_heads(state, i)
+    look_who_is_next(state, i)
     while replica.queue >= 0 and left > 0 and replica.n_running < engine.max_seqs:
         if admitted >= n_max:
             return left, admitted
         r = replica.queue
         request = state.live[r]
+        if request.adapter >= 0 and not adapters.may_start(state, i, request.adapter, t):
+            if not adapters.put_aside(state, i, t):
+                return left, unsettled
+            lists.drop_aborted_heads(state, i)
+            continue
         here = prefix.leading(state, i, r)  # prefix blocks
         coming = comes(state, i, r, here)
         have = here * state.clock[0].hash_tokens + coming
@@ -228,6 +253,8 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         if state.admit(request, replica, engine, state.admit_params) == 0:
             return left, unsettled
         lists.dequeue(state, i)
+        if request.adapter >= 0:
+            adapters.take(state, i, request.adapter, t)
         if here > 0:
             prefix.hold_leading(state, i, r, here)
         request.n_blocks = blocks
@@ -246,9 +273,11 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
             lists.start_running(state, i, r, t)
             lists.join_chunks(state, i, r)
             request.chunk = q
+        if state.clock[0].fair == 1:
+            count_prompt(state, i, r, have)
         left -= q
         admitted += 1
-        lists.drop_aborted_heads(state, i)
+        look_who_is_next(state, i)
     return left, 0
 
 
@@ -269,8 +298,12 @@ def form(state, i, t):
     lists.drop_aborted_heads(state, i)
     if replica.ready_head >= 0:
         join_ready(state, i, t)
+    if replica.n_apart > 0:
+        adapters.call_back(state, i, t)
     if replica.n_running == 0 and replica.n_waiting == 0:
-        return NEVER
+        if tuning.goes_on(state, i):
+            return leap(state, i, t, 0, 0)
+        return adapters.next_ready(state, i, t)
     decode, left, whole, n_max = state.batch(replica, engine, state.batch_params)
     if left + (replica.n_decode if decode == YES else 0) > engine.max_tokens:
         clock.wrong_kind, clock.wrong_replica, clock.wrong_value = BAD_BATCH, i, left
@@ -304,7 +337,25 @@ def form(state, i, t):
     stopped += has_encoded
     if replica.n_parked > 0 and replica.n_running != running:
         stopped += 1  # a turn policy sees that somebody started
-    return leap(state, i, t, decoding, preempted + stopped + wanted)
+    return price_leap(state, i, t, decoding, preempted + stopped + wanted)
+
+
+@jit
+def price_leap(state, i, t, decoding, unsettled):
+    """The leap of the formed step with the costs of its row; of two lanes also with those of the
+    row that holds when the other one starts or stops."""
+    replica = state.replicas[i]
+    replica.row = replica.pool
+    again = 0
+    if replica.partner >= 0:
+        again = 1
+        lanes.begin(state, i)
+    while True:
+        end = leap(state, i, t, decoding, unsettled)
+        if again == 0:
+            return end
+        again = 0
+        lanes.other_way(state, i)
 
 
 @jit
@@ -325,7 +376,7 @@ def leap(state, i, t, decoding, unsettled):
     unsettled : not zero when the next step may admit more without any event.
     """
     replica = state.replicas[i]
-    p = replica.pool
+    p = state.replicas[i].row
     engine = state.engines[p]
     clock = state.clock[0]
     b = engine.block_tokens
@@ -373,9 +424,12 @@ def leap(state, i, t, decoding, unsettled):
                 slope += grow
                 steps = min(steps, until)
         r = request.chunk_next
-    if n_tokens == 0 and replica.n_away > 0:
-        return NEVER  # what holds the memory is on its way, and wakes the replica
-    if n_tokens == 0:
+    ready_ps = adapters.next_ready(state, i, t)
+    tunes = engine.tunes == 1 and tuning.goes_on(state, i)
+    away = replica.n_away > 0 or lanes.partner_holds(state, i)
+    if n_tokens == 0 and not tunes and (away or ready_ps < NEVER):
+        return ready_ps  # what holds the memory is on its way, and wakes the replica
+    if n_tokens == 0 and not tunes:
         clock.wrong_kind, clock.wrong_replica, clock.wrong_value = STUCK, i, replica.n_waiting
         return NEVER
     if n_chunks > 0 and engine.mixed_den > 0:
@@ -411,6 +465,12 @@ def leap(state, i, t, decoding, unsettled):
             slope = 0
             steps = 1
     first += engine.host_step_ps + engine.host_seq_ps * n_seqs
+    if engine.max_adapters > 0:
+        first += adapters.price(state, i, decoding)
+        if state.fitted[i].in_step_ps > 0:
+            first += state.fitted[i].in_step_ps
+            state.fitted[i].in_step_ps = 0
+            steps = 1
     replica.depth = replica.draft_tokens = 0
     if engine.draft_most > 0 and n_draft + n_chunks > 0:
         first = drafts.beside(state, i, first)
@@ -418,7 +478,7 @@ def leap(state, i, t, decoding, unsettled):
         steps = 1
     if replica.n_parked > 0 and engine.every_turn == 1:
         steps = 1
-    cut = clock.hash_tokens > 0 or capped
+    cut = clock.hash_tokens > 0 or capped or replica.partner >= 0
     if n_chunks > 0 and (cut or engine.draft_row >= 0):
         # prefix blocks can be found from the boundary on that completes them; what a request keeps
         # is cut there
@@ -436,11 +496,25 @@ def leap(state, i, t, decoding, unsettled):
         elif grown > 0:
             fits = free * b + blocks_for(lone_past, b) * b - lone_past
             steps = min(steps, 1 + fits // grown)
+    replica.n_tune = replica.tune_added_ps = 0
+    if tunes:
+        replica.n_tune, replica.tune_added_ps, same = tuning.choose(
+            state, i, n_tokens, first, slope
+        )
+        if n_tokens + replica.n_tune == 0:
+            return ready_ps
+        first += replica.tune_added_ps
+        steps = min(steps, same)
+    if ready_ps < NEVER:
+        steps = steps_to_reach(first, slope, steps, ready_ps - t)
+    seats = replica.n_running < engine.max_seqs
+    if steps > 1 and engine.fair == 1 and replica.n_waiting > 0 and seats:
+        steps = fair.steps_alike(state, i, steps)
     replica.start_ps = t
     replica.first_ps = first
     replica.slope_ps = slope
     replica.n_steps = steps
-    replica.left_waiting = replica.n_waiting + replica.n_parked
+    replica.left_waiting = replica.n_waiting + replica.n_parked + replica.n_apart
     replica.in_step = n_decode
     replica.n_seqs = n_seqs
     replica.chunk = chunk

@@ -9,11 +9,24 @@ Legend: i replica, j another one, p pool, r slot, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, encode, front, heaps, prefix, queue, tiers, transfer, turns
+from forerun.sim.core import (
+    adapters,
+    attempts,
+    encode,
+    fair,
+    fetch,
+    front,
+    heaps,
+    prefix,
+    queue,
+    tiers,
+    transfer,
+    turns,
+)
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import steps_to_reach
 from forerun.sim.core.jit import jit
-from forerun.sim.core.kv import make_room_for
+from forerun.sim.core.kv import FULL, blocks_for, blocks_now, kept, make_room_for, take
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_fleet import ROLE
 from forerun.sim.core.rows_log import STATUS
@@ -27,8 +40,8 @@ from forerun.sim.core.signatures import (
     WAITING_REQUESTS,
 )
 from forerun.sim.core.state import VERBS
-from forerun.sim.core.step_end import complete, hand_on
-from forerun.sim.core.wake import wake
+from forerun.sim.core.step_end import complete, let_go
+from forerun.sim.core.wake import cut_leap, wake
 
 BOTH, DECODE = ROLE["both"], ROLE["decode"]
 FAILED = STATUS["failed"]
@@ -58,11 +71,16 @@ def obey(state, t):
         replica.accepts = 1
         if command.value == 1:
             tiers.fall(state, i)
+            adapters.fall(state, i)
         restrict(state)
+        if clock.tunes == 1:
+            wake(state, i, t)
         front.let_in(state, t)
     elif command.verb == CLOSE:
         replica.accepts = 0
         clock.restricted = 1
+        if clock.tunes == 1:
+            wake(state, i, t)  # it tunes no more
     elif command.verb == FAIL:
         fail(state, i, t, command.value)
     elif command.verb == SWITCH:
@@ -114,9 +132,59 @@ def at_boundary(state, i, t):
     replica.n_to_move = 0
     while n > 0 and replica.n_decode > 0 and state.clock[0].wrong_kind == 0:
         r = last_choice(state, i)
-        lists.leave_decoders(state, i, r)
-        hand_on(state, i, r, t)
-        n -= 1
+        n = n - 1 if move(state, i, r, t) else 0
+
+
+@jit
+def move(state, i, r, t):
+    """Decoder r of replica i goes on where the `place` policy says, if its KV has room there now.
+
+    The blocks are taken there before it leaves, so that no two replicas wait for each other's; 1
+    when it went.  Source of the handshake: Llumnix (Sun et al., OSDI 2024).
+    """
+    request = state.live[r]
+    request.source = i
+    j = front.choose(state, r, DECODE)
+    request.source = -1
+    if j < 0:
+        return False
+    p = state.serves[state.replicas[j].pool, request.model]
+    known = request.n_computed + state.replicas[i].decoded - request.joined
+    rest = request.isl + request.osl - known
+    if p != state.replicas[j].pool or not front.fits(state, p, known, rest, request.most_kept):
+        return False
+    engine = state.engines[p]
+    prefix.settle(state, j)
+    here = prefix.leading(state, j, r)
+    shared = here * prefix.blocks_a_hash(state, j) if here > 0 else 0
+    held = shared - prefix.idle_among(state, j, r, here) * (shared // max(here, 1))
+    footprint = min(known, kept(state, j, r))
+    blocks = blocks_for(footprint, engine.block_tokens)
+    if engine.reserve == FULL:
+        blocks = blocks_for(request.isl + request.osl - 1, engine.block_tokens)
+    spare = blocks_for(state.replicas[j].n_taking, engine.block_tokens)  # what a step takes
+    if blocks_now(state, j) + spare + blocks - held > engine.n_blocks - engine.watermark:
+        return False
+    if request.adapter >= 0 and not adapters.may_start(state, j, request.adapter, t):
+        return False
+    lists.leave_decoders(state, i, r)
+    let_go(state, i, r, t)
+    request.replica, request.pool = j, p
+    request.key = state.order(request, t, state.order_params)
+    if engine.fair == 1:
+        request.key = request.arrival_ps
+    state.load[OUTSTANDING, j] += 1
+    if request.adapter >= 0:
+        adapters.take(state, j, request.adapter, t)
+    if here > 0:
+        prefix.hold_leading(state, j, r, here)
+    request.n_blocks = blocks
+    take(state, j, blocks - shared)
+    prefix.settle(state, j)
+    fetch.pull(state, j, r, footprint - shared * engine.block_tokens, t)
+    if state.replicas[j].n_steps > 0:
+        cut_leap(state, j, t)  # which counted on these blocks
+    return True
 
 
 @jit
@@ -124,9 +192,15 @@ def change_pool(state, i, t):
     """Replica i goes on with the costs, policies, role and model of another pool."""
     replica = state.replicas[i]
     p = replica.next_pool
+    if state.engines[replica.pool].fair == 1:
+        fair.gather(state, i)
     if turns.drains(state, i):
         turns.take_up(state, i, p, t)
+    if state.replicas[i].partner >= 0:
+        replica.free_ps = t + state.engines[p].switch_ps
     replica.pool = p
+    if state.engines[p].fair == 1:
+        queue_by_tenant(state, i)
     state.load[POOL, i] = p
     state.load[KV_CAPACITY, i] = state.engines[p].n_blocks
     state.load[SPEED, i] = state.engines[p].speed
@@ -137,9 +211,27 @@ def change_pool(state, i, t):
 
 
 @jit
+def queue_by_tenant(state, i):
+    """Requests that stand in one queue at replica i are told apart."""
+    replica = state.replicas[i]
+    root = replica.queue
+    replica.queue = -1
+    while root >= 0:
+        r = root
+        root = queue.pop(state.live, r)
+        if state.live[r].aborted == 1:
+            lists.free(state, r)
+        else:
+            fair.join(state, i, r)
+    lists.drop_aborted_heads(state, i)
+
+
+@jit
 def send_parked(state, i, every, t, lose):
-    """Requests that wait for models which replica i does not serve (or for any) are sent again."""
-    for m in range(state.parked.shape[1]):
+    """Requests that wait for models which replica i does not serve (or for any, and for adapters)
+    are sent again."""
+    n_models = state.serves.shape[1]
+    for m in range(state.parked.shape[1] if every == 1 else n_models):
         if every == 0 and state.serves[state.replicas[i].pool, m] >= 0:
             continue
         r = state.parked[i, m]
@@ -149,7 +241,12 @@ def send_parked(state, i, every, t, lose):
                 lists.free(state, r)
             else:
                 state.n_parked[i, m] -= 1
-                state.replicas[i].n_parked -= 1
+                if m < n_models:
+                    state.replicas[i].n_parked -= 1
+                else:
+                    state.replicas[i].n_apart -= 1
+                    state.slots[i, m - n_models].n_waiting -= 1
+                    state.live[r].aside = 0
                 state.load[WAITING_REQUESTS, i] -= 1
                 state.load[OUTSTANDING_TOKENS, i] -= state.live[r].n_known
                 if state.live[r].swapped > 0:
@@ -211,6 +308,7 @@ def fail(state, i, t, lose):
     forget_sources(state, i, t)
     empty(state, i, t, lose)
     tiers.fall(state, i)
+    adapters.fall(state, i)
 
 
 @jit
@@ -234,6 +332,8 @@ def stop_transfers(state, i, t):
         prefix.give_back(state, j, r, request.n_blocks, request.n_shared)
         request.n_blocks = request.n_shared = 0
         state.replicas[j].n_away -= 1
+        if request.adapter >= 0:
+            adapters.leave(state, j, request.adapter)
         if request.aborted == 1:
             lists.leave_source(state, r, t)
             lists.write_done(state, j, r, t, lists.ABORTED)

@@ -189,9 +189,10 @@ def step(state, i, t):
         state.live[r].chunk = 0
         r = state.live[r].chunk_next
     ps = max(ps + lookup(state.tokens_ps[row], units), state.engines[row].eager_ps)
+    replica.row = row
     replica.start_ps, replica.first_ps, replica.slope_ps = t, ps, 0
     replica.n_steps = 1
-    replica.left_waiting = replica.n_waiting + replica.n_parked
+    replica.left_waiting = replica.n_waiting + replica.n_parked + replica.n_apart
     replica.in_step = replica.n_seqs = replica.chunk = replica.past = 0
     replica.depth = replica.draft_tokens = 0
     replica.encoding = units

@@ -5,11 +5,12 @@ Legend: i replica, p pool, r slot, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, encode, prefix, responses, turns
+from forerun.sim.core import adapters, attempts, encode, prefix, responses, tuning, turns
 from forerun.sim.core import live as lists
-from forerun.sim.core.arrivals import ended
+from forerun.sim.core.arrivals import ended, later
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, blocks_now
+from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_fleet import ROLE
 from forerun.sim.core.rows_log import STATUS
 from forerun.sim.core.rows_request import EMBEDDED, ENCODING, HELD, PLAIN
@@ -77,6 +78,10 @@ def refresh(state, r):
             state.load[KV_BLOCKS, i] = blocks_now(state, i)
         if clock.refresh_cached == 1:
             state.load[CACHED, i] = prefix.tokens_kept(state, i, r)
+        if clock.has_adapters == 1:
+            a = state.live[r].adapter
+            wait_ps = adapters.until_ready(state, i, a, clock.now_ps) if a >= 0 else 0
+            state.load[TO_LOAD, i] = wait_ps
 
 
 @jit
@@ -125,7 +130,7 @@ def pick(state, r, load):
 def choose(state, r, role):
     """The replica that a router gives request r; NOBODY, or WRONG when there is no such one."""
     clock = state.clock[0]
-    if clock.refresh_load + clock.refresh_cached > 0:
+    if clock.refresh_load + clock.refresh_cached + clock.has_adapters > 0:
         refresh(state, r)
     source, model = state.live[r].source, state.live[r].model
     avoid = state.live[r].avoid
@@ -172,13 +177,18 @@ def send(state, r, t):
     if not holds(state, r):
         reject_routed(state, r, t)
         return
-    request.key = state.order(request, t, state.order_params)
+    fair = state.engines[replica.pool].fair
+    if fair == 1:
+        request.key = request.arrival_ps
+    else:
+        request.key = state.order(request, t, state.order_params)
     state.load[OUTSTANDING, i] += 1
     lists.enqueue(state, i, r)
     if replica.n_steps == 0:
         wake(state, i, t)
     elif replica.n_parked > 0 or (
-        replica.queue == r and replica.n_running < state.engines[replica.pool].max_seqs
+        (fair == 1 or replica.queue == r)
+        and replica.n_running < state.engines[replica.pool].max_seqs
     ):
         cut_leap(state, i, t)
 
@@ -261,6 +271,8 @@ def end_in_front(state, arrival, status, first_ps, done_ps, n_out):
         refused = 0 if status == FINISHED else 1
         row.n_retries = max(0, state.calls[arrival.request].attempt - refused)
     ended(state, arrival.request, done_ps, status)
+    if clock.tunes == 1:
+        tuning.stop_if_over(state, clock.now_ps)
 
 
 @jit
@@ -324,13 +336,13 @@ def fill(state, arrival):
     request.isl, request.osl = arrival.isl, arrival.osl
     request.priority, request.tenant = arrival.priority, arrival.tenant
     request.hash_at, request.n_hash = arrival.hash_at, arrival.n_hash
-    request.model = arrival.model
+    request.model, request.adapter, request.aside = arrival.model, arrival.adapter, 0
     request.most_kept, request.most_read = arrival.most_kept, arrival.most_read
     request.n_preempt = request.n_retries = request.n_out = request.away_ps = 0
     request.n_computed = request.n_blocks = request.n_shared = 0
     request.recomputed = request.cached = request.chunk = request.aborted = 0
     request.source = request.prefill_replica = request.n_due = -1
-    request.swapped = 0
+    request.swapped = request.charged = 0
     request.n_left = request.n_left_shared = 0
     request.n_known = arrival.isl
     request.scheduled_ps = request.first_token_ps = request.last_token_ps = -1
@@ -344,4 +356,22 @@ def fill(state, arrival):
     if arrival.n_items > 0:
         request.item_units, request.item_tokens = arrival.item_units, arrival.item_tokens
         request.n_encoded = request.encoding = 0
+    place_in_workflow(state, request)
+    request.first_by_ps = NEVER
+    if request.tenant < state.tenants.shape[0]:
+        request.first_by_ps = later(arrival.arrival_ps, state.tenants[request.tenant].ttft_ps)
     return r
+
+
+@jit
+def place_in_workflow(state, request):
+    """What is known, as a request comes, of the work before it and after it."""
+    request.attained_ps = request.path_ps = 0
+    request.left_calls, request.left_tokens = 1, request.isl + request.osl
+    if state.clock[0].has_calls == 0:
+        return
+    call = state.calls[request.request]
+    request.path_ps = call.path_ps
+    request.left_calls, request.left_tokens = call.left_calls, call.left_tokens
+    if call.workflow >= 0:
+        request.attained_ps = state.flows[call.workflow].ran_ps

@@ -88,11 +88,17 @@ def take(state, i, n):
     """Account for n more blocks of replica i (n may be negative); idle prefixes make room."""
     replica = state.replicas[i]
     replica.n_blocks += n
-    state.load[KV_BLOCKS, i] = replica.n_blocks
-    if n > 0 and state.stores[i].n_idle > 0:
-        make_room_for(state, i, replica.n_blocks)
-    if replica.n_blocks > state.totals[i].peak_blocks:
-        state.totals[i].peak_blocks = replica.n_blocks
+    in_use = replica.n_blocks
+    m = state.replicas[i].memory
+    if m != i:  # whose lane may be in the midst of a leap
+        state.replicas[m].n_blocks += n
+        state.lanes[i].touched = 1
+        in_use = replica.n_blocks = blocks_now(state, m)
+    state.load[KV_BLOCKS, i] = in_use
+    if n > 0 and state.stores[m].n_idle > 0:
+        make_room_for(state, m, in_use)
+    if in_use > state.totals[m].peak_blocks:
+        state.totals[m].peak_blocks = in_use
 
 
 @jit
@@ -106,7 +112,8 @@ def make_room_for(state, i, in_use):
 
 @jit
 def blocks_now(state, i):
-    """Blocks that replica i has in use at clock.now_ps, inside a leap too."""
+    """Blocks in use at clock.now_ps in the memory of replica i, inside a leap too."""
+    i = state.replicas[i].memory
     replica = state.replicas[i]
     if replica.n_steps == 0:
         return replica.n_blocks

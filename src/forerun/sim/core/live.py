@@ -5,7 +5,18 @@ Legend: i replica, r slot of `live`, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, heaps, prefix, queue, responses, speculate, tiers
+from forerun.sim.core import (
+    adapters,
+    attempts,
+    fair,
+    heaps,
+    prefix,
+    queue,
+    responses,
+    speculate,
+    tiers,
+    tuning,
+)
 from forerun.sim.core.arrivals import ended
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for, kept
@@ -29,7 +40,10 @@ def enqueue(state, i, r):
     m = state.live[r].model
     state.live[r].phase = WAITING
     if m == state.engines[replica.pool].model:
-        replica.queue = queue.push(state.live, replica.queue, r)
+        if state.engines[replica.pool].fair == 1:
+            fair.join(state, i, r)
+        else:
+            replica.queue = queue.push(state.live, replica.queue, r)
         replica.n_waiting += 1
     else:
         state.parked[i, m] = queue.push(state.live, state.parked[i, m], r)
@@ -37,6 +51,8 @@ def enqueue(state, i, r):
         replica.n_parked += 1
     state.load[WAITING_REQUESTS, i] += 1
     state.load[OUTSTANDING_TOKENS, i] += state.live[r].n_known
+    if state.live[r].adapter >= 0:
+        adapters.come(state, i, r, state.clock[0].now_ps)
 
 
 @jit
@@ -44,9 +60,14 @@ def dequeue(state, i):
     """Take the first of the waiting queue of replica i out of it."""
     replica = state.replicas[i]
     r = replica.queue
-    replica.queue = queue.pop(state.live, r)
+    if state.engines[replica.pool].fair == 1:
+        fair.leave(state, i, r)
+    else:
+        replica.queue = queue.pop(state.live, r)
     replica.n_waiting -= 1
     state.load[WAITING_REQUESTS, i] -= 1
+    if state.live[r].adapter >= 0:
+        state.slots[i, state.live[r].adapter].n_waiting -= 1
     return r
 
 
@@ -71,10 +92,28 @@ def no_longer_due(state, i, r):
 def drop_aborted_heads(state, i):
     """Free the slots of aborted requests that have reached the head of the queue."""
     replica = state.replicas[i]
+    if state.engines[replica.pool].fair == 1:
+        drop_aborted_of_tenants(state, i)
+        return
     while replica.queue >= 0 and state.live[replica.queue].aborted == 1:
         r = replica.queue
         replica.queue = queue.pop(state.live, r)  # n_waiting was corrected when it was aborted
         free(state, r)
+
+
+@jit
+def drop_aborted_of_tenants(state, i):
+    """The same for the queue of each tenant; the queue's head is then who came first of all."""
+    first = -1
+    for u in range(state.tenants.shape[0]):
+        line = fair.line_of(state, i, u)
+        while line.head >= 0 and state.live[line.head].aborted == 1:
+            r = line.head
+            line.head = queue.pop(state.live, r)
+            free(state, r)
+        if line.head >= 0 and (first < 0 or queue.before(state.live, line.head, first)):
+            first = line.head
+    state.replicas[i].queue = first
 
 
 @jit
@@ -85,6 +124,8 @@ def free(state, r):
     state.live[r].next = clock.free
     clock.free = r
     clock.n_live -= 1
+    if clock.tunes == 1 and clock.n_live == 0:
+        tuning.stop_if_over(state, clock.now_ps)
 
 
 @jit
@@ -140,6 +181,8 @@ def unlink_running(state, i, r):
         replica.run_tail = request.prev
     replica.n_running -= 1
     state.load[RUNNING, i] -= 1
+    if request.adapter >= 0:
+        adapters.leave(state, i, request.adapter)
 
 
 @jit
@@ -183,8 +226,12 @@ def join_decoders(state, i, r):
     if request.n_computed >= request.reads:
         pick(state, i, request, request.n_computed, 1)
     replica.n_decode += 1
+    if state.clock[0].fair == 1:
+        fair.count_decoder(state, i, request.tenant, 1)
     state.fresh[i, replica.n_fresh] = r
     replica.n_fresh += 1
+    if request.adapter >= 0:
+        adapters.decode(state, i, request.adapter, 1)
 
 
 @jit
@@ -257,6 +304,10 @@ def leave_decoders(state, i, r):
         pick(state, i, request, cached, -1)
     heaps.drop_finish(state.last_step[i], state.last_member[i], state.live, replica.n_decode, r)
     replica.n_decode -= 1
+    if request.adapter >= 0:
+        adapters.decode(state, i, request.adapter, -1)
+    if state.clock[0].fair == 1:
+        fair.count_decoder(state, i, request.tenant, -1)
     if steps > 0:
         # its first decode step ended a gap of its own, see settle_gaps
         longest = longest_gap(state, i, request.joined + 2)
@@ -371,6 +422,8 @@ def write_done(state, i, r, t, status):
         state.totals[i].n_done += 1
         if state.clock[0].has_answers == 1:
             responses.keep(state, request.request, request.model, request.n_out, t)
+    if state.clock[0].has_calls == 1 and request.scheduled_ps >= 0:
+        state.calls[request.request].ran_ps = t - request.scheduled_ps
     ended(state, request.request, t, status)
 
 
@@ -434,11 +487,27 @@ def abort(state, r, t):
         write_done(state, i, r, t, ABORTED)
         # a turn policy counts those who wait at each boundary
         cut = 1 if replica.n_parked > 0 and replica.n_steps > 0 else 0
+        if request.adapter >= 0:
+            state.slots[i, request.adapter].n_waiting -= 1
+            if replica.n_apart > 0:
+                wake(state, i, t)  # its adapter may make room for another one
+        if request.aside == 1:
+            column = state.serves.shape[1] + request.adapter
+            state.n_parked[i, column] -= 1
+            replica.n_apart -= 1
+            while state.parked[i, column] >= 0 and state.live[state.parked[i, column]].aborted == 1:
+                gone = state.parked[i, column]
+                state.parked[i, column] = queue.pop(state.live, gone)
+                free(state, gone)
+            return cut
         if request.model != state.engines[replica.pool].model:
             state.n_parked[i, request.model] -= 1
             replica.n_parked -= 1
             return cut
         replica.n_waiting -= 1
+        if state.engines[replica.pool].fair == 1:
+            fair.line_of(state, i, request.tenant).n -= 1
+            replica.queue = r  # whoever is next now may fit where it did not
         if replica.queue == r:
             drop_aborted_heads(state, i)
             if replica.n_waiting > 0:

@@ -24,6 +24,7 @@ def blocks_a_hash(state, i):
 def leading(state, i, r):
     """How many of the first prefix blocks of r replica i keeps; one token is always left over."""
     tokens = state.clock[0].hash_tokens
+    i = state.replicas[i].memory
     if tokens == 0 or state.stores[i].n_rows == 0:
         return 0
     request = state.live[r]
@@ -39,6 +40,7 @@ def leading(state, i, r):
 @jit
 def idle_among(state, i, r, n):
     """How many of the first n prefix blocks of r nobody holds."""
+    i = state.replicas[i].memory
     request = state.live[r]
     idle = 0
     for c in range(n):
@@ -51,11 +53,11 @@ def idle_among(state, i, r, n):
 @jit
 def hold_leading(state, i, r, n):
     """r holds its first n prefix blocks, which replica i keeps."""
-    request = state.live[r]
+    request, m = state.live[r], state.replicas[i].memory
     idle = 0
     for c in range(n):
-        k = store.find(state, i, state.hashes[request.hash_at + c])
-        idle += store.hold(state, i, k)
+        k = store.find(state, m, state.hashes[request.hash_at + c])
+        idle += store.hold(state, m, k)
     request.n_shared = n
     if idle > 0:
         take(state, i, idle * blocks_a_hash(state, i))
@@ -69,18 +71,19 @@ def publish(state, i, r):
         return
     if state.engines[state.replicas[i].pool].anywhere == 1:
         hand_down(state, i, r)
-    if state.stores[i].n_rows == 0:
+    m = state.replicas[i].memory
+    if state.stores[m].n_rows == 0:
         return
     request = state.live[r]
     whole = min(request.n_hash, request.n_computed // tokens)
     each = blocks_a_hash(state, i)
     for c in range(request.n_shared, whole):
         key = state.hashes[request.hash_at + c]
-        k = store.find(state, i, key)
+        k = store.find(state, m, key)
         if k < 0:
-            store.add(state, i, key)
-            tiers.write_through(state, i, key)
-        elif store.hold(state, i, k) == 0:
+            store.add(state, m, key)
+            tiers.write_through(state, m, key)
+        elif store.hold(state, m, k) == 0:
             take(state, i, -each)  # the other's copy stays
     request.n_shared = max(request.n_shared, whole)
 
@@ -103,9 +106,10 @@ def give_back(state, i, r, n_blocks, n_shared):
     request = state.live[r]
     each = blocks_a_hash(state, i) if n_shared > 0 else 0
     freed = n_blocks - n_shared * each
+    m = state.replicas[i].memory
     for c in range(n_shared - 1, -1, -1):
-        k = store.find(state, i, state.hashes[request.hash_at + c])
-        if store.let_go(state, i, k) == 1:
+        k = store.find(state, m, state.hashes[request.hash_at + c])
+        if store.let_go(state, m, k) == 1:
             freed += each
     take(state, i, -freed)
 
@@ -117,6 +121,7 @@ def settle(state, i):
     Whoever looks at a store or gives blocks back between boundaries asks for this first, so that a
     leap drops what its steps would have dropped.
     """
+    i = state.replicas[i].memory
     in_use = blocks_now(state, i)
     state.totals[i].peak_blocks = max(state.totals[i].peak_blocks, in_use)
     if state.stores[i].n_idle > 0:

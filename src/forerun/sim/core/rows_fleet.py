@@ -19,7 +19,7 @@ REPLICA = np.dtype(
         ("scored", "i8"),  # tokens that they keep, at the start of the leap in progress
         ("n_chunks", "i8"),
         ("n_waiting", "i8"),
-        ("queue", "i8"),  # root of the waiting queue
+        ("queue", "i8"),  # root of the waiting queue; with queues by tenant who is next
         ("run_head", "i8"),
         ("run_tail", "i8"),
         ("chunk_head", "i8"),
@@ -32,7 +32,8 @@ REPLICA = np.dtype(
         ("ready_tail", "i8"),
         ("n_orders", "i8"),  # commands that wait for its next boundary
         ("next_pool", "i8"),  # whose costs and role it takes on at its next boundary
-        ("n_parked", "i8"),  # requests that wait here for models that are not loaded
+        ("n_parked", "i8"),  # requests that wait here for models that are not loaded ...
+        ("n_apart", "i8"),  # ... and for adapters
         ("free_ps", "i8"),  # no step begins before: weights are being loaded
         ("n_to_move", "i8"),  # decoding requests to be given away at its next boundary
         ("n_away", "i8"),  # requests that hold blocks here and do not run here: KV comes or goes
@@ -54,10 +55,18 @@ REPLICA = np.dtype(
         ("n_seqs", "i8"),  # sampled in each step
         ("n_draft", "i8"),  # proposed tokens that the step verifies
         ("lookahead", "i8"),  # blocks kept for them until they are accepted or not
+        ("partner", "i8"),  # the other lane on the same devices; -1 when it has them to itself
+        ("memory", "i8"),  # the replica whose blocks and store it uses: itself, or that one
+        ("row", "i8"),  # of the costs of the leap under way
         ("depth", "i8"),  # passes of the draft in the step ...
         ("draft_tokens", "i8"),  # ... and the tokens it computes in them
         ("encoding", "i8"),  # units in the step, when it is one of the encoder
         ("has_encoded", "i8"),  # 1: the last step was one of the encoder
+        ("n_adapters", "i8"),  # different ones in each step ...
+        ("n_adapted", "i8"),  # ... and the tokens computed with one
+        ("n_tune", "i8"),  # tuning tokens in each step ...
+        ("tune_added_ps", "i8"),  # ... and the time they add to it
+        ("last_tenant", "i8"),  # whose queue was the last to become empty; -1 none yet
     ],
     align=True,
 )
@@ -104,14 +113,27 @@ ENGINE = np.dtype(
         ("verify_row", "i8"),  # of the decode tables: 1, 2, 4, .. queries a request; -1 none
         ("draft_verify_row", "i8"),  # the same, of the draft
         ("model", "i8"),
-        ("family", "i8"),  # models of one base differ in a part of their weights only; -1: no such
         ("n_resident", "i8"),  # models whose weights a replica keeps at a time
-        ("load_ps", "i8"),  # all weights, from where they are kept ...
-        ("own_ps", "i8"),  # ... or those that its base has not
+        ("load_ps", "i8"),  # all weights, from where they are kept
         ("load_bytes", "i8"),
-        ("own_bytes", "i8"),
         ("encoder_row", "i8"),  # by whose costs it encodes in front of the model; -1: it does not
         ("every_turn", "i8"),  # 1: the turn policy looks at what changes inside a leap
+        ("max_adapters", "i8"),  # different ones in a batch at most; 0: there are none
+        ("n_slots", "i8"),  # adapters that a replica has memory for
+        ("host_slots", "i8"),  # ... and its host; 0: all of them
+        ("in_step", "i8"),  # 1: a step waits for the adapters it needs; else they come beside steps
+        ("in_order", "i8"),  # 1: nobody overtakes a request that waits for its adapter
+        ("gathered", "i8"),  # 1: a step reads an adapter for each of its tokens, not once
+        ("adapter_launch_ps", "i8"),  # of all kernels that a step with adapters adds
+        ("rank_ps", "i8"),  # to read one rank of an adapter, all its modules
+        ("adapted_ps", "i8"),  # to read and write what a token brings and takes
+        ("rank_flop_ps", "i8"),  # to compute one token with one rank
+        ("tunes", "i8"),  # 1: there is a backlog of tuning tokens ...
+        ("tune_grain", "i8"),  # ... of which a step takes a multiple of so many
+        ("beside", "i8"),  # row of a lane's costs while the other lane is in a step
+        ("switch_ps", "i8"),  # that a lane stands still for when its share changes
+        ("fair", "i8"),  # 1: a queue a tenant, and the order policy is asked again ...
+        ("every_order", "i8"),  # ... 1: of what changes inside a leap beside counters
     ],
     align=True,
 )
@@ -134,6 +156,21 @@ ENCODES = np.dtype(
     align=True,
 )
 
+#: a tenant of the whole fleet: what a token counts for it, in millionths over its weight, and when
+#: its first tokens are due after sending (NEVER when not said)
+TENANT = np.dtype([("in_cost", "i8"), ("out_cost", "i8"), ("ttft_ps", "i8")], align=True)
+
+#: a tenant at a replica
+LINE = np.dtype(
+    [
+        ("head", "i8"),  # root of its queue; -1 when empty
+        ("n", "i8"),  # who wait there
+        ("n_decode", "i8"),  # its decoders
+        ("served", "i8"),  # counted, without what these add: out_cost for each and decode step
+    ],
+    align=True,
+)
+
 #: weights that came to a replica
 LOADS = np.dtype(
     [
@@ -144,6 +181,75 @@ LOADS = np.dtype(
         ("bytes", "f8"),
         ("chosen_ps", "i8"),  # when the model that it drains for was chosen
         ("admitted", "i8"),  # `admissions` of the replica at its last turn
+    ],
+    align=True,
+)
+
+#: fine-tuning of a replica
+TUNED = np.dtype(
+    [
+        ("left", "i8"),  # tokens of the backlog
+        ("n_tokens", "i8"),  # that were trained on
+        ("alone_ps", "i8"),  # in steps that computed nothing else
+        ("beside_ps", "i8"),  # added to the others
+    ],
+    align=True,
+)
+
+#: an adapter
+ADAPTER = np.dtype([("rank", "i8"), ("bytes", "f8")], align=True)
+
+#: an adapter at a replica
+SLOT = np.dtype(
+    [
+        ("held", "i8"),  # 1: it has a slot ...
+        ("ready_ps", "i8"),  # ... and is there from now on
+        ("used", "i8"),  # tick at which it was fetched, or the last one let go of it
+        ("host", "i8"),  # the same on the host; 0 when it is not there
+        ("n_using", "i8"),  # requests that run with it, or whose KV comes
+        ("n_waiting", "i8"),
+        ("n_decoding", "i8"),
+        ("seen", "i8"),  # round of pricing in which it was counted
+    ],
+    align=True,
+)
+
+#: the adapters of a replica, all together
+FITTED = np.dtype(
+    [
+        ("n_held", "i8"),
+        ("n_host", "i8"),
+        ("n_active", "i8"),  # different ones that requests run with
+        ("free_ps", "i8"),  # when the last one on its way is there
+        ("in_step_ps", "i8"),  # loading that the next step does before it computes
+        ("ticks", "i8"),
+        ("rounds", "i8"),
+        ("n_decode", "i8"),  # requests that decode with one ...
+        ("decode_ranks", "i8"),  # ... the sum of their ranks ...
+        ("n_distinct", "i8"),  # ... the different ones among them ...
+        ("distinct_ranks", "i8"),  # ... and the sum of theirs
+        ("n_asked", "i8"),  # requests that came with one
+        ("n_there", "i8"),  # of them to a replica that had it
+        ("n_loads", "i8"),
+        ("n_far", "i8"),  # of them from beyond the host
+        ("n_evicted", "i8"),
+        ("load_ps", "i8"),
+        ("wait_ps", "i8"),  # of requests that stood apart
+        ("bytes", "f8"),
+    ],
+    align=True,
+)
+
+#: a replica as one of two lanes on the same devices, and as it is alone
+LANE = np.dtype(
+    [
+        ("beside", "i8"),  # 1: it counts with a busy partner
+        ("other_first_ps", "i8"),  # first_ps of the leap if that were the other way round ...
+        ("other_slope_ps", "i8"),
+        ("turned", "i8"),  # 1: it has come to be the other way round in the last step
+        ("stretch_ps", "i8"),  # so much longer does that last step take than the leap says
+        ("touched", "i8"),  # 1: at this boundary it took blocks of its partner, or gave some back
+        ("alone_ps", "i8"),  # what all steps so far would have taken alone
     ],
     align=True,
 )

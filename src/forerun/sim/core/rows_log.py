@@ -62,6 +62,9 @@ LEAP = np.dtype(
         ("n_extra", "i4"),  # ... and accepted: n_steps is 1, and they come with its end, gap 0
         ("depth", "i4"),  # most tokens in a row proposed for one request: passes of the draft
         ("draft_tokens", "i4"),  # that the draft computed in these passes, all together
+        ("n_adapters", "i4"),  # different ones in each step ...
+        ("n_adapted", "i4"),  # ... and tokens computed with one
+        ("n_tuned", "i8"),  # tokens of a fine-tuning in each step, not in n_tokens
         ("scored", "i8"),  # tokens at the first step out of which decoders pick what they read
         ("n_scored", "i4"),  # how many more in each step
         ("n_picking", "i4"),  # decoders that do

@@ -20,7 +20,8 @@ ARRIVAL = np.dtype(
         ("hash_at", "i8"),  # its prompt's blocks in `hashes`
         ("n_hash", "i8"),
         ("acceptance", "f8"),  # chance that a token proposed for it is right; -1: as its pool says
-        ("model", "i8"),  # that it asks for
+        ("model", "i8"),  # that it asks for ...
+        ("adapter", "i8"),  # ... and the adapter; -1 when none
         ("n_items", "i8"),  # images, pairs of frames, stretches of audio in its prompt ...
         ("item_units", "i8"),  # ... what the encoder computes for each ...
         ("item_tokens", "i8"),  # ... and tokens of the prompt that come of it
@@ -39,6 +40,13 @@ CALL = np.dtype(
         ("n_next", "i8"),
         ("lost", "i8"),  # 1: a predecessor gave no answer
         ("sent_ps", "i8"),  # when it is sent, as far as the predecessors that have ended say
+        ("path_ps", "i8"),  # service on the longest path of calls before it ...
+        ("ran_ps", "i8"),  # ... and its own
+        (
+            "left_calls",
+            "i8",
+        ),  # on the longest path from it to the end, itself included ...
+        ("left_tokens", "i8"),  # ... and the most tokens on one
         ("attempt", "i8"),  # how often it has been sent
         ("slot", "i8"),  # copies that its client waits for; -1 when none
         ("twin", "i8"),
@@ -56,7 +64,7 @@ TIMER = np.dtype(
 SUCCESSOR = np.dtype([("request", "i8"), ("delay_ps", "i8")], align=True)
 
 #: requests that belong together
-FLOW = np.dtype([("n_left", "i8"), ("start_ps", "i8")], align=True)
+FLOW = np.dtype([("n_left", "i8"), ("start_ps", "i8"), ("ran_ps", "i8")], align=True)
 
 #: what the response cache in front makes of a request, by its number
 ASK = np.dtype(
@@ -115,6 +123,7 @@ LIVE = np.dtype(
         ("replica", "i8"),
         ("pool", "i8"),
         ("model", "i8"),
+        ("adapter", "i8"),  # -1 when none
         ("n_preempt", "i8"),
         ("n_shared", "i8"),  # of them in the store of its replica, held
         ("source", "i8"),  # replica that computed its KV and still holds it; -1 when none
@@ -129,6 +138,8 @@ LIVE = np.dtype(
         ("cached", "i8"),
         ("n_left", "i8"),  # blocks held there for it alone ...
         ("n_left_shared", "i8"),  # ... and prefix blocks in the store there
+        ("aside", "i8"),  # 1: it waits apart for its adapter ...
+        ("aside_ps", "i8"),  # ... since then
         ("left_ps", "i8"),  # when it left there
         ("away_ps", "i8"),
         ("n_retries", "i8"),
@@ -144,17 +155,24 @@ LIVE = np.dtype(
         ("recent_right", "f8"),  # of late, older rounds weighing less: tokens found right ...
         ("recent_tried", "f8"),  # ... of those looked at (none behind a wrong one is)
         ("acceptance", "f8"),  # its true chance, -1 as its pool says: who reads it is an oracle
-        ("item_units", "i8"),  # as in ARRIVAL; this and what follows only where n_items > 0
-        ("item_tokens", "i8"),
-        ("n_encoded", "i8"),  # the first so many of its items are encoded, or need not be
-        ("encoding", "i8"),  # items of it in the encoder's step under way
         ("avoid", "i8"),  # replica that another copy of it is on; -1 when none
+        ("first_by_ps", "i8"),  # when its first token is due by its class; NEVER when not said
+        ("attained_ps", "i8"),  # service of its workflow's requests that had ended when it came ...
+        ("path_ps", "i8"),  # ... and on the longest path of those that it waited for
+        ("left_calls", "i8"),  # requests on the longest path from it to the end, itself included
+        ("left_tokens", "i8"),  # the most tokens on one: a policy that reads it is an oracle
+        ("served", "i8"),  # its tenant, when an order policy is asked again: see core/fair.py
+        ("charged", "i8"),  # 1: its prompt has been counted
         ("rate", "f8"),  # of its transfer, bytes a picosecond
         ("to_move", "f8"),  # bytes still to be moved ...
         ("moved_ps", "i8"),  # ... at this time, later than now while latency passes
         ("move_end_ps", "i8"),
         ("move_from", "i8"),  # ports
         ("move_to", "i8"),
+        ("item_units", "i8"),  # as in ARRIVAL; this and what follows only where n_items > 0
+        ("item_tokens", "i8"),
+        ("n_encoded", "i8"),  # the first so many of its items are encoded, or need not be
+        ("encoding", "i8"),  # items of it in the encoder's step under way
     ],
     align=True,
 )

@@ -8,7 +8,7 @@ Legend: i replica, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import clients, commands, fetch, front, heaps, timers
+from forerun.sim.core import clients, commands, fetch, front, heaps, lanes, timers
 from forerun.sim.core import live as lists
 from forerun.sim.core.arrivals import in_buffer, next_arrival, next_ready
 from forerun.sim.core.batch import form
@@ -28,7 +28,7 @@ def wants(state, arrival):
     if clock.by_request == 0 and clock.n_done + room > state.done.shape[0]:
         return WANT_LOG
     if clock.keep_leaps == 1 and (
-        clock.n_leaps + 1 > state.leaps.shape[0] or clock.n_gaps + room > state.gaps.shape[0]
+        clock.n_leaps + 2 > state.leaps.shape[0] or clock.n_gaps + room > state.gaps.shape[0]
     ):
         return WANT_LOG
     if clock.has_clients == 1 and clock.n_timers + room > state.timers.shape[0]:
@@ -70,11 +70,15 @@ def advance(state, until_ps):
             clock.passed = max(clock.passed, i + 1)
             if not lists.forget_old_gaps(state, i):
                 return WANT_GAPS
+            if state.replicas[i].partner >= 0:
+                lanes.look_in(state, i)
             if state.replicas[i].n_steps > 0:
                 complete(state, i, state.replicas[i].n_steps)
             if state.replicas[i].n_orders + state.replicas[i].n_parked > 0:
                 commands.at_boundary(state, i, t)
             heaps.reschedule(state, i, form(state, i, t))
+            if state.replicas[i].partner >= 0:
+                lanes.tell(state, i, t)
         else:
             clock.passed = state.replicas.shape[0]
             if timer == t:

@@ -4,7 +4,8 @@ A policy is a plain function.  It gets records and arrays and returns a choice; 
 the lowest index.  `params` are its knobs (float64, in the order its module lists them).
 
     order(request, now_ps, params) -> int                 smaller is served first; asked once, when
-                                                          the request reaches its replica
+                                                          the request reaches its replica, or again
+                                                          and again, see below
     admit(request, replica, engine, params) -> int        1: may start now if memory allows
     batch(replica, engine, params) -> (decode, tokens, whole, admissions)
     preempt(request, params) -> int                       the largest loses its blocks first
@@ -17,6 +18,8 @@ the lowest index.  `params` are its knobs (float64, in the order its module list
                                                           tokens proposed for a decoding request in
                                                           this step, 0 to engine.draft_most
     gate(request, load, now_ps, params, memory) -> int    1: let in, 0: turned away at the front
+    tune(replica, engine, params) -> (tokens, step_ps)    tuning tokens that the next step may take,
+                                                          if it then lasts no longer than step_ps
     turn(replica, engine, model, queued, now_ps, params) -> int
                                                           the model that runs next: `model`, which
                                                           is loaded, or one that requests wait for
@@ -26,6 +29,13 @@ are computed, prompts only as a whole when `whole` is 1; at most `admissions` re
 read what changes at events only (n_running, n_decode, n_chunks, n_waiting, queue state); a policy
 that reads ctx, past, n_blocks or a time says `EVERY_STEP = True` in its module, and is asked at
 every step.
+
+An `order` policy that says `AGAIN = True` is asked whenever a request may start, for the first
+request of each tenant: within a tenant they are served as they came.  `request.served` is then what
+the tenant has been served by the replica: millionths of a token, prompt tokens times the knob
+`input` and tokens of answers times `output`, over the tenant's weight.  Knobs `shared` (1: by the
+fleet) and `lift` (0: who comes back has saved up).  One that orders two tenants other than by a
+difference that grows steadily with their counters says `EVERY_STEP = True` too.
 
 `speculate` is asked for every decoding request each time a step is formed, in the order of their
 admission; what does not fit the step's tokens, the free memory or the answer is cut off.  With
@@ -73,6 +83,8 @@ HEAD_PS = 1  # when the first of them was sent; NEVER when none waits
 LOAD_PS = 2  # picoseconds to load it from where it is kept; 0 when its weights are there
 QUEUED_FIELDS = 3
 
+NO_LIMIT = (1 << 63) - 1  # a step of a `tune` policy may last as long as it takes
+
 MEMORY = 8
 GATE_OF_TENANT = MEMORY  # memory[GATE_OF_TENANT + 2 * request.tenant] and the one after it
 
@@ -81,6 +93,7 @@ NO, YES, IF_NO_PREFILL = 0, 1, 2
 
 KINDS = (
     "order", "admit", "batch", "preempt", "route", "place", "fetch", "speculate", "gate", "turn",
+    "tune",
 )  # fmt: skip
 
 
@@ -104,4 +117,5 @@ def numba_signatures():
         "speculate": i8(request, replica, engine, memory, params),
         "gate": i8(request, load, i8, params, memory),
         "turn": i8(replica, engine, i8, load, i8, params),
+        "tune": types.UniTuple(i8, 2)(replica, engine, params),
     }

@@ -10,7 +10,7 @@ accepted, n decoders, c cached tokens.
 
 from __future__ import annotations
 
-from forerun.sim.core import heaps
+from forerun.sim.core import fair, heaps
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for, need, take
 from forerun.sim.core.order import NEVER
@@ -342,6 +342,8 @@ def extra(state, i, r, a):
     c = request.n_computed + replica.decoded - request.joined
     request.n_computed += a
     request.n_out += a
+    if state.clock[0].fair == 1:
+        fair.charge(state, i, request.tenant, 0, a)
     state.residue[i, (request.n_computed - request.joined) % b] += 1
     replica.ctx += a
     if engine.reserve == FULL:

@@ -13,18 +13,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from forerun.sim.core.rows_fleet import (
+    ADAPTER,
     ANSWER,
     ENCODES,
     ENGINE,
+    FITTED,
     KEPT,
+    LANE,
+    LINE,
     LOADS,
     OFFER,
     PORT,
     REPLICA,
     SHELF,
+    SLOT,
     STORE,
+    TENANT,
     TEXT,
-)  # fmt: skip
+    TUNED,
+)
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, TOTALS
 from forerun.sim.core.rows_request import ARRIVAL, ASK, CALL, FLOW, LIVE, SUCCESSOR, TIMER
 from forerun.sim.core.signatures import KINDS
@@ -35,7 +42,7 @@ MISTAKE = {"stuck": 1, "batch": 2, "route": 3, "place": 4, "fetch": 5, "speculat
 #: what a caller can order of a replica: it takes requests (value 1: it starts with no prefix kept)
 #: or takes no more, it is gone and its requests are sent again (value 1: they fail), it runs as one
 #: of pool `value`, it gives `value` of its decoding requests to whom the `place` policy chooses,
-#: its link has `value` millionths of its bandwidth
+#: as long as there is room, its link has `value` millionths of its bandwidth
 VERBS = {"open": 0, "close": 1, "fail": 2, "switch": 3, "move": 4, "link": 5}
 
 #: for a time to come
@@ -93,6 +100,8 @@ CLOCK = np.dtype(
         ("hash_tokens", "i8"),  # tokens of a prefix block; 0 when prefixes are not kept
         ("n_verify", "i8"),  # decode tables by queries a request: 1, 2, 4, ..
         ("restricted", "i8"),  # 1: not every replica takes every request
+        ("has_adapters", "i8"),
+        ("tunes", "i8"),  # 1: some replica has a backlog of tuning tokens
         ("next_move_ps", "i8"),  # first end of a transfer
         ("n_moving", "i8"),
         ("next_command", "i8"),
@@ -104,6 +113,10 @@ CLOCK = np.dtype(
         ("wrong_replica", "i8"),
         ("wrong_value", "i8"),
         ("rejected", "i8"),
+        ("fair", "i8"),  # 1: what tenants are served is counted ...
+        ("fair_shared", "i8"),  # ... over the fleet, else by replica
+        ("fair_lift", "i8"),  # 1: who comes back has saved nothing up
+        ("last_tenant", "i8"),  # as of a replica, over the fleet
     ],
     align=True,
 )
@@ -136,11 +149,22 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "totals": (TOTALS, 1),  # [R]
     "engines": (ENGINE, 1),  # [P]
     "serves": (I8, 2),  # [P, N], row of `engines` by which a replica of a row serves a model
-    "parked": (I8, 2),  # [R, N], queues of requests for models that are not loaded ...
-    "n_parked": (I8, 2),  # [R, N], ... and how many they are
+    "parked": (I8, 2),  # [R, N + A], queues of requests for models that are not loaded, then for
+    "n_parked": (I8, 2),  # [R, N + A], adapters, ... and how many they are
+    "tenants": (TENANT, 1),  # [U], empty when nobody counts
+    "lines": (LINE, 1),  # [R * U], tenant u at replica i in row i * U + u
     "resident": (I8, 2),  # [R, N], number of the last turn of a model that is there, or -1
+    "block_ps": (I8, 2),  # [P, K], of load_ps: for blocks of weights that other models have too
+    "block_bytes": (I8, 2),  # [P, K], the same of load_bytes
     "loads": (LOADS, 1),  # [R]
     "encodes": (ENCODES, 1),  # [R]
+    "adapters": (ADAPTER, 1),  # [A]
+    "slots": (SLOT, 2),  # [R, A]
+    "fitted": (FITTED, 1),  # [R]
+    "tuned": (TUNED, 1),  # [R]
+    "tune_ps": (I8, 2),  # [P, G], of tuning tokens beside their forward products
+    "adapter_ps": (I8, 3),  # [P, A, 2], from the host to a replica, and from beyond to the host
+    "lanes": (LANE, 1),  # [R]
     "queued": (I8, 2),  # [fields, N], what the turn policy reads; rows in signatures.py
     "load": (I8, 2),  # [fields, R], what routers read; rows in signatures.py
     "offered": (I8, 1),  # [fields * R], those columns of `load` that a router may choose from
@@ -219,9 +243,10 @@ def new_replicas(pool_of_replica):
     replicas = rows(n, REPLICA)
     replicas.pool = pool_of_replica
     replicas.place = np.arange(n)
-    links = ("queue", "run_head", "run_tail", "chunk_head", "chunk_tail")
+    links = ("queue", "last_tenant", "run_head", "run_tail", "chunk_head", "chunk_tail")
     for link in (*links, "ready_head", "ready_tail"):
         replicas[link] = -1
     replicas.accepts = 1
+    replicas.partner, replicas.memory = -1, np.arange(n)
     replicas.next_pool = pool_of_replica
     return replicas

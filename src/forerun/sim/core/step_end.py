@@ -5,7 +5,7 @@ Legend: i replica, r slot of a live request, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, encode, front, prefix, speculate
+from forerun.sim.core import attempts, encode, fair, front, lanes, prefix, speculate, tuning
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
@@ -41,7 +41,7 @@ def write_leap(state, i, k):
     row = state.leaps[clock.n_leaps]
     clock.n_leaps += 1
     row.start_ps, row.first_ps, row.slope_ps = replica.start_ps, replica.first_ps, replica.slope_ps
-    row.n_steps, row.replica, row.pool = k, i, replica.pool
+    row.n_steps, row.replica, row.pool = k, i, replica.row
     row.n_still = replica.n_decode - replica.n_reading if replica.in_step > 0 else 0
     row.n_tokens = replica.in_step + replica.chunk + replica.n_draft
     row.n_seqs, row.n_decode = replica.n_seqs, replica.in_step
@@ -64,8 +64,9 @@ def write_leap(state, i, k):
         row.n_blocks += need(state, i, k, replica.past + replica.chunk, grown) + replica.lookahead
     row.n_draft, row.n_extra, row.depth = replica.n_draft, 0, replica.depth
     row.draft_tokens = replica.draft_tokens
-    if replica.encoding > 0:
-        row.pool = state.engines[replica.pool].encoder_row
+    row.n_tuned = replica.n_tune
+    row.n_adapters, row.n_adapted = replica.n_adapters, replica.n_adapted
+    if replica.encoding > 0:  # its row is that of the encoder
         row.n_tokens = row.chunk = replica.encoding
     row.scored = row.n_scored = row.n_picking = 0
     if replica.in_step > 0:
@@ -105,6 +106,43 @@ def settle_gaps(state, i):
 def complete(state, i, k):
     """Account for k steps of the leap in progress: tokens, blocks, and every request that ends."""
     replica = state.replicas[i]
+    done = 0
+    t = replica.start_ps
+    while done < k:
+        n = k - done
+        if replica.partner >= 0:
+            n = lanes.steps_alike(state, i, done, k)
+        t = pass_steps(state, i, n)
+        done += n
+    while replica.in_step > 0 and replica.n_decode > 0:
+        if state.last_step[i, 0] != replica.decoded:
+            break
+        r = state.last_member[i, 0]
+        lists.stop_growing(state, i, r)
+        if state.live[r].osl - state.live[r].n_out == replica.decoded - state.live[r].joined:
+            lists.leave_decoders(state, i, r)
+            lists.end_running(state, i, r, t, FINISHED)
+        else:
+            lists.await_next_change(state, i, r)
+    if replica.chunk > 0:
+        complete_chunks(state, i, k, t)
+    if replica.encoding > 0:
+        encode.settle(state, i)
+    replica.n_steps = 0
+    replica.chunk = 0
+    replica.ended_ps = t
+    if replica.n_aborted > 0:
+        sweep_aborted(state, i, t)
+    return t
+
+
+@jit
+def pass_steps(state, i, k):
+    """The first k steps of the leap in progress are over: their row, their tokens, their blocks.
+
+    Returns when the last of them ended.
+    """
+    replica = state.replicas[i]
     totals = state.totals[i]
     t = replica.start_ps + span(replica.first_ps, replica.slope_ps, k)
     totals.busy_ps += t - replica.start_ps
@@ -113,6 +151,8 @@ def complete(state, i, k):
     totals.n_steps += k
     totals.n_tokens += k * (replica.in_step + replica.chunk) + replica.n_draft
     write_leap(state, i, k)
+    if replica.n_tune > 0:
+        tuning.note(state, i, k, t - replica.start_ps)
     if replica.in_step > 0:
         take(state, i, decode_blocks(state, i, k) + replica.lookahead)
         settle_gaps(state, i)
@@ -128,23 +168,6 @@ def complete(state, i, k):
             n_extra = speculate.settle(state, i)
             if state.clock[0].keep_leaps == 1:
                 state.leaps[state.clock[0].n_leaps - 1].n_extra = n_extra
-        while replica.n_decode > 0 and state.last_step[i, 0] == replica.decoded:
-            r = state.last_member[i, 0]
-            lists.stop_growing(state, i, r)
-            if state.live[r].osl - state.live[r].n_out == replica.decoded - state.live[r].joined:
-                lists.leave_decoders(state, i, r)
-                lists.end_running(state, i, r, t, FINISHED)
-            else:
-                lists.await_next_change(state, i, r)
-    if replica.chunk > 0:
-        complete_chunks(state, i, k, t)
-    if replica.encoding > 0:
-        encode.settle(state, i)
-    replica.n_steps = 0
-    replica.chunk = 0
-    replica.ended_ps = t
-    if replica.n_aborted > 0:
-        sweep_aborted(state, i, t)
     return t
 
 
@@ -183,6 +206,8 @@ def complete_chunks(state, i, k, t):
                 continue
             request.n_out += 1
             state.totals[i].n_out += 1
+            if state.clock[0].fair == 1:
+                fair.charge(state, i, request.tenant, 0, 1)
             if request.first_token_ps < 0:
                 request.first_token_ps = t
                 if state.clock[0].hedge_first == 1:
@@ -194,6 +219,8 @@ def complete_chunks(state, i, k, t):
             request.last_token_ps = t
             if request.n_out == request.osl or request.aborted == 1:
                 lists.end_running(state, i, r, t, FINISHED)
+            elif state.replicas[i].partner >= 0:
+                lanes.hand_over(state, i, r, t)
             elif state.engines[replica.pool].role == PREFILL:
                 hand_on(state, i, r, t)
             else:
@@ -204,6 +231,13 @@ def complete_chunks(state, i, k, t):
 @jit
 def hand_on(state, i, r, t):
     """r goes on elsewhere; its KV stays on replica i until it has been moved."""
+    let_go(state, i, r, t)
+    front.send(state, r, t)
+
+
+@jit
+def let_go(state, i, r, t):
+    """r runs no more on replica i, which keeps its KV until it has been moved."""
     request = state.live[r]
     replica = state.replicas[i]
     lists.unlink_running(state, i, r)
@@ -219,7 +253,6 @@ def hand_on(state, i, r, t):
     replica.n_away += 1
     state.totals[i].n_moved += 1
     state.load[OUTSTANDING, i] -= 1
-    front.send(state, r, t)
 
 
 @jit

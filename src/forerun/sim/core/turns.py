@@ -40,13 +40,22 @@ def to_load(state, i, p):
     engine = state.engines[p]
     if state.resident[i, engine.model] >= 0:
         return 0, 0
-    if engine.family >= 0:
-        for m in range(state.resident.shape[1]):
-            other = state.serves[p, m]
-            related = other >= 0 and state.engines[other].family == engine.family
-            if related and state.resident[i, m] >= 0:
-                return engine.own_ps, engine.own_bytes
-    return engine.load_ps, engine.load_bytes
+    load_ps, n_bytes = engine.load_ps, engine.load_bytes
+    for k in range(state.block_ps.shape[1]):
+        if state.block_bytes[p, k] > 0 and is_there(state, i, p, k):
+            load_ps -= state.block_ps[p, k]
+            n_bytes -= state.block_bytes[p, k]
+    return load_ps, n_bytes
+
+
+@jit
+def is_there(state, i, p, k):
+    """Whether a model whose weights replica i keeps has block k; p : a row that it can run."""
+    for m in range(state.resident.shape[1]):
+        other = state.serves[p, m]
+        if other >= 0 and state.resident[i, m] >= 0 and state.block_bytes[other, k] > 0:
+            return True
+    return False
 
 
 @jit

@@ -29,8 +29,9 @@ def check_alone(pools: Sequence[Served]) -> None:
     if has_course(pools):
         raise SpecError.one(
             "deployment.pools.moe", "experts whose load changes cannot yet be combined with "
-            "autoscaling or faults: both change what a replica runs",
-            "no drift and no rebalance_s (one load for the whole run), or no autoscale and faults",
+            "autoscaling, faults, moving requests or power control: all change what a replica runs",
+            "no drift and no rebalance_s (one load for the whole run), or no autoscale, no faults, "
+            "no deployment.rebalance and no power policy",
         )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from forerun.errors import ForerunError, SpecError
 from forerun.spec.requests import Requests
 from forerun.spec.streams import stream
 from forerun.spec.traces import bundled, detect, draws, read
+from forerun.spec.traces._adapters import with_adapters
 from forerun.spec.traces._checks import check_traffic
 from forerun.spec.traces._columns import take
 from forerun.spec.traces._documents import with_documents
@@ -60,6 +61,8 @@ def requests_of(traffic: Traffic, *, seed: int, models: bool = False) -> Request
         requests = with_documents(requests, traffic.documents, seed=seed)
     if traffic.media is not None:
         requests = with_media(requests, traffic.media, seed=seed)
+    if traffic.adapters is not None:
+        requests = with_adapters(requests, traffic.adapters, seed=seed)
     caps: dict[str, Any] = {
         name: draw_tokens(cap, stream(seed, name), len(requests))
         for name in ("kept_tokens", "attended_tokens")
@@ -90,7 +93,7 @@ def iter_requests(traffic: Traffic, *, seed: int, chunk: int = CHUNK) -> Iterato
     check_traffic(traffic)
     names = (
         "concurrency", "workflow", "documents", "media", "questions", "kept_tokens",
-        "attended_tokens",
+        "attended_tokens", "adapters",
     )  # fmt: skip
     at_once = any(getattr(traffic, name) for name in names)
     if traffic.trace is None and not at_once:

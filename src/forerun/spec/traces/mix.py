@@ -19,6 +19,7 @@ from forerun.spec.traces.draw import requests_of
 _UNSAID: dict[str, Any] = {
     "priority": 0, "session": -1, "tenant": 0, "workflow": -1, "deadline_s": np.inf,
     "n_items": 0, "item_width": 0, "item_height": 0, "item_units": 0, "item_tokens": 0,
+    "adapter": -1,
     "kept_tokens": 0, "attended_tokens": 0,
 }  # fmt: skip
 _NUMBERED = ("session", "tenant", "workflow")
@@ -61,28 +62,35 @@ def _drawn(case: Case, common: Requests, shared: list[int]) -> np.ndarray:
     """A model for each request, by the shares; one for a whole conversation or workflow."""
     shares = np.array([list(case.models.values())[m].share for m in shared])
     draw = stream(case.seed, "models")
-    which = draw.choice(len(shared), size=len(common), p=shares / shares.sum())
+    return np.array(shared, dtype=np.int64)[drawn_by_share(common, shares, draw)]
+
+
+def drawn_by_share(common: Requests, shares: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """A number for each request, by the shares; one for a whole conversation or workflow."""
+    which = draw.choice(len(shares), size=len(common), p=shares / shares.sum())
     for together in (common.session, common.workflow):
         if together is not None:
             _, first, member = np.unique(together, return_index=True, return_inverse=True)
             which = np.where(together >= 0, which[first][member], which)
-    return np.array(shared, dtype=np.int64)[which]
+    return which
 
 
-def merged(parts: Sequence[Requests]) -> Requests:
+def merged(parts: Sequence[Requests], *, apart: Sequence[str] = _NUMBERED) -> Requests:
     """Several workloads on one clock, in order of arrival.
 
-    Sessions, tenants, workflows and prefix blocks of different parts stay apart.
+    Sessions, tenants, workflows (those of the columns `apart`) and prefix blocks of different parts
+    stay apart.
     """
     if len(parts) == 1:
         return parts[0]
     columns: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("arrival_s", "isl", "osl", "model")
+        if getattr(parts[0], name) is not None
     }
     for name, unsaid in _UNSAID.items():
         if any(getattr(part, name) is not None for part in parts):
-            columns[name] = np.concatenate(_apart(parts, name, unsaid))
+            columns[name] = np.concatenate(_apart(parts, name, unsaid, name in apart))
     columns |= _blocks(parts) | _successors(parts) | _texts(parts)
     order = np.argsort(columns["arrival_s"], kind="stable")
     return take(Requests(**columns, meta=parts[0].meta), order)
@@ -100,17 +108,17 @@ def _texts(parts: Sequence[Requests]) -> dict[str, Any]:
     return {"wording": np.concatenate(unsaid), "wordings": named[0]}
 
 
-def _apart(parts: Sequence[Requests], name: str, unsaid: Any) -> list[np.ndarray]:
+def _apart(parts: Sequence[Requests], name: str, unsaid: Any, apart: bool) -> list[np.ndarray]:
     """A column of every part; numbers of sessions and tenants begin after those before."""
     out, first = [], 0
     for part in parts:
         values = getattr(part, name)
         if values is None:
             values = np.full(len(part), unsaid)
-        elif name in _NUMBERED:
+        elif apart:
             values = np.where(values >= 0, values + first, values)
         out.append(values)
-        if name in _NUMBERED:
+        if apart:
             first = max(first, int(values.max(initial=-1)) + 1)
     return out
 

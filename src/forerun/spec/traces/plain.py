@@ -4,7 +4,7 @@ Arrival: arrival_s, timestamp, ... in seconds, or with a suffix _ms, _us, _ns; w
 and seconds since 1970 are counted from the first row.  Lengths: isl | input_tokens |
 prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s;
 images, image_width, image_height (in pixels): images of a prompt, whose tokens isl leaves out.
-kept_tokens and attended_tokens, 0 for none.
+adapter (a number, -1 for none); kept_tokens and attended_tokens, 0 for none.
 For a response cache: query_id (requests with one have the same text), question_id (the same right
 answer; each text a question of its own when absent), category.
 """
@@ -12,7 +12,6 @@ answer; each text a question of its own when absent), category.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from forerun.spec.traces._table import (
 from forerun.spec.wordings import Wordings, apart
 
 NAME = "plain"
+MAX_ADAPTER = 99_999  # a replica has a row for each of them
 
 _TIME = (
     "arrival_s", "arrived_at_s", "arrived_at", "arrival_time_s", "arrival_time", "arrival",
@@ -55,6 +55,7 @@ _OPTIONAL = {
     "session": Column(("session", "session_id", "conversation_id"), "text", required=False),
     "tenant": Column(("tenant", "tenant_id", "user", "user_id"), "text", required=False),
     "model": Column(("model", "model_name"), "text", required=False),
+    "adapter": Column(("adapter", "lora", "adapter_id"), required=False),
     "deadline_s": Column(("deadline_s",), required=False),
     "n_items": Column(("images", "n_images", "num_images"), required=False),
     "item_width": Column(("image_width",), required=False),
@@ -108,18 +109,18 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         elif name in _TEXTS:
             meta[name] = tuple(labels)
         else:
+            if name == "tenant":
+                numbers = whole_labels(np.arange(len(labels)), labels)
+                named = zip(numbers.tolist(), labels, strict=True)
+                meta["tenants"] = {label: number for number, label in named if label}
             extra[name] = whole_labels(extra[name], labels)
     wordings = _texts(extra, meta, head.path)
     for name in ("kept_tokens", "attended_tokens"):
         if name in extra:
             extra[name] = _whole_or_none(extra[name], name, head.path)
     lines = table.lines
-    for name, least in _WHOLE.items():
-        if name not in extra:
-            continue
-        number = extra[name]
-        bad = ~(np.abs(number) < 2**53) | (number % 1 != 0) | (number < least)
-        faults.add_where("not_whole", bad, lines, _not_whole(name, number, least))
+    for name in [one for one in _WHOLE if one in extra]:
+        bad = _refused(faults, name, extra[name], lines)
         values = {n: None if v is None else v[~bad] for n, v in values.items()}
         extra, lines = {n: v[~bad] for n, v in extra.items()}, lines[~bad]
         extra[name] = extra[name].astype(np.int64)
@@ -167,14 +168,26 @@ def _texts(columns: dict[str, Any], labels: dict[str, Any], path: Path) -> Wordi
     return apart(of["question"], of["category"], names.get("category", ("all",)))
 
 
-#: columns of whole numbers, and the least that each may be
-_WHOLE = {"priority": -np.inf, "n_items": 0, "item_width": 0, "item_height": 0}
+#: columns of whole numbers, and the least and the most that each may be
+_WHOLE = {
+    "priority": (-np.inf, np.inf), "adapter": (-1, MAX_ADAPTER), "n_items": (0, np.inf),
+    "item_width": (0, np.inf), "item_height": (0, np.inf),
+}  # fmt: skip
 
 
-def _not_whole(name: str, number: np.ndarray, least: float) -> Callable[[int], str]:
-    shown = _OPTIONAL[name].names[0]
-    beyond = "" if least == -np.inf else ", or is below 0"
-    return lambda i: f"{shown} {number[i]:g} is not whole{beyond}"
+def _refused(faults: Faults, name: str, numbers: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """Rows whose number in a column of whole ones is none, or none of those that it may be: bool
+    [N]."""
+    least, most = _WHOLE[name]
+    bad = ~(np.abs(numbers) < 2**53) | (numbers % 1 != 0) | (numbers < least) | (numbers > most)
+    words = "is not whole"
+    if name == "adapter":
+        words = f"is not a number from -1 to {MAX_ADAPTER}"
+    elif least == 0:
+        words = "is not whole, or is below 0"
+    shown = name if name == "adapter" else _OPTIONAL[name].names[0]
+    faults.add_where("not_whole", bad, lines, lambda i: f"{shown} {numbers[i]:g} {words}")
+    return bad
 
 
 def _is_clock(head: Head, column: str) -> bool:
@@ -213,8 +226,8 @@ def _seconds(values: np.ndarray, column: str, path: Path) -> tuple[np.ndarray, d
 def write(requests: Requests, path: str | Path) -> tuple[str, ...]:
     """Writes CSV, or Parquet when the name ends in .parquet; times to the last bit."""
     names = (
-        "arrival_s", "isl", "osl", "priority", "session", "tenant", "deadline_s", "kept_tokens",
-        "attended_tokens",
+        "arrival_s", "isl", "osl", "priority", "session", "tenant", "adapter", "deadline_s",
+        "kept_tokens", "attended_tokens",
     )  # fmt: skip
     columns = {n: v for n in names if (v := getattr(requests, n)) is not None}
     if Path(path).suffix == ".parquet":

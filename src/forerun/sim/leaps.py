@@ -20,26 +20,30 @@ def end_ps(leaps: np.ndarray) -> np.ndarray:
     return leaps["start_ps"] + span_ps(leaps)
 
 
-def steps_ended_by(leaps: np.ndarray, t_ps: int) -> np.ndarray:
-    """How many steps of each leap ended at or before a time: int64 [L]."""
+def steps_ended_by(leaps: np.ndarray, t_ps: np.ndarray | int) -> np.ndarray:
+    """How many steps of each leap ended at or before a time, one or one a leap: int64 [L]."""
+    t = np.broadcast_to(np.asarray(t_ps, dtype=np.int64), len(leaps))
     n = leaps["n_steps"].astype(np.int64)
-    k = np.where(end_ps(leaps) <= t_ps, n, 0)
-    cut = np.flatnonzero((leaps["start_ps"] < t_ps) & (k < n))
+    k = np.where(end_ps(leaps) <= t, n, 0)
+    cut = np.flatnonzero((leaps["start_ps"] < t) & (k < n))
     low, high = np.zeros(len(cut), np.int64), n[cut] - 1
-    rows = leaps[cut]
+    rows, until = leaps[cut], t[cut]
     while np.any(low < high):  # exact bisection on the step number
         mid = (low + high + 1) // 2
-        ok = rows["start_ps"] + span_ps(rows, mid) <= t_ps
+        ok = rows["start_ps"] + span_ps(rows, mid) <= until
         low, high = np.where(ok, mid, low), np.where(ok, high, mid - 1)
     k[cut] = low
     return k
 
 
-def clip(leaps: np.ndarray, from_ps: int, to_ps: int) -> np.ndarray:
-    """The leaps' steps that end in (from_ps, to_ps], as leaps."""
-    before, by = steps_ended_by(leaps, from_ps), steps_ended_by(leaps, to_ps)
-    keep = by > before
-    rows, k, n = leaps[keep].copy(), before[keep], (by - before)[keep]
+def step_of(leaps: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Step number k of each leap, as a leap of its own."""
+    return _after(leaps, k, 1)
+
+
+def _after(leaps: np.ndarray, k: np.ndarray, n: np.ndarray | int) -> np.ndarray:
+    """The n steps of each leap that follow its first k."""
+    rows = leaps.copy()
     rows["start_ps"] += span_ps(rows, k)
     rows["first_ps"] += rows["slope_ps"] * k
     rows["ctx"] += (rows["n_decode"] - rows["n_still"]) * k
@@ -47,6 +51,13 @@ def clip(leaps: np.ndarray, from_ps: int, to_ps: int) -> np.ndarray:
     rows["scored"] += rows["n_scored"] * k
     rows["n_steps"] = n
     return rows
+
+
+def clip(leaps: np.ndarray, from_ps: int, to_ps: int) -> np.ndarray:
+    """The leaps' steps that end in (from_ps, to_ps], as leaps."""
+    before, by = steps_ended_by(leaps, from_ps), steps_ended_by(leaps, to_ps)
+    keep = by > before
+    return _after(leaps[keep], before[keep], (by - before)[keep])
 
 
 def amount_by(

@@ -1,0 +1,119 @@
+"""Adapters of a fleet as the core reads them: ranks, times to fetch, what they add to steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from forerun import catalog
+from forerun.cost import lora
+from forerun.errors import SpecError
+from forerun.ops.graph import Graph
+from forerun.sim.core import rows_fleet, state
+from forerun.spec.adapters import Adapters
+from forerun.spec.deployment import Pool
+from forerun.spec.device import Device
+
+PS = 1e12
+
+
+@dataclass(frozen=True, eq=False)
+class Fitting:
+    """The adapters that a pool's requests can name, and what they cost there.
+
+    ranks : int64 [A], as kernels see them (all the largest one, where they are padded to it).
+    load_bytes, near_s, far_s : float64 [A], of a replica: bytes, from the host, from beyond to it.
+    """
+
+    ranks: np.ndarray
+    load_bytes: np.ndarray
+    near_s: np.ndarray
+    far_s: np.ndarray
+    max_adapters: int  # different ones in a batch
+    n_slots: int  # that a replica has memory for
+    host_slots: int = 0  # and its host; 0: all
+    in_step: bool = False  # steps wait for them
+    in_order: bool = False  # nobody overtakes who waits for one
+    gathered: bool = False  # read for each token, not once a step
+    launch_s: float = 0.0  # of the kernels that a step with adapters adds
+    rank_s: float = 0.0  # to read one rank
+    token_s: float = 0.0  # for what a token brings and takes
+    rank_flop_s: float = 0.0  # to compute a token with one rank
+
+
+def fitting(graph: Graph, pool: Pool, device: Device, how: Adapters, n: int) -> Fitting:
+    """The n adapters at a pool.
+
+    Raises SpecError where the model has nothing they could change, or nothing says by which link
+    they come.
+    """
+    one, added = lora.of_rank(graph, how), lora.added(graph, device, how)
+    if not one.params:
+        what = f"{graph.model} has no {' or '.join(how.modules)} that adapters change"
+        raise SpecError.one("deployment.adapters.modules", what, "modules: [attention]")
+    name = how.link or device.host_link
+    if name is None:
+        what = f"{device.name} names no link to its host"
+        raise SpecError.one("deployment.adapters.link", what, "link: NAME (forerun list links)")
+    ranks = np.resize(np.array(how.ranks, dtype=np.int64), n)
+    each = ranks * one.params * lora.WEIGHT_BYTES  # of a device, which loads its own
+    whole = each * pool.devices_per_replica
+    near = catalog.link(name)
+    far_s: np.ndarray = np.zeros(n)
+    if how.far_link is not None:
+        far = catalog.link(how.far_link)
+        far_s = far.latency_s + whole / far.bandwidth_bytes_per_s
+    return Fitting(
+        ranks=np.full(n, max(how.ranks)) if how.padded else ranks,
+        load_bytes=whole,
+        near_s=near.latency_s + each / near.bandwidth_bytes_per_s,
+        far_s=far_s,
+        max_adapters=how.max_loras,
+        n_slots=how.n_slots,
+        host_slots=how.max_cpu_loras or 0,
+        in_step=how.load == "in_step",
+        in_order=how.wait == "in_order",
+        gathered=how.kernel == "gathered",
+        launch_s=added.launch_s,
+        rank_s=added.rank_s,
+        token_s=added.token_s,
+        rank_flop_s=added.rank_flop_s,
+    )
+
+
+def fill_adapters(engines: Any, fittings: Sequence[Fitting | None]) -> None:
+    """What engines say of adapters."""
+    for row, one in zip(engines, fittings, strict=True):
+        if one is None:
+            continue
+        row.max_adapters, row.n_slots, row.host_slots = (
+            one.max_adapters,
+            one.n_slots,
+            one.host_slots,
+        )
+        row.in_step, row.in_order, row.gathered = one.in_step, one.in_order, one.gathered
+        row.adapter_launch_ps, row.rank_ps = round(one.launch_s * PS), round(one.rank_s * PS)
+        row.adapted_ps, row.rank_flop_ps = round(one.token_s * PS), round(one.rank_flop_s * PS)
+
+
+def adapter_arrays(fittings: Sequence[Fitting | None], n_replicas: int) -> dict[str, np.ndarray]:
+    """The fields of a `State` on adapters; nothing is loaded at first."""
+    first = fittings[0]
+    n = 0 if first is None else len(first.ranks)
+    adapters = state.rows(n, rows_fleet.ADAPTER)
+    times = np.zeros((len(fittings), n, 2), dtype=np.int64)
+    if first is not None:
+        adapters.rank, adapters.bytes = first.ranks, first.load_bytes
+        for p, one in enumerate(fittings):
+            assert one is not None
+            times[p] = np.rint(np.stack([one.near_s, one.far_s], axis=1) * PS)
+    slots = np.zeros((n_replicas, n), dtype=rows_fleet.SLOT).view(np.recarray)
+    return {
+        "adapters": adapters,
+        "adapter_ps": times,
+        "slots": slots,
+        "fitted": state.rows(n_replicas, rows_fleet.FITTED),
+    }

@@ -1,0 +1,297 @@
+"""Adapters (LoRA): what a replica keeps of them, how they come, what they add to a step.
+
+A replica has slots for a few adapters; others come from its host, one after another, and the one
+that was used longest ago makes room.  An adapter that somebody runs with stays.  A request whose
+adapter is not there, or would be one too many in the batch, waits apart, and those behind it go
+on; or all wait (`in_order`).  The end of a load is known when it begins: a boundary, not an event.
+
+Legend: i replica, r slot of a request, a adapter, t picoseconds.
+"""
+
+from __future__ import annotations
+
+from forerun.sim.core import queue
+from forerun.sim.core.jit import jit
+from forerun.sim.core.order import NEVER
+from forerun.sim.core.wake import cut_leap
+
+
+@jit
+def next_ready(state, i, t):
+    """When the next adapter that is on its way to replica i is there; NEVER when none is."""
+    first = NEVER
+    if state.fitted[i].free_ps > t:
+        for a in range(state.slots.shape[1]):
+            slot = state.slots[i, a]
+            if slot.held == 1 and t < slot.ready_ps < first:
+                first = slot.ready_ps
+    return first
+
+
+@jit
+def load_ps(state, i, a):
+    """Picoseconds that adapter a takes to replica i: from its host, or to there first."""
+    p = state.replicas[i].pool
+    far = state.engines[p].host_slots > 0 and state.slots[i, a].host == 0
+    return state.adapter_ps[p, a, 0] + (state.adapter_ps[p, a, 1] if far else 0)
+
+
+@jit
+def until_ready(state, i, a, t):
+    """Picoseconds from t until replica i could run adapter a, if it has room for it."""
+    slot, free_ps = state.slots[i, a], state.fitted[i].free_ps
+    if slot.held == 1:
+        return max(0, slot.ready_ps - t)
+    in_step = state.engines[state.replicas[i].pool].in_step
+    return load_ps(state, i, a) + (max(0, free_ps - t) if in_step == 0 else 0)
+
+
+@jit
+def place_for(state, i, t):
+    """An adapter whose slot on replica i another one can have; -1: one is free, -2: none can.
+
+    Nobody runs with it; where loading goes on beside steps, nobody waits for it either.
+    """
+    engine = state.engines[state.replicas[i].pool]
+    if state.fitted[i].n_held < engine.n_slots:
+        return -1
+    alone = engine.in_step == 0 and engine.in_order == 0
+    chosen = -2
+    for a in range(state.slots.shape[1]):
+        slot = state.slots[i, a]
+        if slot.held == 0 or slot.n_using > 0 or slot.ready_ps > t:
+            continue
+        if alone and slot.n_waiting > 0:
+            continue
+        if chosen < 0 or slot.used < state.slots[i, chosen].used:
+            chosen = a
+    return chosen
+
+
+@jit
+def begin(state, i, a, t):
+    """Adapter a is fetched for replica i if it can have a slot; True when it is on its way."""
+    fitted, slot = state.fitted[i], state.slots[i, a]
+    old = place_for(state, i, t)
+    if old == -2:
+        return False
+    if old >= 0:
+        state.slots[i, old].held = 0
+        fitted.n_held -= 1
+        fitted.n_evicted += 1
+    spent = load_ps(state, i, a)
+    use_host(state, i, a)
+    fitted.ticks += 1
+    slot.held, slot.used = 1, fitted.ticks
+    fitted.n_held += 1
+    fitted.n_loads += 1
+    fitted.load_ps += spent
+    fitted.bytes += state.adapters[a].bytes
+    if state.engines[state.replicas[i].pool].in_step == 1:
+        fitted.in_step_ps += spent
+        slot.ready_ps = t
+    else:
+        fitted.free_ps = max(fitted.free_ps, t) + spent
+        slot.ready_ps = fitted.free_ps
+    return True
+
+
+@jit
+def use_host(state, i, a):
+    """The host of replica i has adapter a; the one used longest ago makes room there."""
+    fitted, slot = state.fitted[i], state.slots[i, a]
+    most = state.engines[state.replicas[i].pool].host_slots
+    if most == 0:
+        return
+    fitted.ticks += 1
+    if slot.host == 0:
+        fitted.n_far += 1
+        fitted.n_host += 1
+        if fitted.n_host > most:
+            oldest = -1
+            for b in range(state.slots.shape[1]):
+                host = state.slots[i, b].host
+                if host > 0 and (oldest < 0 or host < state.slots[i, oldest].host):
+                    oldest = b
+            state.slots[i, oldest].host = 0
+            fitted.n_host -= 1
+    slot.host = fitted.ticks
+
+
+# -- who waits, and who may start -----------------------------------------------------------------
+
+
+@jit
+def come(state, i, r, t):
+    """r, which wants an adapter, is in the queue of replica i; its adapter is fetched if it can."""
+    a = state.live[r].adapter
+    slot, engine = state.slots[i, a], state.engines[state.replicas[i].pool]
+    slot.n_waiting += 1
+    state.fitted[i].n_asked += 1
+    if slot.held == 1 and slot.ready_ps <= t:
+        state.fitted[i].n_there += 1
+    alone = engine.in_step == 0 and engine.in_order == 0
+    early = slot.held == 0 and alone and state.replicas[i].n_apart == 0
+    if early and begin(state, i, a, t) and state.replicas[i].n_steps > 0:
+        cut_leap(state, i, slot.ready_ps)
+
+
+@jit
+def may_start(state, i, a, t):
+    """Whether a request for adapter a can join the batch of replica i at t."""
+    slot, engine = state.slots[i, a], state.engines[state.replicas[i].pool]
+    if slot.n_using == 0 and state.fitted[i].n_active >= engine.max_adapters:
+        return False
+    if slot.held == 1:
+        return slot.ready_ps <= t
+    return engine.in_step == 1 and place_for(state, i, t) > -2
+
+
+@jit
+def put_aside(state, i, t):
+    """The first in the queue of replica i waits for its adapter: apart, so that others go on, or
+    (False) where it is, before them."""
+    replica = state.replicas[i]
+    r = replica.queue
+    request = state.live[r]
+    a = request.adapter
+    engine = state.engines[replica.pool]
+    if state.slots[i, a].held == 0 and engine.in_step == 0:
+        begin(state, i, a, t)
+    if may_start(state, i, a, t):
+        return True  # it took no time
+    if engine.in_order == 1:
+        return False
+    replica.queue = queue.pop(state.live, r)
+    replica.n_waiting -= 1
+    column = state.serves.shape[1] + a
+    state.parked[i, column] = queue.push(state.live, state.parked[i, column], r)
+    state.n_parked[i, column] += 1
+    replica.n_apart += 1
+    request.aside, request.aside_ps = 1, t
+    return True
+
+
+@jit
+def call_back(state, i, t):
+    """Those of replica i that wait apart and may start queue again; what can be fetched is."""
+    replica = state.replicas[i]
+    first = state.serves.shape[1]
+    fetched = True
+    while fetched:
+        head = -1  # who has waited longest of those whose adapters are not on their way
+        for a in range(state.slots.shape[1]):
+            if state.parked[i, first + a] < 0:
+                continue
+            if may_start(state, i, a, t):
+                queue_again(state, i, a, t)
+            elif state.slots[i, a].held == 0:
+                r = state.parked[i, first + a]
+                if head < 0 or queue.before(state.live, r, head):
+                    head = r
+        in_step = state.engines[replica.pool].in_step
+        fetched = head >= 0 and in_step == 0 and begin(state, i, state.live[head].adapter, t)
+
+
+@jit
+def queue_again(state, i, a, t):
+    """All requests of replica i that wait apart for adapter a are in its queue again."""
+    replica = state.replicas[i]
+    column = state.serves.shape[1] + a
+    while state.parked[i, column] >= 0:
+        r = state.parked[i, column]
+        state.parked[i, column] = queue.pop(state.live, r)
+        replica.queue = queue.push(state.live, replica.queue, r)
+        if state.live[r].aborted == 0:  # else it is counted no more
+            replica.n_waiting += 1
+            state.fitted[i].wait_ps += t - state.live[r].aside_ps
+        state.live[r].aside = 0
+    replica.n_apart -= state.n_parked[i, column]
+    state.n_parked[i, column] = 0
+
+
+@jit
+def take(state, i, a, t):
+    """One more request runs with adapter a on replica i, which it may."""
+    slot = state.slots[i, a]
+    if slot.held == 0:
+        begin(state, i, a, t)
+    if slot.n_using == 0:
+        state.fitted[i].n_active += 1
+    slot.n_using += 1
+
+
+@jit
+def leave(state, i, a):
+    """One request less runs with adapter a on replica i."""
+    fitted, slot = state.fitted[i], state.slots[i, a]
+    slot.n_using -= 1
+    if slot.n_using == 0:
+        fitted.n_active -= 1
+        fitted.ticks += 1
+        slot.used = fitted.ticks
+
+
+@jit
+def fall(state, i):
+    """Replica i has lost its adapters, and those on its host."""
+    fitted = state.fitted[i]
+    fitted.free_ps = fitted.in_step_ps = fitted.n_host = 0
+    for a in range(state.slots.shape[1]):
+        slot = state.slots[i, a]
+        slot.host = 0
+        if slot.held == 1 and slot.n_using == 0:
+            slot.held = 0
+            fitted.n_held -= 1
+
+
+# -- what they cost -------------------------------------------------------------------------------
+
+
+@jit
+def decode(state, i, a, n):
+    """n (1 or -1) more requests decode with adapter a on replica i."""
+    fitted, slot = state.fitted[i], state.slots[i, a]
+    rank = state.adapters[a].rank
+    before = slot.n_decoding
+    slot.n_decoding += n
+    fitted.n_decode += n
+    fitted.decode_ranks += n * rank
+    if before == 0 or slot.n_decoding == 0:
+        fitted.n_distinct += n
+        fitted.distinct_ranks += n * rank
+
+
+@jit
+def price(state, i, decoding):
+    """Picoseconds that adapters add to the step that replica i is forming.
+
+        launches + max(ranks read * their time + tokens * theirs, tokens * ranks * flop time)
+
+    Ranks are read once for each adapter in the step, or (`gathered`) for each of its tokens.
+    """
+    replica, fitted = state.replicas[i], state.fitted[i]
+    engine = state.engines[replica.pool]
+    n = tokens = ranks = work = 0
+    if decoding == 1:
+        n, tokens = fitted.n_distinct, fitted.n_decode
+        ranks, work = fitted.distinct_ranks, fitted.decode_ranks
+    fitted.rounds += 1
+    r = replica.chunk_head
+    while r >= 0:
+        request = state.live[r]
+        if request.chunk > 0 and request.adapter >= 0:
+            slot, rank = state.slots[i, request.adapter], state.adapters[request.adapter].rank
+            tokens += request.chunk
+            work += request.chunk * rank
+            if slot.seen != fitted.rounds and (decoding == 0 or slot.n_decoding == 0):
+                slot.seen = fitted.rounds
+                n += 1
+                ranks += rank
+        r = request.chunk_next
+    replica.n_adapters, replica.n_adapted = n, tokens
+    if n == 0:
+        return 0
+    read = work if engine.gathered == 1 else ranks
+    memory = read * engine.rank_ps + tokens * engine.adapted_ps
+    return engine.adapter_launch_ps + max(memory, work * engine.rank_flop_ps)

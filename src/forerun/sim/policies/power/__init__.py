@@ -1,0 +1,1 @@
+"""Policies of the kind `power`; the file name is the public name."""

@@ -1,0 +1,23 @@
+"""The fewest requests, where an adapter that has to come first counts as `load_requests` more.
+
+Among replicas that would have to fetch it, all else equal, it goes to the adapter's own: number
+adapter mod replicas.  So each replica comes to hold a part of the adapters.
+"""
+
+from forerun.sim.core.signatures import OUTSTANDING, TO_LOAD
+
+PARAMS = {"load_requests": 8.0}
+
+
+def near_adapter(request, load, params, memory, rng):
+    n = load.shape[1]
+    best = 0
+    least = 0.0
+    for c in range(n):
+        cost = load[OUTSTANDING, c] + params[0] * (load[TO_LOAD, c] > 0)
+        if request.adapter >= 0 and request.adapter % n == c:
+            cost -= 0.5
+        if c == 0 or cost < least:
+            best = c
+            least = cost
+    return best

@@ -1,0 +1,1 @@
+"""Policies of the kind `tune`; the file name is the public name."""

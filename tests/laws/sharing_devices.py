@@ -1,0 +1,36 @@
+"""Small fleets whose replicas compute prompts and answers on the same devices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fleets import pool
+from serving import table
+
+from forerun.sim.control.slow import stretched
+
+
+def lanes(*, replicas=1, levels=((2.0, 1.5),), beside=1.7, switch_s=0.0, name="g", **how):
+    """Rows of one pool: of each level the prompts' and the answers', alone and beside each other.
+
+    levels : how many times as long as on all of the device (prompts, answers) takes alone.
+    """
+    how = {"n_blocks": 30, "costs": table(), **how}
+    rows = []
+    for level, factors in enumerate(levels):
+        for k, (role, factor) in enumerate(zip(("prefill", "decode"), factors, strict=True)):
+            for busy, more in enumerate((1.0, beside)):
+                one = pool(role, f"{name} {role} {level}", **how)
+                here = replicas if level == 0 and busy == 0 else 0
+                rows.append(
+                    replace(
+                        one,
+                        pool=one.pool.model_copy(update={"replicas": here}),
+                        table=stretched(one.table, factor * more),
+                        block=name,
+                        lane=4 * level + 2 * k + busy,
+                        port_bytes_per_s=0.0,
+                        switch_s=switch_s,
+                    )
+                )
+    return rows
