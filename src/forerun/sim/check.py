@@ -40,7 +40,7 @@ def check_roles(pools: Sequence[Served]) -> None:
             Problem(
                 f"{where}.{served.pool.name}.link",
                 f"KV moves between pools, and {served.pool.device} has no network link",
-                "link: NAME (see forerun list links)",
+                "link: NAME (see forerun show link)",
             )
             for served in pools
             if served.port_bytes_per_s <= 0 and served.block is None
