@@ -96,7 +96,9 @@ LABELS = {
     "lost_s": "steps cut short",
 }
 #: a figure each for what a fleet may do or not
-OPTIONAL = ("kv", "models", "responses", "power", "tenants")
+OPTIONAL = (
+    "kv", "models", "responses", "adapters", "tuning", "lanes", "tenants", "power",
+)  # fmt: skip
 Line = tuple[str, str, str, str, str]
 
 
