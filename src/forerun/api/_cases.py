@@ -86,6 +86,11 @@ def _trace(name: str) -> str:
     raise SpecError.one("trace", what, nearest(name, bundled))
 
 
+def policy_kinds() -> tuple[str, ...]:
+    """What policies decide; nothing is imported."""
+    return tuple(sorted(p.parent.name for p in _POLICIES.glob("*/__init__.py")))
+
+
 def policies(kind: str) -> tuple[str, ...]:
     """Names of the policies of a kind that ship with Forerun; nothing is imported."""
     return _stems(_POLICIES / kind)

@@ -237,7 +237,7 @@ def weights_rate(pool: Pool) -> tuple[float, float]:
     if name is None:
         where = f"deployment.pools.{pool.name}.weights_link"
         what = f"weights of {len(pool.models)} models come and go, and {pool.device} names no link"
-        raise SpecError.one(where, f"{what} to its host", "weights_link: NAME (forerun list links)")
+        raise SpecError.one(where, f"{what} to its host", "weights_link: NAME (forerun show link)")
     link = catalog.link(name)
     return link.bandwidth_bytes_per_s, link.latency_s
 

@@ -44,7 +44,7 @@ def check_roles(pools: Sequence[Served]) -> None:
             Problem(
                 f"{where}.{served.pool.name}.link",
                 f"KV moves between pools, and {served.pool.device} has no network link",
-                "link: NAME (see forerun list links)",
+                "link: NAME (see forerun show link)",
             )
             for served in pools
             if served.port_bytes_per_s <= 0 and served.n_blocks > 0 and served.block is None
@@ -89,7 +89,7 @@ def check_encoders(pools: Sequence[Served], again: Sequence[bool], *, cached: bo
         if served.port_bytes_per_s <= 0:
             where = f"deployment.pools.{served.pool.name}.link"
             what = f"embeddings move between pools, and {served.pool.device} has no network link"
-            problems.append(Problem(where, what, "link: NAME (see forerun list links)"))
+            problems.append(Problem(where, what, "link: NAME (see forerun show link)"))
     for served in pools:
         if served.group is not None and (apart or served.encoder >= 0):
             where = f"deployment.pools.{served.pool.name}.models"

@@ -115,7 +115,7 @@ def check_moves(pools: Sequence[Served], rebalance: Rebalance | None) -> None:
         if served.port_bytes_per_s <= 0:
             what = f"requests move with their KV, and {served.pool.device} has no network link"
             where = f"deployment.pools.{served.pool.name}.link"
-            problems.append(Problem(where, what, "link: NAME (see forerun list links)"))
+            problems.append(Problem(where, what, "link: NAME (see forerun show link)"))
     if rebalance is not None:
         where = "deployment.rebalance"
         if encodes(pools):
