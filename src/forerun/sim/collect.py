@@ -9,9 +9,10 @@ import numpy as np
 
 from forerun.errors import PolicyError
 from forerun.sim.core import rows_fleet, rows_log, rows_request, state
-from forerun.sim.core.batch import BAD_BATCH, STUCK
+from forerun.sim.core.batch import BAD_BATCH
 from forerun.sim.core.fetch import BAD_FETCH
 from forerun.sim.core.front import BAD_PLACE, BAD_ROUTE
+from forerun.sim.core.leap import STUCK
 from forerun.sim.core.speculate import BAD_DRAFT
 from forerun.sim.core.turns import BAD_TURN
 from forerun.sim.policy import Found
