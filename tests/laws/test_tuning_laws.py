@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from adapting import WAYS, fitted, naming
+from control import drive
 from families import turning
 from fleets import assert_laws, assert_same, fleets, pool, serve, sharing, troubles
 from flows import woven
@@ -15,6 +16,7 @@ from speculating import kinds
 from test_tier_laws import CHAINS, with_engine
 
 from forerun.errors import SpecError
+from forerun.spec.control import Fault
 from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
 from forerun.spec.tuning import Tuning
@@ -69,6 +71,22 @@ def test_a_leap_equals_stepping_with_tuning(policy, tokens):
             assert (log.requests["status"] == 0).all()
             done += log.tuned["n_tokens"].sum()
     assert done > 10_000
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_fleet_that_controllers_look_at_trains_as_one_that_nobody_looks_at(policy):
+    never = Fault(effect="slow", at_s=(1e6,), mttr_s=1.0, factor=2.0)
+    slow = Fault(effect="slow", mtbf_s=0.2, mttr_s=0.2, factor=2.5)
+    for seed, pools in enumerate(fleets().values()):
+        requests, pools = sharing(seed, 50, isl=60), tuned(pools, policy, 10**6)
+        looked = drive(requests, pools, faults=(never,), seed=3).server
+        assert_same_tuned(looked, serve(requests, pools, seed=3))
+        leapt, stepped = (
+            drive(requests, pools, faults=(slow,), leap=leap, seed=3).server
+            for leap in (True, False)
+        )
+        assert_same_tuned(leapt, stepped)
+        assert_tuned(leapt, 10**6)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -222,6 +222,28 @@ def test_what_shares_are_not_combined_with_is_told(more, where):
     assert any(problem.where.endswith(where) for problem in told), told
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"autoscale": {"min_replicas": 1}, "replicas": 2},
+        {"moe": {"routing": {"kind": "zipf", "skew": 0.5, "drift": 0.3}}},
+    ],
+)
+def test_a_policy_of_shares_does_not_silently_stop_beside_a_pool_that_changes(other):
+    from forerun.spec.check import check_case
+
+    def told(policy):
+        share = {**HALF, "policy": policy}
+        pools = [
+            {"name": "a", "device": "h100-sxm", "sm_share": share},
+            {"name": "b", "device": "h100-sxm", **other},
+        ]
+        return [problem.where for problem in check_case(case(deployment={"pools": pools}))]
+
+    assert "deployment.pools.0.sm_share.policy" in told("slo_driven")
+    assert "deployment.pools.0.sm_share.policy" not in told("fixed")
+
+
 def test_a_rule_without_a_choice_or_an_aim_is_told():
     from forerun.spec.check import check_case
 

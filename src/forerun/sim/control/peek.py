@@ -11,6 +11,7 @@ import numpy as np
 
 from forerun.sim.collect import live_slots
 from forerun.sim.core import compile as compiler
+from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_request import HELD, PLAIN, WAITING
 from forerun.sim.core.signatures import OUTSTANDING
 from forerun.sim.serve import PS, Server
@@ -25,7 +26,10 @@ def shut(server: Server, replicas: Iterable[int]) -> None:
 
 
 def end_at_last_event(server: Server) -> None:
-    """The run ended with its last event, not when somebody looked again."""
+    """The run ended with its last event, not when somebody looked again; steps that replicas are
+    in though nobody waits for them (fine-tuning) are ended as in a run without controllers."""
+    if at_rest(server) and in_a_step(server):
+        server.advance()
     server._clock.now_ps = server._clock.event_ps
 
 
@@ -122,3 +126,8 @@ def ended_rows(server: Server) -> np.ndarray:
 def progress(server: Server) -> tuple[int, int]:
     """Two numbers of which one grows as long as anything happens to requests."""
     return int(server._clock.n_done), int(server._state.totals["n_tokens"].sum())
+
+
+def in_a_step(server: Server) -> bool:
+    """Whether some replica is in a step."""
+    return bool(server._state.agenda_ps[0] != NEVER)
