@@ -124,7 +124,8 @@ def assert_laws(server, requests, *, all_sent=True):
     computed += wasted.wasted_tokens
     if len(done) + len(given) == len(rows):
         rejected = (log.replicas["n_drafted"] - log.replicas["n_extra"]).sum()
-        assert log.replicas["n_tokens"].sum() == computed + rejected
+        encoded = state.encodes.n_units.sum()
+        assert log.replicas["n_tokens"].sum() == computed + rejected + encoded
         extra = log.replicas["n_extra"].sum() - rows["n_extra"].sum()
         assert extra == 0 or 0 < extra < wasted.wasted_out  # of copies that were dropped
         assert not state.replicas.n_blocks.any()

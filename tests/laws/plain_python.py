@@ -10,6 +10,7 @@ import numpy as np
 from adapting import WAYS, fitted, naming
 from families import asking, engine_turn, turning
 from flows import woven
+from seeing import looking, seeing_fleets
 from serving import served, simulate, table, workload
 from sharing_devices import lanes
 from speculating import kinds
@@ -97,6 +98,14 @@ if __name__ == "__main__":
             requests, engine_turn(turning(replicas=2, n_resident=2), turn)
         ).log_so_far()
         print("models", turn, digest(log), log.loads.tolist())
+    for name, pools in seeing_fleets().items():
+        commands = [
+            (time_s, verb, i, value)
+            for time_s, verb, i, value in fleets.troubles(4, pools)
+            if verb != "switch"
+        ]
+        log = fleets.serve(looking(4, 40, isl=60), pools, commands=commands).log_so_far()
+        print("images", name, digest(log), log.encodes.tolist())
     wanted = naming(fleets.sharing(5, 40, rate=80))
     slack = {"name": "slack", "params": {"step_s": 0.012}}
     how = {"tune": slack, "tuning": Tuning(tokens=2_000, grain=4)}

@@ -13,6 +13,7 @@ from forerun.api._cases import (
     default_deployment,
     load,
     policies,
+    policy_kinds,
     price_usd_per_hour,
     read,
     resolve,
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAY_LACK", "Prediction", "Result", "default_deployment", "fit", "load", "plan", "policies",
-    "predict",
-    "price_usd_per_hour", "read", "requests", "resolve", "simulate", "techniques",
-    "words", "workload",
+    "policy_kinds", "predict", "price_usd_per_hour", "read", "requests", "resolve", "simulate",
+    "techniques", "words", "workload",
 ]  # fmt: skip
 
 

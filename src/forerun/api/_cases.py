@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import forerun
 from forerun import catalog
 from forerun.api._models import asked_models, weights_rate
-from forerun.errors import Infeasible, Problem, SpecError, nearest
+from forerun.errors import ForerunError, Infeasible, Problem, SpecError, nearest
 from forerun.ops.check import check_parallel
+from forerun.ops.encoder import lower_encoder
 from forerun.spec import check
 from forerun.spec import read as reading
 from forerun.spec.case import Case
@@ -18,6 +19,7 @@ from forerun.spec.deployment import Deployment, Pool
 
 if TYPE_CHECKING:
     from forerun.cost.fit import Fit
+    from forerun.spec.model import Model
     from forerun.spec.traces.synth import Synth
 
 _PACKAGE = Path(forerun.__file__).parent
@@ -84,6 +86,11 @@ def _trace(name: str) -> str:
     raise SpecError.one("trace", what, nearest(name, bundled))
 
 
+def policy_kinds() -> tuple[str, ...]:
+    """What policies decide; nothing is imported."""
+    return tuple(sorted(p.parent.name for p in _POLICIES.glob("*/__init__.py")))
+
+
 def policies(kind: str) -> tuple[str, ...]:
     """Names of the policies of a kind that ship with Forerun; nothing is imported."""
     return _stems(_POLICIES / kind)
@@ -111,7 +118,11 @@ def check_layouts(case: Case) -> list[Problem]:
     out = []
     for i, pool in enumerate(case.deployment.pools):
         served = [models[name] for name in pool.models or [*models][:1] if name in models]
-        for problem in [p for m in served for p in check_parallel(m, pool, devices[pool.device])]:
+        if pool.role == "encode":
+            found = [p for m in served for p in _encodable(m, pool)]
+        else:
+            found = [p for m in served for p in check_parallel(m, pool, devices[pool.device])]
+        for problem in found:
             where = problem.where.replace(f"deployment.{pool.name}", f"deployment.pools.{i}", 1)
             out.append(Problem(where, problem.what, problem.fix))
         if pool.power is not None:
@@ -128,6 +139,15 @@ def check_layouts(case: Case) -> list[Problem]:
                 where = f"deployment.pools.{i}.weights_link"
                 out.append(Problem(where, first.what, first.fix))
     return list(dict.fromkeys(out))
+
+
+def _encodable(model: Model, pool: Pool) -> Sequence[Problem]:
+    """What keeps a pool from encoding images for a model."""
+    try:
+        lower_encoder(model, pool)
+    except ForerunError as error:
+        return error.problems
+    return ()
 
 
 def workload(name: str) -> Synth | None:

@@ -31,36 +31,59 @@ def served(
     *,
     seed: int = 0,
     span_s: float = 0.0,
+    items: Mapping[int, int] | None = None,
     n_adapters: int = 0,
 ) -> list[Served]:
     """Every pool with every model it serves, in order; its replicas begin with them in turn.
 
     mean_len : tokens of a usual request, by model.
     seed, span_s : of the draws of experts, and how long the run is about to be.
+    items : patches of the largest image that requests show, by model.
     n_adapters : that requests name.
-    Rows of other levels of expert load come after all pools; they have no replicas of their own.
+    Rows of other levels of expert load, and those of encoders in front of models, come after all
+    pools; they have no replicas of their own.
     Raises Infeasible with the problems of all pools and models.
     """
+    from forerun.sim.control.dials import keys
     from forerun.sim.control.experts import with_levels
 
     out: list[Served] = []
     others: list[tuple[int, list[Served]]] = []
     problems: list[Problem] = []
     names = list(asked_models(case))
+    apart = encoded_apart(case, edited.deployment.pools)
+    encoders: list[tuple[int, Served]] = []
     for group, pool in enumerate(edited.deployment.pools):
         numbers = [names.index(name) for name in pool.models or names[:1]]
         try:
             for first, *rest in _of_pool(
-                case, edited, pool, group, numbers, mean_len, seed, span_s, n_adapters
-            ):
+                case, edited, pool, group, numbers, mean_len, seed, span_s, n_adapters,
+                items or {}, apart,
+            ):  # fmt: skip
                 out.append(first)
+                if rest and rest[0].pool.role == "encode":
+                    encoders.append((len(out) - 1, rest.pop(0)))
                 if rest:
                     others.append((len(out) - 1, rest))
         except Infeasible as error:
             problems += error.problems
     if problems:
         raise Infeasible(*problems)
-    return with_levels(out, others)
+    out = with_levels(out, others)
+    homes = [home for home, _ in keys(out)]
+    for p, row in encoders:  # of the pool, at whatever load of its experts
+        mine = [q for q, home in enumerate(homes) if home == p]
+        for q in mine:
+            out[q] = replace(out[q], encoder=len(out))
+        out.append(row)
+    return out
+
+
+def encoded_apart(case: Case, pools: Sequence[Pool]) -> set[int]:
+    """The models, by number, whose images pools of their own encode."""
+    names = list(asked_models(case))
+    named = [name for pool in pools if pool.role == "encode" for name in pool.models or names[:1]]
+    return {names.index(name) for name in named if name in names}
 
 
 def _of_pool(
@@ -73,14 +96,29 @@ def _of_pool(
     seed: int,
     span_s: float,
     n_adapters: int,
+    items: Mapping[int, int],
+    apart: set[int],
 ) -> list[list[Served]]:
-    """For each model of a pool its row, and those of other levels of expert load behind it."""
+    """For each model of a pool its row; behind it that of its encoder, and those of other levels
+    of expert load."""
     from forerun.cost.memory import measure
+    from forerun.sim import encoders
     from forerun.techniques import prepare
 
     asked = list(asked_models(case).values())
     models = [catalog.model(asked[m].model) for m in numbers]
     device = catalog.device(pool.device)
+    if pool.role == "encode":
+        if len(numbers) > 1:
+            what = "models whose images are encoded cannot take turns"
+            raise SpecError.one(f"deployment.pools.{pool.name}.models", what, "a pool for each")
+        row = encoders.alone(models[0], pool, device, items.get(numbers[0], 0))
+        return [[replace(row, model=numbers[0])]]
+    # where another pool encodes, nobody else keeps the encoder's weights
+    models = [
+        model.model_copy(update={"vision": None}) if m in apart else model
+        for m, model in zip(numbers, models, strict=True)
+    ]
     sizes = [measure(model, pool, device).weights_bytes for model in models]
     parts = [shared_parts(asked[m]) for m in numbers]
     known = sorted({name for part in parts for name in part})
@@ -90,11 +128,14 @@ def _of_pool(
     for k, (m, model) in enumerate(zip(numbers, models, strict=True)):
         own = pool.model_copy(update={"replicas": len(range(k, pool.replicas, len(numbers)))})
         alone = replace(edited, deployment=edited.deployment.model_copy(update={"pools": (own,)}))
+        encoder, taken = None, 0.0
+        if m in items and m not in apart and pool.role != "decode":
+            encoder, taken = encoders.in_front(model, pool, device, items[m])
         rows = prepare(
             model,
             alone,
             mean_len=mean_len.get(m, 2048),
-            beside_bytes=beside(sizes, parts, k, pool.resident),
+            beside_bytes=beside(sizes, parts, k, pool.resident) + taken,
             seed=seed,
             span_s=span_s,
             n_adapters=n_adapters,
@@ -118,7 +159,10 @@ def _of_pool(
             load_latency_s=latency_s,
             load_bytes=whole,
         )
-        out.append([first, *(replace(row, model=m) for row in rows[1:])])
+        behind = [replace(row, model=m) for row in rows[1:]]
+        if encoder is not None:
+            behind.insert(0, replace(encoder, model=m))
+        out.append([first, *behind])
     return out
 
 
@@ -195,7 +239,7 @@ def weights_rate(pool: Pool) -> tuple[float, float]:
     if name is None:
         where = f"deployment.pools.{pool.name}.weights_link"
         what = f"weights of {len(pool.models)} models come and go, and {pool.device} names no link"
-        raise SpecError.one(where, f"{what} to its host", "weights_link: NAME (forerun list links)")
+        raise SpecError.one(where, f"{what} to its host", "weights_link: NAME (forerun show link)")
     link = catalog.link(name)
     return link.bandwidth_bytes_per_s, link.latency_s
 

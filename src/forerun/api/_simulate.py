@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 def requests(case: Case) -> Requests:
     """The requests of the case's traffic, drawn with its seed or read from its trace."""
+    from forerun.spec.items import with_items
     from forerun.spec.traces.draw import requests_of
     from forerun.spec.traces.mix import mixed
     from forerun.spec.traces.regional import summed, with_regions
@@ -46,6 +47,9 @@ def requests(case: Case) -> Requests:
     drawn = mixed(case) if many else requests_of(case.traffic, seed=case.seed)
     if case.regions:
         drawn = with_regions(drawn, traffic, case.regions, seed=case.seed)
+    if drawn.n_items is not None:
+        models = [catalog.model(asked.model) for asked in _models.asked_models(case).values()]
+        drawn = with_items(drawn, models)
     return with_senders(case, drawn) if case.tenants else drawn
 
 
@@ -161,6 +165,7 @@ def simulate(
         seed=case.seed,
         span_s=wanted.duration_s,
         n_adapters=n_named(wanted),
+        items=largest_items(wanted),
     )
     pools = regions.placed(case, deployment, pools)
     check_row(row, pools)
@@ -240,6 +245,19 @@ def mean_lengths(wanted: Requests) -> dict[int, int]:
     return {m: round(float(sums[m] / n[m])) for m in np.flatnonzero(n).tolist()}
 
 
+def largest_items(wanted: Requests) -> dict[int, int]:
+    """What the encoder computes for the largest image of a request, by model; none for text."""
+    import numpy as np
+
+    if wanted.n_items is None or wanted.item_units is None:
+        return {}
+    asked = np.zeros(len(wanted), dtype=int) if wanted.model is None else wanted.model
+    shows = wanted.n_items > 0
+    return {
+        m: int(wanted.item_units[shows & (asked == m)].max()) for m in set(asked[shows].tolist())
+    }
+
+
 def _advance(
     server: Server,
     wanted: Requests,
@@ -269,11 +287,14 @@ def _advance(
 def provenance_of(case: Case, deployment: Deployment, written: Log) -> dict[str, Any]:
     """Where an answer is from, so that it can be had again."""
     from forerun.cost import engine_fit
+    from forerun.ops.lower import NOT_PRICED
     from forerun.version import __version__
 
     offers = {pool.device: catalog.price(pool.device) for pool in deployment.pools}
     whole = case.model_copy(update={"deployment": deployment})
     assumed = [a for table in written.tables for a in table.assumed]
+    if written.encodes is not None:
+        assumed = [a for a in assumed if a != NOT_PRICED]
     for asked in _models.asked_models(case).values():
         assumed += catalog.model(asked.model).assumed
     assumed += written.meta.get("assumed", ())
@@ -389,6 +410,13 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         "traffic": f"{what} over {span} ({how})",
         "router": deployment.route.name,
     }
+    if wanted.n_items is not None and wanted.item_tokens is not None:
+        n, shown = wanted.n_items, int(wanted.n_items.sum())
+        tokens = int((n * wanted.item_tokens).sum())
+        out["shown"] = (
+            f"{shown:,} images or groups of frames in {int((n > 0).sum()):,} prompts, "
+            f"{tokens / max(shown, 1):,.0f} tokens each on average"
+        )
     if any(pool.role == "prefill" for pool in deployment.pools):
         out["router of answers"] = deployment.place.name
     if deployment.kv_tiers:

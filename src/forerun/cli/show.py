@@ -157,8 +157,7 @@ def policy(name: str | None, out: Output) -> None:
     from forerun import api
     from forerun.errors import SpecError, nearest
 
-    kinds = ("route", "gate", "order", "admit", "batch", "preempt")
-    known = {f"{kind}/{n}": (kind, n) for kind in kinds for n in api.policies(kind)}
+    known = {f"{kind}/{n}": (kind, n) for kind in api.policy_kinds() for n in api.policies(kind)}
     if name is None:
         _list(out, "policy", [
             {"name": key, "does": _docstring(f"sim/policies/{kind}/{n}.py")[0]}

@@ -111,6 +111,8 @@ def rows_of_prefill(shape: Any, n_new: np.ndarray, n_past: np.ndarray) -> Rows |
     if not isinstance(shape, Attention) or not _plain(shape):
         return None
     common = _common(shape)
+    if not shape.causal:  # as many pairs: n * n/2 before the chunk and n^2/2 within it
+        n_past = np.minimum(n_new / 2, shape.window or np.inf)
     if shape.latent_dim:
         return rows(
             len(n_new), op="mla_prefill", batch=1, isl=n_new, past=n_past, **common,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from forerun.metrics.encoders import encodes
 from forerun.metrics.figure import Figure, ratio
 from forerun.metrics.latency import PS
 from forerun.metrics.stats import quantiles
@@ -17,8 +18,8 @@ def figures(part: View) -> dict[str, Any]:
     if log.meta.get("hash_tokens"):
         hit = ratio(float(rows["cached"].sum()), float(rows["isl"].sum()))
     moved = rows[rows["away_ps"] > 0]
-    if part.whole and log.replicas["n_moved"].any():
-        rate = ratio(float(log.replicas["moved_bytes"].sum()), part.duration_s)
+    if part.whole and log.replicas["n_moved"][~encodes(log)].any():
+        rate = ratio(float(log.replicas["moved_bytes"][~encodes(log)].sum()), part.duration_s)
     waits = quantiles(moved["away_ps"] * PS)
     mean, p99 = (waits.mean, waits.p99) if len(moved) else (None, None)
     tokens, wait = float(rows["isl"].sum()), ratio(log.fetch_s, float(log.n_fetched))

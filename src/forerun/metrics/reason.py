@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.metrics import adapters, fleet, lanes, power, responses, tuning, waits, work
+from forerun.metrics import adapters, encoders, fleet, lanes, power, responses, tuning, waits, work
 from forerun.metrics.figure import plural, ratio, text
 from forerun.metrics.latency import PS, finished, queue_s, ttft_s
 from forerun.metrics.score import Metrics
@@ -45,6 +45,7 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
     else:
         out += [*_waiting(part, metrics), *_bound(metrics, steps), *_gaps(part, metrics)]
         out += _speculation(part)
+    out += encoders.told(part)
     out += [*_moves(part, metrics), *_tiers(part), *_turns(part, metrics)]
     out += [*lanes.told(part, metrics), *_preemption(metrics)]
     out += adapters.told(part, metrics.adapter_hit, metrics.adapter_wait_s)
@@ -263,7 +264,7 @@ def _moves(part: View, m: Metrics) -> list[str]:
     """How long KV that moved kept its requests, and how much of the links it took."""
     if m.kv_wait_s.value is None or m.kv_moved_bytes_per_s.value is None:
         return []
-    sent = part.log.replicas["moved_bytes"] > 0
+    sent = (part.log.replicas["moved_bytes"] > 0) & ~encoders.encodes(part.log)
     ports = np.array(part.log.meta["port_bytes_per_s"])[part.log.pool_of_replica]
     use = m.kv_moved_bytes_per_s.value / float(ports[sent].sum())
     return [

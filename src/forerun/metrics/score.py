@@ -20,6 +20,7 @@ import numpy as np
 from forerun.metrics import (
     adapters,
     carbon,
+    encoders,
     energy,
     goodput,
     kv,
@@ -107,6 +108,10 @@ class Metrics:
     kv_fetch_s: Figure
     kv_wait_s: Figure
     kv_wait_p99_s: Figure
+    items_encoded: Figure
+    items_per_s: Figure
+    encoding: Figure
+    embeddings_moved_bytes_per_s: Figure
     response_hit: Figure
     response_wrong: Figure
     response_missed: Figure
@@ -230,6 +235,7 @@ def score(
         failing=goodput.failing(part.arrived, goodput.goals(slo, log)),
         **shares,
         **kv.figures(part),
+        **encoders.figures(part),
         **responses.figures(part),
         **models.figures(part),
         **adapters.figures(part),
@@ -348,10 +354,12 @@ def _utilisation(part: View) -> tuple[Utilisation, dict[str, Any]]:
     one = rental.share(part, rental.POWERED)
     flop = work.of_replica(log, "peak_flop_per_s") * one
     traffic = work.of_replica(log, "peak_hbm_bytes_per_s") * one
-    blocks = log.kv_blocks[pools] * lanes.counted(log) * one
+    blocks = np.where(encoders.encodes(log), 0.0, log.kv_blocks[pools] * lanes.counted(log)) * one
     steps = "steps x cost table"
     link = None if use.link_bytes_per_s is None else float(use.link_bytes_per_s.sum())
-    peak = None if use.kv_peak is None or not len(use.kv_peak) else float(use.kv_peak.max())
+    peak = None
+    if use.kv_peak is not None and len(use.kv_peak):
+        peak = float(use.kv_peak[~encoders.encodes(log)].max())
     busy = one if use.busy is None else use.busy * one
     return use, {
         "busy": Figure(fleet_mean(use.busy, one), "share", "steps"),
@@ -482,6 +490,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "kv": (
         "kv_hit", "kv_moved_bytes_per_s", "kv_wait_s", "kv_wait_p99_s", "kv_hit_below",
         "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s",
+    ),
+    "encoders": (
+        "items_encoded", "items_per_s", "encoding", "embeddings_moved_bytes_per_s",
     ),
     "responses": ("response_hit", "response_wrong", "response_missed"),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),

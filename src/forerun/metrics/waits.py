@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from forerun.metrics.encoders import encodes
 from forerun.metrics.latency import PS
 from forerun.metrics.window import View
 from forerun.sim.leaps import end_ps
@@ -29,8 +30,8 @@ def waited_s(part: View) -> dict[str, float] | None:
               prompt was too long for the blocks left
     OUTSIDE   no step ran: the API server and tokenizer, or an idle replica
     """
-    if part.log.leaps is None:
-        return None
+    if part.log.leaps is None or encodes(part.log).any():
+        return None  # who waited for an encoder is listed where its prompt was computed
     rows = part.arrived[part.arrived["scheduled_ps"] >= 0]
     leaps = part.log.leaps[np.lexsort((part.log.leaps["start_ps"], part.log.leaps["replica"]))]
     # a prompt waits where it is computed, wherever its answer goes on
@@ -57,8 +58,9 @@ def _limits(leaps: np.ndarray, part: View) -> dict[str, np.ndarray]:
     pool = leaps["pool"]
     seats = np.array([t.max_seqs for t in log.tables])[pool]
     tokens = np.array([t.max_tokens for t in log.tables])[pool]
-    full = leaps["n_blocks"] >= KV_FULL * log.kv_blocks[pool]
-    seated = ~full & (leaps["n_running"] >= seats)
+    capacity = log.kv_blocks[pool]
+    full = (leaps["n_blocks"] >= KV_FULL * capacity) & (capacity > 0)
+    seated = ~full & (leaps["n_running"] >= seats) & (capacity > 0)  # encoders have neither
     spent = ~full & ~seated & (leaps["n_tokens"] >= tokens)
     return {KV: full, SEATS: seated, TOKENS: spent, POLICY: ~full & ~seated & ~spent}
 

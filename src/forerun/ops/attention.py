@@ -151,6 +151,7 @@ class Attention:
     kernels: int = 3  # planning the splits, the kernel, merging them
     split: int = 1  # context parallelism: devices that share one sequence's tokens
     cached: bool = True  # False when it reads an earlier layer's keys and values
+    causal: bool = True  # False: a chunk is a whole item, all of whose tokens see each other
     params: float = 0.0
     stored_bytes: float = 0.0
 
@@ -250,13 +251,25 @@ class Attention:
 
     def pair_flop(self, n_new: Array, n_past: Array) -> Array:
         """Flop of a chunk on query-key pairs alone, which kernels pad to whole rows of queries."""
+        if not self.causal:
+            return self._whole(n_new).flop
         pairs = causal_pairs(n_new, n_past, window=self.reach)
         if self.compress:
             most = None if self.sparse_topk is None else self.sparse_topk * self.compress
             pairs = pairs + causal_pairs(n_new, n_past, window=most) / self.compress
         return 2.0 * self.n_heads * (self.qk_dim + self.v_dim) * pairs / self.split
 
+    def _whole(self, n_new: Array) -> Counts:
+        """All tokens of an item see each other: n * min(n, window) pairs; nothing is cached."""
+        n, width = np.asarray(n_new, dtype=float), self.qk_dim + self.v_dim
+        return Counts(
+            flop=2.0 * self.n_heads * width * n * visible(n, window=self.window),
+            activation_bytes=2.0 * n * (self.n_heads + self.n_kv_heads) * width,
+        )
+
     def _prefill(self, n_new: Array, n_past: Array) -> Counts:
+        if not self.causal:
+            return _add(self._whole(n_new), Counts(*(0.0 * n_past for _ in range(4))))
         runs = (np.asarray(n_new) > 0) * 1.0
         total = attention_prefill(
             n_new, n_past, n_heads=self.n_heads, n_kv_heads=self.n_kv_heads, qk_dim=self.qk_dim,

@@ -19,6 +19,9 @@ from forerun.spec.deployment import Pool
 from forerun.spec.dtype import WEIGHT_BYTES
 from forerun.spec.model import Dense, Gqa, Layers, Linear, Mixer, Model, Moe
 
+#: of an encoder, unless requests show images
+NOT_PRICED = "the image encoder takes memory; its compute is not priced"
+
 
 def lower(model: Model, pool: Pool) -> Graph:
     """The graph of one replica's step.
@@ -69,7 +72,7 @@ def _assumed(model: Model, pool: Pool) -> list[str]:
     if any(isinstance(g.mixer, Gqa) and g.mixer.chunked for g in model.layers):
         out.append("chunked attention is priced as a sliding window: an upper bound, at most twice")
     if model.vision is not None:
-        out.append("the image encoder takes memory; its compute is not priced")
+        out.append(NOT_PRICED)
         if model.vision.params is None:
             out.append("the image encoder's size is not known: estimated from its shape")
     if model.mtp_layers:

@@ -43,6 +43,10 @@ LABELS = {
     "kv_fetch_s": "wait for KV from tiers, mean",
     "kv_wait_s": "wait for room and KV, mean",
     "kv_wait_p99_s": "wait for room and KV, p99",
+    "items_encoded": "images or groups of frames encoded",
+    "items_per_s": "images or groups of frames",
+    "encoding": "time in encoder steps",
+    "embeddings_moved_bytes_per_s": "embeddings moved",
     "response_hit": "answers given again",
     "response_wrong": "of them another question's",
     "response_missed": "right answers kept and not found",
@@ -96,7 +100,9 @@ LABELS = {
     "lost_s": "steps cut short",
 }
 #: a figure each for what a fleet may do or not
-OPTIONAL = ("kv", "models", "responses", "power", "tenants")
+OPTIONAL = (
+    "kv", "encoders", "models", "responses", "adapters", "tuning", "lanes", "tenants", "power",
+)  # fmt: skip
 Line = tuple[str, str, str, str, str]
 
 

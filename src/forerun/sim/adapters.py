@@ -57,7 +57,7 @@ def fitting(graph: Graph, pool: Pool, device: Device, how: Adapters, n: int) -> 
     name = how.link or device.host_link
     if name is None:
         what = f"{device.name} names no link to its host"
-        raise SpecError.one("deployment.adapters.link", what, "link: NAME (forerun list links)")
+        raise SpecError.one("deployment.adapters.link", what, "link: NAME (forerun show link)")
     ranks = np.resize(np.array(how.ranks, dtype=np.int64), n)
     each = ranks * one.params * lora.WEIGHT_BYTES  # of a device, which loads its own
     whole = each * pool.devices_per_replica

@@ -114,6 +114,9 @@ def _check(traffic: Traffic, n_cells: int) -> None:
     if traffic.documents is not None:
         what = "documents are kept by replicas of one router"
         problems.append(Problem("traffic.documents", what, "run one cell, or leave them out"))
+    if traffic.media is not None:
+        what = "cells take requests as they are drawn, before the model says how long images are"
+        problems.append(Problem("traffic.media", what, "run one cell, or leave it out"))
     if traffic.rate_per_s is None or traffic.n_requests is None:
         what = "cells need a rate and a number of requests"
         problems.append(Problem("traffic", what, "rate_per_s: 100 /s, n_requests: 1000000"))

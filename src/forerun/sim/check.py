@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from forerun.errors import Problem, SpecError
 from forerun.sim.log import Tenant
 from forerun.sim.setup import Served
+from forerun.spec.requests import Requests
 
 
 def check_widths(pools: Sequence[Served]) -> None:
@@ -28,8 +29,11 @@ def check_widths(pools: Sequence[Served]) -> None:
 def check_roles(pools: Sequence[Served]) -> None:
     """Raises SpecError where prompts or answers have nobody to compute them, or no way between."""
     where = "deployment.pools"
-    roles = {served.pool.role for served in pools}
+    roles = {served.pool.role for served in pools} - {"encode"}
     problems = []
+    if not roles:
+        what = "all pools have the role encode: nobody computes prompts and answers"
+        problems.append(Problem(where, what, "a pool with role: both"))
     if roles == {"prefill"} or roles == {"decode"}:
         missing = "decode" if roles == {"prefill"} else "prefill"
         problems.append(
@@ -40,10 +44,10 @@ def check_roles(pools: Sequence[Served]) -> None:
             Problem(
                 f"{where}.{served.pool.name}.link",
                 f"KV moves between pools, and {served.pool.device} has no network link",
-                "link: NAME (see forerun list links)",
+                "link: NAME (see forerun show link)",
             )
             for served in pools
-            if served.port_bytes_per_s <= 0 and served.block is None
+            if served.port_bytes_per_s <= 0 and served.n_blocks > 0 and served.block is None
         ]
     if problems:
         raise SpecError(*problems)
@@ -71,11 +75,99 @@ def check_lanes(pools: Sequence[Served], n_tiers: int) -> None:
         raise SpecError(*problems)
 
 
+def check_encoders(pools: Sequence[Served], again: Sequence[bool], *, cached: bool) -> None:
+    """Raises SpecError for pools that encode and cannot send, or whose replicas do other things.
+
+    again : whose order policy is asked again, by pool; cached : whether answers are given again.
+    """
+    problems = []
+    if encodes(pools):
+        problems = _beside_images(pools, again, cached)
+    apart = [s for s in pools if s.pool.role == "encode" and s.n_blocks > 0]
+    linked = [s for s in pools if s.pool.role in ("both", "prefill", "encode") and s.n_blocks > 0]
+    for served in linked if apart else ():
+        if served.port_bytes_per_s <= 0:
+            where = f"deployment.pools.{served.pool.name}.link"
+            what = f"embeddings move between pools, and {served.pool.device} has no network link"
+            problems.append(Problem(where, what, "link: NAME (see forerun show link)"))
+    for served in pools:
+        if served.group is not None and (apart or served.encoder >= 0):
+            where = f"deployment.pools.{served.pool.name}.models"
+            what = "models that take turns cannot have images encoded"
+            problems.append(Problem(where, what, "pools with one model each"))
+    for served in apart:
+        if served.pool.pp > 1 or served.draft is not None:
+            where = f"deployment.pools.{served.pool.name}"
+            what = "a pool that encodes has no pipeline stages and proposes no tokens"
+            problems.append(Problem(where, what, "pp: 1 and no speculation"))
+    if problems:
+        raise SpecError(*list(dict.fromkeys(problems)))
+
+
+def encodes(pools: Sequence[Served]) -> bool:
+    """Whether somebody encodes images."""
+    return any(served.encoder >= 0 or served.pool.role == "encode" for served in pools)
+
+
+def _beside_images(pools: Sequence[Served], again: Sequence[bool], cached: bool) -> list[Problem]:
+    """What images have not been combined with yet."""
+    problems, drop = [], "text only, or drop this"
+    if cached:
+        what = "an answer is given again by a text, and images are no text"
+        problems.append(Problem("deployment.response_cache", what, drop))
+    if any(served.adapters is not None for served in pools):
+        what = "adapters are not yet combined with images"
+        problems.append(Problem("deployment.adapters", what, drop))
+    for served, asked in zip(pools, again, strict=True):
+        where = f"deployment.pools.{served.pool.name}"
+        if not served.pool.replicas:
+            continue
+        if served.pool.engine.tuning is not None:
+            what = "fine-tuning is not yet combined with images"
+            problems.append(Problem(f"{where}.engine.tuning", what, drop))
+        if served.block is not None and served.lane == 0:
+            what = "encoders are not yet priced on a share of SMs"
+            problems.append(Problem(f"{where}.sm_share", what, drop))
+        if asked:
+            what = "what encoders compute is counted for no tenant yet"
+            fix = "an order that is asked once: fcfs, priority, earliest_deadline"
+            problems.append(Problem(f"{where}.engine.order", what, fix))
+    return problems
+
+
+def check_items(pools: Sequence[Served], requests: Requests) -> None:
+    """Raises SpecError for items whose sizes are not known, or that nobody encodes."""
+    n, units, tokens = requests.n_items, requests.item_units, requests.item_tokens
+    if n is None or not n.any():
+        return
+    if units is None or tokens is None or (units[n > 0] < 1).any() or (tokens[n > 0] < 1).any():
+        what = "have items, and not what the encoder computes for each and how many tokens it gives"
+        raise SpecError.one("requests", what, "item_units and item_tokens, both at least 1")
+    if (n * tokens >= requests.isl).any():
+        what = "have items that become as many tokens as the whole prompt, or more"
+        fix = "isl counts the tokens of items and one more at least"
+        raise SpecError.one("requests", what, fix)
+    asked = [0] if requests.model is None else sorted(set(requests.model[n > 0].tolist()))
+    rows = [s for s in pools if s.pool.role == "encode"]
+    encode = {s.model for s in pools if s.encoder >= 0} | {s.model for s in rows if s.n_blocks}
+    for m in asked:
+        if m not in encode:
+            what = "have images, video or audio for a model that no pool encodes for"
+            raise SpecError.one("requests", what, "a pool with role: encode, or text only")
+        mine = n > 0 if requests.model is None else (n > 0) & (requests.model == m)
+        largest = int(units[mine].max())
+        most = max(s.budget for s in rows if s.model == m)
+        if largest > most:
+            what = f"show an image of {largest:,} patches, and the encoder takes {most:,} at once"
+            fix = f"max_num_batched_tokens: {largest} in the engine of the pool that encodes"
+            raise SpecError.one("requests", what, fix)
+
+
 def check_models(pools: Sequence[Served]) -> None:
     """Raises SpecError for a model that only half of a split fleet serves."""
     problems = []
     for m in sorted({served.model for served in pools}):
-        roles = {served.pool.role for served in pools if served.model == m}
+        roles = {served.pool.role for served in pools if served.model == m} - {"encode"}
         missing = {"prefill": "decode", "decode": "prefill"}
         if len(roles) == 1 and roles <= missing.keys():
             name, lacks = next(p.pool.name for p in pools if p.model == m), missing[roles.pop()]

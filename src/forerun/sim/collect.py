@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from forerun.errors import PolicyError
-from forerun.sim.core import rows_log, rows_request, state
-from forerun.sim.core.batch import BAD_BATCH, STUCK
+from forerun.sim.core import rows_fleet, rows_log, rows_request, state
+from forerun.sim.core.batch import BAD_BATCH
 from forerun.sim.core.fetch import BAD_FETCH
 from forerun.sim.core.front import BAD_PLACE, BAD_ROUTE
+from forerun.sim.core.leap import STUCK
 from forerun.sim.core.speculate import BAD_DRAFT
 from forerun.sim.core.turns import BAD_TURN
 from forerun.sim.policy import Found
@@ -68,6 +69,14 @@ def unfinished(now: state.State) -> np.ndarray:
     rows["done_ps"] = -1
     rows["status"] = rows_log.STATUS["unfinished"]
     rows["tag"] = live["tenant"]
+    return rows
+
+
+def encoded(now: state.State) -> np.ndarray:
+    """Rows of ENCODES by replica; one that does nothing else was busy with it all its steps."""
+    rows = np.array(now.encodes)
+    alone = now.engines["role"][now.replicas["pool"]] == rows_fleet.ROLE["encode"]
+    rows["busy_ps"][alone] = now.totals["busy_ps"][alone]
     return rows
 
 
@@ -141,6 +150,12 @@ def assumed(
         out.append(
             "pipeline stages: each replica runs pp batches in turn, each with its share of the "
             "sequences and KV blocks; bubbles from batches of unequal length are left out"
+        )
+    if any(served.pool.role == "encode" for served in pools):
+        out.append(
+            "images and video stand at the start of their prompts, all of a request the same size; "
+            "reading and resizing them is not priced; their embeddings stay with a request until "
+            "it ends or its replica fails"
         )
     if tiers:
         out.append(

@@ -177,6 +177,6 @@ def proposing(pool: Pool, device: Device) -> Drafting | None:
         raise SpecError.one(
             f"deployment.pools.{pool.name}.engine.speculation.link",
             f"tokens go to the draft on {said.device} and back, and {device.name} has no network",
-            "link: NAME (see forerun list links)",
+            "link: NAME (see forerun show link)",
         )
     return drafting(said, 2 * catalog.link(name).latency_s)

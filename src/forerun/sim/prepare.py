@@ -8,6 +8,8 @@ from functools import partial
 from math import inf
 from typing import Any
 
+import numpy as np
+
 from forerun import catalog
 from forerun.cost import engine_fit, lora
 from forerun.cost.clocked import at_clock
@@ -120,17 +122,12 @@ def prepare(
                 replace(row, table=drafts.beside(row.table, draft, pool, max_len, fit))
                 for row in rows
             ]
-        if pool.power is not None:
-            said, clock = pool.power, 1.0
-            if said.clock_hz is not None and device.clock_hz is not None:
-                clock = said.clock_hz / device.clock_hz
-            rows = [
-                replace(row, table=at_clock(
-                    row.table, device, clock, said.cap_w,
-                    held_s=None if row.waits is None else row.waits.step_s,
-                ))
-                for row in rows
-            ]  # fmt: skip
+        rows = [
+            replace(row, table=as_set(
+                row.table, pool, device, None if row.waits is None else row.waits.step_s
+            ))
+            for row in rows
+        ]  # fmt: skip
         first, *rest = rows
         usual = max(min(mean_len, max_len), pool.engine.block_tokens)
         n_blocks = held.blocks_for(usual)
@@ -166,6 +163,18 @@ def prepare(
     if problems:
         raise Infeasible(*problems)
     return with_levels(ready, others)
+
+
+def as_set(
+    table: CostTable, pool: Pool, device: Device, held_s: np.ndarray | None = None
+) -> CostTable:
+    """The table at a pool's own clock and cap; held_s : of its steps, in which kernels wait."""
+    if pool.power is None:
+        return table
+    said, clock = pool.power, 1.0
+    if said.clock_hz is not None and device.clock_hz is not None:
+        clock = said.clock_hz / device.clock_hz
+    return at_clock(table, device, clock, said.cap_w, held_s=held_s)
 
 
 def _check_precision(model: Model, pool: Pool, device: Device, graph: Graph) -> list[Problem]:

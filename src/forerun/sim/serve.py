@@ -19,8 +19,10 @@ from forerun.sim.check import (
     check_adapters,
     check_caps,
     check_drafts,
+    check_encoders,
     check_fair,
     check_hashes,
+    check_items,
     check_lanes,
     check_models,
     check_regions,
@@ -30,7 +32,14 @@ from forerun.sim.check import (
     check_weights,
     check_widths,
 )
-from forerun.sim.collect import assumed, client_counts, live_slots, unfinished, wrong_choice
+from forerun.sim.collect import (
+    assumed,
+    client_counts,
+    encoded,
+    live_slots,
+    unfinished,
+    wrong_choice,
+)
 from forerun.sim.core import compile as compiler
 from forerun.sim.core import rows_request, state
 from forerun.sim.core import serve as core_serve
@@ -98,6 +107,7 @@ class Server:
     def __post_init__(self) -> None:
         self._check()
         self._kept: list[Batches] = []
+        self._has_items = False
         self.pool_of_replica = pool_of_replica(self.pools)
         self._state = new_state(
             self.pools,
@@ -157,9 +167,11 @@ class Server:
         fleet = {"route": self.route, "place": self.place, "fetch": self.fetch, "gate": self.gate}
         for kind, chosen in fleet.items():
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
+        again = [order.again for order in self._found["order"]]
+        check_encoders(self.pools, again, cached=self.responses is not None)
         self._fair = policy_room.fair_knobs(self._found["order"])
-        check_weights(self.tenants, any(order.again for order in self._found["order"]))
-        check_fair(self.pools, [order.again for order in self._found["order"]])
+        check_weights(self.tenants, any(again))
+        check_fair(self.pools, again)
         check_roles(self.pools)
         check_lanes(self.pools, len(self.tiers))
         check_drafts(self.pools)
@@ -210,7 +222,15 @@ class Server:
         self._put(arrivals=buffer)
 
     def command(self, time_s: float, verb: str, replica: int, value: int = 0) -> None:
-        """Order something of a replica for a time not yet past (`VERBS` in `sim.core.state`)."""
+        """Order something of a replica for a time not yet past (`VERBS` in `sim.core.state`).
+
+        Raises SpecError for a switch that would make a replica encode, or encode no more.
+        """
+        if verb == "switch":
+            own = self.pools[self.pool_of_replica[replica]].pool.role
+            if (own == "encode") != (self.pools[value].pool.role == "encode"):
+                what = f"replica {replica} ({own}) cannot switch to {self.pools[value].pool.name}"
+                raise SpecError.one("command", what, "a pool that encodes keeps to that")
         clock, old = self._clock, self._state.commands
         row = state.rows(1, state.COMMAND)
         row.time_ps, row.verb = max(round(time_s * PS), int(clock.now_ps)), state.VERBS[verb]
@@ -255,6 +275,11 @@ class Server:
         rows.model = self._models(requests)
         rows.region = self._regions(requests)
         rows.adapter = self._adapters(requests)
+        if requests.n_items is not None:
+            check_items(self.pools, requests)
+            rows.n_items, rows.item_units = requests.n_items, requests.item_units
+            rows.item_tokens = requests.item_tokens
+            self._has_items = True
         self._name_prefixes(rows, requests)
         self._cap(rows, requests)
         rows.workflow = -1
@@ -446,6 +471,7 @@ class Server:
             end_ps=self._end_ps(under_way),
             n_unfinished=len(under_way),
             loads=np.array(self._state.loads),
+            encodes=encoded(self._state) if self._has_items else None,
             tuned=np.array(self._state.tuned) if self._clock.tunes else None,
             fitted=np.array(self._state.fitted) if self._clock.has_adapters else None,
             replicas=np.array(self._state.totals),
@@ -467,6 +493,11 @@ class Server:
                     and (kind != "tune" or self._clock.tunes)
                 },
                 "compiled": JIT,
+                "encode_pools": tuple(
+                    p
+                    for p, served in enumerate(self.pools)
+                    if served.pool.role == "encode" and served.n_blocks > 0
+                ),
                 "hash_tokens": self.hash_tokens,
                 "tuning": [served.pool.engine.tuning for served in self.pools],
                 "models": tuple(self.models),

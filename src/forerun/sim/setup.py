@@ -57,6 +57,7 @@ class Served:
     levels: tuple[int, ...] = ()  # rows that its replicas run at each level of expert load
     course: Any = None  # which level when (`sim.moe.rows.Course`)
     waits: Any = None  # for experts on the host (`sim.moe.rows.Waits`)
+    encoder: int = -1  # row by whose costs it encodes in front of the model; -1: it does not
     block: str | None = None  # where prompts and answers share devices: whose rows belong together
     lane: int = 0  # which of them: 4 * level + 2 * (it answers) + (the other lane is in a step)
     switch_s: float = 0.0  # that a lane stands still for when its share changes
@@ -150,7 +151,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     fittings = [served.adapters for served in pools]
     fill_adapters(engines, fittings)
     clock[0].has_adapters = int(fittings[0] is not None)
-    apart = (engines.role != rows_fleet.ROLE["both"]).any() or serves.shape[1] > 1
+    apart = (engines.role[pool_of] != rows_fleet.ROLE["both"]).any() or serves.shape[1] > 1
     clock[0].restricted = int(apart)
     clock[0].next_move_ps = NEVER
     clock[0].passed_ps = -1
@@ -203,6 +204,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         **_turns(pools, pool_of, serves),
         lanes=state.rows(n, rows_fleet.LANE),
         replicas=replicas,
+        encodes=state.rows(n, rows_fleet.ENCODES),
         totals=state.rows(n, rows_log.TOTALS),
         engines=engines,
         load=load,
@@ -225,6 +227,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         **{f"{kind}_params": nothing for kind in signatures.KINDS},
         **dict.fromkeys(signatures.KINDS),
         route_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
+        encode_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
         route_rng=rng,
         place_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
         gate_memory=np.zeros(signatures.GATE_OF_TENANT + 2, dtype=np.int64),
@@ -262,6 +265,9 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
         row.mixed_num, row.mixed_den = round(1000 * table.mixed_factor), 1000
     row.mixed_cross_ps = round(table.mixed_cross_s * PS)
     row.role = rows_fleet.ROLE[served.pool.role]
+    row.encoder_row = served.encoder
+    if served.pool.role == "encode":
+        row.reserve = rows_fleet.RESERVE["prompt"]  # memory for all items of a request at once
     row.kv_token_bytes = round(served.kv_token_bytes)
     row.keeps = rows_fleet.NO_CAP if engine.kept_tokens is None else engine.kept_tokens
     row.reads = rows_fleet.NO_CAP if engine.attended_tokens is None else engine.attended_tokens
@@ -365,11 +371,17 @@ def _fill_drafts(
 
 
 def _speeds(pools: Sequence[Served]) -> np.ndarray:
-    """Decode speed of each pool at 16 sequences, in thousandths of the fastest."""
+    """Decode speed of each pool at 16 sequences, in thousandths of the fastest; of those that
+    encode, speed at 1024 units."""
     times = []
+    encodes = np.array([served.pool.role == "encode" for served in pools])
     for served in pools:
         n = min(16, served.table.max_seqs)
         work = served.table.time_s
-        times.append(work.tokens[n] + work.seqs[n] + work.decode[n, len(work.decode[n]) // 2])
+        if served.pool.role == "encode":
+            times.append(work.tokens[min(1024, len(work.tokens) - 1)])
+        else:
+            times.append(work.tokens[n] + work.seqs[n] + work.decode[n, len(work.decode[n]) // 2])
     step = np.maximum(np.array(times), 1e-12)
-    return np.rint(1000 * step.min() / step).astype(np.int64)
+    fastest = np.array([step[encodes == kind].min() for kind in encodes])
+    return np.rint(1000 * fastest / step).astype(np.int64)

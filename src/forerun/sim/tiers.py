@@ -86,7 +86,8 @@ def arrays(
     unit = hash_tokens or max(one.pool.engine.block_tokens for one in served)
     for tier, chain in zip(tiers, chains, strict=True):
         for group in range(int(chain.max()) + 1):
-            one = served[int(np.argmax(chain == group))]
+            own = [one for one, at in zip(served, chain, strict=True) if at == group]
+            one = next((one for one in own if one.pool.role != "encode"), own[0])
             sizes.append(int(tier.capacity_bytes // (unit * one.kv_token_bytes)))
             rules.append(tier.evict)
     rows = state.rows(len(sizes), rows_fleet.STORE)
@@ -115,6 +116,8 @@ def _own_rows(one: Served, hash_tokens: int) -> int:
     engine = one.pool.engine
     if hash_tokens == 0 or not engine.prefix_caching or engine.reuse == "anywhere":
         return 0
+    if one.pool.role == "encode":
+        return 0
     return one.n_blocks // one.pool.pp * engine.block_tokens // hash_tokens + 1
 
 
@@ -134,6 +137,8 @@ def _join(
         rows[s].buffer_bytes = tier.buffer_bytes
         rows[s].owner = own[0] if tier.shared_by == "replica" and len(own) == 1 else -1
     for i, one in enumerate(served):
+        if one.pool.role == "encode":
+            continue  # it keeps no KV
         above = i if d == 0 else int(first[d - 1] + chains[d - 1][i])
         if d == 0 and not (one.pool.engine.prefix_caching or one.pool.engine.preemption == "swap"):
             continue
@@ -236,6 +241,7 @@ def _sizes_in_turn(pools: Sequence[Served]) -> list[set[float]]:
 def check_tiers(pools: Sequence[Served], tiers: Sequence[Tier], hash_tokens: int) -> None:
     """Raises SpecError for tiers that hold nothing or cannot be reached, and swapping into none."""
     problems = []
+    pools = [served for served in pools if served.pool.role != "encode"]
     unit = hash_tokens or max(served.pool.engine.block_tokens for served in pools)
     for n, tier in enumerate(tiers):
         where = f"deployment.kv_tiers[{n}] ({tier.name})"

@@ -144,7 +144,8 @@ class Pool(Spec):
     cp: int = Field(default=1, ge=1)
     dtype: Dtype | None = None  # weights; the checkpoint's own when absent
     kv_dtype: Dtype | None = None
-    role: Literal["both", "prefill", "decode"] = "both"  # prompts, answers, or all of it
+    #: prompts, answers, or all of it; or the images, video and audio in prompts
+    role: Literal["both", "prefill", "decode", "encode"] = "both"
     region: str | None = None  # one of the case's
     sm_share: SmShare | None = None  # prompts and answers on the same devices, with a share each
     link: str | None = None  # that KV leaves and comes by; the device's network when absent

@@ -49,7 +49,41 @@ def vision(config: Mapping[str, Any], *, hidden: int, say: Callable[[str], None]
         merge=_merge(f, family),
         params=params,
         tokens_per_image=_tokens(config, f, family),
+        frames=f.number("temporal_patch_size", default=1),
+        **_resolution(f, family),
+        **_reach(f, family),
+        **({"layers_run": depth - 1, "projector": hidden} if family == "llava" else {}),
     )
+
+
+#: bounds of an image's pixels that image processors of native resolution keep to, as in the
+#: preprocessor_config.json of the instruction-tuned checkpoints
+_PIXELS = {
+    "qwen2_vl": (3136, 12_845_056),
+    "qwen2_5_vl": (3136, 12_845_056),
+    "qwen3_vl": (65_536, 16_777_216),
+    "qwen3_vl_moe": (65_536, 16_777_216),
+}
+
+
+def _resolution(f: Fields, family: str) -> dict[str, int]:
+    """How large the images are that the encoder sees, where the rule of the family is known."""
+    if family in _PIXELS:
+        low, high = _PIXELS[family]
+        return {"min_pixels": low, "max_pixels": high}
+    if family in ("gemma3", "llava"):
+        size = {"image_size": f.number("image_size")}
+        return size | ({"class_tokens": 1} if family == "llava" else {})
+    return {}
+
+
+def _reach(f: Fields, family: str) -> dict[str, int]:
+    """Windows of Qwen2.5-VL: squares of window_size pixels, but in the layers named."""
+    full = f.listing("fullatt_block_indexes")
+    if family != "qwen2_5_vl" or not full:
+        return {}
+    side = f.number("window_size", default=112) // f.number("patch_size", default=14)
+    return {"window": side * side, "full_layers": len(full)}
 
 
 def _merge(f: Fields, family: str) -> int:
@@ -113,6 +147,15 @@ def _moonvit(f: Fields, h: int, depth: int, inter: int, out: int) -> int:
     return side * h + h + places + depth * block + 2 * h + project
 
 
+def _llava(f: Fields, h: int, depth: int, inter: int, out: int) -> int:
+    """CLIP of LLaVA 1.5: a class token, learned positions, norms before and after; two layers."""
+    side = f.number("patch_size")
+    places = (f.number("image_size") // side) ** 2 + 1
+    block = 4 * h + 4 * (h * h + h) + 2 * h * inter + inter + h
+    join = h * out + out + out * out + out
+    return 3 * side * side * h + h + places * h + 4 * h + depth * block + join
+
+
 def _siglip(f: Fields, h: int, depth: int, inter: int, out: int) -> int:
     """SigLIP of Gemma 3: biases, learned positions, a norm and one projection."""
     side = f.number("patch_size")
@@ -162,6 +205,7 @@ _DESIGNS: dict[str, Callable[[Fields, int, int, int, int], int]] = {
     "kimi_k25": _moonvit,
     "kimi_k3": _moonvit,
     "gemma3": _siglip,
+    "llava": _llava,
     "gemma4": _gemma4,
     "llama4": _llama4,
     "minimax_m3_vl": _minimax,

@@ -133,6 +133,23 @@ class Vision(Spec):
     merge: int = 1  # patches joined along each side before the decoder sees them
     params: int | None = None  # stated or counted; None when not known
     tokens_per_image: int | None = None
+    image_size: int | None = None  # all images are resized to a square of this many pixels a side
+    class_tokens: int = 0  # computed beside the patches, and dropped
+    min_pixels: int | None = None  # native resolution, between these
+    max_pixels: int | None = None
+    frames: int = 1  # of a video that are joined into one (the temporal patch)
+    window: int | None = None  # patches that a patch sees, but for `full_layers`; None: all
+    full_layers: int = 0
+    layers_run: int | None = None  # when the last layers' output is not used (LLaVA)
+    projector: int | None = None  # width between its two layers; None: that of a joined square
+
+    @property
+    def patches_a_token(self) -> float:
+        """Patches, class tokens included, that become one token of the decoder's prompt."""
+        if self.image_size is None:
+            return float(self.merge**2)
+        patches = (self.image_size // self.patch) ** 2
+        return (patches + self.class_tokens) / (self.tokens_per_image or patches // self.merge**2)
 
 
 class Quantization(Spec):

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 #: columns with one value a request
 COLUMNS = (
     "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "adapter", "deadline_s",
-    "workflow", "region", "took_s", "acceptance", "wording", "kept_tokens", "attended_tokens",
+    "workflow", "region", "took_s", "acceptance", "n_items", "item_width", "item_height",
+    "item_units", "item_tokens", "wording", "kept_tokens", "attended_tokens",
 )  # fmt: skip
 
 #: meta["blocks"] of requests whose block hashes name what stands in a block, not what a prompt
@@ -64,6 +65,10 @@ class Requests:
     took_s    : float64 [N], what the answer took when it was recorded, from arrival to its end; nan
         where that is not known.
     region    : int64 [N], which of the case's regions each comes from; absent when there are none.
+    n_items   : int64 [N], images (or pairs of video frames, ..) that each prompt begins with.
+    item_width, item_height : int64 [N], their size in pixels.
+    item_units, item_tokens : int64 [N], what the model's encoder computes for each of them
+        (patches), and tokens of the prompt that it becomes; `isl` counts those.
     kept_tokens, attended_tokens : int64 [N], caps of its own on KV in memory and on what decoding
         reads of it, beside the engine's; 0 where it has none.
     wording   : int64 [N], the text of each, a place in `wordings`; -1 where it is like no other.
@@ -89,6 +94,11 @@ class Requests:
     acceptance: np.ndarray | None = None
     region: np.ndarray | None = None
     took_s: np.ndarray | None = None
+    n_items: np.ndarray | None = None
+    item_width: np.ndarray | None = None
+    item_height: np.ndarray | None = None
+    item_units: np.ndarray | None = None
+    item_tokens: np.ndarray | None = None
     kept_tokens: np.ndarray | None = None
     attended_tokens: np.ndarray | None = None
     wording: np.ndarray | None = None

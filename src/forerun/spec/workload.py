@@ -96,6 +96,50 @@ class Documents(Spec):
         return self
 
 
+class Media(Spec):
+    """What prompts show: images, or a video, before the text that `isl` (or the trace) counts.
+
+    `share` of the requests have some: `n` images each, or `seconds` of video at `fps` frames a
+    second.  They are `size` pixels, one or several sizes with their weights; the model says how
+    many patches and tokens that is, or `patches` and `tokens` of an item say it (audio, too).
+    """
+
+    share: float = Field(default=1.0, gt=0, le=1)
+    n: Lengths = Lengths(mean=1)
+    seconds: Lengths | None = None
+    fps: float = Field(default=2.0, gt=0)
+    size: dict[str, float] = {}  # {"1280x720": 0.7, "336x336": 0.3}
+    patches: int | None = Field(default=None, ge=1)
+    tokens: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data):
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        for key in ("n", "seconds"):
+            if isinstance(data.get(key), (int, float)):
+                data[key] = {"kind": "fixed", "mean": data[key]}
+        if isinstance(data.get("size"), str):
+            data["size"] = {data["size"]: 1.0}
+        return data
+
+    @model_validator(mode="after")
+    def _sized(self) -> Media:
+        if (self.patches is None) != (self.tokens is None):
+            raise ValueError("patches and tokens of an item are given together")
+        if not self.size and self.patches is None:
+            raise ValueError("gives neither a size, as in size: 1280x720, nor patches and tokens")
+        for name, weight in self.size.items():
+            sides = name.split("x")
+            if len(sides) != 2 or not all(s.isdigit() and int(s) > 0 for s in sides):
+                raise ValueError(f"{name!r} is not a size in pixels, as in 1280x720")
+            if weight <= 0:
+                raise ValueError(f"{name} has the weight {weight:g}, which is not above 0")
+        return self
+
+
 class Questions(Spec):
     """What the requests of one category ask, and in which words.
 
@@ -181,6 +225,7 @@ class Traffic(Spec):
     osl: Lengths | None = None
     workflow: Workflow | None = None
     documents: Documents | None = None  # before the prompts that isl or the trace describe
+    media: Media | None = None  # images or video before the text of the prompts
     adapters: AdapterTraffic | None = None  # that requests name
     client: Client | None = None
     kept_tokens: Lengths | None = None  # caps of the requests' own, see `engine.kept_tokens` ...
@@ -191,7 +236,7 @@ class Traffic(Spec):
     def _without_questions(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What says nothing of these reads (and hashes) as it always did."""
         data: dict[str, Any] = plain(self)
-        for name in ("questions", "kept_tokens", "attended_tokens"):
+        for name in ("questions", "kept_tokens", "attended_tokens", "media"):
             if not getattr(self, name):
                 data.pop(name, None)
         return data

@@ -27,12 +27,19 @@ def varied(
     """The rows, then each of them at each other value of a dial, without replicas.
 
     ways : by value, what the dial does to a row; None where it has no such value.
+    Where an encoder runs in front of a model, its row is varied with the model's.
     """
-    return [*pools, *(
+    more = [
         replace(row, like=p, dial=(dial, value), levels=(), course=None, group=None)
         for p, served in enumerate(pools)
         for value, way in ways.items()
         if (row := way(served)) is not None
+    ]
+    number = {(row.like, row.dial): n for n, row in enumerate(more, start=len(pools))}
+    return [*pools, *(
+        row if row.encoder < 0
+        else replace(row, encoder=number.get((row.encoder, row.dial), row.encoder))
+        for row in more
     )]  # fmt: skip
 
 

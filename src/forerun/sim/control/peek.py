@@ -12,7 +12,7 @@ import numpy as np
 from forerun.sim.collect import live_slots
 from forerun.sim.core import compile as compiler
 from forerun.sim.core.order import NEVER
-from forerun.sim.core.rows_request import HELD, WAITING
+from forerun.sim.core.rows_request import HELD, PLAIN, WAITING
 from forerun.sim.core.signatures import OUTSTANDING
 from forerun.sim.serve import PS, Server
 
@@ -110,7 +110,7 @@ def held(server: Server) -> tuple[int, int]:
     r, counts = int(server._clock.held_head), [0, 0]
     while r >= 0:
         if live["phase"][r] == HELD and live["aborted"][r] == 0:
-            counts[int(live["source"][r] >= 0)] += 1
+            counts[int(live["source"][r] >= 0 and live["stage"][r] == PLAIN)] += 1
         r = int(live["next"][r])
     return counts[0], counts[1]
 

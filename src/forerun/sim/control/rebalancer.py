@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from forerun.errors import PolicyError, Problem, SpecError
+from forerun.sim.check import encodes
 from forerun.sim.control import peek
 from forerun.sim.control.fleet import look
 from forerun.sim.control.hardware import Hardware
@@ -107,16 +108,19 @@ class Rebalancer:
 def check_moves(pools: Sequence[Served], rebalance: Rebalance | None) -> None:
     """Raises SpecError where requests are to move and have no way, or nowhere to go."""
     problems = []
-    able = [served for served in pools if served.pool.role != "prefill"]
+    able = [served for served in pools if served.pool.role in ("both", "decode")]
     leave = [s for s in able if s.pool.autoscale and s.pool.autoscale.scale_in == "move"]
     movers = able if rebalance is not None else leave
     for served in {served.pool.name: served for served in movers}.values():
         if served.port_bytes_per_s <= 0:
             what = f"requests move with their KV, and {served.pool.device} has no network link"
             where = f"deployment.pools.{served.pool.name}.link"
-            problems.append(Problem(where, what, "link: NAME (see forerun list links)"))
+            problems.append(Problem(where, what, "link: NAME (see forerun show link)"))
     if rebalance is not None:
         where = "deployment.rebalance"
+        if encodes(pools):
+            what = "moving requests by a rule is not yet combined with images"
+            problems.append(Problem(where, what, "text only, or no rebalance"))
         if any(served.group is not None for served in pools):
             what = "requests of replicas that take turns with models cannot be moved yet"
             problems.append(Problem(where, what, "a pool for each model, or no rebalance"))

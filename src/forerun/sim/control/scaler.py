@@ -89,7 +89,7 @@ class Scaler:
         """Whether this pool can take one of those who wait."""
         role = self.hardware.server.pools[self.p].pool.role
         return (now.n_held > 0 and role != "decode") or (
-            now.n_held_answers > 0 and role != "prefill"
+            now.n_held_answers > 0 and role in ("both", "decode")
         )
 
     def _view(self, now: Fleet) -> PoolView:

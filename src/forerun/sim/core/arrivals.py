@@ -41,6 +41,8 @@ def _copy(target, source):
     target.acceptance = source.acceptance
     target.model, target.adapter = source.model, source.adapter
     target.region, target.on_way = source.region, source.on_way
+    target.n_items = source.n_items
+    target.item_units, target.item_tokens = source.item_units, source.item_tokens
     target.most_kept, target.most_read = source.most_kept, source.most_read
 
 

@@ -13,6 +13,7 @@ from forerun.sim.core import timers
 from forerun.sim.core.arrivals import due_by, put, ready_after
 from forerun.sim.core.jit import jit
 from forerun.sim.core.rows_log import STATUS
+from forerun.sim.core.rows_request import ENCODING
 
 FINISHED = STATUS["finished"]
 
@@ -60,7 +61,9 @@ def lose(state, r):
     clock = state.clock[0]
     request = state.live[r]
     clock.wasted_out += request.n_out
-    clock.wasted_tokens += request.n_computed + request.recomputed - request.cached
+    if request.stage != ENCODING:
+        clock.wasted_tokens += request.n_computed
+    clock.wasted_tokens += request.recomputed - request.cached
 
 
 @jit

@@ -1,4 +1,4 @@
-"""One engine iteration: who is in the next step, how long it lasts, how far it can be leapt.
+"""One engine iteration: who is in the next step.
 
 There is no prefill or decode phase: each request has n_computed chasing n_known.  A request with
 more than one token to go computes a chunk; the others decode.
@@ -8,22 +8,18 @@ Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, fair, fetch, lanes, prefix, tiers, tuning, turns
+from forerun.sim.core import adapters, encode, fair, fetch, lanes, prefix, tiers, tuning, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core import speculate as drafts
-from forerun.sim.core.clock import span, steps_to_reach
 from forerun.sim.core.jit import jit
-from forerun.sim.core.kv import FULL, blocks_for, kept, need, steps_until_full, take
+from forerun.sim.core.kv import FULL, blocks_for, kept, need, take
+from forerun.sim.core.leap import price_leap
 from forerun.sim.core.order import NEVER
-from forerun.sim.core.price import decode_cost, lookup, prefill_cost, square_root
-from forerun.sim.core.rows_fleet import NO_CAP
-from forerun.sim.core.rows_request import DECODING, WAITING
+from forerun.sim.core.rows_request import DECODING, EMBEDDED, ENCODING, PLAIN, WAITING
 from forerun.sim.core.signatures import IF_NO_PREFILL, OUTSTANDING_TOKENS, YES
 from forerun.sim.core.state import MISTAKE
 
-LONG = 1 << 40  # more steps than any leap has
-
-STUCK, BAD_BATCH = MISTAKE["stuck"], MISTAKE["batch"]
+BAD_BATCH = MISTAKE["batch"]
 
 
 @jit
@@ -115,6 +111,8 @@ def grow_chunks(state, i, left, whole, decoding):
             q = left
         elif q > left:
             q = left if request.n_preempt + request.n_retries > 0 else 0
+        if request.stage == ENCODING:
+            q -= q % request.item_units  # items are computed whole
         request.chunk = q
         extra = blocks_for(min(request.n_computed, kept(state, i, r)) + q, b) - request.n_blocks
         if q > 0 and extra > 0:
@@ -157,6 +155,8 @@ def comes(state, i, r, here):
     """Tokens of r that are brought to replica i from elsewhere, beside its `here` prefix blocks."""
     request = state.live[r]
     kept = here * state.clock[0].hash_tokens
+    if request.stage != PLAIN:
+        return 0  # there is no KV yet
     if request.source >= 0:
         return request.n_computed - kept
     if request.swapped > 0 and request.n_computed > kept:
@@ -214,7 +214,8 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         here = prefix.leading(state, i, r)  # prefix blocks
         coming = comes(state, i, r, here)
         have = here * state.clock[0].hash_tokens + coming
-        up = coming > 0 and request.source < 0
+        brings = request.stage == EMBEDDED
+        up = brings or (coming > 0 and request.source < 0)
         if up and replica.n_running + replica.n_coming >= engine.max_seqs:
             return left, unsettled
         q = request.n_known - have
@@ -227,6 +228,10 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
             if whole == 1 and (again == 0 or q <= engine.max_tokens):
                 return left, unsettled
             q = left
+            if request.stage == ENCODING:
+                q -= q % request.item_units
+            if q == 0:
+                return left, unsettled  # its first item does not fit beside the others
         footprint = min(have, kept(state, i, r))
         blocks = blocks_for(footprint + q, b)
         if engine.reserve == FULL:
@@ -234,6 +239,9 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         elif engine.reserve > 0 or (up and engine.anywhere == 1):
             # what comes for blocks here and there stands among what is computed
             blocks = blocks_for(request.n_known, b)
+        elif brings:
+            # all its prompt will take, so that it waits no shorter when prefix blocks are dropped
+            blocks = blocks_for(min(request.n_known, kept(state, i, r) + engine.max_tokens), b)
         shared = here * prefix.blocks_a_hash(state, i) if here > 0 else 0
         held = shared - prefix.idle_among(state, i, r, here) * (shared // max(here, 1))
         if replica.n_blocks + keep + blocks - held > engine.n_blocks - engine.watermark:
@@ -247,11 +255,13 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
             prefix.hold_leading(state, i, r, here)
         request.n_blocks = blocks
         state.load[OUTSTANDING_TOKENS, i] -= have
-        if up:
+        if up and not brings:
             # what makes room may send down what comes up: it is on its way before
             fetch.call_up(state, i, r, have, t)
         take(state, i, blocks - shared)
-        if request.source >= 0:
+        if brings:
+            encode.pull(state, i, r, have, t)
+        elif request.source >= 0:
             fetch.pull(state, i, r, footprint - shared * b, t)
         elif not up:
             lists.note_reuse(request, have)
@@ -268,29 +278,29 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
 
 
 @jit
-def form(state, i, t):
-    """Shape the leap of replica i that starts at t; returns when it ends, NEVER if it idles."""
+def any_chunk(state, i):
+    """Whether some request computes a chunk in the step being formed."""
+    r = state.replicas[i].chunk_head
+    while r >= 0:
+        if state.live[r].chunk > 0:
+            return True
+        r = state.live[r].chunk_next
+    return False
+
+
+@jit
+def fill(state, i, t, alone):
+    """Who computes what in the step of replica i that starts at t; nobody joins it where `alone`.
+
+    Returns (1 if it decodes, not 0 when the next step may be another without any event).
+    """
     replica = state.replicas[i]
-    p = replica.pool
-    engine = state.engines[p]
-    clock = state.clock[0]
-    replica.n_steps = 0
-    if t < replica.free_ps:
-        return replica.free_ps
-    running = replica.n_running
-    lists.drop_aborted_heads(state, i)
-    if replica.ready_head >= 0:
-        join_ready(state, i, t)
-    if replica.n_apart > 0:
-        adapters.call_back(state, i, t)
-    if replica.n_running == 0 and replica.n_waiting == 0:
-        if tuning.goes_on(state, i):
-            return leap(state, i, t, 0, 0)
-        return adapters.next_ready(state, i, t)
+    engine = state.engines[replica.pool]
     decode, left, whole, n_max = state.batch(replica, engine, state.batch_params)
     if left + (replica.n_decode if decode == YES else 0) > engine.max_tokens:
+        clock = state.clock[0]
         clock.wrong_kind, clock.wrong_replica, clock.wrong_value = BAD_BATCH, i, left
-        return NEVER
+        return 0, 0
     if left < 0:
         left = 0
     decoding = 1 if decode == YES else 0
@@ -304,7 +314,7 @@ def form(state, i, t):
     stopped = 0
     if preempted == 0:
         keep = need(state, i, 1, 0, 0) + replica.lookahead if decoding == 1 else 0
-        if turns.drains(state, i):
+        if turns.drains(state, i) or (alone == 1 and replica.n_running > 0):
             n_max = 0
         left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep)
     if decode == IF_NO_PREFILL and not any_chunk(state, i):
@@ -312,184 +322,37 @@ def form(state, i, t):
         preempted += make_room(state, i, 1, 0, -1)
         if engine.draft_most > 0:
             wanted = drafts.choose(state, i, 0)
-    if replica.n_parked > 0 and replica.n_running != running:
-        stopped += 1  # a turn policy sees that somebody started
-    return price_leap(state, i, t, decoding, preempted + stopped + wanted)
+    return decoding, preempted + stopped + wanted + alone
 
 
 @jit
-def price_leap(state, i, t, decoding, unsettled):
-    """The leap of the formed step with the costs of its row; of two lanes also with those of the
-    row that holds when the other one starts or stops."""
+def form(state, i, t):
+    """Shape the leap of replica i that starts at t; returns when it ends, NEVER if it idles."""
     replica = state.replicas[i]
-    replica.row = replica.pool
-    again = 0
-    if replica.partner >= 0:
-        again = 1
-        lanes.begin(state, i)
-    while True:
-        end = leap(state, i, t, decoding, unsettled)
-        if again == 0:
-            return end
-        again = 0
-        lanes.other_way(state, i)
-
-
-@jit
-def any_chunk(state, i):
-    """Whether some request computes a chunk in the step being formed."""
-    r = state.replicas[i].chunk_head
-    while r >= 0:
-        if state.live[r].chunk > 0:
-            return True
-        r = state.live[r].chunk_next
-    return False
-
-
-@jit
-def leap(state, i, t, decoding, unsettled):
-    """Price the formed step and find for how many steps it stays the same; returns the end.
-
-    unsettled : not zero when the next step may admit more without any event.
-    """
-    replica = state.replicas[i]
-    p = state.replicas[i].row
-    engine = state.engines[p]
-    clock = state.clock[0]
-    b = engine.block_tokens
-    n_decode = replica.n_decode if decoding == 1 else 0
-    n_draft = replica.n_draft
-    n_tokens = n_decode + n_draft
-    n_seqs = n_decode
-    first = 0
-    slope = 0
-    steps = LONG
-    n_chunks = 0
-    chunk = 0
-    squares = 0
-    past = 0
-    lone_past = 0
-    ends = False
-    capped = False
-    r = replica.chunk_head
-    while r >= 0:
-        request = state.live[r]
-        q = request.chunk
-        if q > 0:
-            n_chunks += 1
-            chunk += q
-            squares += q * q
-            most = kept(state, i, r)
-            capped = capped or most < NO_CAP
-            before = min(request.n_computed, most)
-            past += before
-            lone_past = before + q
-            n_tokens += q
-            rest = request.n_known - request.n_computed
-            if q >= rest:
-                n_seqs += 1
-                ends = True
-            else:
-                steps = min(steps, (rest - 1) // q)
-            if engine.mixed_den == 0:
-                more, grow, until = prefill_cost(state, p, q, before)
-                first += more
-                slope += grow
-                steps = min(steps, until)
-        r = request.chunk_next
-    ready_ps = adapters.next_ready(state, i, t)
-    tunes = engine.tunes == 1 and tuning.goes_on(state, i)
-    away = replica.n_away > 0 or lanes.partner_holds(state, i)
-    if n_tokens == 0 and not tunes and (away or ready_ps < NEVER):
-        return ready_ps  # what holds the memory is on its way, and wakes the replica
-    if n_tokens == 0 and not tunes:
-        clock.wrong_kind, clock.wrong_replica, clock.wrong_value = STUCK, i, replica.n_waiting
-        return NEVER
-    if n_chunks > 0 and engine.mixed_den > 0:
-        more, grow, until = prefill_cost(state, p, square_root(squares), past)
-        if n_chunks > 1:
-            more = more * engine.mixed_num // engine.mixed_den
-            steps = 1
-        first += more
-        slope += grow
-        steps = min(steps, until)
-    first += lookup(state.tokens_ps[p], n_tokens)
-    first += lookup(state.seqs_ps[p], n_seqs + n_draft)
-    if n_decode > 0:
-        row = p
-        if n_chunks > 0:
-            row = engine.mixed_row
-            first += engine.mixed_cross_ps * n_decode * chunk
-        more, grow, until = decode_cost(state, p, row, n_decode, replica.ctx, replica.n_reading)
-        first += more
-        slope += grow
-        steps = min(steps, until)
-        steps = min(steps, state.last_step[i, 0] - replica.decoded)
-        if replica.n_picking > 0:
-            pick_ps = state.pick_ps[p, replica.n_picking]
-            first += engine.pick_step_ps + pick_ps * replica.scored
-            slope += pick_ps * replica.n_scored
-        if n_draft > 0:
-            first += drafts.verify_ps(state, p, n_decode, n_draft, replica.ctx)
-    if n_chunks > 0 and first < engine.eager_ps:
-        first = engine.eager_ps
-        if slope > 0:
-            # where the device takes over is found step by step
-            slope = 0
-            steps = 1
-    first += engine.host_step_ps + engine.host_seq_ps * n_seqs
-    if engine.max_adapters > 0:
-        first += adapters.price(state, i, decoding)
-        if state.fitted[i].in_step_ps > 0:
-            first += state.fitted[i].in_step_ps
-            state.fitted[i].in_step_ps = 0
-            steps = 1
-    replica.depth = replica.draft_tokens = 0
-    if engine.draft_most > 0 and n_draft + n_chunks > 0:
-        first = drafts.beside(state, i, first)
-    if ends or n_chunks > 1 or unsettled > 0 or engine.every_step == 1:
-        steps = 1
-    if replica.n_parked > 0 and engine.every_turn == 1:
-        steps = 1
-    cut = clock.hash_tokens > 0 or capped or replica.partner >= 0
-    if n_chunks > 0 and (cut or engine.draft_row >= 0):
-        # prefix blocks can be found from the boundary on that completes them; what a request keeps
-        # is cut there
-        steps = 1
-    steps = min(steps, engine.max_leap)
-    if steps > 1:
-        free = engine.n_blocks - replica.n_blocks
-        if state.stores[i].below >= 0 and state.stores[i].n_idle > 0:
-            # a step that sends prefix blocks down goes alone: others look at the tiers
-            free -= state.stores[i].n_idle * prefix.blocks_a_hash(state, i)
-        # a lone chunk already holds the blocks of this step, so its growth counts from the next
-        grown = chunk if engine.reserve == 0 else 0
-        if n_decode > 0:
-            steps = steps_until_full(state, i, steps, free, lone_past, grown)
-        elif grown > 0:
-            fits = free * b + blocks_for(lone_past, b) * b - lone_past
-            steps = min(steps, 1 + fits // grown)
-    replica.n_tune = replica.tune_added_ps = 0
-    if tunes:
-        replica.n_tune, replica.tune_added_ps, same = tuning.choose(
-            state, i, n_tokens, first, slope
-        )
-        if n_tokens + replica.n_tune == 0:
-            return ready_ps
-        first += replica.tune_added_ps
-        steps = min(steps, same)
-    if ready_ps < NEVER:
-        steps = steps_to_reach(first, slope, steps, ready_ps - t)
-    seats = replica.n_running < engine.max_seqs
-    if steps > 1 and engine.fair == 1 and replica.n_waiting > 0 and seats:
-        steps = fair.steps_alike(state, i, steps)
-    replica.start_ps = t
-    replica.first_ps = first
-    replica.slope_ps = slope
-    replica.n_steps = steps
-    replica.left_waiting = replica.n_waiting + replica.n_parked + replica.n_apart
-    replica.in_step = n_decode
-    replica.n_seqs = n_seqs
-    replica.chunk = chunk
-    replica.past = past
-    return t + span(first, slope, steps)
+    replica.n_steps = 0
+    if t < replica.free_ps:
+        return replica.free_ps
+    running = replica.n_running
+    has_encoded = replica.has_encoded  # nobody joins between the encoder's step and the model's
+    if has_encoded == 1:
+        replica.has_encoded = 0
+    lists.drop_aborted_heads(state, i)
+    if replica.ready_head >= 0:
+        join_ready(state, i, t)
+    if replica.n_apart > 0:
+        adapters.call_back(state, i, t)
+    decoding = unsettled = 0
+    if replica.n_running > 0 or replica.n_waiting > 0:
+        decoding, unsettled = fill(state, i, t, has_encoded)
+        if state.clock[0].wrong_kind != 0:
+            return NEVER
+        if state.engines[replica.pool].encoder_row >= 0 and replica.n_chunks > 0:
+            end = encode.step(state, i, t)
+            if end >= 0:
+                drafts.cancel(state, i)
+                return end
+        if replica.n_parked > 0 and replica.n_running != running:
+            unsettled += 1  # a turn policy sees that somebody started
+    elif not tuning.goes_on(state, i):
+        return adapters.next_ready(state, i, t)
+    return price_leap(state, i, t, decoding, unsettled)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from forerun.sim.core import (
     adapters,
     attempts,
+    encode,
     fair,
     fetch,
     front,
@@ -29,7 +30,7 @@ from forerun.sim.core.kv import FULL, blocks_for, blocks_now, kept, make_room_fo
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_fleet import ROLE
 from forerun.sim.core.rows_log import STATUS
-from forerun.sim.core.rows_request import DECODING, HELD, WAITING
+from forerun.sim.core.rows_request import DECODING, EMBEDDED, HELD, WAITING
 from forerun.sim.core.signatures import (
     KV_CAPACITY,
     OUTSTANDING,
@@ -301,7 +302,7 @@ def fail(state, i, t, lose):
             began = complete(state, i, k)
         totals.lost_ps += t - began
         replica.n_steps = 0
-        replica.chunk = 0
+        replica.chunk = replica.encoding = 0
         heaps.reschedule(state, i, NEVER)
     stop_transfers(state, i, t)
     forget_sources(state, i, t)
@@ -324,7 +325,8 @@ def stop_transfers(state, i, t):
         transfer.stop(state, m, t)
         if request.n_due >= 0:
             state.load[OUTSTANDING_TOKENS, j] -= request.n_known - request.n_due
-            state.stores[j].wait_ps += t - request.called_ps
+            if request.stage != EMBEDDED:
+                state.stores[j].wait_ps += t - request.called_ps
             lists.no_longer_due(state, j, r)
         prefix.settle(state, j)
         prefix.give_back(state, j, r, request.n_blocks, request.n_shared)
@@ -344,14 +346,21 @@ def stop_transfers(state, i, t):
 @jit
 def forget_sources(state, i, t):
     """Requests whose KV waits on replica i to be fetched compute their prompts again, where they
-    are."""
+    are; those with images are sent again."""
     for r in range(state.live.shape[0]):
         request = state.live[r]
         if request.source == i and (request.phase == WAITING or request.phase == HELD):
             lists.leave_source(state, r, t)
             before = request.n_known
+            waits = request.phase == WAITING
+            again = waits and request.n_items > 0  # its images are gone too
+            if again:
+                encode.leave_queue(state, r)
+                wake(state, request.replica, t)
             forget(state, r)
-            if request.phase == WAITING:
+            if again:
+                front.send(state, r, t)
+            elif waits:
                 state.load[OUTSTANDING_TOKENS, request.replica] += request.n_known - before
                 wake(state, request.replica, t)  # it may start with fewer blocks now
 
@@ -360,6 +369,7 @@ def forget_sources(state, i, t):
 def forget(state, r):
     """What r had computed is lost."""
     request = state.live[r]
+    encode.start_over(request)
     request.recomputed += request.n_computed
     request.n_computed = 0
     request.n_known = request.isl + request.n_out

@@ -5,13 +5,12 @@ Signatures are explicit, so that a policy is a pointer and a new one does not re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 from forerun.sim.core import arrivals, kv, live, serve, wake
 from forerun.sim.core.jit import JIT, cache_dir, jit
+from forerun.sim.core.once import once
 from forerun.sim.core.signatures import KINDS, numba_signatures
 
 
@@ -24,53 +23,6 @@ def _set_cache_dir() -> None:
     from numba.core import config
 
     setattr(config, "CACHE_DIR", str(cache_dir()))  # noqa: B010  (numba fills `config` at run time)
-
-
-@contextmanager
-def once(name: str) -> Iterator[None]:
-    """Optimise, and turn into machine code, the function of this name alone.
-
-    numba does both for every function that it meets, and again in each that calls it.  Those called
-    are linked into the entry before it is optimised, so nothing is lost but the time.
-    """
-    try:  # not part of what numba promises: without it all is the same, but for the time
-        from numba import _dynfunc  # type: ignore[attr-defined]
-        from numba.core import codegen, cpu
-    except ImportError:
-        yield
-        return
-    library: Any = codegen.JITCodeLibrary
-    context: Any = cpu.CPUContext
-    usual = library._optimize_final_module, library._finalize_final_module, context.get_executable
-
-    def optimise(self: Any) -> None:
-        if self.name == name:
-            for inner in self._final_module.functions:
-                if not inner.is_declaration and f"{len(name)}{name}" not in inner.name:
-                    inner.linkage = "internal"  # so what has one caller becomes a part of it
-            usual[0](self)
-
-    def emit(self: Any) -> None:
-        if self.name == name:
-            usual[1](self)
-        else:
-            self._finalize_dynamic_globals()
-            self._finalized = True
-
-    def executable(self: Any, built: Any, described: Any, env: Any) -> Any:
-        if built.name == name:
-            return usual[2](self, built, described, env)
-        # a name for the compiler; without an address, as nothing in Python calls an inner function
-        where = described.lookup_module()
-        return _dynfunc.make_function(where, described.qualname, "", 0, env, (built,))
-
-    library._optimize_final_module, library._finalize_final_module = optimise, emit
-    context.get_executable = executable
-    try:
-        yield
-    finally:
-        library._optimize_final_module, library._finalize_final_module = usual[:2]
-        context.get_executable = usual[2]
 
 
 @cache

@@ -14,7 +14,7 @@ from forerun.sim.core import prefix, regions, store, tiers, transfer
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import kept
 from forerun.sim.core.price import lookup, prefill_cost
-from forerun.sim.core.rows_request import FETCHING, READY
+from forerun.sim.core.rows_request import EMBEDDED, FETCHING, PLAIN, READY
 from forerun.sim.core.state import MISTAKE
 from forerun.sim.core.wake import wake
 
@@ -30,13 +30,24 @@ def pull(state, i, r, n_tokens, t):
     n_bytes = float(n_tokens * engine.kv_token_bytes)
     state.totals[source].moved_bytes += n_tokens * engine.kv_token_bytes
     out = 2 * source
-    if engine.streamed == 1 and request.n_out == 1:
+    if engine.streamed == 1 and request.n_out == 1 and request.stage != EMBEDDED:
         began, ended = request.scheduled_ps, request.first_token_ps
         n_bytes -= transfer.hidden(state, out, n_bytes, engine.n_layers, began, ended)
     request.phase = FETCHING
     state.replicas[i].n_away += 1
     way_ps = regions.way(state, regions.of_replica(state, source), i)
     transfer.start(state, r, out, 2 * i + 1, n_bytes, t, way_ps)
+
+
+@jit
+def unpack(request):
+    """The embeddings of a request are where its prompt will be computed, which keeps n_due tokens
+    of it."""
+    request.stage, request.n_computed = PLAIN, request.n_due
+    if request.recomputed == 0 and request.cached == 0:
+        request.cached = request.n_due
+    else:
+        request.recomputed -= request.n_due
 
 
 @jit
@@ -49,6 +60,8 @@ def arrive(state, t):
     if request.source >= 0:
         request.away_ps += t - request.left_ps
         lists.leave_source(state, r, t)
+        if request.stage == EMBEDDED:
+            unpack(request)
     elif climb(state, i, r, t):
         return
     else:

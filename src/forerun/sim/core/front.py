@@ -5,7 +5,7 @@ Legend: i replica, p pool, r slot, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, attempts, prefix, regions, responses, tuning, turns
+from forerun.sim.core import adapters, attempts, encode, prefix, regions, responses, tuning, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.arrivals import ended, later
 from forerun.sim.core.jit import jit
@@ -13,7 +13,7 @@ from forerun.sim.core.kv import blocks_for, blocks_now
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_fleet import ROLE
 from forerun.sim.core.rows_log import STATUS
-from forerun.sim.core.rows_request import HELD
+from forerun.sim.core.rows_request import EMBEDDED, ENCODING, HELD, PLAIN
 from forerun.sim.core.signatures import CACHED, KV_BLOCKS, OUTSTANDING, TO_LOAD
 from forerun.sim.core.state import MISTAKE
 from forerun.sim.core.wake import cut_leap, wake
@@ -22,6 +22,7 @@ BAD_ROUTE, BAD_PLACE = MISTAKE["route"], MISTAKE["place"]
 NOBODY, WRONG = -2, -1  # no replica takes the request now; the router chose what is not there
 
 BOTH, PREFILL, DECODE = ROLE["both"], ROLE["prefill"], ROLE["decode"]
+ENCODE = ROLE["encode"]
 FINISHED, REJECTED = STATUS["finished"], STATUS["rejected"]
 CANCELLED, ABORTED = STATUS["cancelled"], STATUS["aborted"]
 
@@ -34,6 +35,16 @@ def fits(state, p, isl, osl, most_kept):
     last = min(last, min(engine.keeps, most_kept) + engine.max_tokens)  # cut after each step
     short = isl + osl <= engine.max_len
     return short and blocks_for(last, engine.block_tokens) <= engine.n_blocks - engine.watermark
+
+
+@jit
+def holds(state, r):
+    """Whether the row of `engines` by which r is served could do what it wants there alone."""
+    request = state.live[r]
+    if request.stage == ENCODING:
+        return encode.holds(state, request.pool, request.n_items, request.item_units)
+    left = request.isl + request.osl - request.n_known
+    return fits(state, request.pool, request.n_known, left, request.most_kept)
 
 
 @jit
@@ -78,8 +89,9 @@ def refresh(state, r):
 def takes(state, i, role, model):
     """Whether replica i takes requests that want this role and this model."""
     p = state.replicas[i].pool
-    can = state.engines[p].role in (BOTH, role) and state.serves[p, model] >= 0
-    return state.replicas[i].accepts == 1 and can
+    own = state.engines[p].role
+    can = own == role or (own == BOTH and role != ENCODE)
+    return state.replicas[i].accepts == 1 and can and state.serves[p, model] >= 0
 
 
 @jit
@@ -97,16 +109,20 @@ def checked(state, r, c, n):
     if 0 <= c < n:
         return c
     clock = state.clock[0]
-    clock.wrong_kind = BAD_ROUTE if state.live[r].source < 0 else BAD_PLACE
+    placed = state.live[r].source >= 0 and state.live[r].stage == PLAIN
+    clock.wrong_kind = BAD_PLACE if placed else BAD_ROUTE
     clock.wrong_request, clock.wrong_value, clock.wrong_replica = state.live[r].request, c, n
     return WRONG
 
 
 @jit
 def pick(state, r, load):
-    """The column of `load` that `route` gives a new request, `place` one whose KV is somewhere."""
+    """The column of `load` that `route` gives a new request (with a memory of its own where images
+    are encoded), `place` one whose KV is somewhere."""
     request, rng = state.live[r], state.route_rng
-    if request.source < 0:
+    if request.stage == ENCODING:
+        return state.route(request, load, state.route_params, state.encode_memory, rng)
+    if request.source < 0 or request.stage == EMBEDDED:
         return state.route(request, load, state.route_params, state.route_memory, rng)
     return state.place(request, load, state.place_params, state.place_memory, rng)
 
@@ -146,7 +162,14 @@ def choose(state, r, role):
 def send(state, r, t):
     """Give request r to a replica; its KV, if it has some, stays where it is until it can move."""
     request = state.live[r]
-    i = choose(state, r, PREFILL if request.source < 0 else DECODE)
+    if request.n_items > 0 and encode.is_due(state, r):
+        encode.begin(request)
+    role = PREFILL
+    if request.stage == ENCODING:
+        role = ENCODE
+    elif request.source >= 0 and request.stage == PLAIN:
+        role = DECODE
+    i = choose(state, r, role)
     if i == NOBODY:
         hold(state, r)
         return
@@ -178,8 +201,7 @@ def deliver(state, i, r, t):
     request = state.live[r]
     replica = state.replicas[i]
     request.replica, request.pool = i, state.serves[replica.pool, request.model]
-    left = request.isl + request.osl - request.n_known
-    if not fits(state, request.pool, request.n_known, left, request.most_kept):
+    if not holds(state, r):
         reject_routed(state, r, t)
         return
     fair = state.engines[replica.pool].fair
@@ -315,6 +337,9 @@ def receive(state, arrival):
         if k >= 0:
             answer(state, arrival, k)
             return
+    if arrival.n_items > 0 and not encode.some_pool_holds(state, arrival):
+        turn_away(state, arrival, REJECTED)
+        return
     if not fits_somewhere(state, arrival):
         turn_away(state, arrival, REJECTED)
         return
@@ -358,6 +383,10 @@ def fill(state, arrival):
     request.recent_right = request.recent_tried = 0.0
     request.acceptance = arrival.acceptance
     request.avoid = -1
+    request.n_items, request.stage = arrival.n_items, PLAIN
+    if arrival.n_items > 0:
+        request.item_units, request.item_tokens = arrival.item_units, arrival.item_tokens
+        request.n_encoded = request.encoding = 0
     place_in_workflow(state, request)
     request.first_by_ps = NEVER
     if request.tenant < state.tenants.shape[0]:

@@ -41,6 +41,23 @@ def push(live, root, r):
 
 
 @jit
+def without(live, root, r):
+    """The root after r has left, wherever it stood: all others are put in again."""
+    others = -1
+    while root >= 0:
+        first = root
+        root = pop(live, first)
+        if first != r:
+            live[first].sibling = others
+            others = first
+    while others >= 0:
+        first = others
+        others = live[first].sibling
+        root = push(live, root, first)
+    return root
+
+
+@jit
 def pop(live, root):
     """The root after the first has left: its children are joined pairwise, then right to left."""
     pairs = -1  # list of joined pairs, last one first, linked by sibling

@@ -60,6 +60,8 @@ REPLICA = np.dtype(
         ("row", "i8"),  # of the costs of the leap under way
         ("depth", "i8"),  # passes of the draft in the step ...
         ("draft_tokens", "i8"),  # ... and the tokens it computes in them
+        ("encoding", "i8"),  # units in the step, when it is one of the encoder
+        ("has_encoded", "i8"),  # 1: the last step was one of the encoder
         ("n_adapters", "i8"),  # different ones in each step ...
         ("n_adapted", "i8"),  # ... and the tokens computed with one
         ("n_tune", "i8"),  # tuning tokens in each step ...
@@ -114,6 +116,7 @@ ENGINE = np.dtype(
         ("n_resident", "i8"),  # models whose weights a replica keeps at a time
         ("load_ps", "i8"),  # all weights, from where they are kept
         ("load_bytes", "i8"),
+        ("encoder_row", "i8"),  # by whose costs it encodes in front of the model; -1: it does not
         ("every_turn", "i8"),  # 1: the turn policy looks at what changes inside a leap
         ("region", "i8"),
         ("max_adapters", "i8"),  # different ones in a batch at most; 0: there are none
@@ -140,8 +143,19 @@ NO_CAP = 1 << 40
 
 RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
 
-#: what a replica is for: everything, prompts only, or answers to prompts computed elsewhere
-ROLE = {"both": 0, "prefill": 1, "decode": 2}
+#: what a replica is for: everything, prompts only, answers to prompts computed elsewhere, or the
+#: images, video and audio of prompts
+ROLE = {"both": 0, "prefill": 1, "decode": 2, "encode": 3}
+
+#: what a replica has encoded
+ENCODES = np.dtype(
+    [
+        ("n_items", "i8"),  # images, pairs of frames, stretches of audio ...
+        ("n_units", "i8"),  # ... and what of them was computed
+        ("busy_ps", "i8"),  # of the encoder's steps
+    ],
+    align=True,
+)
 
 #: a tenant of the whole fleet: what a token counts for it, in millionths over its weight, and when
 #: its first tokens are due after sending (NEVER when not said)

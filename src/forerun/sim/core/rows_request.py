@@ -24,6 +24,9 @@ ARRIVAL = np.dtype(
         ("adapter", "i8"),  # ... and the adapter; -1 when none
         ("region", "i8"),  # its client's
         ("on_way", "i8"),  # 1 + the slot of a request that was sent to a replica far away, or 0
+        ("n_items", "i8"),  # images, pairs of frames, stretches of audio in its prompt ...
+        ("item_units", "i8"),  # ... what the encoder computes for each ...
+        ("item_tokens", "i8"),  # ... and tokens of the prompt that come of it
         ("most_kept", "i8"),  # its own caps: of KV tokens in memory ...
         ("most_read", "i8"),  # ... and of those that decoding reads; NO_CAP
     ],
@@ -82,6 +85,10 @@ ASK = np.dtype(
 #: replica takes requests, and it waits in front of the router; ON_WAY: to a replica far away.
 WAITING, COMPUTING, DECODING, FETCHING, READY, HELD, ON_WAY = 0, 1, 2, 3, 4, 5, 6
 
+#: stages of a live request.  ENCODING: what it has to compute are units of its items, on a pool
+#: that encodes; EMBEDDED: their embeddings are still there; PLAIN: what it computes are tokens.
+PLAIN, ENCODING, EMBEDDED = 0, 1, 2
+
 #: a request between router and last token; policies see this record
 LIVE = np.dtype(
     [
@@ -98,6 +105,8 @@ LIVE = np.dtype(
         ("sibling", "i8"),
         ("phase", "i8"),
         ("aborted", "i8"),
+        ("n_items", "i8"),  # as in ARRIVAL
+        ("stage", "i8"),
         ("prev", "i8"),  # running list, in order of admission
         ("next", "i8"),
         ("chunk_next", "i8"),  # list of requests that compute more than one token
@@ -163,6 +172,10 @@ LIVE = np.dtype(
         ("move_end_ps", "i8"),
         ("move_from", "i8"),  # ports
         ("move_to", "i8"),
+        ("item_units", "i8"),  # as in ARRIVAL; this and what follows only where n_items > 0
+        ("item_tokens", "i8"),
+        ("n_encoded", "i8"),  # the first so many of its items are encoded, or need not be
+        ("encoding", "i8"),  # items of it in the encoder's step under way
     ],
     align=True,
 )

@@ -15,6 +15,7 @@ import numpy as np
 from forerun.sim.core.rows_fleet import (
     ADAPTER,
     ANSWER,
+    ENCODES,
     ENGINE,
     FITTED,
     KEPT,
@@ -157,6 +158,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "block_ps": (I8, 2),  # [P, K], of load_ps: for blocks of weights that other models have too
     "block_bytes": (I8, 2),  # [P, K], the same of load_bytes
     "loads": (LOADS, 1),  # [R]
+    "encodes": (ENCODES, 1),  # [R]
     "adapters": (ADAPTER, 1),  # [A]
     "slots": (SLOT, 2),  # [R, A]
     "fitted": (FITTED, 1),  # [R]
@@ -202,6 +204,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "knots_past": (I8, 2),  # [P, K]
     **{f"{kind}_params": (F8, 1) for kind in KINDS},  # the knobs of each policy
     "route_memory": (I8, 1),  # [8 + R], the router's own
+    "encode_memory": (I8, 1),  # [8 + R], of the router where it sends requests to be encoded
     "route_rng": (U8, 1),  # [1]
     "place_memory": (I8, 1),
     "draft_seed": (U8, 1),  # [1], of the draws whether a proposed token is right

@@ -5,18 +5,18 @@ Legend: i replica, r slot of a live request, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, fair, front, lanes, prefix, speculate, tuning
+from forerun.sim.core import attempts, encode, fair, front, lanes, prefix, speculate, tuning
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, decode_blocks, kept, need, take
 from forerun.sim.core.rows_fleet import ROLE
 from forerun.sim.core.rows_log import STATUS
-from forerun.sim.core.rows_request import DECODING
+from forerun.sim.core.rows_request import DECODING, ENCODING
 from forerun.sim.core.signatures import OUTSTANDING, OUTSTANDING_TOKENS
 
 FINISHED, ABORTED = STATUS["finished"], STATUS["aborted"]
-PREFILL = ROLE["prefill"]
+PREFILL, ENCODE = ROLE["prefill"], ROLE["encode"]
 
 
 @jit
@@ -45,11 +45,14 @@ def write_leap(state, i, k):
     row.n_still = replica.n_decode - replica.n_reading if replica.in_step > 0 else 0
     row.n_tokens = replica.in_step + replica.chunk + replica.n_draft
     row.n_seqs, row.n_decode = replica.n_seqs, replica.in_step
+    encodes = state.engines[replica.pool].role == ENCODE
     n_chunks = 0
     r = replica.chunk_head
     while r >= 0:
         if state.live[r].chunk > 0:
-            n_chunks += 1
+            n_chunks += state.live[r].chunk // state.live[r].item_units if encodes else 1
+        if replica.encoding > 0 and state.live[r].n_items > 0:
+            n_chunks += state.live[r].encoding
         r = state.live[r].chunk_next
     row.n_chunks = n_chunks
     row.ctx = replica.ctx if replica.in_step > 0 else 0
@@ -63,6 +66,8 @@ def write_leap(state, i, k):
     row.draft_tokens = replica.draft_tokens
     row.n_tuned = replica.n_tune
     row.n_adapters, row.n_adapted = replica.n_adapters, replica.n_adapted
+    if replica.encoding > 0:  # its row is that of the encoder
+        row.n_tokens = row.chunk = replica.encoding
     row.scored = row.n_scored = row.n_picking = 0
     if replica.in_step > 0:
         row.scored, row.n_scored = replica.scored, replica.n_scored
@@ -121,6 +126,8 @@ def complete(state, i, k):
             lists.await_next_change(state, i, r)
     if replica.chunk > 0:
         complete_chunks(state, i, k, t)
+    if replica.encoding > 0:
+        encode.settle(state, i)
     replica.n_steps = 0
     replica.chunk = 0
     replica.ended_ps = t
@@ -139,6 +146,8 @@ def pass_steps(state, i, k):
     totals = state.totals[i]
     t = replica.start_ps + span(replica.first_ps, replica.slope_ps, k)
     totals.busy_ps += t - replica.start_ps
+    if replica.encoding > 0:
+        state.encodes[i].busy_ps += t - replica.start_ps
     totals.n_steps += k
     totals.n_tokens += k * (replica.in_step + replica.chunk) + replica.n_draft
     write_leap(state, i, k)
@@ -174,7 +183,9 @@ def complete_chunks(state, i, k, t):
         tokens = k * request.chunk
         request.chunk = 0
         request.n_computed += tokens
-        if tokens > 0:
+        if tokens > 0 and request.stage == ENCODING:
+            encode.note(state, i, tokens // request.item_units, request.item_units)
+        elif tokens > 0:
             drafts = state.engines[replica.pool].draft_row >= 0
             request.draft_at = request.n_computed if drafts else 0
         state.load[OUTSTANDING_TOKENS, i] -= tokens
@@ -186,6 +197,13 @@ def complete_chunks(state, i, k, t):
         prefix.publish(state, i, r)
         if tokens > 0 and request.n_computed == request.n_known:
             lists.unlink_chunk(state, i, r)
+            if request.stage == ENCODING:
+                if request.aborted == 1:
+                    lists.end_running(state, i, r, t, ABORTED)
+                else:
+                    hand_on(state, i, r, t)
+                r = after
+                continue
             request.n_out += 1
             state.totals[i].n_out += 1
             if state.clock[0].fair == 1:
@@ -223,7 +241,10 @@ def let_go(state, i, r, t):
     request = state.live[r]
     replica = state.replicas[i]
     lists.unlink_running(state, i, r)
-    request.n_known = request.n_computed
+    if request.stage == ENCODING:
+        encode.finish(request)
+    else:
+        request.n_known = request.n_computed
     request.source, request.left_ps = i, t
     if state.engines[replica.pool].role == PREFILL:
         request.prefill_replica = i

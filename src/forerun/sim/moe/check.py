@@ -73,7 +73,7 @@ def _moves(pool: Pool, device: Device, where: str) -> list[Problem]:
             return [Problem(f"{where}.link", f"{pool.moe.link} {first.what}", first.fix)]
     elif pool.moe.rebalance_s is not None and move_link(pool, device) is None:
         what = f"experts move between devices, and {device.name} has no link"
-        return [Problem(f"{where}.link", what, "link: NAME (see forerun list links)")]
+        return [Problem(f"{where}.link", what, "link: NAME (see forerun show link)")]
     return []
 
 

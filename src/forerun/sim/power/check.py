@@ -77,8 +77,10 @@ def check_row(row: RowPower | None, pools: Sequence[Served]) -> None:
     if problems:
         raise SpecError(*dict.fromkeys(problems))
     homes = [home for home, _ in keys(pools)]
-    for p in fed(row, pools):  # at whatever load of its experts
+    for p in fed(row, pools):  # at whatever load of its experts, in its encoder's steps too
         each = [_least_w(one, row) for one, home in zip(pools, homes, strict=True) if home == p]
+        if pools[p].encoder >= 0:
+            each.append(_least_w(pools[pools[p].encoder], row))
         least_w += pools[p].pool.replicas * max(each)
     budget = least_budget_w(row)
     if least_w > budget:

@@ -21,6 +21,7 @@ from forerun.spec.traces._adapters import with_adapters
 from forerun.spec.traces._checks import check_traffic
 from forerun.spec.traces._columns import take
 from forerun.spec.traces._documents import with_documents
+from forerun.spec.traces._media import with_media
 from forerun.spec.traces._processes import arrival_chunks, draw_tokens, length_chunks
 from forerun.spec.traces._questions import with_questions
 from forerun.spec.traces._turns import after_answer
@@ -59,6 +60,8 @@ def requests_of(traffic: Traffic, *, seed: int, models: bool = False) -> Request
         requests = replace(requests, model=None)
     if traffic.documents is not None:
         requests = with_documents(requests, traffic.documents, seed=seed)
+    if traffic.media is not None:
+        requests = with_media(requests, traffic.media, seed=seed)
     if traffic.adapters is not None:
         requests = with_adapters(requests, traffic.adapters, seed=seed)
     caps: dict[str, Any] = {
@@ -97,8 +100,8 @@ def iter_requests(traffic: Traffic, *, seed: int, chunk: int = CHUNK) -> Iterato
         raise SpecError.one("chunk", f"{chunk} is not at least 1")
     check_traffic(traffic)
     names = (
-        "concurrency", "workflow", "documents", "questions", "kept_tokens", "attended_tokens",
-        "adapters",
+        "concurrency", "workflow", "documents", "media", "questions", "kept_tokens",
+        "attended_tokens", "adapters",
     )  # fmt: skip
     at_once = any(getattr(traffic, name) for name in names)
     if traffic.trace is None and not at_once:

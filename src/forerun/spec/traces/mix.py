@@ -18,6 +18,7 @@ from forerun.spec.traces.draw import requests_of
 #: what a request has of a column that its traffic does not tell
 _UNSAID: dict[str, Any] = {
     "priority": 0, "session": -1, "tenant": 0, "workflow": -1, "deadline_s": np.inf,
+    "n_items": 0, "item_width": 0, "item_height": 0, "item_units": 0, "item_tokens": 0,
     "region": 0, "took_s": np.nan, "adapter": -1,
     "kept_tokens": 0, "attended_tokens": 0,
 }  # fmt: skip

@@ -3,6 +3,7 @@
 Arrival: arrival_s, timestamp, ... in seconds, or with a suffix _ms, _us, _ns; wall-clock strings
 and seconds since 1970 are counted from the first row.  Lengths: isl | input_tokens |
 prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s;
+images, image_width, image_height (in pixels): images of a prompt, whose tokens isl leaves out.
 adapter (a number, -1 for none); took_s, what the answer took from arrival to its end;
 kept_tokens and attended_tokens, 0 for none.
 For a response cache: query_id (requests with one have the same text), question_id (the same right
@@ -58,6 +59,9 @@ _OPTIONAL = {
     "adapter": Column(("adapter", "lora", "adapter_id"), required=False),
     "deadline_s": Column(("deadline_s",), required=False),
     "took_s": Column(("took_s", "e2el_s", "e2e_s", "elapsed_s"), required=False),
+    "n_items": Column(("images", "n_images", "num_images"), required=False),
+    "item_width": Column(("image_width",), required=False),
+    "item_height": Column(("image_height",), required=False),
     "kept_tokens": Column(("kept_tokens",), required=False),
     "attended_tokens": Column(("attended_tokens",), required=False),
     "query": Column(("query_id", "query", "text_id"), "text", required=False),
@@ -117,7 +121,7 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         if name in extra:
             extra[name] = _whole_or_none(extra[name], name, head.path)
     lines = table.lines
-    for name in [one for one in ("priority", "adapter") if one in extra]:
+    for name in [one for one in _WHOLE if one in extra]:
         bad = _refused(faults, name, extra[name], lines)
         values = {n: None if v is None else v[~bad] for n, v in values.items()}
         extra, lines = {n: v[~bad] for n, v in extra.items()}, lines[~bad]
@@ -166,13 +170,25 @@ def _texts(columns: dict[str, Any], labels: dict[str, Any], path: Path) -> Wordi
     return apart(of["question"], of["category"], names.get("category", ("all",)))
 
 
+#: columns of whole numbers, and the least and the most that each may be
+_WHOLE = {
+    "priority": (-np.inf, np.inf), "adapter": (-1, MAX_ADAPTER), "n_items": (0, np.inf),
+    "item_width": (0, np.inf), "item_height": (0, np.inf),
+}  # fmt: skip
+
+
 def _refused(faults: Faults, name: str, numbers: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """Rows whose priority or adapter is none: bool [N]."""
-    bad, words = ~(np.abs(numbers) < 2**53) | (numbers % 1 != 0), "is not whole"
+    """Rows whose number in a column of whole ones is none, or none of those that it may be: bool
+    [N]."""
+    least, most = _WHOLE[name]
+    bad = ~(np.abs(numbers) < 2**53) | (numbers % 1 != 0) | (numbers < least) | (numbers > most)
+    words = "is not whole"
     if name == "adapter":
-        bad |= (numbers < -1) | (numbers > MAX_ADAPTER)
         words = f"is not a number from -1 to {MAX_ADAPTER}"
-    faults.add_where("not_whole", bad, lines, lambda i: f"{name} {numbers[i]:g} {words}")
+    elif least == 0:
+        words = "is not whole, or is below 0"
+    shown = name if name == "adapter" else _OPTIONAL[name].names[0]
+    faults.add_where("not_whole", bad, lines, lambda i: f"{shown} {numbers[i]:g} {words}")
     return bad
 
 

@@ -10,6 +10,6 @@ from forerun.sim.core.signatures import IF_NO_PREFILL, YES
 def static(replica, engine, params):
     if replica.n_running == 0:
         return IF_NO_PREFILL, engine.max_tokens, 1, engine.max_seqs
-    if replica.n_chunks > 0:
+    if replica.n_decode == 0:  # its prompts are to be computed: what they need has just come
         return IF_NO_PREFILL, engine.max_tokens, 1, 0
     return YES, 0, 1, 0

@@ -1,0 +1,68 @@
+"""`once`: what numba does for every function, done for the engine as a whole and once.
+
+numba optimises each function that it meets, turns it into machine code, and does both again in each
+that calls it.  Those called are linked into the entry before it is optimised, so nothing is lost
+but the time.  None of this is part of what numba promises: where it is not found, all is the same
+but slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+
+@contextmanager
+def once(name: str) -> Iterator[None]:
+    """Optimise, and turn into machine code, the function of this name alone."""
+    try:
+        from numba import _dynfunc  # type: ignore[attr-defined]
+        from numba.core import codegen, cpu, targetconfig
+    except ImportError:
+        yield
+        return
+    library: Any = codegen.JITCodeLibrary
+    context: Any = cpu.CPUContext
+    as_whole, to_code = library._optimize_final_module, library._finalize_final_module
+    executable = context.get_executable
+    defaults: dict[type, dict[str, Any]] = {}
+
+    def optimise(self: Any) -> None:
+        if self.name == name:
+            for inner in self._final_module.functions:
+                if not inner.is_declaration and f"{len(name)}{name}" not in inner.name:
+                    inner.linkage = "internal"  # so what has one caller becomes a part of it
+            as_whole(self)
+
+    def emit(self: Any) -> None:
+        if self.name == name:
+            to_code(self)
+        else:
+            self._finalize_dynamic_globals()
+            self._finalized = True
+
+    def callable_(self: Any, built: Any, described: Any, env: Any) -> Any:
+        if built.name == name:
+            return executable(self, built, described, env)
+        # a name for the compiler; without an address, as nothing in Python calls an inner function
+        where = described.lookup_module()
+        return _dynfunc.make_function(where, described.qualname, "", 0, env, (built,))
+
+    def values(self: Any) -> dict[str, Any]:
+        """The settings of a compilation, which every call that is typed compares."""
+        kind = type(self)
+        if kind not in defaults:
+            defaults[kind] = {key: option.default for key, option in kind.options.items()}
+        return {**defaults[kind], **self._values}
+
+    with ExitStack() as instead:
+        for where, what, by in (
+            (library, "_optimize_final_module", optimise),
+            (library, "_finalize_final_module", emit),
+            (context, "get_executable", callable_),
+            (targetconfig.TargetConfig, "values", values),
+        ):
+            instead.enter_context(patch.object(where, what, by))
+        yield

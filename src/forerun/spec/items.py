@@ -1,0 +1,96 @@
+"""What images and video become: patches that an encoder computes, tokens of a prompt.
+
+An *item* is what the encoder takes as a whole: an image, or as many video frames as it joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, floor, sqrt
+
+import numpy as np
+
+from forerun.errors import SpecError
+from forerun.spec.model import Model
+from forerun.spec.requests import Requests
+
+#: meta["frames"] of requests whose n_items counts video frames, not yet items
+FRAMES = "frames"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item: `units` patches in, `tokens` tokens of the prompt out."""
+
+    units: int
+    tokens: int
+
+
+def item(model: Model, width: int, height: int) -> Item:
+    """What an image (or frame) of this many pixels is to the model.
+
+    Native resolution (`max_pixels`): both sides are rounded to multiples of f = patch * merge, and
+    scaled to stay between min_pixels and max_pixels;
+
+        units = w h / patch^2      tokens = w h / f^2
+
+    `image_size`: every image is resized to a square of it, plus `class_tokens` units.
+    Raises SpecError for a model without an encoder, or where the rule is not known.
+    Source: `smart_resize` of Qwen2-VL's image processor in transformers.
+    """
+    v, where = model.vision, f"model.{model.name}"
+    if v is None:
+        raise SpecError.one(where, "has no image encoder", "a vision-language model, or text only")
+    if v.image_size is not None:
+        patches = (v.image_size // v.patch) ** 2
+        return Item(patches + v.class_tokens, v.tokens_per_image or patches // v.merge**2)
+    if v.max_pixels is None:
+        what = f"how many tokens an image has is not known for model_type {model.family!r}"
+        raise SpecError.one(where, what, "patches and tokens of an item in traffic.media")
+    f = v.patch * v.merge
+    w, h = (max(f, round(side / f) * f) for side in (width, height))
+    if w * h > v.max_pixels:
+        beta = sqrt(width * height / v.max_pixels)
+        w, h = (max(f, floor(side / beta / f) * f) for side in (width, height))
+    elif w * h < (v.min_pixels or 0):
+        beta = sqrt((v.min_pixels or 0) / (width * height))
+        w, h = (ceil(side * beta / f) * f for side in (width, height))
+    return Item(w * h // v.patch**2, w * h // f**2)
+
+
+def with_items(requests: Requests, models: Sequence[Model]) -> Requests:
+    """The requests with what their images are to the models they ask for; `isl` counts them too.
+
+    models : by number, as `Requests.model` names them.  Raises SpecError as `item` does.
+    """
+    if requests.n_items is None or not requests.n_items.any():
+        return replace(requests, n_items=None, item_units=None, item_tokens=None)
+    n, wide, high = requests.n_items.copy(), requests.item_width, requests.item_height
+    zero = np.zeros(len(requests), dtype=np.int64)
+    units = zero.copy() if requests.item_units is None else requests.item_units.copy()
+    tokens = zero.copy() if requests.item_tokens is None else requests.item_tokens.copy()
+    asked = zero if requests.model is None else requests.model
+    for m in np.unique(asked[n > 0]).tolist():
+        mine = (asked == m) & (n > 0)
+        vision = models[m].vision
+        if vision is None:
+            item(models[m], 1, 1)  # says so
+        elif requests.meta.get(FRAMES):
+            n[mine] = -(-n[mine] // vision.frames)
+        unknown = mine & (units == 0)
+        if not unknown.any():
+            continue
+        if wide is None or high is None or not (wide[unknown] * high[unknown]).all():
+            what = "have images without a width and a height"
+            raise SpecError.one("requests", what, "image_width and image_height, in pixels")
+        sizes = np.stack([wide[unknown], high[unknown]], axis=1)
+        kinds, which = np.unique(sizes, axis=0, return_inverse=True)
+        found = [item(models[m], int(w), int(h)) for w, h in kinds]
+        which = which.reshape(-1)
+        units[unknown] = np.array([one.units for one in found])[which]
+        tokens[unknown] = np.array([one.tokens for one in found])[which]
+    units[n == 0] = tokens[n == 0] = 0
+    return replace(
+        requests, n_items=n, item_units=units, item_tokens=tokens, isl=requests.isl + n * tokens
+    )
