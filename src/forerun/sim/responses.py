@@ -42,6 +42,8 @@ def empty() -> dict[str, np.ndarray]:
         "similarity": np.zeros(0),
         "answers": state.rows(0, rows_fleet.ANSWER),
         "shelves": state.rows(0, rows_fleet.SHELF),
+        "answer_links": np.zeros((2, 0, 2), dtype=np.int64),
+        "shelf_ends": np.zeros((2, 0, 2), dtype=np.int64),
         "n_right": np.zeros(0, dtype=np.int64),
     }
 
@@ -63,6 +65,8 @@ def arrays(cache: ResponseCache, wordings: Wordings, n_models: int) -> dict[str,
         "similarity": wordings.similarity.astype(np.float64),
         "answers": answers,
         "shelves": shelves,
+        "answer_links": np.full((2, len(answers), 2), -1),
+        "shelf_ends": np.full((2, len(shelves), 2), -1),
         "n_right": np.zeros(wordings.n_questions * n_models, dtype=np.int64),
     }
 
@@ -73,7 +77,6 @@ def _fill(row: Any, cache: ResponseCache, shelf: Shelf) -> None:
     row.most = NEVER if shelf.quota is None else shelf.quota
     row.most_bytes = NEVER if shelf.quota_bytes is None else int(shelf.quota_bytes)
     row.entry_bytes, row.token_bytes = int(cache.entry_bytes), int(cache.token_bytes)
-    row.used_head = row.used_tail = row.age_head = row.age_tail = -1
 
 
 def asks_of(cache: ResponseCache, requests: Requests) -> np.recarray:

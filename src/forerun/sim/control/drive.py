@@ -188,24 +188,3 @@ def first_replicas(pool: Any) -> int:
     if rule is None:
         return pool.replicas
     return rule.min_replicas if rule.initial_replicas is None else rule.initial_replicas
-
-
-def run_controlled(
-    requests: Any,
-    pools: Sequence[Served],
-    *,
-    faults: Sequence[Fault] = (),
-    colds: Sequence[Cold] = (),
-    power: RowPower | None = None,
-    rebalance: Rebalance | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    **settings: Any,
-) -> Log:
-    """Simulate a workload on a fleet that changes, to its end.  settings : those of `Server`."""
-    if requests.block_hashes is not None:
-        settings.setdefault("hash_tokens", requests.hash_tokens)
-    server = Server(with_rows(pools, faults, power), n_requests=len(requests), **settings)
-    control = Control(server, faults, colds, power, rebalance)
-    server.inject(requests)
-    control.run(progress)
-    return control.log()

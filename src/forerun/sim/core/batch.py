@@ -8,7 +8,18 @@ Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, encode, fair, fetch, lanes, prefix, tiers, tuning, turns
+from forerun.sim.core import (
+    adapters,
+    decoders,
+    encode,
+    fair,
+    fetch,
+    lanes,
+    prefix,
+    tiers,
+    tuning,
+    turns,
+)
 from forerun.sim.core import live as lists
 from forerun.sim.core import speculate as drafts
 from forerun.sim.core.jit import jit
@@ -37,7 +48,7 @@ def preempt_one(state, i):
         r = state.live[r].next
     request = state.live[victim]
     if request.phase == DECODING:
-        lists.leave_decoders(state, i, victim)
+        decoders.leave_decoders(state, i, victim)
     else:
         lists.unlink_chunk(state, i, victim)
         state.load[OUTSTANDING_TOKENS, i] -= request.n_known - request.n_computed
@@ -146,7 +157,7 @@ def join_ready(state, i, t):
         elif request.n_computed < request.n_known:
             lists.join_chunks(state, i, r)
         else:
-            lists.join_decoders(state, i, r)
+            decoders.join_decoders(state, i, r)
         r = replica.ready_head
 
 

@@ -14,7 +14,7 @@ from forerun.sim.core import prefix, regions, store, tiers, transfer
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import kept
 from forerun.sim.core.price import lookup, prefill_cost
-from forerun.sim.core.rows_request import EMBEDDED, FETCHING, PLAIN, READY
+from forerun.sim.core.rows_request import EMBEDDED, FETCHING, PLAIN
 from forerun.sim.core.state import MISTAKE
 from forerun.sim.core.wake import wake
 
@@ -67,13 +67,7 @@ def arrive(state, t):
     else:
         come_up(state, i, r, t)
     replica.n_away -= 1
-    request.phase = READY
-    request.chunk_next = -1
-    if replica.ready_tail >= 0:
-        state.live[replica.ready_tail].chunk_next = r
-    else:
-        replica.ready_head = r
-    replica.ready_tail = r
+    lists.get_ready(state, i, r)
     prefix.settle(state, i)
     prefix.publish(state, i, r)
     wake(state, i, t)

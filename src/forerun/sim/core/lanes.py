@@ -18,7 +18,6 @@ from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span, steps_to_reach
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_now
-from forerun.sim.core.rows_request import READY
 from forerun.sim.core.signatures import OUTSTANDING
 from forerun.sim.core.wake import cut_leap, due, wake
 
@@ -154,13 +153,7 @@ def hand_over(state, i, r, t):
     request.replica, request.pool = j, state.replicas[j].pool
     state.load[OUTSTANDING, i] -= 1
     state.load[OUTSTANDING, j] += 1
-    request.phase = READY
-    request.chunk_next = -1
-    if state.replicas[j].ready_tail >= 0:
-        state.live[state.replicas[j].ready_tail].chunk_next = r
-    else:
-        state.replicas[j].ready_head = r
-    state.replicas[j].ready_tail = r
+    lists.get_ready(state, j, r)
     wake(state, j, t)
 
 

@@ -12,58 +12,45 @@ from __future__ import annotations
 
 from forerun.sim.core.jit import jit
 
-
-@jit
-def _link(state, c, k):
-    """Answer k is the last used, and the youngest, of shelf c."""
-    shelf, row = state.shelves[c], state.answers[k]
-    row.used_prev, row.used_next = shelf.used_tail, -1
-    if shelf.used_tail >= 0:
-        state.answers[shelf.used_tail].used_next = k
-    else:
-        shelf.used_head = k
-    shelf.used_tail = k
+USED, AGE = 0, 1  # the orders that the answers of a shelf stand in: last used last, youngest last
+BEFORE, AFTER = 0, 1
+FIRST, LAST = 0, 1
 
 
 @jit
-def _unlink(state, c, k):
-    """Take answer k out of the order of use of shelf c."""
-    shelf, row = state.shelves[c], state.answers[k]
-    if row.used_prev >= 0:
-        state.answers[row.used_prev].used_next = row.used_next
+def _append(state, order, c, k):
+    """Answer k comes to stand last in an order of shelf c."""
+    links, ends = state.answer_links, state.shelf_ends
+    last = ends[order, c, LAST]
+    links[order, k, BEFORE], links[order, k, AFTER] = last, -1
+    if last >= 0:
+        links[order, last, AFTER] = k
     else:
-        shelf.used_head = row.used_next
-    if row.used_next >= 0:
-        state.answers[row.used_next].used_prev = row.used_prev
-    else:
-        shelf.used_tail = row.used_prev
+        ends[order, c, FIRST] = k
+    ends[order, c, LAST] = k
 
 
 @jit
-def _link_young(state, c, k):
-    """Answer k is the youngest of shelf c."""
-    shelf, row = state.shelves[c], state.answers[k]
-    row.age_prev, row.age_next = shelf.age_tail, -1
-    if shelf.age_tail >= 0:
-        state.answers[shelf.age_tail].age_next = k
+def _remove(state, order, c, k):
+    """Take answer k out of an order of shelf c."""
+    links, ends = state.answer_links, state.shelf_ends
+    before, after = links[order, k, BEFORE], links[order, k, AFTER]
+    if before >= 0:
+        links[order, before, AFTER] = after
     else:
-        shelf.age_head = k
-    shelf.age_tail = k
+        ends[order, c, FIRST] = after
+    if after >= 0:
+        links[order, after, BEFORE] = before
+    else:
+        ends[order, c, LAST] = before
 
 
 @jit
 def drop(state, c, k):
     """Answer k is kept no more."""
     shelf, row = state.shelves[c], state.answers[k]
-    _unlink(state, c, k)
-    if row.age_prev >= 0:
-        state.answers[row.age_prev].age_next = row.age_next
-    else:
-        shelf.age_head = row.age_next
-    if row.age_next >= 0:
-        state.answers[row.age_next].age_prev = row.age_prev
-    else:
-        shelf.age_tail = row.age_prev
+    _remove(state, USED, c, k)
+    _remove(state, AGE, c, k)
     row.request = -1
     shelf.n -= 1
     shelf.n_bytes -= row.n_bytes
@@ -74,9 +61,11 @@ def drop(state, c, k):
 def expire(state, c, t):
     """Drop what shelf c has kept for as long as it may."""
     shelf = state.shelves[c]
-    while shelf.age_head >= 0 and state.answers[shelf.age_head].since_ps + shelf.ttl_ps <= t:
-        drop(state, c, shelf.age_head)
+    k = state.shelf_ends[AGE, c, FIRST]
+    while k >= 0 and state.answers[k].since_ps + shelf.ttl_ps <= t:
+        drop(state, c, k)
         shelf.n_expired += 1
+        k = state.shelf_ends[AGE, c, FIRST]
 
 
 @jit
@@ -104,8 +93,8 @@ def find(state, request, model, t):
             ask.n_missed += 1
         return -1
     ask.got = state.answers[k].request
-    _unlink(state, c, k)
-    _link(state, c, k)
+    _remove(state, USED, c, k)
+    _append(state, USED, c, k)
     return k
 
 
@@ -127,13 +116,12 @@ def keep(state, request, model, n_tokens, t):
     if row.request >= 0:
         drop(state, c, k)  # two were computed side by side: the later one stays
     while shelf.n >= shelf.most or shelf.n_bytes + n_bytes > shelf.most_bytes:
-        drop(state, c, shelf.used_head)
+        drop(state, c, state.shelf_ends[USED, c, FIRST])
         shelf.n_evicted += 1
     row.request, row.since_ps, row.n_bytes, row.n_tokens = request, t, n_bytes, n_tokens
     row.question = text.question * state.serves.shape[1] + model
-    _link(state, c, k)
-    _link_young(state, c, k)
+    _append(state, USED, c, k)
+    _append(state, AGE, c, k)
     shelf.n += 1
     shelf.n_bytes += n_bytes
-    shelf.n_added += 1
     state.n_right[row.question] += 1

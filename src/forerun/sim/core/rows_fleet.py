@@ -334,10 +334,6 @@ ANSWER = np.dtype(
         ("since_ps", "i8"),
         ("n_tokens", "i8"),
         ("n_bytes", "i8"),
-        ("used_prev", "i8"),  # in the order of use ...
-        ("used_next", "i8"),
-        ("age_prev", "i8"),  # ... and of age
-        ("age_next", "i8"),
     ],
     align=True,
 )
@@ -351,13 +347,8 @@ SHELF = np.dtype(
         ("most_bytes", "i8"),  # ... and bytes
         ("entry_bytes", "i8"),  # of an answer, beside ...
         ("token_bytes", "i8"),  # ... those of each token
-        ("used_head", "i8"),
-        ("used_tail", "i8"),
-        ("age_head", "i8"),
-        ("age_tail", "i8"),
         ("n", "i8"),
         ("n_bytes", "i8"),
-        ("n_added", "i8"),
         ("n_evicted", "i8"),
         ("n_expired", "i8"),
     ],

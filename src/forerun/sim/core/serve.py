@@ -8,8 +8,16 @@ Legend: i replica, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import clients, commands, fetch, front, heaps, lanes, timers
-from forerun.sim.core import live as lists
+from forerun.sim.core import (
+    clients,
+    commands,
+    decoders,
+    fetch,
+    front,
+    heaps,
+    lanes,
+    timers,
+)
 from forerun.sim.core.arrivals import in_buffer, next_arrival, next_ready
 from forerun.sim.core.batch import form
 from forerun.sim.core.jit import jit
@@ -68,7 +76,7 @@ def advance(state, until_ps):
             fetch.arrive(state, t)
         elif boundary == t:
             clock.passed = max(clock.passed, i + 1)
-            if not lists.forget_old_gaps(state, i):
+            if not decoders.forget_old_gaps(state, i):
                 return WANT_GAPS
             if state.replicas[i].partner >= 0:
                 lanes.look_in(state, i)

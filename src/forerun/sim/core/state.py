@@ -143,6 +143,8 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "similarity": (F8, 1),  # ... and how alike
     "answers": (ANSWER, 1),  # [W * models]
     "shelves": (SHELF, 1),  # by category
+    "answer_links": (I8, 3),  # [2, W * models, 2], by use and by age: the answers before and after
+    "shelf_ends": (I8, 3),  # [2, categories, 2], the first and the last of each
     "n_right": (I8, 1),  # [questions * models], answers to each that are kept
     "timers": (TIMER, 1),  # heap by (time, request, kind), and a spare row
     "live": (LIVE, 1),  # [L]

@@ -5,7 +5,17 @@ Legend: i replica, r slot of a live request, k steps, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, encode, fair, front, lanes, prefix, speculate, tuning
+from forerun.sim.core import (
+    attempts,
+    decoders,
+    encode,
+    fair,
+    front,
+    lanes,
+    prefix,
+    speculate,
+    tuning,
+)
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span
 from forerun.sim.core.jit import jit
@@ -82,7 +92,7 @@ def settle_gaps(state, i):
     veterans = replica.in_step - replica.n_fresh
     if veterans > 0:
         gap = end - replica.decoded_ps
-        lists.note_gap(state, i, replica.decoded + 1, gap)
+        decoders.note_gap(state, i, replica.decoded + 1, gap)
         if gap != replica.first_ps:
             write_gap(state, i, end, gap, veterans, 0)
     count = 0
@@ -118,12 +128,12 @@ def complete(state, i, k):
         if state.last_step[i, 0] != replica.decoded:
             break
         r = state.last_member[i, 0]
-        lists.stop_growing(state, i, r)
+        decoders.stop_growing(state, i, r)
         if state.live[r].osl - state.live[r].n_out == replica.decoded - state.live[r].joined:
-            lists.leave_decoders(state, i, r)
+            decoders.leave_decoders(state, i, r)
             lists.end_running(state, i, r, t, FINISHED)
         else:
-            lists.await_next_change(state, i, r)
+            decoders.await_next_change(state, i, r)
     if replica.chunk > 0:
         complete_chunks(state, i, k, t)
     if replica.encoding > 0:
@@ -158,7 +168,7 @@ def pass_steps(state, i, k):
         settle_gaps(state, i)
         if k > 1:
             last = replica.first_ps + (k - 1) * replica.slope_ps
-            lists.note_gap(state, i, replica.decoded + k, last)
+            decoders.note_gap(state, i, replica.decoded + k, last)
         replica.decoded += k
         replica.decoded_ps = t
         replica.ctx += k * replica.n_reading
@@ -224,7 +234,7 @@ def complete_chunks(state, i, k, t):
             elif state.engines[replica.pool].role == PREFILL:
                 hand_on(state, i, r, t)
             else:
-                lists.join_decoders(state, i, r)
+                decoders.join_decoders(state, i, r)
         r = after
 
 
@@ -264,7 +274,7 @@ def sweep_aborted(state, i, t):
         after = state.live[r].next
         if state.live[r].aborted == 1:
             if state.live[r].phase == DECODING:
-                lists.leave_decoders(state, i, r)
+                decoders.leave_decoders(state, i, r)
             else:
                 lists.unlink_chunk(state, i, r)
                 left = state.live[r].n_known - state.live[r].n_computed

@@ -2,23 +2,11 @@
 outstanding requests; of equal ones the least outstanding.  Without any, the least outstanding.
 """
 
-from forerun.sim.core.signatures import OUTSTANDING, PRICE, WAY_PS
+from forerun.sim.core.least import least_near
+from forerun.sim.core.signatures import PRICE
 
 PARAMS = {"within_s": 10.0, "spill": 64.0}
 
 
 def cheapest(request, load, params, memory, rng):
-    best = -1
-    for c in range(load.shape[1]):
-        if load[WAY_PS, c] > params[0] * 1e12 or load[OUTSTANDING, c] >= params[1]:
-            continue
-        if (
-            best < 0
-            or load[PRICE, c] < load[PRICE, best]
-            or (
-                load[PRICE, c] == load[PRICE, best]
-                and load[OUTSTANDING, c] < load[OUTSTANDING, best]
-            )
-        ):
-            best = c
-    return best if best >= 0 else load[OUTSTANDING].argmin()
+    return least_near(load, PRICE, params[0], params[1])

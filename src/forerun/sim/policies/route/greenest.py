@@ -2,23 +2,11 @@
 outstanding requests; of equal ones the least outstanding.  Without any, the least outstanding.
 """
 
-from forerun.sim.core.signatures import CARBON, OUTSTANDING, WAY_PS
+from forerun.sim.core.least import least_near
+from forerun.sim.core.signatures import CARBON
 
 PARAMS = {"within_s": 10.0, "spill": 64.0}
 
 
 def greenest(request, load, params, memory, rng):
-    best = -1
-    for c in range(load.shape[1]):
-        if load[WAY_PS, c] > params[0] * 1e12 or load[OUTSTANDING, c] >= params[1]:
-            continue
-        if (
-            best < 0
-            or load[CARBON, c] < load[CARBON, best]
-            or (
-                load[CARBON, c] == load[CARBON, best]
-                and load[OUTSTANDING, c] < load[OUTSTANDING, best]
-            )
-        ):
-            best = c
-    return best if best >= 0 else load[OUTSTANDING].argmin()
+    return least_near(load, CARBON, params[0], params[1])
