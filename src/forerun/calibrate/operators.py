@@ -210,7 +210,7 @@ def from_siblings(rest: Data, others: Sequence[Calibration]) -> tuple[np.ndarray
                 continue
             own, measured = found
             part = rest.take(at)
-            chosen = choose.Chosen(rest.module, own, measured, None, False, "")
+            chosen = choose.Chosen(rest.module, own, measured, None, False, "", True)
             x = chosen.rows(part.x)
             said[at] = chosen.physics(x, part.s) * np.exp(chosen.residual(x, part.s))
             known[at] = True

@@ -19,7 +19,7 @@ from forerun import catalog
 from forerun.cost.calibration import REGIMES, Calibration, Store, mismatch
 from forerun.cost.families import family
 from forerun.cost.rows import Rows
-from forerun.cost.sheet import Sheet
+from forerun.cost.sheet import Sheet, sheet
 from forerun.errors import SpecError
 from forerun.spec.device import Device
 from forerun.version import __version__
@@ -74,7 +74,9 @@ class Chosen:
     def coefs(self, x: Rows, s: Sheet) -> Mapping[str, np.ndarray | float]:
         """Coefficients of the closed form."""
         c: Mapping[str, np.ndarray | float]
-        if self.own:
+        if self.own and self.scaled:
+            c = coefs_scaled(x, s, self.module, self.own, self.key)
+        elif self.own:
             c = coefs_of(self.own, self.key)
         else:
             c = coefs_across(x, s, self.module, self.general)
@@ -230,6 +232,23 @@ def coefs_of(own: Calibration, key: str) -> dict[str, float]:
     """The coefficients of a key that was measured."""
     check_names(own)
     return dict(zip(own.names, own.coefs[own.keys.index(key)].tolist(), strict=True))
+
+
+def coefs_scaled(
+    x: Rows, s: Sheet, module: ModuleType, own: Calibration, key: str
+) -> dict[str, np.ndarray]:
+    """Coefficients of a key that was measured on another device of the architecture, moved by what
+    the data sheets say of both: a card whose limit leaves it its clock sustains more of its peak.
+    """
+    here, there = starting(x, s, module), _started_on(own.device, x, module)
+    of = coefs_of(own, key)
+    ends = {c.name: (c.low, c.high) for c in module.COEFS}
+    return {n: np.clip(of[n] * here[n] / there[n], *ends[n]) for n in of}
+
+
+def _started_on(device: str, x: Rows, module: ModuleType) -> dict[str, np.ndarray]:
+    moved = Rows(x.n, x.number, {**x.text, "device": np.full(x.n, device, dtype=object)})
+    return starting(moved, sheet(moved), module)
 
 
 def check_names(own: Calibration) -> None:
