@@ -102,7 +102,8 @@ class Chosen:
                 f"was fitted by forerun {used.written_by} to features that {__version__} lacks: "
                 f"{', '.join(sorted(lacking))}", AGAIN,
             )  # fmt: skip
-        return used.trees(features)
+        learnt = used.trees(features)
+        return learnt if self.own else np.where(takes_residual(used, s), learnt, 0.0)
 
     def outside(self, x: Rows) -> np.ndarray:
         """Rows with a shape beyond what was measured, bool [N]."""
@@ -219,13 +220,37 @@ def starting(x: Rows, s: Sheet, module: ModuleType) -> dict[str, np.ndarray]:
 def coefs_across(
     x: Rows, s: Sheet, module: ModuleType, general: Calibration | None
 ) -> dict[str, np.ndarray]:
-    """Coefficients from the data sheet, and by what factors other devices moved them."""
+    """Coefficients from the data sheet, and by what factors other devices moved them: those of the
+    row's engine and kind where they are known."""
     c = starting(x, s, module)
     if general is None:
         return c
     check_names(general)
-    factor = dict(zip(general.names, general.coefs[0], strict=True))
-    return {name: factor[name] * c[name] for name in c}
+    row = _rows_of_keys(x, s, module.KEYS[0], general.keys)
+    return {name: general.coefs[row, j] * c[name] for j, name in enumerate(general.names)}
+
+
+def takes_residual(general: Calibration, s: Sheet) -> np.ndarray:
+    """Rows of engines for which a residual over all devices was found to be right, bool [N]."""
+    told, all_others = set(general.residual_of), "*" in general.residual_of
+    known = {one.removeprefix("not ") for one in told}
+    yes = {e: e in told or (all_others and e not in known) for e in set(s.engine)}
+    return np.array([yes[e] for e in s.engine], dtype=bool)
+
+
+def launch_key(engine: str, key: str) -> str:
+    """Under which a general calibration has the launch of an engine's kernels: the engine and the
+    first of the family's KEYS, a number format or an operator."""
+    return f"{engine}|{key.split('|')[0]}"
+
+
+def _rows_of_keys(x: Rows, s: Sheet, first: str, keys: tuple[str, ...]) -> np.ndarray:
+    """Row of a general calibration's coefficients for each row, int [N]; 0 is every engine's."""
+    at = {key: j for j, key in enumerate(keys)}
+    if len(at) == 1:
+        return np.zeros(x.n, dtype=int)
+    pairs = zip(s.engine, x.words(first), strict=True)
+    return np.array([at.get(launch_key(e, word), 0) for e, word in pairs], dtype=int)
 
 
 def coefs_of(own: Calibration, key: str) -> dict[str, float]:

@@ -59,4 +59,4 @@ def sustained(device: Device, used: str) -> float | None:
     flop_j = one * narrow * (device.clock_hz / 1e9) ** CLOCK_POWER
     spare = device.tdp_w * (1 - FIXED_SHARE) - FIXED_W
     full = FULL_CDNA if name.startswith("cdna") else FULL
-    return full * min(1.0, spare / (device.peak_flop_per_s[used] * flop_j)) ** CLOCK_BY_POWER  # type: ignore[index]
+    return full * min(1.0, spare / (device.peak_flop_per_s[used] * flop_j)) ** CLOCK_BY_POWER
