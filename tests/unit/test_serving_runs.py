@@ -46,7 +46,7 @@ def test_runs_that_stand_apart_contradict_themselves(shared_data):
     """Serving two at once is never slower than one after the other; of the GB200 runs it was."""
     runs = read(shared_data / "aiconfigurator_e2e/silicon_h100_gb200.csv.gz")
     text = runs.table.text
-    mine = (runs.note == SPLIT) | (text("concurrency") == "1")
+    mine = (runs.note == SPLIT) | (text("concurrency") == "1.0")
     mine &= (text("device") == "gb200") & (text("runtime") == "trtllm")
     for isl in ("2000", "4000"):
         tpot = {
