@@ -9,6 +9,7 @@ import pytest
 from fleets import assert_laws, both_ways, fleets, pool, serve, sharing
 from serving import PS, served, simulate, table
 
+from forerun.sim.serve import Server
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
@@ -76,6 +77,7 @@ def test_a_step_never_reads_more_past_than_is_kept(keeps):
 def test_a_prompt_that_grows_beside_kv_on_its_way_out_stays_within_memory():
     """12 of 20 blocks wait for a slow link, so the second prompt has room for 2 of its 4 chunks."""
     slow = {"bytes_per_s": 1e4, "prefix_caching": False, "max_num_batched_tokens": 16}
+    slow["costs"] = table(knots=(0, 500, 1000))  # so that all four are one leap, but for the room
     split = [pool("prefill", "p", n_blocks=20, **slow), pool("decode", "d", **slow)]
     requests = Requests(np.array([0.0, 0.1]), np.array([48, 64]), np.array([4, 4]))
     leapt = both_ways(serve, requests, split)
@@ -134,3 +136,34 @@ def test_all_layers_but_the_last_leave_while_a_long_prompt_is_computed():
     left_ps = round(8_000 / 1e8 * PS) + PS // 1000
     start = log.leaps[log.leaps["replica"] == 1]["start_ps"][0]
     assert abs(start - log.requests["first_token_ps"][0] - left_ps) <= 2
+
+
+def test_two_transfers_out_of_one_port_each_take_twice_as_long():
+    split = [pool("prefill", "p"), pool("decode", "d", replicas=2)]
+    requests = Requests(np.zeros(2), np.full(2, 32), np.full(2, 8))
+    log = serve(requests, split, place=Policy(name="round_robin")).log_so_far()
+    first = log.requests["first_token_ps"]
+    assert first[0] == first[1]  # one step computes both prompts
+    for i in (1, 2):
+        start = log.leaps["start_ps"][log.leaps["replica"] == i][0]
+        assert start == first[0] + 33 * PS // 1000
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tier_never_keeps_more_than_it_holds_at_any_moment(seed):
+    """Blocks and swapped KV together, looked at between events; memory is short, so much is sent
+    down."""
+    engine = {"preemption": "swap", "n_blocks": 24}
+    requests = sharing(seed, 50, isl=60, ties=True, rate=80)
+    server = Server(
+        [pool(replicas=2, **engine)], n_requests=50, hash_tokens=8, fetch=Policy(name="always"),
+        tiers=[Tier("dram", 120e3, 4e6, 1e-4)],
+    )  # fmt: skip
+    server.inject(requests)
+    swapped = 0
+    for moment in np.linspace(0, 3, 400):
+        server.advance(float(moment))
+        below = server._state.stores[2:]
+        assert (below["n_kept"] + below["n_swapped"] <= below["n_rows"]).all()
+        swapped = max(swapped, int(below["n_swapped"].max()))
+    assert swapped > 3
