@@ -167,3 +167,13 @@ def test_a_tier_never_keeps_more_than_it_holds_at_any_moment(seed):
         assert (below["n_kept"] + below["n_swapped"] <= below["n_rows"]).all()
         swapped = max(swapped, int(below["n_swapped"].max()))
     assert swapped > 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_blocks_of_a_prompt_of_many_chunks_can_be_found_from_the_chunk_that_completes_them(seed):
+    """Prompts of up to 25 chunks, and routers that look at any moment what is there."""
+    requests = sharing(seed, 30, isl=200, roots=2, rate=60)
+    pools = [pool(replicas=2, n_blocks=120, max_num_batched_tokens=16)]
+    leapt = both_ways(serve, requests, pools, route=Policy(name="prefix_aware"))
+    log = assert_laws(leapt, requests)
+    assert log.requests["cached"].sum() > 100
