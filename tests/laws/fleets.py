@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from serving import served, table, token_times, workload
 
+from forerun.sim.log import Log
 from forerun.sim.serve import Server
 
 
@@ -94,6 +95,56 @@ def assert_same(a, b):
     assert token_times(a) == token_times(b)
 
 
+def both_ways(run, *args, **settings):
+    """What `run` gives when steps are leapt over; step by step, all that is told is the same.
+
+    run : gives a Log or what has one (a Server, a Control), and takes `leap`.
+    """
+    leapt, stepped = (run(*args, leap=leap, **settings) for leap in (True, False))
+    assert_tells_the_same(leapt, stepped)
+    return leapt
+
+
+def assert_tells_the_same(one, other):
+    """Two runs (a Log or what has one) tell the same of all that does not depend on leaps."""
+    a, b = log_of(one), log_of(other)
+    assert_same(a, b)
+    assert a.end_ps == b.end_ps
+    assert a.meta == b.meta
+    for name in ("loads", "encodes", "tuned", "spans"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+    if a.fitted is not None:
+        assert_fields_same(a.fitted, b.fitted, but={"rounds"})
+    if a.answered is not None:
+        assert a.answered.asks.tobytes() == b.answered.asks.tobytes()
+        assert a.answered.shelves.tobytes() == b.answered.shelves.tobytes()
+    if a is one:
+        return
+    kept, also = state_of(one), state_of(other)
+    np.testing.assert_array_equal(kept.lines, also.lines)
+    np.testing.assert_array_equal(kept.lanes["alone_ps"], also.lanes["alone_ps"])
+    assert_fields_same(kept.ports, also.ports)
+    assert_fields_same(kept.stores, also.stores, but={"n_idle"})
+    for name in ("path_ps", "ran_ps"):
+        np.testing.assert_array_equal(kept.calls[name], also.calls[name], err_msg=name)
+
+
+def log_of(ran):
+    """The log of a Control, of a Server, or itself."""
+    if isinstance(ran, Log):
+        return ran
+    return ran.log_so_far() if isinstance(ran, Server) else ran.log()
+
+
+def state_of(ran):
+    return ran._state if isinstance(ran, Server) else ran.server._state
+
+
+def assert_fields_same(a, b, but=frozenset()):
+    for name in set(a.dtype.names) - set(but):
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
 def assert_laws(server, requests, *, all_sent=True):
     """Conservation, causality and capacity at the end of a run.
 
@@ -133,3 +184,8 @@ def assert_laws(server, requests, *, all_sent=True):
         assert not state.load[:4].any()
         assert state.stores.n_idle.tolist() == state.stores.n_kept.tolist()  # nobody holds any
     return log
+
+
+def assert_steps_like_leaps(requests, pools, **settings):
+    """The log of a run that equals that of the same run step by step, and keeps the laws."""
+    return assert_laws(both_ways(serve, requests, pools, **{"seed": 3, **settings}), requests)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from adapting import WAYS, assert_adapters, assert_same_adapters, fitted, naming
 from families import turning
-from fleets import assert_laws, fleets, pool, serve, sharing, troubles
+from fleets import assert_laws, both_ways, fleets, pool, serve, sharing, troubles
 from flows import assert_order, woven
 from serving import PS
 from test_tier_laws import CHAINS, assert_stores, used, with_engine
@@ -30,12 +30,9 @@ def test_a_leap_equals_stepping_with_adapters(way):
         for pools in fleets().values():
             pools = fitted(pools, **WAYS[way])
             route = LOADED if seed % 2 else Policy(name="round_robin")
-            leapt, stepped = (
-                serve(requests, pools, leap=leap, seed=3, route=route) for leap in (True, False)
-            )
+            leapt = both_ways(serve, requests, pools, seed=3, route=route)
             log = assert_laws(leapt, requests)
             assert_adapters(leapt, pools)
-            assert_same_adapters(log, stepped.log_so_far())
             assert (log.requests["status"] == 0).all()
             loads += log.fitted["n_loads"].sum()
             apart += log.fitted["wait_ps"].sum()
@@ -48,13 +45,9 @@ def test_a_leap_equals_stepping_whatever_happens_to_replicas_with_adapters():
         requests = naming(sharing(seed, 50, isl=60, ties=seed % 2 == 0), seed=seed)
         for pools in fleets().values():
             pools = fitted(pools, **list(WAYS.values())[seed % len(WAYS)])
-            leapt, stepped = (
-                serve(requests, pools, leap=leap, seed=3, commands=troubles(seed, pools))
-                for leap in (True, False)
-            )
-            log = assert_laws(leapt, requests)
+            leapt = both_ways(serve, requests, pools, seed=3, commands=troubles(seed, pools))
+            assert_laws(leapt, requests)
             assert_adapters(leapt, pools)
-            assert_same_adapters(log, stepped.log_so_far())
 
 
 @pytest.mark.parametrize("chain", ["own then shared", "node then network"])
@@ -65,14 +58,11 @@ def test_a_leap_equals_stepping_with_adapters_tiers_and_swapped_requests(chain):
         for pools in fleets().values():
             pools = fitted(pools, n=3, **list(WAYS.values())[seed % len(WAYS)])
             pools = with_engine(pools, preemption="swap" if seed % 2 else "recompute")
-            leapt, stepped = (
-                serve(
-                    requests, pools, leap=leap, seed=3, route=Policy(name="prefix_aware"),
-                    tiers=CHAINS[chain], fetch=Policy(name="always"),
-                )
-                for leap in (True, False)
+            leapt = both_ways(
+                serve, requests, pools, seed=3, route=Policy(name="prefix_aware"),
+                tiers=CHAINS[chain], fetch=Policy(name="always"),
             )  # fmt: skip
-            assert_same_adapters(assert_laws(leapt, requests), stepped.log_so_far())
+            assert_laws(leapt, requests)
             assert_adapters(leapt, pools)
             assert_stores(leapt)
             found += used(leapt)[0]
@@ -85,12 +75,9 @@ def test_a_leap_equals_stepping_with_adapters_in_workflows_of_impatient_clients(
         requests = naming(woven(sharing(seed, 50, isl=60, ties=True), seed), seed=seed)
         for pools in fleets().values():
             pools = fitted(pools, **list(WAYS.values())[seed % len(WAYS)])
-            leapt, stepped = (
-                serve(requests, pools, leap=leap, client=client) for leap in (True, False)
-            )
+            leapt = both_ways(serve, requests, pools, client=client)
             log = assert_laws(leapt, requests, all_sent=client is None)
             assert_adapters(leapt, pools)
-            assert_same_adapters(log, stepped.log_so_far())
             if client is None:
                 assert_order(log, requests)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fleets import assert_laws, assert_same, fleets, pool, serve, sharing, troubles
+from fleets import assert_laws, assert_same, both_ways, fleets, pool, serve, sharing, troubles
 from serving import workload
 from test_tier_laws import DRAM, POOL, with_engine
 
@@ -30,14 +30,11 @@ def test_a_leap_equals_stepping_with_caps(caps):
             swap = {"preemption": "swap"} if seed % 2 else {}
             pools = without_caching(pools, kept_tokens=keeps, attended_tokens=reads, **swap)
             commands = troubles(seed, pools) if seed > 2 and name != "mixed" else ()
-            leapt, stepped = (
-                serve(
-                    requests, pools, leap=leap, seed=3, tiers=[DRAM] if swap else (),
-                    commands=commands, route=Policy(name="power_of_two"),
-                )
-                for leap in (True, False)
+            leapt = both_ways(
+                serve, requests, pools, seed=3, tiers=[DRAM] if swap else (), commands=commands,
+                route=Policy(name="power_of_two"),
             )  # fmt: skip
-            assert_same(assert_laws(leapt, requests), stepped.log_so_far())
+            assert_laws(leapt, requests)
             if not leapt._state.load[0].any():
                 for field in ("n_reading", "n_taking", "ctx"):
                     assert not leapt._state.replicas[field].any()
@@ -48,14 +45,11 @@ def test_a_leap_equals_stepping_where_reads_are_capped_and_prefixes_and_tiers_sh
     for seed in range(4):
         requests = sharing(seed, 60, isl=60, ties=seed % 2 == 0)
         for pools in fleets().values():
-            leapt, stepped = (
-                serve(
-                    requests, with_engine(pools, attended_tokens=20), leap=leap,
-                    tiers=(DRAM, POOL), route=Policy(name="prefix_aware"),
-                )
-                for leap in (True, False)
+            leapt = both_ways(
+                serve, requests, with_engine(pools, attended_tokens=20), tiers=(DRAM, POOL),
+                route=Policy(name="prefix_aware"),
             )  # fmt: skip
-            assert_same(assert_laws(leapt, requests), stepped.log_so_far())
+            assert_laws(leapt, requests)
 
 
 def test_a_cap_that_no_request_reaches_changes_nothing():
@@ -100,15 +94,11 @@ def test_a_leap_equals_stepping_with_caps_of_the_requests_own(caps, picks):
             pools = without_caching(pools, kept_tokens=keeps, attended_tokens=reads, **swap)
             pools = picking(pools) if picks else pools
             commands = troubles(seed, pools) if seed > 2 and name != "mixed" else ()
-            leapt, stepped = (
-                serve(
-                    requests, pools, leap=leap, seed=3, tiers=[DRAM] if swap else (),
-                    commands=commands, route=Policy(name="power_of_two"),
-                )
-                for leap in (True, False)
+            leapt = both_ways(
+                serve, requests, pools, seed=3, tiers=[DRAM] if swap else (), commands=commands,
+                route=Policy(name="power_of_two"),
             )  # fmt: skip
             log = assert_laws(leapt, requests)
-            assert_same(log, stepped.log_so_far())
             scored += log.leaps["scored"].sum()
             if not leapt._state.load[0].any():
                 fields = ("n_reading", "n_taking", "ctx", "n_picking", "n_scored", "scored")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from control import burst, by_state, drive, hard_cases, scaled
-from fleets import assert_same, fleets, pool, serve, sharing
+from fleets import assert_same, both_ways, fleets, pool, serve, sharing
 from flows import woven
 from serving import PS, served, workload
 
@@ -26,13 +26,7 @@ def test_a_leap_equals_stepping_whatever_controllers_do(name):
     pools, faults = CASES[name]
     for seed in range(2):
         requests = sharing(seed, 50, isl=60, ties=seed % 2 == 0)
-        leapt, stepped = (
-            drive(requests, pools, faults=faults, cold_s=0.06 * seed, leap=leap, seed=seed).log()
-            for leap in (True, False)
-        )
-        assert_same(leapt, stepped)
-        assert leapt.spans.tobytes() == stepped.spans.tobytes()
-        assert leapt.meta == stepped.meta
+        both_ways(drive, requests, pools, faults=faults, cold_s=0.06 * seed, seed=seed).log()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -101,12 +95,7 @@ def test_a_leap_equals_stepping_with_tiers_below_replicas_that_come_and_go(kind)
     )
     for seed in range(2):
         requests = sharing(seed, 50, isl=60, rate=80)
-        leapt, stepped = (
-            drive(requests, pools, faults=faults, cold_s=0.05, tiers=tiers, leap=leap).log()
-            for leap in (True, False)
-        )
-        assert_same(leapt, stepped)
-        assert leapt.spans.tobytes() == stepped.spans.tobytes()
+        leapt = both_ways(drive, requests, pools, faults=faults, cold_s=0.05, tiers=tiers).log()
         assert leapt.n_unfinished == 0
 
 
@@ -117,14 +106,9 @@ def test_a_leap_equals_stepping_with_pipeline_stages_and_in_a_closed_loop():
     for pools, settings in (([staged], {}), ([staged], loop), (fleets()["mixed"], loop)):
         for rule in ({"min_replicas": 0}, {"policy": "keep_alive", "keep_alive_s": 0.1}):
             changing = scaled(pools, len(pools) - 1, **rule)
-            leapt, stepped = (
-                drive(
-                    workload(3, 80), changing, faults=(crash,), cold_s=0.04, leap=leap, **settings
-                ).log()
-                for leap in (True, False)
-            )
-            assert_same(leapt, stepped)
-            assert leapt.spans.tobytes() == stepped.spans.tobytes()
+            leapt = both_ways(
+                drive, workload(3, 80), changing, faults=(crash,), cold_s=0.04, **settings
+            ).log()
             assert (leapt.requests["status"] == 0).all()
             assert leapt.meta["control"]["n_crash"] > 0
 
@@ -135,12 +119,9 @@ def test_a_leap_equals_stepping_with_workflows_on_a_fleet_that_changes(kind):
     ends = np.zeros(len(STATUS), dtype=int)
     for seed, loop in ((0, {}), (1, {"concurrency": 5})):
         requests = woven(sharing(seed, 50, isl=60), seed)
-        leapt, stepped = (
-            drive(requests, pools, faults=faults, cold_s=0.05, leap=leap, seed=seed, **loop).log()
-            for leap in (True, False)
-        )
-        assert_same(leapt, stepped)
-        assert leapt.spans.tobytes() == stepped.spans.tobytes()
+        leapt = both_ways(
+            drive, requests, pools, faults=faults, cold_s=0.05, seed=seed, **loop
+        ).log()
         assert leapt.n_unfinished == 0
         assert leapt.requests["request"].tolist() == list(range(50))
         ends += np.bincount(leapt.requests["status"], minlength=len(STATUS))
@@ -256,11 +237,7 @@ def test_a_smaller_fleet_must_be_wanted_for_a_while_before_it_comes():
 def test_any_metric_and_rule_grows_a_fleet_under_load_and_leaps_equal_steps(rule):
     requests = workload(7, 150, rate=80.0)
     pools = scaled([pool(replicas=4, n_blocks=40)], **rule)
-    leapt, stepped = (
-        drive(requests, pools, cold_s=0.05, leap=leap).log() for leap in (True, False)
-    )
-    assert_same(leapt, stepped)
-    assert leapt.spans.tobytes() == stepped.spans.tobytes()
+    leapt = both_ways(drive, requests, pools, cold_s=0.05).log()
     assert (leapt.requests["status"] == 0).all()
     assert leapt.meta["control"]["n_starts"] >= 2
     assert by_state(leapt, UP) < 4 * leapt.end_ps / PS

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from control import drive, scaled
 from families import asking, fixed
-from fleets import assert_laws, assert_same, fleets, pool, serve, sharing, troubles
+from fleets import (
+    assert_laws,
+    assert_steps_like_leaps,
+    both_ways,
+    fleets,
+    pool,
+    serve,
+    sharing,
+    troubles,
+)
 from flows import woven
 from seeing import encoder, in_front, looking, seeing_fleets
 from serving import PS, table
@@ -41,12 +50,8 @@ def test_a_leap_equals_stepping_with_images(route):
     for seed in range(4):
         requests = looking(seed, 60, isl=60, ties=seed % 2 == 0)
         for pools in seeing_fleets().values():
-            leapt, stepped = (
-                serve(requests, pools, leap=leap, seed=3, route=Policy(name=route))
-                for leap in (True, False)
-            )
+            leapt = both_ways(serve, requests, pools, seed=3, route=Policy(name=route))
             log = assert_laws(leapt, requests)
-            assert_same(log, stepped.log_so_far())
             assert (log.requests["status"] == 0).all()
 
 
@@ -56,12 +61,8 @@ def test_a_leap_equals_stepping_with_images_whatever_happens_to_the_fleet():
         requests = looking(seed, 60, isl=60, ties=seed % 2 == 0)
         for pools in seeing_fleets().values():
             commands = disturbed(seed, pools)
-            leapt, stepped = (
-                serve(requests, pools, commands=commands, leap=leap, seed=3)
-                for leap in (True, False)
-            )
+            leapt = both_ways(serve, requests, pools, commands=commands, seed=3)
             log = assert_laws(leapt, requests)
-            assert_same(log, stepped.log_so_far())
             retried += log.requests["n_retries"].sum()
     assert retried > 30
 
@@ -213,14 +214,6 @@ def test_one_seed_writes_the_same_bytes():
         assert a.leaps.tobytes() == b.leaps.tobytes()
 
 
-def both_ways(requests, pools, **settings):
-    leapt, stepped = (serve(requests, pools, leap=leap, **settings) for leap in (True, False))
-    log = assert_laws(leapt, requests)
-    assert_same(log, stepped.log_so_far())
-    np.testing.assert_array_equal(log.encodes, stepped.log_so_far().encodes)
-    return log
-
-
 def test_images_compose_with_clients_workflows_and_failures():
     client = Client(first_token_s=0.15, hedge_s=0.05, retries=2, retry_on=("timeout", "failure"))
     hedged = 0
@@ -230,7 +223,9 @@ def test_images_compose_with_clients_workflows_and_failures():
             for pools in seeing_fleets().values():
                 # no role goes, so that no copy is left waiting for one
                 commands = [one for one in disturbed(seed, pools) if one[1] != "switch"]
-                log = both_ways(requests, pools, client=client, commands=commands, seed=3)
+                log = assert_steps_like_leaps(
+                    requests, pools, client=client, commands=commands, seed=3
+                )
                 hedged += log.meta["clients"]["hedged"]
     assert hedged > 100
 
@@ -248,7 +243,7 @@ def test_a_leap_equals_stepping_in_rare_cases(seed, name, route, patient):
     requests = looking(seed, 60, isl=60, ties=seed % 2 == 0, share=0.8, most=4)
     pools = seeing_fleets()[name]
     commands = [one for one in disturbed(seed, pools) if one[1] != "switch"]
-    both_ways(
+    assert_steps_like_leaps(
         requests, pools, seed=seed, route=Policy(name=route), commands=commands,
         client=None if patient else client,
     )  # fmt: skip
@@ -267,7 +262,9 @@ def test_images_compose_with_tiers(kept):
                     own = one.pool.model_copy(update={"engine": engine})
                     one = replace(one, pool=own, n_blocks=32)
                 tight.append(one)
-            both_ways(requests, tight, tiers=[tier], fetch=Policy(name="faster"), seed=3)
+            assert_steps_like_leaps(
+                requests, tight, tiers=[tier], fetch=Policy(name="faster"), seed=3
+            )
 
 
 def test_images_compose_with_models_on_pools_of_their_own():
@@ -279,12 +276,12 @@ def test_images_compose_with_models_on_pools_of_their_own():
             encoder(),
             replace(encoder(name="e1", flat=5e-3), model=1),
         ]
-        both_ways(requests, pools, seed=3)
+        assert_steps_like_leaps(requests, pools, seed=3)
         one_in_front = [fixed(0), replace(fixed(1), encoder=3), encoder()]
         row = encoder(n_blocks=0, name="row")
         idle = row.pool.model_copy(update={"replicas": 0})
         one_in_front.append(replace(row, pool=idle, model=1))
-        both_ways(requests, one_in_front, seed=3)
+        assert_steps_like_leaps(requests, one_in_front, seed=3)
 
 
 def test_images_compose_with_tokens_that_are_proposed():
@@ -296,8 +293,8 @@ def test_images_compose_with_tokens_that_are_proposed():
                 speculates = [
                     replace(one, port_bytes_per_s=2e6, kv_token_bytes=1000.0) for one in speculates
                 ]
-            both_ways(requests, [*speculates, encoder()], seed=3)
-            both_ways(requests, in_front(speculates), seed=3)
+            assert_steps_like_leaps(requests, [*speculates, encoder()], seed=3)
+            assert_steps_like_leaps(requests, in_front(speculates), seed=3)
 
 
 def test_caps_on_kept_tokens_compose_with_images():
@@ -305,8 +302,8 @@ def test_caps_on_kept_tokens_compose_with_images():
         requests = looking(seed, 40, isl=60)
         requests = replace(requests, block_hashes=None, block_starts=None, hash_tokens=0)
         capped = [pool(replicas=2, n_blocks=40, kept_tokens=24, attended_tokens=16)]
-        both_ways(requests, [encoder(), *capped], seed=3)
-        both_ways(requests, in_front(capped), seed=3)
+        assert_steps_like_leaps(requests, [encoder(), *capped], seed=3)
+        assert_steps_like_leaps(requests, in_front(capped), seed=3)
 
 
 @pytest.mark.parametrize("batch", ["static", "whole", "prefill_first", "decode_first"])
@@ -314,8 +311,8 @@ def test_images_compose_with_ways_of_batching(batch):
     for seed in range(3):
         requests = looking(seed, 40, isl=40, ties=True)
         one = [pool(replicas=2, n_blocks=40, batch=batch)]
-        both_ways(requests, [encoder(), *one], seed=3)
-        both_ways(requests, in_front(one), seed=3)
+        assert_steps_like_leaps(requests, [encoder(), *one], seed=3)
+        assert_steps_like_leaps(requests, in_front(one), seed=3)
 
 
 def test_images_compose_with_faults_and_scale_rules():
@@ -328,10 +325,6 @@ def test_images_compose_with_faults_and_scale_rules():
         for name, pools in seeing_fleets().items():
             for faults in ((crash, slow), (link,), (spot, slow)):
                 changing = scaled(pools, 0, min_replicas=0)
-                leapt, stepped = (
-                    drive(requests, changing, faults=faults, cold_s=0.05, seed=1, leap=leap)
-                    for leap in (True, False)
-                )
+                leapt = both_ways(drive, requests, changing, faults=faults, cold_s=0.05, seed=1)
                 log = assert_laws(leapt.server, requests)
-                assert_same(log, stepped.server.log_so_far())
                 assert log.n_unfinished == 0, name

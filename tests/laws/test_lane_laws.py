@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from fleets import assert_laws, assert_same, pool, serve, sharing
+from fleets import assert_steps_like_leaps, pool, serve, sharing
 from flows import woven
 from serving import PS, workload
 from sharing_devices import lanes
@@ -24,18 +24,6 @@ def fleets(**how):
         "two": lanes(replicas=2, **how),
         "beside others": [*lanes(**how), pool(n_blocks=26, name="other")],
     }
-
-
-def assert_steps_like_leaps(requests, pools, **settings):
-    """The log of a run that equals that of the same run step by step, and keeps the laws."""
-    leapt, stepped = (
-        serve(requests, pools, leap=leap, **{"seed": 3, **settings}) for leap in (True, False)
-    )
-    log = assert_laws(leapt, requests)
-    assert_same(log, stepped.log_so_far())
-    a, b = (np.asarray(one._state.lanes["alone_ps"]) for one in (leapt, stepped))
-    np.testing.assert_array_equal(a, b)
-    return log
 
 
 @pytest.mark.parametrize("how", [{}, {"reserve": "full"}, {"reserve": "prompt"}, {"replicas": 1}])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from families import asking, engine_turn, fixed, model_fleets, turning
-from fleets import assert_laws, assert_same, pool, serve, sharing, troubles
+from fleets import assert_laws, assert_same, both_ways, pool, serve, sharing, troubles
 from flows import assert_order, woven
 from serving import PS
 from test_tier_laws import CHAINS, assert_stores, used, with_engine
@@ -44,14 +44,9 @@ def test_a_leap_equals_stepping_with_models_that_take_turns(turn):
         how = {"n_resident": 1 + seed % 2, "base": seed % 3 == 0}
         for pools in model_fleets(**how).values():
             pools = engine_turn(pools, turn)
-            leapt, stepped = (
-                serve(requests, pools, leap=leap, seed=3, route=Policy(name="prefix_aware"))
-                for leap in (True, False)
-            )
+            leapt = both_ways(serve, requests, pools, seed=3, route=Policy(name="prefix_aware"))
             log = assert_laws(leapt, requests)
             assert_turns(leapt, requests)
-            assert_same(log, stepped.log_so_far())
-            assert log.loads.tobytes() == stepped.log_so_far().loads.tobytes()
             assert not leapt._state.n_parked.any()
             assert (log.requests["status"] == 0).all()
             loads += log.loads["n"].sum()
@@ -65,12 +60,8 @@ def test_a_leap_equals_stepping_whatever_happens_to_replicas_of_many_models():
         for pools in model_fleets(n_resident=1 + seed % 2).values():
             pools = engine_turn(pools, TURNS[seed % 4])
             commands = troubles(seed, pools)
-            leapt, stepped = (
-                serve(requests, pools, commands=commands, leap=leap, seed=3)
-                for leap in (True, False)
-            )
+            leapt = both_ways(serve, requests, pools, commands=commands, seed=3)
             log = assert_laws(leapt, requests)
-            assert_same(log, stepped.log_so_far())
             retried += log.requests["n_retries"].sum()
             held = (leapt._state.live.phase == HELD).sum()
             assert log.n_unfinished <= held  # a model's only pool may be gone
@@ -217,14 +208,11 @@ def test_a_leap_equals_stepping_with_turns_tiers_and_swapped_requests(chain):
             pools = engine_turn(pools, TURNS[seed % 4])
             pools = with_engine(pools, preemption="swap" if seed % 2 else "recompute")
             commands = troubles(seed, pools) if seed == 3 and name != "split" else ()
-            leapt, stepped = (
-                serve(
-                    requests, pools, leap=leap, seed=3, route=Policy(name="prefix_aware"),
-                    tiers=CHAINS[chain], fetch=Policy(name="always"), commands=commands,
-                )
-                for leap in (True, False)
+            leapt = both_ways(
+                serve, requests, pools, seed=3, route=Policy(name="prefix_aware"),
+                tiers=CHAINS[chain], fetch=Policy(name="always"), commands=commands,
             )  # fmt: skip
-            assert_same(assert_laws(leapt, requests), stepped.log_so_far())
+            assert_laws(leapt, requests)
             assert_stores(leapt)
             found += used(leapt)[0]
             turns += leapt.log_so_far().loads["n"].sum()
@@ -238,12 +226,9 @@ def test_a_leap_equals_stepping_with_turns_in_workflows(concurrency):
         requests = woven(asking(sharing(seed, 50, isl=60, ties=True), 3, seed), seed)
         for pools in model_fleets(n_resident=1 + seed % 2).values():
             pools = engine_turn(pools, TURNS[seed % 4])
-            leapt, stepped = (
-                serve(requests, pools, leap=leap, concurrency=concurrency) for leap in (True, False)
-            )
+            leapt = both_ways(serve, requests, pools, concurrency=concurrency)
             log = assert_laws(leapt, requests, all_sent=False)
             assert_order(log, requests)
-            assert_same(log, stepped.log_so_far())
 
 
 def test_an_aborted_request_is_not_waited_for():

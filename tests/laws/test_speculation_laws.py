@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fleets import assert_laws, assert_same, pool, serve, sharing, troubles
+from fleets import assert_laws, both_ways, pool, serve, sharing, troubles
 from serving import PS, table, workload
 from speculating import kinds, speculating, verified
 
@@ -38,9 +38,8 @@ def test_a_leap_equals_stepping_while_tokens_are_proposed():
     for seed in range(6):
         requests = sharing(seed, 50, isl=60, ties=seed % 2 == 0)
         for pools in kinds(n_blocks=30).values():
-            leapt, stepped = (serve(requests, pools, leap=x, seed=seed) for x in (True, False))
+            leapt = both_ways(serve, requests, pools, seed=seed)
             log = assert_laws(leapt, requests)
-            assert_same(log, stepped.log_so_far())
             accepted += log.replicas["n_extra"].sum()
             lost += log.replicas["n_preempt"].sum()
     assert accepted > 5000
@@ -52,10 +51,8 @@ def test_a_leap_equals_stepping_whatever_happens_to_a_fleet_that_speculates():
         requests = sharing(seed, 50, isl=60, ties=seed % 2 == 1)
         for pools in kinds(n_blocks=30).values():
             orders = troubles(seed, pools)
-            leapt, stepped = (
-                serve(requests, pools, commands=orders, leap=x, seed=3) for x in (True, False)
-            )
-            assert_same(assert_laws(leapt, requests), stepped.log_so_far())
+            leapt = both_ways(serve, requests, pools, commands=orders, seed=3)
+            assert_laws(leapt, requests)
 
 
 def test_a_leap_equals_stepping_with_proposals_and_tiers_of_kv():
@@ -70,10 +67,8 @@ def test_a_leap_equals_stepping_with_proposals_and_tiers_of_kv():
             if name == "static":
                 continue  # stuck with swap, proposals or not
             orders = troubles(seed, pools) if seed % 2 else ()
-            leapt, stepped = (
-                serve(requests, pools, commands=orders, tiers=tiers, leap=x) for x in (True, False)
-            )
-            assert_same(assert_laws(leapt, requests), stepped.log_so_far())
+            leapt = both_ways(serve, requests, pools, commands=orders, tiers=tiers)
+            assert_laws(leapt, requests)
             swapped += leapt._state.stores.swap_tokens.sum()
     assert swapped > 0
 

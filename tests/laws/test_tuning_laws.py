@@ -9,7 +9,16 @@ import pytest
 from adapting import WAYS, fitted, naming
 from control import drive
 from families import turning
-from fleets import assert_laws, assert_same, fleets, pool, serve, sharing, troubles
+from fleets import (
+    assert_laws,
+    assert_same,
+    both_ways,
+    fleets,
+    pool,
+    serve,
+    sharing,
+    troubles,
+)
 from flows import woven
 from serving import PS, table
 from speculating import kinds
@@ -49,13 +58,6 @@ def assert_tuned(server, tokens=BACKLOG):
     return log
 
 
-def assert_same_tuned(leapt, stepped):
-    a, b = leapt.log_so_far(), stepped.log_so_far()
-    assert_same(a, b)
-    np.testing.assert_array_equal(a.tuned, b.tuned)
-    assert a.end_ps == b.end_ps
-
-
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("tokens", [BACKLOG, 10**6])
 def test_a_leap_equals_stepping_with_tuning(policy, tokens):
@@ -64,10 +66,9 @@ def test_a_leap_equals_stepping_with_tuning(policy, tokens):
         requests = sharing(seed, 50, isl=60, ties=seed % 2 == 0)
         for pools in fleets().values():
             pools = tuned(pools, policy, tokens)
-            leapt, stepped = (serve(requests, pools, leap=leap, seed=3) for leap in (True, False))
+            leapt = both_ways(serve, requests, pools, seed=3)
             log = assert_laws(leapt, requests)
             assert_tuned(leapt, tokens)
-            assert_same_tuned(leapt, stepped)
             assert (log.requests["status"] == 0).all()
             done += log.tuned["n_tokens"].sum()
     assert done > 10_000
@@ -79,13 +80,12 @@ def test_a_fleet_that_controllers_look_at_trains_as_one_that_nobody_looks_at(pol
     slow = Fault(effect="slow", mtbf_s=0.2, mttr_s=0.2, factor=2.5)
     for seed, pools in enumerate(fleets().values()):
         requests, pools = sharing(seed, 50, isl=60), tuned(pools, policy, 10**6)
-        looked = drive(requests, pools, faults=(never,), seed=3).server
-        assert_same_tuned(looked, serve(requests, pools, seed=3))
-        leapt, stepped = (
-            drive(requests, pools, faults=(slow,), leap=leap, seed=3).server
-            for leap in (True, False)
-        )
-        assert_same_tuned(leapt, stepped)
+        looked = drive(requests, pools, faults=(never,), seed=3).server.log_so_far()
+        plain = serve(requests, pools, seed=3).log_so_far()
+        assert_same(looked, plain)
+        np.testing.assert_array_equal(looked.tuned, plain.tuned)
+        assert looked.end_ps == plain.end_ps
+        leapt = both_ways(drive, requests, pools, faults=(slow,), seed=3).server
         assert_tuned(leapt, 10**6)
 
 
@@ -106,12 +106,9 @@ def test_a_leap_equals_stepping_with_tuning_whatever_else_a_fleet_does(policy):
             ]
             settings = ways[seed % len(ways)]
             wanted = flows if seed % 2 else requests
-            leapt, stepped = (
-                serve(wanted, pools, leap=leap, seed=3, **settings) for leap in (True, False)
-            )
+            leapt = both_ways(serve, wanted, pools, seed=3, **settings)
             assert_laws(leapt, wanted, all_sent=False)
             assert_tuned(leapt)
-            assert_same_tuned(leapt, stepped)
 
 
 def test_without_tokens_to_take_the_log_is_that_of_a_fleet_that_tunes_nothing():

@@ -300,6 +300,18 @@ def any_chunk(state, i):
 
 
 @jit
+def asks_otherwise(state, i, asked):
+    """Not 0 when `batch` may shape the next step otherwise, now that somebody has started."""
+    replica = state.replicas[i]
+    engine = state.engines[replica.pool]
+    if engine.draft_most > 0:
+        return 1
+    again = state.batch(replica, engine, state.batch_params)
+    same = again[0] == asked[0] and again[1] == asked[1]
+    return 0 if same and again[2] == asked[2] and again[3] == asked[3] else 1
+
+
+@jit
 def fill(state, i, t, alone):
     """Who computes what in the step of replica i that starts at t; nobody joins it where `alone`.
 
@@ -307,7 +319,8 @@ def fill(state, i, t, alone):
     """
     replica = state.replicas[i]
     engine = state.engines[replica.pool]
-    decode, left, whole, n_max = state.batch(replica, engine, state.batch_params)
+    asked = state.batch(replica, engine, state.batch_params)
+    decode, left, whole, n_max = asked
     if left + (replica.n_decode if decode == YES else 0) > engine.max_tokens:
         clock = state.clock[0]
         clock.wrong_kind, clock.wrong_replica, clock.wrong_value = BAD_BATCH, i, left
@@ -327,7 +340,10 @@ def fill(state, i, t, alone):
         keep = need(state, i, 1, 0, 0) + replica.lookahead if decoding == 1 else 0
         if turns.drains(state, i) or (alone == 1 and replica.n_running > 0):
             n_max = 0
+        waiting = replica.n_waiting
         left, stopped = admit_waiting(state, i, t, left, whole, n_max, keep)
+        if stopped == 0 and replica.n_waiting != waiting:
+            stopped = asks_otherwise(state, i, asked)
     if decode == IF_NO_PREFILL and not any_chunk(state, i):
         decoding = 1
         preempted += make_room(state, i, 1, 0, -1)
@@ -343,7 +359,7 @@ def form(state, i, t):
     replica.n_steps = 0
     if t < replica.free_ps:
         return replica.free_ps
-    running = replica.n_running
+    running, waiting = replica.n_running, replica.n_waiting
     has_encoded = replica.has_encoded  # nobody joins between the encoder's step and the model's
     if has_encoded == 1:
         replica.has_encoded = 0
@@ -362,8 +378,8 @@ def form(state, i, t):
             if end >= 0:
                 drafts.cancel(state, i)
                 return end
-        if replica.n_parked > 0 and replica.n_running != running:
-            unsettled += 1  # a turn policy sees that somebody started
+        if replica.n_parked > 0 and (replica.n_running != running or replica.n_waiting != waiting):
+            unsettled += 1  # a turn policy sees that somebody started, or waits no longer
     elif not tuning.goes_on(state, i):
         return adapters.next_ready(state, i, t)
     return price_leap(state, i, t, decoding, unsettled)

@@ -26,9 +26,9 @@ the lowest index.  `params` are its knobs (float64, in the order its module list
 
 `batch` shapes the next step: `decode` is NO, YES or IF_NO_PREFILL; at most `tokens` prompt tokens
 are computed, prompts only as a whole when `whole` is 1; at most `admissions` requests join.  It may
-read what changes at events only (n_running, n_decode, n_chunks, n_waiting, queue state); a policy
-that reads ctx, past, n_blocks or a time says `EVERY_STEP = True` in its module, and is asked at
-every step.
+read what changes only when somebody starts or ends (n_running, n_decode, n_chunks); a policy that
+reads n_waiting, ctx, past, n_blocks or a time says `EVERY_STEP = True` in its module, and is asked
+at every step.
 
 An `order` policy that says `AGAIN = True` is asked whenever a request may start, for the first
 request of each tenant: within a tenant they are served as they came.  `request.served` is then what
@@ -49,7 +49,8 @@ answers are 0 it is asked again at the next event only, or with `EVERY_STEP = Tr
 keeps; with fewer than `offer.n_blocks` taken, later ones are not offered.
 `turn` is asked at step boundaries while requests wait for models that are not loaded; once it says
 another one, the replica drains and loads that.  `queued` is int64 [fields, models]: QUEUED, HEAD_PS
-and LOAD_PS below.  It may read what `batch` may; one that reads the time says `EVERY_STEP = True`.
+and LOAD_PS below.  It may read what `batch` may, and n_waiting; one that reads the time says
+`EVERY_STEP = True`.
 `load` is int64 [fields, replicas]: its rows are the constants below, so that
 `load[OUTSTANDING].argmin()` is the least loaded.  It has the columns of those replicas that take
 the request (a gate sees all); `load[REPLICA]` says which they are.  `memory` is int64, the policy's

@@ -161,6 +161,8 @@ def pass_steps(state, i, k):
     totals.n_steps += k
     totals.n_tokens += k * (replica.in_step + replica.chunk) + replica.n_draft
     write_leap(state, i, k)
+    if k > 1 and replica.chunk > 0:
+        note_peak(state, i, k)
     if replica.n_tune > 0:
         tuning.note(state, i, k, t - replica.start_ps)
     if replica.in_step > 0:
@@ -179,6 +181,16 @@ def pass_steps(state, i, k):
             if state.clock[0].keep_leaps == 1:
                 state.leaps[state.clock[0].n_leaps - 1].n_extra = n_extra
     return t
+
+
+@jit
+def note_peak(state, i, k):
+    """The blocks that k steps with a growing chunk had in use, before any of them are let go."""
+    replica = state.replicas[i]
+    grown = replica.chunk if state.engines[replica.pool].reserve == 0 else 0
+    if replica.in_step == replica.n_decode:
+        in_use = replica.n_blocks + need(state, i, k, replica.past + replica.chunk, grown)
+        state.totals[i].peak_blocks = max(state.totals[i].peak_blocks, in_use)
 
 
 @jit

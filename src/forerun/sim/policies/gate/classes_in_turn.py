@@ -2,6 +2,8 @@
 
 A request of priority p is let in while `waiting` x `share`**p requests wait for each replica.
 Priorities below 0 count as 0.
+Both are estimates: 64 x 0.25**p lets 64, 16 and 4 wait.  A larger `waiting` refuses fewer and lets
+all wait longer; a smaller `share` turns away less important ones sooner.
 """
 
 from forerun.sim.core.signatures import WAITING_REQUESTS

@@ -2,6 +2,9 @@
 
 The wait is judged by the prompt tokens ahead of it at the least loaded replica, computed at
 `tokens_per_s`, its own prompt behind them, and `answer_s` for its answer.
+Both are estimates: 20,000 tokens a second are about what an 8B model computes on one H100, and an
+answer of no time refuses only what is surely late.  Set them too fast and requests are let in that
+miss their deadline; too slow, and some are refused that would have met it.
 """
 
 from forerun.sim.core.order import NEVER

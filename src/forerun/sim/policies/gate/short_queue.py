@@ -1,6 +1,7 @@
 """Turned away while all replicas together have `waiting` requests waiting for each of them.
 
 The usual bound on an engine's queue, at the front: what would wait too long is refused at once.
+64 is an estimate: more refuses fewer and lets all wait longer.
 """
 
 from forerun.sim.core.signatures import WAITING_REQUESTS

@@ -2,6 +2,7 @@
 
 A request is let in when the bucket holds its prompt, so the prompt tokens let in over any time T
 are at most per_s * T + burst.
+Both are estimates: give the limits of your own tenants.
 Source: the token bucket of rate limits (Turner, "New directions in communications", 1986).
 """
 

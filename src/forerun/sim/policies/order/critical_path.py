@@ -1,7 +1,8 @@
 """The workflow that can wait least is next: its deadline, less the work still on its critical path.
 
 The graph is known, lengths are not: each request on the longest path from this one to the end is
-thought to take `call_s`.  Workflows without a deadline come last, those near their end first.
+thought to take `call_s`, an estimate.  Workflows without a deadline come last, those near their end
+first.
 Source: urgency of Text-to-SQL workflows as in HEXGEN-TEXT2SQL (Peng et al. 2025).
 """
 

@@ -1,6 +1,7 @@
 """The same as `least_attained_service`, along the longest path of requests that led to this one.
 
-Requests side by side do not add up: what counts is the critical path so far.
+Requests side by side do not add up: what counts is the critical path so far.  `level_s` is an
+estimate, as there.
 Source: adaptive thread-level attained service (ATLAS) of Autellix (Luo et al. 2025).
 """
 

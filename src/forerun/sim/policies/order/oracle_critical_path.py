@@ -1,5 +1,8 @@
 """`critical_path` that knows all lengths: the most tokens on a path from here to the end, each
-taking `token_s`."""
+taking `token_s`.
+5 ms is an estimate: what a token of prompt and answer together takes in a chat.  The more, the more
+the work that is left counts beside the deadline.
+"""
 
 from forerun.sim.core.order import NEVER
 

@@ -1,4 +1,8 @@
-"""`least_slack` that knows how long each answer will be: what predicting lengths could gain."""
+"""`least_slack` that knows how long each answer will be: what predicting lengths could gain.
+
+As there, `tokens_per_s` and `token_s` are estimates: too slow a rate favours long prompts, too long
+a time a token long answers.
+"""
 
 from forerun.sim.core.order import NEVER
 

@@ -8,9 +8,10 @@ requests stay longer, so that by Little's law there are more of them:
 
 A pool goes one level down when that is `margin` of `tpot_s` or less, one step of `prompt` tokens is
 `margin` of `ttft_s` (where given), and f' at most `busy`; not within `settle` looks of another
-change.  It goes up to the level that keeps them at once, to full clock while requests wait.
-Readings are averaged over about 1 / `smooth` looks.  With a budget no level is chosen at which the
-row could pass it.
+change.  It goes up to the level that keeps them at once, to full clock while more than `queue`
+requests a replica wait.  Readings are averaged over about 1 / `smooth` looks.  The knobs are
+estimates: more `margin`, `busy` or `queue` saves more energy and misses the goals oftener.  With a
+budget no level is chosen at which the row could pass it.
 
 Source: the idea of throttLL'eM (Kakolyris et al., 2024) and DynamoLLM (Stojkovic et al., HPCA
 2025), which predict a step at each frequency from the batch; here the cost model predicts.

@@ -2,6 +2,8 @@
 
 Full is the share of KV blocks in use.  Evens out what the router could not foresee, wanted or not:
 each move costs the link and keeps its request waiting.
+0.2 is an estimate: less moves sooner and oftener, and pays for the link; more leaves replicas
+uneven until one has to preempt.
 """
 
 import numpy as np

@@ -2,6 +2,8 @@
 
 Among replicas that would have to fetch it, all else equal, it goes to the adapter's own: number
 adapter mod replicas.  So each replica comes to hold a part of the adapters.
+8 is an estimate: loads of tens of milliseconds against requests that share a step.  More keeps
+adapters where they are, and lets replicas be loaded more unevenly.
 """
 
 from forerun.sim.core.signatures import OUTSTANDING, TO_LOAD

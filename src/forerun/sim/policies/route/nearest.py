@@ -1,7 +1,8 @@
 """The nearest region; in it the replica with the fewest outstanding requests.
 
 `spill`: replicas with so many outstanding requests are passed over while others have fewer, so that
-a full region sends what it cannot take to the next one.  0: nobody is ever sent on.
+a full region sends what it cannot take to the next one.  0: nobody is ever sent on,
+which is no estimate.
 """
 
 from forerun.sim.core.signatures import OUTSTANDING, WAY_PS

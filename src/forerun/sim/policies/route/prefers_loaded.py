@@ -2,6 +2,7 @@
 
 With 0 only the load counts; the more, the rather a request waits at a replica that has its model
 than make another one load it.
+8 is an estimate: about as many as a replica ends while a model of some GB comes.
 """
 
 from forerun.sim.core.signatures import OUTSTANDING, TO_LOAD

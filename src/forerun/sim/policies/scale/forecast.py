@@ -3,6 +3,8 @@
 The rate `ahead_s` from now (a cold start, so that replicas are there when it comes) is that of one
 season earlier, where `repeat_s` is given and has passed, corrected by how today compares with then;
 else the line through the rates of the last `window` looks by least squares.
+8 is an estimate: fewer looks follow a turn sooner, more are shaken less by chance.  NVIDIA Dynamo's
+planner scales by predicted load too (constant, ARIMA or Prophet, over a window of its own).
 """
 
 from math import ceil

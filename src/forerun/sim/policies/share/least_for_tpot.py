@@ -3,7 +3,7 @@
 By the cost model, for as many requests as are being answered and their mean length, while a prompt
 is computed beside them; as Nexus (arXiv 2507.06608) chooses from its model.  A level other than the
 present one is taken when the model says that the present one misses the target, or that a smaller
-one keeps it with `margin` to spare.
+one keeps it with `margin` to spare, 0.9 being an estimate.
 """
 
 from __future__ import annotations

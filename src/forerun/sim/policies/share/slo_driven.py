@@ -3,7 +3,8 @@
 Of the requests that ended since the last look, the 90th percentiles of the time to first token and
 of the time per output token are held against `ttft_s` and `tpot_s`.  If one is missed, the phase
 that misses by more gets the next larger share; if none is, nothing changes.  Prompts that have
-waited longer than their target already count.
+waited longer than their target already count.  A target counts as missed above `margin` of it: 1,
+the target itself, is the source's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The same number of tokens for every request in every step: `k`, or all that the engine may."""
+"""The same number of tokens for every request in every step: `k`, or all that the engine may.
+
+Source: `num_speculative_tokens` of vLLM; -1 takes the engine's own.
+"""
 
 PARAMS = {"k": -1.0}
 

@@ -1,4 +1,8 @@
-"""All that the engine may while at most `most_seqs` requests decode, nothing beyond."""
+"""All that the engine may while at most `most_seqs` requests decode, nothing beyond.
+
+Source: vLLM's `speculative_disable_by_batch_size` (pull request 4592, 2024), which has no default;
+8 is an estimate.  More speculates on until steps are bound by arithmetic, where it costs time.
+"""
 
 PARAMS = {"most_seqs": 8.0}
 

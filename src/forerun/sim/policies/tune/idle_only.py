@@ -1,4 +1,8 @@
-"""Tuning tokens when a replica has nothing else to do, and none beside requests."""
+"""Tuning tokens when a replica has nothing else to do, and none beside requests.
+
+`tokens` is an estimate: 512 are about what binds a step by arithmetic.  More trains a little
+faster, and whoever comes waits longer for the step to end.
+"""
 
 from forerun.sim.core.signatures import NO_LIMIT
 

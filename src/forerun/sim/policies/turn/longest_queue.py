@@ -2,6 +2,7 @@
 
 Requests that run count for the loaded model.  Where nothing is left of it the longest queue comes
 at once.
+2 is an estimate: less turns oftener and spends more time loading, more lets short queues wait.
 """
 
 from forerun.sim.core.signatures import QUEUED

@@ -2,6 +2,8 @@
 
 Then the model of the request that waits longest is next.  0 switches as soon as another model is
 asked for, a long wait loads as seldom as `while_wanted`.
+5 s is an estimate: several times what an 8B model takes to load from its host (16 GB over PCIe), so
+that most of the time is spent on answers.
 """
 
 from forerun.sim.core.signatures import HEAD_PS
