@@ -12,6 +12,7 @@ import numpy as np
 
 from forerun.errors import SpecError
 from forerun.sim import calls
+from forerun.sim import embeddings as embedding_room
 from forerun.sim import policy as policy_room
 from forerun.sim import responses as response_room
 from forerun.sim import tables as table_arrays
@@ -88,6 +89,7 @@ class Server:
     tiers: Sequence[Tier] = ()  # below the replicas' memory, the nearest first
     gate: Policy | Callable[..., Any] = EVERYONE
     responses: ResponseCache | None = None  # answers kept in front, given again
+    embeddings: embedding_room.Cache | None = None  # kept of what has been encoded
     seed: int = 0
     log: str = "full"
     leap: bool = True
@@ -108,6 +110,7 @@ class Server:
         self._check()
         self._kept: list[Batches] = []
         self._has_items = False
+        self._item_numbers: dict[int, int] = {}
         self.pool_of_replica = pool_of_replica(self.pools)
         self._state = new_state(
             self.pools,
@@ -139,6 +142,7 @@ class Server:
                 gated=self._found["gate"][0].name != EVERYONE.name,
                 way_s=self.way_s,
                 responses=self.responses,
+                embeddings=self.embeddings,
             ),
         )
         self._asked: list[Requests] = []
@@ -181,6 +185,7 @@ class Server:
         check_tiers(self.pools, self.tiers, self.hash_tokens)
         check_models(self.pools)
         check_regions(self.pools, self.way_s)
+        embedding_room.check_cache(self.embeddings, self.pools, len(self.way_s))
         check_adapters(self.pools)
         check_tuning(self.pools)
 
@@ -279,6 +284,10 @@ class Server:
             check_items(self.pools, requests)
             rows.n_items, rows.item_units = requests.n_items, requests.item_units
             rows.item_tokens = requests.item_tokens
+            if self.embeddings is not None:
+                more = embedding_room.named(self._state, self._item_numbers, requests)
+                rows.item_at = more.pop("at")
+                self._put(**more)
             self._has_items = True
         self._name_prefixes(rows, requests)
         self._cap(rows, requests)
@@ -499,6 +508,7 @@ class Server:
                     if served.pool.role == "encode" and served.n_blocks > 0
                 ),
                 "hash_tokens": self.hash_tokens,
+                "embeddings": embedding_room.told(self._state),
                 "tuning": [served.pool.engine.tuning for served in self.pools],
                 "models": tuple(self.models),
                 "tenants": tuple(self.tenants),

@@ -138,10 +138,17 @@ def take_blocks(requests: Requests, index: np.ndarray) -> tuple[np.ndarray, np.n
     starts, hashes = requests.block_starts, requests.block_hashes
     assert starts is not None
     assert hashes is not None
+    return take_lists(hashes, starts, index)
+
+
+def take_lists(
+    values: np.ndarray, starts: np.ndarray, index: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The lists of the chosen ones, one after another, and where each begins."""
     count = (starts[1:] - starts[:-1])[index]
     new = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
     within = np.arange(new[-1]) - np.repeat(new[:-1], count)
-    return hashes[np.repeat(starts[:-1][index], count) + within], new
+    return values[np.repeat(starts[:-1][index], count) + within], new
 
 
 def take(requests: Requests, index: np.ndarray, **replaced: Any) -> Requests:
@@ -155,6 +162,10 @@ def take(requests: Requests, index: np.ndarray, **replaced: Any) -> Requests:
         columns["block_hashes"], columns["block_starts"] = take_blocks(requests, index)
         columns["hash_tokens"] = requests.hash_tokens
         columns["answers_named"] = requests.answers_named
+    if requests.item_names is not None and requests.item_starts is not None:
+        columns["item_names"], columns["item_starts"] = take_lists(
+            requests.item_names, requests.item_starts, index
+        )
     columns["wordings"] = requests.wordings
     if requests.successors is not None:
         columns |= take_successors(requests, index)
@@ -165,7 +176,8 @@ def same(a: Requests, b: Requests, *, time_tol_s: float = 0.0) -> bool:
     """Are all columns equal (meta aside), arrivals within a tolerance?"""
     if len(a) != len(b) or np.abs(a.arrival_s - b.arrival_s).max(initial=0) > time_tol_s:
         return False
-    names = ("isl", "osl", *_EXTRA, *_GRAPH, "block_hashes", "block_starts")
+    lists = ("block_hashes", "block_starts", "item_names", "item_starts")
+    names = ("isl", "osl", *_EXTRA, *_GRAPH, *lists)
     pairs = [(getattr(a, name), getattr(b, name)) for name in names]
     if any((x is None) != (y is None) for x, y in pairs):
         return False
@@ -176,5 +188,6 @@ def same(a: Requests, b: Requests, *, time_tol_s: float = 0.0) -> bool:
 
 def lost(requests: Requests, format: str, *held: str) -> tuple[str, ...]:
     """Sentences: which columns of these requests a format cannot hold."""
-    names = [n for n in (*_EXTRA, "successors", "block_hashes") if getattr(requests, n) is not None]
+    lists = ("successors", "block_hashes", "item_names")
+    names = [n for n in (*_EXTRA, *lists) if getattr(requests, n) is not None]
     return tuple(f"{format} holds no {name}: left out" for name in names if name not in held)
