@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 def requests(case: Case) -> Requests:
     """The requests of the case's traffic, drawn with its seed or read from its trace."""
+    from forerun.spec.item_blocks import BLOCK_TOKENS
     from forerun.spec.items import with_items
     from forerun.spec.traces.draw import requests_of
     from forerun.spec.traces.mix import mixed
@@ -49,7 +50,9 @@ def requests(case: Case) -> Requests:
         drawn = with_regions(drawn, traffic, case.regions, seed=case.seed)
     if drawn.n_items is not None:
         models = [catalog.model(asked.model) for asked in _models.asked_models(case).values()]
-        drawn = with_items(drawn, models)
+        pools = case.deployment.pools if case.deployment is not None else ()
+        block = max((pool.engine.block_tokens for pool in pools), default=BLOCK_TOKENS)
+        drawn = with_items(drawn, models, block_tokens=block)
     return with_senders(case, drawn) if case.tenants else drawn
 
 
@@ -142,7 +145,8 @@ def simulate(
     from forerun.sim.moe.told import explain as of_experts
     from forerun.sim.power.check import check_row
     from forerun.sim.power.told import noted
-    from forerun.sim.prepare import tiers
+    from forerun.sim.embeddings import check_names
+    from forerun.sim.prepare import embedding_cache, tiers
     from forerun.spec.traces import _turns as turns
     from forerun.techniques import compose
 
@@ -157,6 +161,7 @@ def simulate(
         raise SpecError(*wrong)
     wanted = requests(case)
     check_named(deployment, wanted)
+    check_names(deployment.embedding_cache, wanted)
     edited = compose(deployment)
     pools = _models.served(
         case,
@@ -176,6 +181,7 @@ def simulate(
         place=edited.deployment.place,
         fetch=edited.deployment.fetch,
         tiers=tiers(edited.deployment),
+        embeddings=embedding_cache(edited.deployment),
         gate=edited.deployment.gate,
         responses=edited.deployment.response_cache,
         seed=case.seed,
@@ -231,6 +237,12 @@ def senders(case: Case) -> tuple[Tenant, ...]:
         due_s = inf if goals.ttft_s is None else goals.ttft_s
         out.append(Tenant(name, said.weight, said.slo, due_s))
     return tuple(out)
+
+
+def what_is_shown(wanted: Requests) -> str:
+    """What the items of these requests are."""
+    sound = wanted.item_s is not None and bool(wanted.item_s.any())
+    return "windows of sound" if sound else "images or groups of frames"
 
 
 def mean_lengths(wanted: Requests) -> dict[int, int]:
@@ -414,7 +426,7 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         n, shown = wanted.n_items, int(wanted.n_items.sum())
         tokens = int((n * wanted.item_tokens).sum())
         out["shown"] = (
-            f"{shown:,} images or groups of frames in {int((n > 0).sum()):,} prompts, "
+            f"{shown:,} {what_is_shown(wanted)} in {int((n > 0).sum()):,} prompts, "
             f"{tokens / max(shown, 1):,.0f} tokens each on average"
         )
     if any(pool.role == "prefill" for pool in deployment.pools):
@@ -429,6 +441,10 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         out["adapters"] = adapter_words(deployment.adapters, wanted)
     if deployment.response_cache is not None:
         out["response cache"] = _cache_words(deployment.response_cache)
+    if (cache := deployment.embedding_cache) is not None:
+        room = units.show(cache.capacity_bytes, "bytes")
+        whose = "the fleet" if cache.memory == "fleet" else f"each replica ({cache.memory})"
+        out["embeddings"] = f"{room} kept for {whose}"
     if deployment.techniques:
         out["techniques"] = ", ".join(use.name for use in deployment.techniques)
     if skipped:

@@ -112,6 +112,8 @@ class Metrics:
     items_per_s: Figure
     encoding: Figure
     embeddings_moved_bytes_per_s: Figure
+    embedding_hit: Figure
+    encoder_saved_s: Figure
     response_hit: Figure
     response_wrong: Figure
     response_missed: Figure
@@ -493,6 +495,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "encoders": (
         "items_encoded", "items_per_s", "encoding", "embeddings_moved_bytes_per_s",
+        "embedding_hit", "encoder_saved_s",
     ),
     "responses": ("response_hit", "response_wrong", "response_missed"),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),

@@ -47,6 +47,8 @@ LABELS = {
     "items_per_s": "images or groups of frames",
     "encoding": "time in encoder steps",
     "embeddings_moved_bytes_per_s": "embeddings moved",
+    "embedding_hit": "embeddings found, not computed",
+    "encoder_saved_s": "time of encoders saved",
     "response_hit": "answers given again",
     "response_wrong": "of them another question's",
     "response_missed": "right answers kept and not found",

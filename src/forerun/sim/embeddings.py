@@ -11,6 +11,7 @@ import numpy as np
 from forerun.errors import Problem, SpecError
 from forerun.sim.core import rows_fleet, state
 from forerun.sim.tables import PS
+from forerun.spec.deployment import EmbeddingCache
 from forerun.spec.requests import Requests
 
 
@@ -88,6 +89,14 @@ def told(now: state.State) -> dict[str, int] | None:
         "evicted": int(now.albums.n_evicted.sum()),
         "shared": int(now.albums.shared[0]),
     }
+
+
+def check_names(said: EmbeddingCache | None, requests: Requests) -> None:
+    """Raises SpecError for a cache in which nothing would ever be found."""
+    if said is not None and requests.n_items is not None and requests.item_names is None:
+        what = "finds embeddings by the names of images, and those of these requests have none"
+        fix = "traffic.media.distinct: 1000, or a column image_hashes in the trace"
+        raise SpecError.one("deployment.embedding_cache", what, fix)
 
 
 def check_cache(cache: Cache | None, pools: Sequence[Any], n_regions: int) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "adapter", "deadline_s",
     "workflow", "region", "took_s", "acceptance", "n_items", "item_width", "item_height",
-    "item_units", "item_tokens", "wording", "kept_tokens", "attended_tokens",
+    "item_units", "item_tokens", "item_s", "wording", "kept_tokens", "attended_tokens",
 )  # fmt: skip
 
 #: meta["blocks"] of requests whose block hashes name what stands in a block, not what a prompt
@@ -69,6 +69,7 @@ class Requests:
     item_width, item_height : int64 [N], their size in pixels.
     item_units, item_tokens : int64 [N], what the model's encoder computes for each of them
         (patches), and tokens of the prompt that it becomes; `isl` counts those.
+    item_s    : float64 [N], seconds of each item where it is sound; 0 where it is none.
     item_names, item_starts : int64 [sum], int64 [N+1]: what each item is, -1 for one like no other;
         those of request i are item_names[item_starts[i]:item_starts[i+1]].  Before the model is
         known that of a video stands once, for all of its frames.
@@ -102,6 +103,7 @@ class Requests:
     item_height: np.ndarray | None = None
     item_units: np.ndarray | None = None
     item_tokens: np.ndarray | None = None
+    item_s: np.ndarray | None = None
     item_names: np.ndarray | None = None
     item_starts: np.ndarray | None = None
     kept_tokens: np.ndarray | None = None

@@ -15,7 +15,7 @@ MAX_TOKENS = 2**31 - 1  # the simulator's log holds lengths in 32 bits
 _EXTRA = (
     "priority", "session", "tenant", "model", "adapter", "deadline_s", "workflow", "region",
     "took_s", "acceptance", "wording", "kept_tokens", "attended_tokens", "n_items", "item_width",
-    "item_height", "item_units", "item_tokens",
+    "item_height", "item_units", "item_tokens", "item_s",
 )  # fmt: skip
 _GRAPH = ("successors", "successor_starts", "delay_s")
 
@@ -31,6 +31,7 @@ def build(
     osl: np.ndarray,
     extra: Mapping[str, np.ndarray] | None = None,
     hashes: tuple[np.ndarray, np.ndarray, int] | None = None,
+    items: tuple[np.ndarray, np.ndarray] | None = None,
     skip_bad: bool = False,
     sort: bool = False,
     meta: Mapping[str, Any] | None = None,
@@ -40,6 +41,7 @@ def build(
     arrival : float64 [N] seconds, or int64 [N] nanoseconds of a wall clock (shifted to begin at
               0), or None if the file has no times (all 0, and `meta["arrivals"]` is "absent").
     isl, osl: float64 [N] as read.  hashes: block_hashes, block_starts, hash_tokens.
+    items: item_names, item_starts.
     Raises TraceError naming all bad rows, unless skip_bad, which drops and counts them and sorts.
     """
     extra = dict(extra or {})
@@ -99,6 +101,8 @@ def build(
     )  # fmt: skip
     blocks = take_blocks(whole, kept) if hashes else (None, None)
     columns: dict[str, Any] = {name: extra[name][kept] for name in _EXTRA if name in extra}
+    if items is not None:
+        columns["item_names"], columns["item_starts"] = take_lists(*items, kept)
     return Requests(
         arrival_s=picked.astype(np.float64),
         isl=isl[kept].astype(np.int64),
