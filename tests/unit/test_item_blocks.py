@@ -107,9 +107,7 @@ def test_two_prompts_share_a_block_exactly_when_all_before_its_end_is_the_same(s
 
 def test_popular_images_come_more_often_and_videos_keep_their_length():
     traffic = Traffic(n_requests=4000, rate_per_s=10, isl=50, osl=10)
-    images = traffic.model_copy(
-        update={"media": Media(n=2, size="224x224", distinct=50, skew=1.0)}
-    )
+    images = traffic.model_copy(update={"media": Media(n=2, size="224x224", distinct=50, skew=1.0)})
     got = with_items(requests_of(images, seed=1), VL)
     count = np.bincount(got.item_names, minlength=50)
     expected = len(got.item_names) / np.arange(1, 51) / (1 / np.arange(1, 51)).sum()

@@ -142,10 +142,10 @@ def simulate(
     from forerun.sim.control.cold import cold_starts
     from forerun.sim.control.drive import Control, is_controlled, with_rows
     from forerun.sim.control.shares import Shares, is_shared
+    from forerun.sim.embeddings import check_names
     from forerun.sim.moe.told import explain as of_experts
     from forerun.sim.power.check import check_row
     from forerun.sim.power.told import noted
-    from forerun.sim.embeddings import check_names
     from forerun.sim.prepare import embedding_cache, tiers
     from forerun.spec.traces import _turns as turns
     from forerun.techniques import compose

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor, sqrt
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,7 @@ def sound(
         return n * windows, np.full(len(n), whole), np.full(len(n), whole // a.merge)
     if (seconds > a.window_s).any():
         what = f"hears {a.window_s:g} s at a time, and some sound is {seconds.max():g} s long"
-        raise SpecError.one(where, what, f"audio_s of at most {a.window_s:g}")
+        raise SpecError.one(where, what, f"sound of at most {a.window_s:g} s")
     tokens = np.maximum(1, np.floor(seconds * a.rate / a.merge)).astype(np.int64)
     return n, np.full(len(n), whole), tokens
 
@@ -97,7 +98,12 @@ def with_items(
     images have names and text has none.  Raises SpecError as `item` does.
     """
     if requests.n_items is None or not requests.n_items.any():
-        bare = {"n_items": None, "item_units": None, "item_tokens": None, "item_s": None}
+        bare: dict[str, Any] = {
+            "n_items": None,
+            "item_units": None,
+            "item_tokens": None,
+            "item_s": None,
+        }
         return replace(requests, **bare, item_names=None, item_starts=None)
     n, wide, high = requests.n_items.copy(), requests.item_width, requests.item_height
     zero = np.zeros(len(requests), dtype=np.int64)
@@ -141,7 +147,7 @@ def with_items(
     return with_blocks(whole, block_tokens)
 
 
-def _named(requests: Requests, n: np.ndarray) -> dict[str, np.ndarray]:
+def _named(requests: Requests, n: np.ndarray) -> dict[str, Any]:
     """item_names and item_starts of n items each, where one name stood for several: the groups of a
     video's frames, the windows of a sound."""
     names, starts = requests.item_names, requests.item_starts

@@ -166,7 +166,6 @@ class Audio(Spec):
     pooled: bool = False  # ... as their mean; else side by side
     chunked: bool = False  # longer sound is several windows
     projector: tuple[int, ...] = ()  # widths between its layers; none: a single product
-    gated: bool = False  # half of the projector's first layer gates the other
     params: int | None = None  # with the projector; None when not known
 
     @property

@@ -46,8 +46,8 @@ def with_media(requests: Requests, media: Media, *, seed: int) -> Requests:
         "item_width": wide[which],
         "item_height": high[which],
     }
-    if media.audio_s is not None:
-        columns["item_s"] = draw_tokens(media.audio_s, draw, n)
+    if media.audio is not None:
+        columns["item_s"] = draw_tokens(media.audio, draw, n)
     if media.distinct is not None:
         columns |= _names(media, columns, which, stream(seed, "which media"))
     if media.patches is not None and media.tokens is not None:
@@ -81,8 +81,8 @@ def _names(
         frames = np.ceil(draw_tokens(media.seconds, draw, distinct) * media.fps).astype(np.int64)
         out["n_items"] = n_items.copy()
         out["n_items"][shows] = frames[k[first[shows]]]
-    if media.audio_s is not None:
-        lengths = draw_tokens(media.audio_s, draw, distinct)
+    if media.audio is not None:
+        lengths = draw_tokens(media.audio, draw, distinct)
         out["item_s"] = columns["item_s"].copy()
         out["item_s"][shows] = lengths[k[first[shows]]]
         # all pieces of a prompt are as long as its first, so one name goes with its length

@@ -167,10 +167,11 @@ def _item_names(
         raise TraceError.one(str(path), what, "one for each image, or none")
     codes: dict[str, int] = {}
     numbers = [[codes.setdefault(word, len(codes)) for word in cell] for cell in cells]
-    unnamed = [[-1] * int(n) if not c else numbers[k]
-               for k, c, n in zip(which.tolist(), count.tolist(), shown.tolist(), strict=True)]  # fmt: skip
-    flat = [k for row in unnamed for k in row]
-    starts = np.concatenate([[0], np.cumsum([len(row) for row in unnamed])]).astype(np.int64)
+    rows = [
+        numbers[k] or [-1] * int(n) for k, n in zip(which.tolist(), shown.tolist(), strict=True)
+    ]
+    flat = [k for row in rows for k in row]
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
     return np.array(flat, dtype=np.int64), starts
 
 
