@@ -4,6 +4,7 @@ in a step."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from forerun.errors import ShapeError
 from forerun.ops.attention import Attention
@@ -103,7 +104,7 @@ def _hears(model: Model, tp: int, dtype: Dtype, add: Add) -> int:
     )  # fmt: skip
     add("last_norm", _norm(D, a), 1, HEAD)
     ends = (D if s.pooled else D * s.merge, *s.projector, model.hidden)
-    for k, (wide, narrow) in enumerate(zip(ends, ends[1:], strict=False)):
+    for k, (wide, narrow) in enumerate(pairwise(ends)):
         if k:
             add(f"projector.act{k}", activation(wide, gated=False, act_bytes=a), 1, HEAD, s.merge)
         add(f"projector.{k}", Matmul(narrow, wide, dtype, a), 1, HEAD, s.merge)

@@ -1,4 +1,4 @@
-"""Encoders of images and sound ready to run: in front of the model on its replicas, or in pools of their own."""
+"""Encoders of images and sound, ready to run in front of the model or in pools of their own."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 from forerun.spec.hf_fields import Fields
@@ -46,7 +47,7 @@ def audio(config: Mapping[str, Any], *, hidden: int, say: Callable[[str], None])
     layer = 4 * d * d + 3 * d + 2 * d * inter + inter + d + 4 * d
     ends = (d if pooled else d * merge, *projector, hidden)
     bias = hidden if family == "qwen2_audio" else 0
-    join = sum(a * b for a, b in zip(ends, ends[1:], strict=False)) + bias
+    join = sum(a * b for a, b in pairwise(ends)) + bias
     return Audio(
         n_layers=layers,
         hidden=d,
