@@ -61,9 +61,7 @@ def grids(found: Grids, pools: Sequence[Served]) -> Grids:
     """Intensities of grids by pool, as intensities by row: lanes of a pool have names of theirs."""
     if not isinstance(found, dict):
         return found
-    return {
-        served.pool.name: found[name] for served, name in zip(pools, homes(pools), strict=True)
-    }
+    return {served.pool.name: found[name] for served, name in zip(pools, homes(pools), strict=True)}
 
 
 def homes(pools: Sequence[Served]) -> list[str]:

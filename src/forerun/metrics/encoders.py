@@ -56,9 +56,9 @@ def told(part: View) -> list[str]:
     busy = float(log.replicas["busy_ps"][done["n_items"] > 0].sum()) * PS
     rest = "" if apart.any() else f", {text(ratio(busy_s, busy), 'share')} of the busy time there"
     return [
-        f"Encoders computed {plural(items, 'item')} (images, groups of frames, windows of sound) of "
-        f"{patches:,.0f} patches (or 20 ms) on average {where}: {text(busy_s / items, 's')} of steps "
-        f"each{rest}.",
+        f"Encoders computed {plural(items, 'item')} (images, groups of frames, windows of sound) "
+        f"of {patches:,.0f} patches (or 20 ms) on average {where}: "
+        f"{text(busy_s / items, 's')} of steps each{rest}.",
         *_kept(part),
     ]
 
