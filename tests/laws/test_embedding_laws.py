@@ -7,13 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fleets import assert_laws, assert_same, pool, serve
+from flows import woven
 from seeing import encoder, in_front, looking, naming, seeing_fleets
 from serving import PS, table
 from test_encoder_laws import disturbed, step_ps
 
 from forerun.errors import SpecError
+from forerun.sim.core import arrivals, rows_request, state
 from forerun.sim.embeddings import Cache
 from forerun.spec.requests import Requests
+from forerun.spec.workload import Client
 
 CACHES = {
     "own": Cache(20e3),
@@ -208,3 +211,29 @@ def test_mistakes_are_sentences():
             shown([[1]]), in_front([pool()]), embeddings=CACHES["of the fleet"],
             way_s=((0, 0.1), (0.1, 0)),
         )  # fmt: skip
+
+
+def test_a_released_arrival_keeps_every_field():
+    one, other = (state.rows(1, rows_request.ARRIVAL)[0] for _ in range(2))
+    for k, name in enumerate(rows_request.ARRIVAL.names):
+        one[name] = k + 1
+    getattr(arrivals._copy, "py_func", arrivals._copy)(other, one)
+    assert one.item() == other.item()
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_requests_that_are_released_or_sent_again_show_their_own_images(cache):
+    """What no two requests share is never found but by the request itself, sent again."""
+    client = Client(first_token_s=0.15, hedge_s=0.05, retries=2, retry_on=("timeout", "failure"))
+    for seed in range(2):
+        plain = looking(seed, 60, isl=60)
+        own = np.arange(int(plain.n_items.sum()))
+        starts = np.concatenate([[0], np.cumsum(plain.n_items)])
+        plain = replace(plain, item_names=own, item_starts=starts)
+        for pools in fleets().values():
+            for requests in (plain, woven(plain, seed)):
+                log = both_ways(requests, pools, embeddings=CACHES[cache], seed=3)
+                assert not log.encodes["n_found"].any()
+                both_ways(requests, pools, embeddings=CACHES[cache], client=client, seed=3)
+            closed = serve(plain, pools, embeddings=CACHES[cache], concurrency=4, seed=3)
+            assert not closed.log_so_far().encodes["n_found"].any()
