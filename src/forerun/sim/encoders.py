@@ -82,7 +82,9 @@ def in_front(model: Model, pool: Pool, device: Device, units_most: int) -> tuple
     fitted = engine_fit.on_pool(engine_fit.of_pool(pool), model.name, pool)
     graph = lower_encoder(model, fitted)
     most = budget(model, fitted, units_most)
-    stepping = {"max_num_batched_tokens": most, "max_num_seqs": 1, "speculation": None}
+    stepping = {
+        "max_num_batched_tokens": most, "max_num_seqs": 1, "speculation": None, "tuning": None,
+    }  # fmt: skip
     idle = pool.model_copy(
         update={
             "name": f"{pool.name} encoder",

@@ -336,6 +336,7 @@ def begin_step(state, i, t, ps, n_items, units):
     replica.left_waiting = replica.n_waiting + replica.n_parked + replica.n_apart
     replica.in_step = replica.n_seqs = replica.chunk = replica.past = 0
     replica.depth = replica.draft_tokens = 0
+    replica.n_adapters = replica.n_adapted = replica.n_tune = replica.tune_added_ps = 0
     replica.n_encoding, replica.encoding = n_items, units
     return t + ps
 
