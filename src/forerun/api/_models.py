@@ -108,15 +108,17 @@ def _of_pool(
     asked = list(asked_models(case).values())
     models = [catalog.model(asked[m].model) for m in numbers]
     device = catalog.device(pool.device)
+    cache = edited.deployment.embedding_cache
+    kept = cache.capacity_bytes if cache is not None and cache.memory == "device" else 0.0
     if pool.role == "encode":
         if len(numbers) > 1:
             what = "models whose images are encoded cannot take turns"
             raise SpecError.one(f"deployment.pools.{pool.name}.models", what, "a pool for each")
-        row = encoders.alone(models[0], pool, device, items.get(numbers[0], 0))
+        row = encoders.alone(models[0], pool, device, items.get(numbers[0], 0), kept)
         return [[replace(row, model=numbers[0])]]
     # where another pool encodes, nobody else keeps the encoder's weights
     models = [
-        model.model_copy(update={"vision": None}) if m in apart else model
+        model.model_copy(update={"vision": None, "audio": None}) if m in apart else model
         for m, model in zip(numbers, models, strict=True)
     ]
     sizes = [measure(model, pool, device).weights_bytes for model in models]
@@ -131,6 +133,7 @@ def _of_pool(
         encoder, taken = None, 0.0
         if m in items and m not in apart and pool.role != "decode":
             encoder, taken = encoders.in_front(model, pool, device, items[m])
+            taken += kept
         rows = prepare(
             model,
             alone,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 def requests(case: Case) -> Requests:
     """The requests of the case's traffic, drawn with its seed or read from its trace."""
+    from forerun.spec.item_blocks import BLOCK_TOKENS
     from forerun.spec.items import with_items
     from forerun.spec.traces.draw import requests_of
     from forerun.spec.traces.mix import mixed
@@ -48,7 +49,9 @@ def requests(case: Case) -> Requests:
         drawn = with_regions(drawn, traffic, case.regions, seed=case.seed)
     if drawn.n_items is not None:
         models = [catalog.model(asked.model) for asked in _models.asked_models(case).values()]
-        drawn = with_items(drawn, models)
+        pools = case.deployment.pools if case.deployment is not None else ()
+        block = max((pool.engine.block_tokens for pool in pools), default=BLOCK_TOKENS)
+        drawn = with_items(drawn, models, block_tokens=block)
     return with_senders(case, drawn) if case.tenants else drawn
 
 
@@ -138,10 +141,11 @@ def simulate(
     from forerun.sim.control.cold import cold_starts
     from forerun.sim.control.drive import Control, is_controlled, with_rows
     from forerun.sim.control.shares import Shares, is_shared
+    from forerun.sim.embeddings import check_names
     from forerun.sim.moe.told import explain as of_experts
     from forerun.sim.power.check import check_row
     from forerun.sim.power.told import noted
-    from forerun.sim.prepare import tiers
+    from forerun.sim.prepare import embedding_cache, tiers
     from forerun.spec.traces import _turns as turns
     from forerun.techniques import compose
 
@@ -156,6 +160,7 @@ def simulate(
         raise SpecError(*wrong)
     wanted = requests(case)
     check_named(deployment, wanted)
+    check_names(deployment.embedding_cache, wanted)
     edited = compose(deployment)
     pools = _models.served(
         case,
@@ -175,6 +180,7 @@ def simulate(
         place=edited.deployment.place,
         fetch=edited.deployment.fetch,
         tiers=tiers(edited.deployment),
+        embeddings=embedding_cache(edited.deployment),
         gate=edited.deployment.gate,
         responses=edited.deployment.response_cache,
         seed=case.seed,

@@ -87,6 +87,12 @@ def _cache_words(cache: ResponseCache) -> str:
     return "; ".join([words(cache), f"lookup {units.show(cache.lookup_s, 'time')}", *own])
 
 
+def what_is_shown(wanted: Requests) -> str:
+    """What the items of these requests are."""
+    sound = wanted.item_s is not None and bool(wanted.item_s.any())
+    return "windows of sound" if sound else "images or groups of frames"
+
+
 def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[str, str]:
     """What was asked and what was deployed, label by label, for a report."""
     from forerun import units
@@ -112,7 +118,7 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         n, shown = wanted.n_items, int(wanted.n_items.sum())
         tokens = int((n * wanted.item_tokens).sum())
         out["shown"] = (
-            f"{shown:,} images or groups of frames in {int((n > 0).sum()):,} prompts, "
+            f"{shown:,} {what_is_shown(wanted)} in {int((n > 0).sum()):,} prompts, "
             f"{tokens / max(shown, 1):,.0f} tokens each on average"
         )
     if any(pool.role == "prefill" for pool in deployment.pools):
@@ -127,6 +133,10 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         out["adapters"] = adapter_words(deployment.adapters, wanted)
     if deployment.response_cache is not None:
         out["response cache"] = _cache_words(deployment.response_cache)
+    if (cache := deployment.embedding_cache) is not None:
+        room = units.show(cache.capacity_bytes, "bytes")
+        whose = "the fleet" if cache.memory == "fleet" else f"each replica ({cache.memory})"
+        out["embeddings"] = f"{room} kept for {whose}"
     if deployment.techniques:
         out["techniques"] = ", ".join(use.name for use in deployment.techniques)
     if skipped:

@@ -128,6 +128,8 @@ def _model_rows(found: Any) -> Iterable[Row]:
         yield _row("quantization", _part(found.quantization), config)
     if found.vision:
         yield _row("vision", _part(found.vision), config)
+    if found.audio:
+        yield _row("audio", _part(found.audio), config)
 
 
 def _kv(found: Any) -> str:

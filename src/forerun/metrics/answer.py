@@ -74,6 +74,8 @@ class Metrics:
     items_per_s: Figure
     encoding: Figure
     embeddings_moved_bytes_per_s: Figure
+    embedding_hit: Figure
+    encoder_saved_s: Figure
     response_hit: Figure
     response_wrong: Figure
     response_missed: Figure

@@ -25,6 +25,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "encoders": (
         "items_encoded", "items_per_s", "encoding", "embeddings_moved_bytes_per_s",
+        "embedding_hit", "encoder_saved_s",
     ),
     "responses": ("response_hit", "response_wrong", "response_missed"),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),

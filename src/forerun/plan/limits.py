@@ -68,6 +68,7 @@ def _of_deployment(source: Deployment) -> list[Problem]:
         "kv_tiers": bool(source.kv_tiers),
         "adapters": source.adapters is not None,
         "response_cache": source.response_cache is not None,
+        "embedding_cache": source.embedding_cache is not None,
         "gate": source.gate.name != "everyone",
         "power": source.power is not None,
         "rebalance": source.rebalance is not None,

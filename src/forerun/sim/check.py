@@ -115,16 +115,17 @@ def _beside_images(pools: Sequence[Served], again: Sequence[bool], cached: bool)
     if cached:
         what = "an answer is given again by a text, and images are no text"
         problems.append(Problem("deployment.response_cache", what, drop))
-    if any(served.adapters is not None for served in pools):
-        what = "adapters are not yet combined with images"
-        problems.append(Problem("deployment.adapters", what, drop))
+    apart = any(served.pool.role == "encode" and served.n_blocks > 0 for served in pools)
+    if apart and any(served.adapters is not None for served in pools):
+        what = "adapters are not yet combined with pools that encode"
+        problems.append(Problem("deployment.adapters", what, "no pool with role: encode"))
     for served, asked in zip(pools, again, strict=True):
         where = f"deployment.pools.{served.pool.name}"
         if not served.pool.replicas:
             continue
-        if served.pool.engine.tuning is not None:
-            what = "fine-tuning is not yet combined with images"
-            problems.append(Problem(f"{where}.engine.tuning", what, drop))
+        if served.pool.role == "encode" and served.pool.engine.tuning is not None:
+            what = "a pool that encodes has no model to tune"
+            problems.append(Problem(f"{where}.engine.tuning", what, "tuning in other pools"))
         if served.block is not None and served.lane == 0:
             what = "encoders are not yet priced on a share of SMs"
             problems.append(Problem(f"{where}.sm_share", what, drop))

@@ -153,9 +153,9 @@ def assumed(
         )
     if any(served.pool.role == "encode" for served in pools):
         out.append(
-            "images and video stand at the start of their prompts, all of a request the same size; "
-            "reading and resizing them is not priced; their embeddings stay with a request until "
-            "it ends or its replica fails"
+            "images, video and sound stand at the start of their prompts, all of a request the "
+            "same size; reading and resizing them is not priced; their embeddings stay with a "
+            "request until it ends or its replica fails"
         )
     if tiers:
         out.append(

@@ -8,6 +8,7 @@ import numpy as np
 
 from forerun.errors import SpecError
 from forerun.sim import calls
+from forerun.sim import embeddings as embedding_room
 from forerun.sim import responses as response_room
 from forerun.sim import tables as table_arrays
 from forerun.sim.check import check_caps, check_items
@@ -72,6 +73,10 @@ class Intake(Settings):
             check_items(self.pools, requests)
             rows.n_items, rows.item_units = requests.n_items, requests.item_units
             rows.item_tokens = requests.item_tokens
+            if self.embeddings is not None:
+                more = embedding_room.named(self._state, self._item_numbers, requests)
+                rows.item_at = more.pop("at")
+                self._put(**more)
             self._has_items = True
         self._name_prefixes(rows, requests)
         self._cap(rows, requests)

@@ -26,6 +26,7 @@ from forerun.ops.lower import lower
 from forerun.sim import drafts, lanes
 from forerun.sim.adapters import fitting
 from forerun.sim.control.experts import with_levels
+from forerun.sim.embeddings import Cache
 from forerun.sim.moe.check import check_experts
 from forerun.sim.moe.rows import rows_of
 from forerun.sim.power.check import check_pool
@@ -225,6 +226,19 @@ def tiers(deployment: Deployment) -> tuple[Tier, ...]:
             )
         )
     return tuple(out)
+
+
+def embedding_cache(deployment: Deployment) -> Cache | None:
+    """The deployment's cache of embeddings with the rate of its link."""
+    said = deployment.embedding_cache
+    if said is None:
+        return None
+    rate, latency_s = said.bandwidth_bytes_per_s, said.latency_s
+    if said.link is not None:
+        link = catalog.link(said.link)
+        rate = link.bandwidth_bytes_per_s if rate is None else rate
+        latency_s = link.latency_s if latency_s is None else latency_s
+    return Cache(said.capacity_bytes, said.memory == "fleet", rate, latency_s or 0.0)
 
 
 def port(pool: Pool, device: Device) -> tuple[float, float]:

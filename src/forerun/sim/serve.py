@@ -10,6 +10,7 @@ import numpy as np
 
 from forerun.errors import SpecError
 from forerun.sim import calls
+from forerun.sim import embeddings as embedding_room
 from forerun.sim import responses as response_room
 from forerun.sim.collect import (
     assumed,
@@ -186,6 +187,7 @@ class Server(Intake):
                     if served.pool.role == "encode" and served.n_blocks > 0
                 ),
                 "hash_tokens": self.hash_tokens,
+                "embeddings": embedding_room.told(self._state),
                 "tuning": [served.pool.engine.tuning for served in self.pools],
                 "models": tuple(self.models),
                 "tenants": tuple(self.tenants),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from forerun.errors import SpecError
+from forerun.sim import embeddings as embedding_room
 from forerun.sim import policy as policy_room
 from forerun.sim.check import (
     check_adapters,
@@ -69,6 +70,7 @@ class Settings:
     tiers: Sequence[Tier] = ()  # below the replicas' memory, the nearest first
     gate: Policy | Callable[..., Any] = EVERYONE
     responses: ResponseCache | None = None  # answers kept in front, given again
+    embeddings: embedding_room.Cache | None = None  # kept of what has been encoded
     seed: int = 0
     log: str = "full"
     leap: bool = True
@@ -89,6 +91,7 @@ class Settings:
         self._check()
         self._kept: list[Batches] = []
         self._has_items = False
+        self._item_numbers: dict[int, int] = {}
         self.pool_of_replica = pool_of_replica(self.pools)
         self._state = new_state(
             self.pools,
@@ -120,6 +123,7 @@ class Settings:
                 gated=self._found["gate"][0].name != EVERYONE.name,
                 way_s=self.way_s,
                 responses=self.responses,
+                embeddings=self.embeddings,
             ),
         )
         self._asked: list[Requests] = []
@@ -162,6 +166,7 @@ class Settings:
         check_tiers(self.pools, self.tiers, self.hash_tokens)
         check_models(self.pools)
         check_regions(self.pools, self.way_s)
+        embedding_room.check_cache(self.embeddings, self.pools, len(self.way_s))
         check_adapters(self.pools)
         check_tuning(self.pools)
 

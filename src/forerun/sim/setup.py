@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from forerun.cost.table import CostTable
-from forerun.sim import responses
+from forerun.sim import embeddings, responses
 from forerun.sim import tables as table_arrays
 from forerun.sim import tiers as tier_arrays
 from forerun.sim.adapters import Fitting, adapter_arrays, fill_adapters
 from forerun.sim.core import rows_fleet, rows_log, rows_request, signatures, state
 from forerun.sim.core.order import NEVER
+from forerun.sim.embeddings import Cache
 from forerun.sim.speculation import Drafting, draft_arrays
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Pool, ResponseCache
@@ -97,6 +98,7 @@ class Options:
     client: Client | None = None
     gated: bool = False  # a policy says who is let in
     responses: ResponseCache | None = None
+    embeddings: Cache | None = None  # kept of what has been encoded
     go_on: bool = False  # successors of a request that gave no answer are sent all the same
     way_s: Sequence[Sequence[float]] = ((0.0,),)  # one way between regions
 
@@ -130,6 +132,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     load = np.zeros((signatures.LOAD_FIELDS, n), dtype=np.int64)
     load[signatures.POOL] = pool_of
     load[signatures.KV_CAPACITY] = engines.n_blocks[pool_of]
+    embeddings.join(options.embeddings, engines, replicas)
     engines.speed = _speeds(pools)
     load[signatures.SPEED] = engines.speed[pool_of]
     load[signatures.REPLICA] = np.arange(n)
@@ -201,6 +204,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         lines=state.rows(0, rows_fleet.LINE),
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
         **adapter_arrays(fittings, n),
+        **embeddings.arrays(options.embeddings, n),
         **_turns(pools, pool_of, serves),
         lanes=state.rows(n, rows_fleet.LANE),
         replicas=replicas,

@@ -101,13 +101,20 @@ class Media(Spec):
 
     `share` of the requests have some: `n` images each, or `seconds` of video at `fps` frames a
     second.  They are `size` pixels, one or several sizes with their weights; the model says how
-    many patches and tokens that is, or `patches` and `tokens` of an item say it (audio, too).
+    many patches and tokens that is, or `patches` and `tokens` of an item say it.  `audio` is
+    sound in place of pictures: n pieces, each so many seconds long.
+
+    With `distinct` prompts show some of so many images (videos, pieces of sound) of each size, the
+    k-th with weight 1 / (k + 1) ** skew: prefix caching and caches of embeddings know them again.
     """
 
     share: float = Field(default=1.0, gt=0, le=1)
     n: Lengths = Lengths(mean=1)
     seconds: Lengths | None = None
     fps: float = Field(default=2.0, gt=0)
+    audio: Lengths | None = None
+    distinct: int | None = Field(default=None, ge=1, le=1_000_000)
+    skew: float = Field(default=1.0, ge=0)  # Zipf's exponent; 0: all as often
     size: dict[str, float] = {}  # {"1280x720": 0.7, "336x336": 0.3}
     patches: int | None = Field(default=None, ge=1)
     tokens: int | None = Field(default=None, ge=1)
@@ -118,7 +125,7 @@ class Media(Spec):
         if not isinstance(data, dict):
             return data
         data = dict(data)
-        for key in ("n", "seconds"):
+        for key in ("n", "seconds", "audio"):
             if isinstance(data.get(key), (int, float)):
                 data[key] = {"kind": "fixed", "mean": data[key]}
         if isinstance(data.get("size"), str):
@@ -129,7 +136,9 @@ class Media(Spec):
     def _sized(self) -> Media:
         if (self.patches is None) != (self.tokens is None):
             raise ValueError("patches and tokens of an item are given together")
-        if not self.size and self.patches is None:
+        if self.audio is not None and (self.size or self.patches or self.seconds):
+            raise ValueError("audio is sound alone: drop size, seconds, patches and tokens")
+        if not self.size and self.patches is None and self.audio is None:
             raise ValueError("gives neither a size, as in size: 1280x720, nor patches and tokens")
         for name, weight in self.size.items():
             sides = name.split("x")

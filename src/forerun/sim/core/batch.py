@@ -225,6 +225,8 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         here = prefix.leading(state, i, r)  # prefix blocks
         coming = comes(state, i, r, here)
         have = here * state.clock[0].hash_tokens + coming
+        found = encode.found(state, i, r) if request.stage == ENCODING else 0
+        have += found * request.item_units if found > 0 else 0
         brings = request.stage == EMBEDDED
         up = brings or (coming > 0 and request.source < 0)
         if up and replica.n_running + replica.n_coming >= engine.max_seqs:
@@ -275,7 +277,9 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         elif request.source >= 0:
             fetch.pull(state, i, r, footprint - shared * b, t)
         elif not up:
-            lists.note_reuse(request, have)
+            if request.stage == ENCODING:
+                encode.take_found(state, i, r, found)
+            lists.note_reuse(request, have if request.stage != ENCODING else 0)
             request.n_computed = have
             lists.start_running(state, i, r, t)
             lists.join_chunks(state, i, r)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from forerun.sim.core import (
     adapters,
     decoders,
+    embeddings,
     failures,
     fair,
     fetch,
@@ -66,6 +67,7 @@ def obey(state, t):
         if command.value == 1:
             tiers.fall(state, i)
             adapters.fall(state, i)
+            embeddings.fall(state, i)
         restrict(state)
         if clock.tunes == 1:
             wake(state, i, t)

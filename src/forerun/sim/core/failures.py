@@ -9,6 +9,7 @@ from forerun.sim.core import (
     adapters,
     attempts,
     decoders,
+    embeddings,
     encode,
     front,
     heaps,
@@ -51,13 +52,14 @@ def fail(state, i, t, lose):
             began = complete(state, i, k)
         totals.lost_ps += t - began
         replica.n_steps = 0
-        replica.chunk = replica.encoding = 0
+        replica.chunk = replica.encoding = replica.n_encoding = 0
         heaps.reschedule(state, i, NEVER)
     stop_transfers(state, i, t)
     forget_sources(state, i, t)
     empty(state, i, t, lose)
     tiers.fall(state, i)
     adapters.fall(state, i)
+    embeddings.fall(state, i)
 
 
 @jit

@@ -186,7 +186,7 @@ def reach(state, r, t):
     if request.aborted == 1:
         lists.write_done(state, -1, r, t, ABORTED)
         lists.free(state, r)
-    elif takes(state, i, PREFILL, request.model):
+    elif takes(state, i, ENCODE if request.stage == ENCODING else PREFILL, request.model):
         deliver(state, i, r, t)
     else:
         send(state, r, t)

@@ -67,6 +67,9 @@ REPLICA = np.dtype(
         ("n_tune", "i8"),  # tuning tokens in each step ...
         ("tune_added_ps", "i8"),  # ... and the time they add to it
         ("last_tenant", "i8"),  # whose queue was the last to become empty; -1 none yet
+        ("album", "i8"),  # where it looks for embeddings before it encodes; -1: nowhere
+        ("n_encoding", "i8"),  # items in the step, when it is one of the encoder ...
+        ("n_missed", "i8"),  # ... and those of them that are computed
     ],
     align=True,
 )
@@ -153,9 +156,34 @@ ENCODES = np.dtype(
         ("n_items", "i8"),  # images, pairs of frames, stretches of audio ...
         ("n_units", "i8"),  # ... and what of them was computed
         ("busy_ps", "i8"),  # of the encoder's steps
+        ("n_asked", "i8"),  # items that were looked for where embeddings are kept ...
+        ("n_found", "i8"),  # ... and found, ...
+        ("spared_ps", "i8"),  # ... which steps would have taken so much longer without
+        ("read_ps", "i8"),  # until what was found was read, beside what else the step did
     ],
     align=True,
 )
+
+#: a cache of embeddings
+ALBUM = np.dtype(
+    [
+        ("most_bytes", "i8"),
+        ("n_bytes", "i8"),
+        ("peak_bytes", "i8"),
+        ("n", "i8"),  # embeddings kept
+        ("n_evicted", "i8"),
+        ("oldest", "i8"),  # linked by use
+        ("newest", "i8"),
+        ("shared", "i8"),  # 1: of the fleet, else of one replica
+        ("bytes_per_ps", "f8"),  # by which it is read; 0: where it is needed
+        ("latency_ps", "i8"),
+        ("free_ps", "i8"),  # when the last reading has its bytes
+    ],
+    align=True,
+)
+
+#: an item in a cache of embeddings; n_bytes is 0 where it is not kept
+PICTURE = np.dtype([("n_bytes", "i8"), ("prev", "i8"), ("next", "i8")], align=True)
 
 #: a tenant of the whole fleet: what a token counts for it, in millionths over its weight, and when
 #: its first tokens are due after sending (NEVER when not said)

@@ -29,6 +29,7 @@ ARRIVAL = np.dtype(
         ("item_tokens", "i8"),  # ... and tokens of the prompt that come of it
         ("most_kept", "i8"),  # its own caps: of KV tokens in memory ...
         ("most_read", "i8"),  # ... and of those that decoding reads; NO_CAP
+        ("item_at", "i8"),  # the first of its items in `items`
     ],
     align=True,
 )
@@ -176,6 +177,7 @@ LIVE = np.dtype(
         ("item_tokens", "i8"),
         ("n_encoded", "i8"),  # the first so many of its items are encoded, or need not be
         ("encoding", "i8"),  # items of it in the encoder's step under way
+        ("item_at", "i8"),
     ],
     align=True,
 )

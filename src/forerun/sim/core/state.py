@@ -14,6 +14,7 @@ import numpy as np
 
 from forerun.sim.core.rows_fleet import (
     ADAPTER,
+    ALBUM,
     ANSWER,
     ENCODES,
     ENGINE,
@@ -23,6 +24,7 @@ from forerun.sim.core.rows_fleet import (
     LINE,
     LOADS,
     OFFER,
+    PICTURE,
     PORT,
     REPLICA,
     SHELF,
@@ -161,6 +163,9 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "block_bytes": (I8, 2),  # [P, K], the same of load_bytes
     "loads": (LOADS, 1),  # [R]
     "encodes": (ENCODES, 1),  # [R]
+    "items": (I8, 1),  # of the prompts in `arrivals`, by number; -1 for one without a name
+    "albums": (ALBUM, 1),  # [C]
+    "pictures": (PICTURE, 2),  # [C, items with a name]
     "adapters": (ADAPTER, 1),  # [A]
     "slots": (SLOT, 2),  # [R, A]
     "fitted": (FITTED, 1),  # [R]
@@ -251,5 +256,6 @@ def new_replicas(pool_of_replica):
         replicas[link] = -1
     replicas.accepts = 1
     replicas.partner, replicas.memory = -1, np.arange(n)
+    replicas.album = -1
     replicas.next_pool = pool_of_replica
     return replicas

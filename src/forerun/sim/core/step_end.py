@@ -61,8 +61,6 @@ def write_leap(state, i, k):
     while r >= 0:
         if state.live[r].chunk > 0:
             n_chunks += state.live[r].chunk // state.live[r].item_units if encodes else 1
-        if replica.encoding > 0 and state.live[r].n_items > 0:
-            n_chunks += state.live[r].encoding
         r = state.live[r].chunk_next
     row.n_chunks = n_chunks
     row.ctx = replica.ctx if replica.in_step > 0 else 0
@@ -76,8 +74,9 @@ def write_leap(state, i, k):
     row.draft_tokens = replica.draft_tokens
     row.n_tuned = replica.n_tune
     row.n_adapters, row.n_adapted = replica.n_adapters, replica.n_adapted
-    if replica.encoding > 0:  # its row is that of the encoder
+    if replica.n_encoding > 0:  # its row is that of the encoder
         row.n_tokens = row.chunk = replica.encoding
+        row.n_chunks = replica.n_missed
     row.scored = row.n_scored = row.n_picking = 0
     if replica.in_step > 0:
         row.scored, row.n_scored = replica.scored, replica.n_scored
@@ -134,9 +133,10 @@ def complete(state, i, k):
             lists.end_running(state, i, r, t, FINISHED)
         else:
             decoders.await_next_change(state, i, r)
-    if replica.chunk > 0:
+    reads = replica.n_encoding > 0 and state.engines[replica.pool].role == ENCODE
+    if replica.chunk > 0 or reads:
         complete_chunks(state, i, k, t)
-    if replica.encoding > 0:
+    if replica.n_encoding > 0:
         encode.settle(state, i)
     replica.n_steps = 0
     replica.chunk = 0
@@ -156,7 +156,7 @@ def pass_steps(state, i, k):
     totals = state.totals[i]
     t = replica.start_ps + span(replica.first_ps, replica.slope_ps, k)
     totals.busy_ps += t - replica.start_ps
-    if replica.encoding > 0:
+    if replica.n_encoding > 0:
         state.encodes[i].busy_ps += t - replica.start_ps
     totals.n_steps += k
     totals.n_tokens += k * (replica.in_step + replica.chunk) + replica.n_draft
@@ -217,7 +217,7 @@ def complete_chunks(state, i, k, t):
             request.n_blocks += extra
             take(state, i, extra)
         prefix.publish(state, i, r)
-        if tokens > 0 and request.n_computed == request.n_known:
+        if (tokens > 0 or request.encoding > 0) and request.n_computed == request.n_known:
             lists.unlink_chunk(state, i, r)
             if request.stage == ENCODING:
                 if request.aborted == 1:
@@ -264,7 +264,7 @@ def let_go(state, i, r, t):
     replica = state.replicas[i]
     lists.unlink_running(state, i, r)
     if request.stage == ENCODING:
-        encode.finish(request)
+        encode.finish(state, i, r)
     else:
         request.n_known = request.n_computed
     request.source, request.left_ps = i, t

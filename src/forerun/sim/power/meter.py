@@ -128,16 +128,17 @@ def under_way(server: Server) -> np.ndarray:
     out["n_tuned"] = now["n_tune"]
     out["n_adapters"], out["n_adapted"] = now["n_adapters"], now["n_adapted"]
     out["n_tokens"] = now["in_step"] + now["chunk"] + now["n_draft"]
-    encodes = now["encoding"] > 0
+    encodes = now["n_encoding"] > 0
     for name in ("n_tokens", "chunk"):
         out[name] = np.where(encodes, now["encoding"], out[name])
     for row, i in zip(out, busy, strict=True):
         row["n_chunks"] = _n_chunks(state, int(i))
+    out["n_chunks"] = np.where(encodes, now["n_missed"], out["n_chunks"])
     return out
 
 
 def _n_chunks(state: object, i: int) -> int:
-    """Prompts that compute in the step of replica i, or items that are encoded in it."""
+    """Prompts that compute in the step of replica i, or items that its pool encodes in it."""
     live, replica = state.live, state.replicas[i]  # type: ignore[attr-defined]
     role = state.engines["role"][replica["pool"]]  # type: ignore[attr-defined]
     r, n = int(replica["chunk_head"]), 0
@@ -145,7 +146,5 @@ def _n_chunks(state: object, i: int) -> int:
         chunk = int(live["chunk"][r])
         if chunk > 0:
             n += chunk // int(live["item_units"][r]) if role == ROLE["encode"] else 1
-        if replica["encoding"] > 0 and live["n_items"][r] > 0:
-            n += int(live["encoding"][r])
         r = int(live["chunk_next"][r])
     return n
