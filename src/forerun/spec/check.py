@@ -223,12 +223,6 @@ def check_models(case: Case) -> list[Problem]:
         if len(pool.models) > 1 and pool.pp > 1:
             what = "the stages of a replica cannot take turns with models yet"
             problems.append(Problem(f"{where}.pp", what, "pp: 1, or a pool for each model"))
-        if len(pool.models) > 1 and pool.autoscale is not None:
-            what = "replicas that take turns with models cannot come and go by a rule yet"
-            problems.append(Problem(f"{where}.autoscale", what, "a pool for each model"))
-        if len(pool.models) > 1 and case.faults:
-            what = "failures of replicas that take turns with models are not simulated yet"
-            problems.append(Problem(f"{where}.models", what, "a pool for each model, or no faults"))
         served |= set(pool.models or names)
     unserved = [name for name in names if name not in served]
     if unserved and not problems:

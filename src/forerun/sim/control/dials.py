@@ -30,7 +30,10 @@ def varied(
     Where an encoder runs in front of a model, its row is varied with the model's.
     """
     more = [
-        replace(row, like=p, dial=(dial, value), levels=(), course=None, group=None)
+        replace(
+            row, like=p, dial=(dial, value), levels=(), course=None,
+            group=None if served.group is None else (served.group, dial, value),
+        )
         for p, served in enumerate(pools)
         for value, way in ways.items()
         if (row := way(served)) is not None
@@ -67,7 +70,8 @@ class Dials:
         self._turned_s = [-1.0] * n  # when a dial of it was last turned
 
     def home(self, i: int) -> int:
-        """The pool that replica i runs as, or is about to."""
+        """The pool that replica i runs as, or is about to; with models that take turns the core
+        may go on with another one before an order comes."""
         return self.keys[int(self.server._state.replicas["next_pool"][i])][0]
 
     def turn(self, i: int, dial: str, value: Any, now_s: float) -> None:
@@ -80,9 +84,13 @@ class Dials:
             shown.pop(dial, None)
         else:
             shown[dial] = value
-        row = self.rows[self.home(i), frozenset(shown.items())]
+        row = self.row(i, self.home(i))
         # what was ordered at this very moment is not yet to be seen
         pending = self._turned_s[i] == self.server.now_s
         if pending or row != int(self.server._state.replicas["next_pool"][i]):
-            self.server.command(now_s, "switch", i, row)
+            self.server.command(now_s, "set", i, row)
             self._turned_s[i] = self.server.now_s
+
+    def row(self, i: int, p: int) -> int:
+        """Pool p as the dials of replica i have it."""
+        return self.rows[p, frozenset(self.shown[i].items())]

@@ -16,6 +16,7 @@ from forerun.sim.control.cold import WARM, Cold
 from forerun.sim.control.experts import Experts, has_course
 from forerun.sim.control.faults import Faults
 from forerun.sim.control.find import find
+from forerun.sim.control.fleet import pools_of
 from forerun.sim.control.hardware import Hardware
 from forerun.sim.control.rebalancer import Rebalancer, check_moves
 from forerun.sim.control.scaler import Scaler
@@ -74,14 +75,14 @@ class Control:
         self.hardware = Hardware(
             server,
             colds=[*colds, *[WARM] * (len(pools) - len(colds))],
-            wanted=[first_replicas(p) for p in pools],
+            wanted=wanted_at_first(server.pools),
             moves=[bool(p.autoscale and p.autoscale.scale_in == "move") for p in pools],
             pays_while_down=[p.autoscale is None for p in pools],
         )
         self.scalers = [
             Scaler(self.hardware, p, pool.autoscale, rule)
             for p, (pool, rule) in enumerate(zip(pools, rules, strict=True))
-            if pool.autoscale is not None and rule is not None and pool.replicas > 0
+            if pool.autoscale is not None and rule is not None and p in self.hardware.pool
         ]
         self.experts = Experts(self.hardware.dials)
         self.faults = Faults(self.hardware, faults, draws, server.seed)
@@ -161,16 +162,13 @@ class Control:
     def told(self) -> dict[str, Any]:
         """Cold starts, counts and decisions, as plain values."""
         hardware = self.hardware
-        own = [p for p, served in enumerate(self.server.pools) if served.pool.replicas > 0]
         moved = [
             {"looks": one.n_looks, "ordered": one.n_ordered, "policy": one.spec.policy.name}
             for one in self.rebalancers
         ]
         return {
             **({"rebalance": moved[0]} if moved else {}),
-            "cold_starts": {
-                self.server.pools[p].pool.name: dict(hardware.colds[p].stages) for p in own
-            },
+            "cold_starts": self._cold_starts(),
             "n_starts": hardware.n_starts,
             **{f"n_{why}": n for why, n in hardware.counts.items()},
             "decisions": [
@@ -182,9 +180,27 @@ class Control:
         }
 
 
-def first_replicas(pool: Any) -> int:
-    """How many replicas of a pool are up at the start."""
-    rule = pool.autoscale
-    if rule is None:
-        return pool.replicas
-    return rule.min_replicas if rule.initial_replicas is None else rule.initial_replicas
+    def _cold_starts(self) -> dict[str, dict[str, float]]:
+        """By pool; where models take turns, by pool and model."""
+        server, hardware = self.server, self.hardware
+        names = server.models or range(1 + max(served.model for served in server.pools))
+        out = {}
+        for p in np.unique(hardware.pool).tolist():
+            for q in hardware.rows[p]:
+                served = server.pools[q]
+                of = "" if len(hardware.rows[p]) == 1 else f" with {names[served.model]}"
+                out[f"{served.pool.name}{of}"] = dict(hardware.colds[q].stages)
+        return out
+
+
+def wanted_at_first(pools: Sequence[Served]) -> list[int]:
+    """How many replicas of each pool are up at the start; none of what is no pool of its own."""
+    out = [0] * len(pools)
+    for p, first in enumerate(pools_of(pools)):
+        rule = pools[p].pool.autoscale
+        if rule is None:
+            out[first] += pools[p].pool.replicas
+        elif p == first:
+            n = rule.min_replicas if rule.initial_replicas is None else rule.initial_replicas
+            out[p] = n
+    return out
