@@ -343,7 +343,7 @@ def form(state, i, t):
     replica.n_steps = 0
     if t < replica.free_ps:
         return replica.free_ps
-    running = replica.n_running
+    running, waiting = replica.n_running, replica.n_waiting
     has_encoded = replica.has_encoded  # nobody joins between the encoder's step and the model's
     if has_encoded == 1:
         replica.has_encoded = 0
@@ -362,8 +362,10 @@ def form(state, i, t):
             if end >= 0:
                 drafts.cancel(state, i)
                 return end
-        if replica.n_parked > 0 and replica.n_running != running:
-            unsettled += 1  # a turn policy sees that somebody started
+        if replica.n_parked > 0 and (
+            replica.n_running != running or replica.n_waiting != waiting
+        ):
+            unsettled += 1  # a turn policy sees that somebody started, or that KV is on its way
     elif not tuning.goes_on(state, i):
         return adapters.next_ready(state, i, t)
     return price_leap(state, i, t, decoding, unsettled)

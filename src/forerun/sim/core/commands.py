@@ -117,8 +117,10 @@ def at_boundary(state, i, t):
     replica.n_orders = 0
     p = replica.next_pool
     if turns.drains(state, i) and not turns.is_empty(state, i):
-        replica.n_orders = 1  # when it is empty; until then its model as that row runs it
+        replica.n_orders = 1  # when it is empty; until then its model with that row's costs
         p = turns.row_of(state, p, replica.pool, replica.pool)
+        if state.engines[p].role != state.engines[replica.pool].role:
+            p = replica.pool
     if p != replica.pool:
         change_pool(state, i, p, t)
     m = state.engines[replica.pool].model
@@ -138,14 +140,16 @@ def move(state, i, r, t):
     """
     request = state.live[r]
     request.source = i
+    state.clock[0].moves = 1
     j = front.choose(state, r, DECODE)
+    state.clock[0].moves = 0
     request.source = -1
     if j < 0:
         return False
-    p = state.serves[state.replicas[j].pool, request.model]
+    p = state.replicas[j].pool
     known = request.n_computed + state.replicas[i].decoded - request.joined
     rest = request.isl + request.osl - known
-    if p != state.replicas[j].pool or not front.fits(state, p, known, rest, request.most_kept):
+    if not front.fits(state, p, known, rest, request.most_kept):
         return False
     engine = state.engines[p]
     prefix.settle(state, j)

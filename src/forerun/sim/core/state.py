@@ -118,6 +118,7 @@ CLOCK = np.dtype(
         ("fair_shared", "i8"),  # ... over the fleet, else by replica
         ("fair_lift", "i8"),  # 1: who comes back has saved nothing up
         ("last_tenant", "i8"),  # as of a replica, over the fleet
+        ("moves", "i8"),  # 1: a place is sought for a request that decodes
     ],
     align=True,
 )

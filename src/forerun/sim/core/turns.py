@@ -11,7 +11,7 @@ Legend: i replica, m model, p row of `engines`, t picoseconds.
 from __future__ import annotations
 
 from forerun.sim.core import live as lists
-from forerun.sim.core import queue, tiers
+from forerun.sim.core import tiers
 from forerun.sim.core.jit import jit
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.signatures import (
@@ -32,6 +32,12 @@ def drains(state, i):
     """Whether replica i is to take up another model than it runs."""
     replica = state.replicas[i]
     return state.engines[replica.next_pool].model != state.engines[replica.pool].model
+
+
+@jit
+def runs(state, i, m):
+    """Whether replica i runs model m, and is not about to run another one."""
+    return state.engines[state.replicas[i].pool].model == m and not drains(state, i)
 
 
 @jit
@@ -79,10 +85,7 @@ def look(state, i):
     queued = state.queued
     for m in range(queued.shape[1]):
         p = state.serves[replica.pool, m]
-        while state.parked[i, m] >= 0 and state.live[state.parked[i, m]].aborted == 1:
-            r = state.parked[i, m]
-            state.parked[i, m] = queue.pop(state.live, r)
-            lists.free(state, r)
+        lists.drop_aborted_apart(state, i, m)
         head = state.parked[i, m]
         queued[QUEUED, m] = state.n_parked[i, m]
         if m == state.engines[replica.pool].model:
