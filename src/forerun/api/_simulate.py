@@ -201,7 +201,9 @@ def simulate(
     metrics = score(
         written,
         case.slo,
-        price_usd_per_hour=pool_usd_per_hour(case, deployment),
+        price_usd_per_hour=_models.by_row(
+            pool_usd_per_hour(case, deployment), deployment.pools, pools
+        ),
         carbon_gco2e_per_kwh=regions.grids(carbon_gco2e_per_kwh(case, deployment), pools),
         bootstrap=bootstrap,
     )

@@ -31,7 +31,11 @@ def varied(
     """
     more = [
         replace(
-            row, like=p, dial=(dial, value), levels=(), course=None,
+            row,
+            like=p,
+            dial=(dial, value),
+            levels=(),
+            course=None,
             group=None if served.group is None else (served.group, dial, value),
         )
         for p, served in enumerate(pools)

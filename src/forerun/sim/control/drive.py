@@ -179,7 +179,6 @@ class Control:
             **({"power": self.power[0].told_words()} if self.power else {}),
         }
 
-
     def _cold_starts(self) -> dict[str, dict[str, float]]:
         """By pool; where models take turns, by pool and model."""
         server, hardware = self.server, self.hardware

@@ -362,9 +362,7 @@ def form(state, i, t):
             if end >= 0:
                 drafts.cancel(state, i)
                 return end
-        if replica.n_parked > 0 and (
-            replica.n_running != running or replica.n_waiting != waiting
-        ):
+        if replica.n_parked > 0 and (replica.n_running != running or replica.n_waiting != waiting):
             unsettled += 1  # a turn policy sees that somebody started, or that KV is on its way
     elif not tuning.goes_on(state, i):
         return adapters.next_ready(state, i, t)
