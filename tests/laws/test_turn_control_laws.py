@@ -108,7 +108,7 @@ def test_a_leap_equals_stepping_whatever_happens_to_replicas_that_take_turns(kin
     if kind == rule == "none":
         return
     turns = 0
-    for seed, (name, pools) in enumerate(fleets_of(n_resident=1 + (rule == "kept")).items()):
+    for seed, pools in enumerate(fleets_of(n_resident=1 + (rule == "kept")).values()):
         if RULES[rule] is not None:
             pools = all_scaled(pools, **RULES[rule])
         if rule == "moved" or kind == "spot":

@@ -17,6 +17,10 @@ from typing import Any
 from forerun.sim.serve import Server
 from forerun.sim.setup import Served
 
+#: how two lanes on the same devices divide them (`sim.control.shares`): a number of a level; it
+#: stands in the lane's number
+SHARES = "shares"
+
 #: a pool, and those of its dials that are not as in the pool itself: name and value
 Key = tuple[int, frozenset[tuple[str, Any]]]
 
@@ -53,8 +57,12 @@ def varied(
 def keys(pools: Sequence[Served]) -> list[Key]:
     """What each row is.  A row that is like another one comes after it."""
     out: list[Key] = []
+    lanes = {(served.block, served.lane): p for p, served in enumerate(pools) if served.block}
     for p, served in enumerate(pools):
-        if served.like is None or served.dial is None:
+        if served.block is not None and served.lane >= 4:
+            home = lanes[served.block, served.lane % 4]
+            out.append((home, frozenset({(SHARES, served.lane // 4)})))
+        elif served.like is None or served.dial is None:
             out.append((p, frozenset()))
         else:
             home, shown = out[served.like]

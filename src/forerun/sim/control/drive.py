@@ -19,7 +19,8 @@ from forerun.sim.control.find import find
 from forerun.sim.control.fleet import pools_of
 from forerun.sim.control.hardware import Hardware
 from forerun.sim.control.rebalancer import Rebalancer, check_moves
-from forerun.sim.control.scaler import Scaler
+from forerun.sim.control.scaler import OTHER_LANE, Scaler, takes_as
+from forerun.sim.control.shares import Shares, is_shared
 from forerun.sim.control.slow import with_slow
 from forerun.sim.log import Log
 from forerun.sim.power.controller import PowerControl
@@ -29,8 +30,9 @@ from forerun.sim.settings import LONGEST_S
 from forerun.sim.setup import Served
 from forerun.spec.control import Fault, Rebalance
 from forerun.spec.power import RowPower
+from forerun.spec.slo import Slo
 
-Looking = Scaler | PowerControl | Rebalancer
+Looking = Scaler | PowerControl | Rebalancer | Shares
 DAY_S = 86_400.0
 
 
@@ -50,14 +52,15 @@ def is_controlled(
     """Whether anything changes while the fleet runs."""
     acts = power is not None and power.policy.name != "watch"
     scales = any(served.pool.autoscale is not None for served in pools)
-    return bool(faults) or acts or scales or rebalance is not None or has_course(pools)
+    other = rebalance is not None or has_course(pools) or is_shared(pools)
+    return bool(faults) or acts or scales or other
 
 
 class Control:
     """Everything that changes the fleet of a server while it runs.
 
     The server runs `with_rows(pools, faults, power)`.  colds : cold starts by pool, none takes time
-    when absent.
+    when absent.  slo : whose bounds a policy of shares aims at where its pool names none.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Control:
         colds: Sequence[Cold] = (),
         power: RowPower | None = None,
         rebalance: Rebalance | None = None,
+        slo: Slo | None = None,
     ) -> None:
         check_moves(server.pools, rebalance)
         self.server = server
@@ -96,6 +100,7 @@ class Control:
         if rebalance is not None:
             rule = find("rebalance", rebalance.policy)
             self.rebalancers.append(Rebalancer(self.hardware, rebalance, rule))
+        self.shares = Shares(self.hardware.dials, slo)
         # whether replicas come, go or draw another power
         self.changes_fleet = bool(faults or self.scalers or self.power)
         self.patience_s = DAY_S + max(
@@ -137,7 +142,7 @@ class Control:
 
     def _reach(self, until_s: float) -> tuple[float, list[Looking] | None]:
         """Advance to the next look; who looks then, or None if `until_s` came before it."""
-        looking: list[Looking] = [*self.scalers, *self.power, *self.rebalancers]
+        looking: list[Looking] = [*self.scalers, *self.power, *self.rebalancers, self.shares]
         each = [self.hardware.next_s, self.experts.next_s, *(one.next_s for one in looking)]
         now = min(each) if min(each) < LONGEST_S else np.inf  # the clock does not reach later ones
         due = [one for one in looking if one.next_s <= now]
@@ -153,6 +158,9 @@ class Control:
     def log(self) -> Log:
         """The server's log with what its replicas were paid and up for, and what was decided."""
         log = self.server.log_so_far()
+        if self.shares.blocks:
+            lanes = log.meta["lanes"] | {"switches": self.shares.switches}
+            log = replace(log, meta={**log.meta, "lanes": lanes})
         if not (self.changes_fleet or self.rebalancers):
             return log
         spans = self.hardware.spans(self.server.now_s) if self.changes_fleet else None
@@ -186,6 +194,8 @@ class Control:
         names = server.models or range(1 + max(served.model for served in server.pools))
         out = {}
         for p in np.unique(hardware.pool).tolist():
+            if takes_as(server.pools[p]) == OTHER_LANE:
+                continue
             for q in hardware.rows[p]:
                 served = server.pools[q]
                 of = "" if len(hardware.rows[p]) == 1 else f" with {names[served.model]}"

@@ -21,10 +21,10 @@ from forerun.sim.setup import Served
 
 @dataclass(frozen=True)
 class Unit:
-    """One replica: its rows in the core, its pool, its number within it, the row that it begins as.
+    """One replica: its rows in the core, its pool, its number within it, and as what it begins.
 
-    Rows of models that take turns are one pool, the first of them; its replicas begin with one after
-    another.
+    Rows of models that take turns are one pool, the first of them; its replicas begin with one
+    after another.
     """
 
     lanes: slice

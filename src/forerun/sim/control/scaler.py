@@ -12,8 +12,10 @@ from forerun.sim.control import peek
 from forerun.sim.control.fleet import Fleet, PoolView, look
 from forerun.sim.control.hardware import Hardware
 from forerun.sim.log import UP
+from forerun.sim.setup import Served
 from forerun.spec.control import Autoscale
 
+OTHER_LANE = "the other lane"
 Rule = Callable[[PoolView, Autoscale, dict], float]
 
 
@@ -105,7 +107,7 @@ class Scaler:
         hardware = self.hardware
         pools = hardware.server.pools
         role = pools[self.p].pool.role
-        rivals = [p for p in np.unique(hardware.pool).tolist() if pools[p].pool.role == role]
+        rivals = [p for p in np.unique(hardware.pool).tolist() if takes_as(pools[p]) == role]
         out = np.zeros(now.held.shape[1])
         for m in self.models:
             able = [p for p in rivals if m in {pools[q].model for q in hardware.rows[p]}]
@@ -113,3 +115,11 @@ class Scaler:
             mine = up[able.index(self.p)]
             out[m] = mine / sum(up) if sum(up) else 1 / len(able)
         return out
+
+
+def takes_as(served: Served) -> str:
+    """The role in which a pool takes requests: two lanes on the same devices do all, by the lane
+    of prompts."""
+    if served.block is None:
+        return served.pool.role
+    return "both" if served.pool.role == "prefill" else OTHER_LANE

@@ -139,7 +139,7 @@ def choose(state, r, role):
         return checked(state, r, pick(state, r, state.load), state.replicas.shape[0])
     n = 0
     for i in range(state.replicas.shape[0]):
-        if i == source or i == avoid or not takes(state, i, role, model):
+        if i in (source, avoid) or not takes(state, i, role, model):
             continue
         if clock.moves == 0 or turns.runs(state, i, model):
             state.offered_of[n] = i
