@@ -279,7 +279,7 @@ def write_done(state, i, r, t, status):
     if i >= 0 and status == FINISHED:
         state.totals[i].n_done += 1
         if state.clock[0].has_answers == 1:
-            responses.keep(state, request.request, request.model, request.n_out, t)
+            responses.keep(state, request.request, responses.who(state, request), request.n_out, t)
     if state.clock[0].has_calls == 1 and request.scheduled_ps >= 0:
         state.calls[request.request].ran_ps = t - request.scheduled_ps
     ended(state, request.request, t, status)
