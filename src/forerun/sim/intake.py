@@ -21,12 +21,22 @@ from forerun.spec.deployment import ResponseCache
 from forerun.spec.requests import CONTENT, Requests, chained
 
 
+def _plain_rows(n: int) -> Any:
+    """Rows of requests that bring nothing but their lengths."""
+    row = state.rows(1, rows_request.ARRIVAL)
+    row.session = row.workflow = row.adapter = -1
+    row.acceptance = -1.0
+    row.deadline_ps = NEVER
+    row.most_kept = row.most_read = NO_CAP
+    return np.repeat(row, n).view(np.recarray)
+
+
 class Intake(Settings):
     """What takes requests in."""
 
     def _arrivals(self, requests: Requests) -> np.recarray:
         n = len(requests)
-        rows = state.rows(n, rows_request.ARRIVAL)
+        rows = _plain_rows(n)
         engine = self.pools[0].pool.engine
         rows.request = np.arange(self.n_injected, self.n_injected + n)
         self.n_injected += n
@@ -44,20 +54,20 @@ class Intake(Settings):
         if self.responses is not None:
             rows.ready_ps += self._asks(self.responses, requests)
         rows.isl, rows.osl = requests.isl, requests.osl
-        rows.priority = 0 if requests.priority is None else requests.priority
-        rows.tenant = 0 if requests.tenant is None else requests.tenant
+        for name in ("priority", "tenant", "session", "acceptance"):
+            if getattr(requests, name) is not None:
+                rows[name] = getattr(requests, name)
         if n:
-            n_tenants = int(rows.tenant.max()) + 1
+            n_tenants = 1 if requests.tenant is None else int(requests.tenant.max()) + 1
             self._put(gate_memory=gate_memory_for(self._state, n_tenants))
             if self._clock.fair or self.tenants:
                 weights = np.array([one.weight for one in self.tenants])
                 ttft_s = np.array([one.ttft_s for one in self.tenants])
                 more = tenants_for(self._state, n_tenants, weights, self._fair, ttft_s)
                 self._put(**more)
-        rows.session = -1 if requests.session is None else requests.session
-        rows.model = self._models(requests)
-        rows.region = self._regions(requests)
-        rows.adapter = self._adapters(requests)
+        self._name_models(rows, requests)
+        self._name_regions(rows, requests)
+        self._name_adapters(rows, requests)
         if requests.n_items is not None:
             check_items(self.pools, requests)
             rows.n_items, rows.item_units = requests.n_items, requests.item_units
@@ -65,9 +75,6 @@ class Intake(Settings):
             self._has_items = True
         self._name_prefixes(rows, requests)
         self._cap(rows, requests)
-        rows.workflow = -1
-        rows.acceptance = -1.0 if requests.acceptance is None else requests.acceptance
-        rows.deadline_ps = NEVER
         if requests.deadline_s is not None:
             known = np.isfinite(requests.deadline_s)
             deadline = table_arrays.picoseconds(np.where(known, requests.deadline_s, 0.0))
@@ -75,7 +82,8 @@ class Intake(Settings):
         if calls.wanted_by(requests) or self.client is not None or len(self._state.calls):
             rows = self._with_calls(rows, requests)
         if self.concurrency is None:
-            rows.deadline_ps = calls.later(rows.arrival_ps, rows.deadline_ps)
+            if requests.deadline_s is not None:
+                rows.deadline_ps = calls.later(rows.arrival_ps, rows.deadline_ps)
             if per_token or self.responses is not None:
                 rows = rows[np.argsort(rows.ready_ps, kind="stable")]
         return rows
@@ -96,7 +104,6 @@ class Intake(Settings):
 
     def _cap(self, rows: Any, requests: Requests) -> None:
         """Give each row its own caps on KV.  Raises SpecError where they cannot be kept."""
-        rows.most_kept = rows.most_read = NO_CAP
         own = requests.kept_tokens, requests.attended_tokens
         kept, read = (caps is not None and bool(caps.any()) for caps in own)
         if kept or read:
@@ -123,35 +130,35 @@ class Intake(Settings):
         self._put(asks=joined)
         return asks.lookup_ps
 
-    def _models(self, requests: Requests) -> np.ndarray | int:
+    def _name_models(self, rows: Any, requests: Requests) -> None:
         """The model that each request asks for.  Raises SpecError for one that nobody serves."""
         if requests.model is None:
-            return 0
+            return
         known = self._state.serves.shape[1]
         if len(requests) and not 0 <= requests.model.min() <= requests.model.max() < known:
             what = f"ask for models {requests.model.min()} to {requests.model.max()}"
             raise SpecError.one("requests", what, f"models 0 to {known - 1}, which pools serve")
-        return requests.model
+        rows.model = requests.model
 
-    def _regions(self, requests: Requests) -> np.ndarray | int:
+    def _name_regions(self, rows: Any, requests: Requests) -> None:
         """The region that each request comes from.  Raises SpecError for one that is not known."""
         if requests.region is None or not len(requests) or len(self.way_s) == 1:
-            return 0
+            return
         low, high = int(requests.region.min()), int(requests.region.max())
         if not 0 <= low <= high < len(self.way_s):
             what = f"come from regions {low} to {high}"
             raise SpecError.one("requests", what, f"regions 0 to {len(self.way_s) - 1}")
-        return requests.region
+        rows.region = requests.region
 
-    def _adapters(self, requests: Requests) -> np.ndarray | int:
+    def _name_adapters(self, rows: Any, requests: Requests) -> None:
         """The adapter that each request names; -1 none.  Raises SpecError for unknown ones."""
         if requests.adapter is None:
-            return -1
+            return
         known = len(self._state.adapters)
         if len(requests) and not -1 <= requests.adapter.min() <= requests.adapter.max() < known:
             what = f"name adapters up to {requests.adapter.max()}, and there are {known}"
             raise SpecError.one("requests", what, f"deployment.adapters.n: {known + 1} or more")
-        return requests.adapter
+        rows.adapter = requests.adapter
 
     def _name_prefixes(self, rows: Any, requests: Requests) -> None:
         """Give each row its whole prefix blocks; blocks of requests that ended are forgotten."""
