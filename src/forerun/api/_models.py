@@ -233,6 +233,24 @@ def of_pools(case: Case, pools: Sequence[Served]) -> list[Model]:
     return [catalog.model(asked[one.model].model) for one in pools]
 
 
+def by_row(
+    prices: list[float] | None, case_pools: Sequence[Pool], pools: Sequence[Served]
+) -> list[float] | None:
+    """Prices of pools as prices of their rows: a pool has one for each model, or lane, its replicas
+    begin as."""
+    if prices is None:
+        return None
+    name = [served.block or served.pool.name for served in pools]
+    at = {pool.name: k for k, pool in enumerate(case_pools)}
+    n = dict.fromkeys(at, 0)
+    for one, served in zip(name, pools, strict=True):
+        n[one] = n.get(one, 0) + served.pool.replicas
+    return [
+        prices[at[one]] * (served.pool.replicas / n[one]) if served.pool.replicas else 0.0
+        for one, served in zip(name, pools, strict=True)
+    ]
+
+
 def weights_rate(pool: Pool) -> tuple[float, float]:
     """Bytes a second that each device of a pool loads weights by, and the latency.
 
@@ -252,9 +270,14 @@ def assumed(case: Case, edited: Edited) -> tuple[str, ...]:
     turning = [pool for pool in edited.deployment.pools if len(pool.models) > 1]
     if not turning:
         return ()
+    starts = (
+        "a replica that starts cold begins with the model that most requests wait for, by the "
+        "replicas that have it; only its weights come then",
+    )
     links = sorted({p.weights_link or catalog.device(p.device).host_link or "?" for p in turning})
     return (
         f"weights come over {', '.join(links)}, each device its own share by its own link at full "
         "rate; captured graphs and warm-up of a model that comes back are not priced; while it "
         "loads a replica draws idle power",
+        *(starts if any(p.autoscale for p in turning) or case.faults else ()),
     )

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from forerun.metrics.answer import Metrics
     from forerun.report.result import Result as Report
     from forerun.sim.control.drive import Control
-    from forerun.sim.control.shares import Shares
     from forerun.sim.log import Log, Tenant
     from forerun.sim.serve import Server
     from forerun.spec.requests import Requests
@@ -140,7 +139,6 @@ def simulate(
     from forerun.sim import serve
     from forerun.sim.control.cold import cold_starts
     from forerun.sim.control.drive import Control, is_controlled, with_rows
-    from forerun.sim.control.shares import Shares, is_shared
     from forerun.sim.embeddings import check_names
     from forerun.sim.moe.told import explain as of_experts
     from forerun.sim.power.check import check_row
@@ -196,17 +194,19 @@ def simulate(
         way_s=regions.way_s(case),
         tenants=senders(case),
     )
-    control: Control | Shares | None = Shares(server, case.slo) if is_shared(pools) else None
+    control: Control | None = None
     if controlled:
         colds = cold_starts(_models.of_pools(case, pools), pools)
-        control = Control(server, case.faults, colds, row, deployment.rebalance)
+        control = Control(server, case.faults, colds, row, deployment.rebalance, case.slo)
     interrupted = _advance(server, wanted, progress, control)
     written = server.log_so_far() if control is None else control.log()
     written = noted(written, row, pools)
     metrics = score(
         written,
         case.slo,
-        price_usd_per_hour=pool_usd_per_hour(case, deployment),
+        price_usd_per_hour=_models.by_row(
+            pool_usd_per_hour(case, deployment), deployment.pools, pools
+        ),
         carbon_gco2e_per_kwh=regions.grids(carbon_gco2e_per_kwh(case, deployment), pools),
         bootstrap=bootstrap,
     )
@@ -267,7 +267,7 @@ def _advance(
     server: Server,
     wanted: Requests,
     progress: Callable[[int, int], None] | None,
-    control: Control | Shares | None = None,
+    control: Control | None = None,
 ) -> bool:
     """Runs to the end, in slices of about SLICE arrivals; True if the user stopped it between."""
     try:

@@ -227,9 +227,6 @@ def check_tuning(pools: Sequence[Served]) -> None:
         if served.group is not None:
             what = "a replica that takes turns with models cannot tune one"
             problems.append(Problem(where, what, "a pool for each model"))
-        if served.pool.autoscale is not None:
-            what = "replicas that come and go by a rule cannot tune yet"
-            problems.append(Problem(where, what, "no autoscale in this pool"))
         if how.grain > served.budget:
             what = f"{how.grain} tokens at a time do not fit a step of {served.budget}"
             problems.append(Problem(where, what, f"grain: {served.budget}"))

@@ -125,8 +125,8 @@ class Intake(Settings):
         asks: Any = response_room.asks_of(cache, requests)
         assert requests.wordings is not None
         if not self._asked:
-            n_models = self._state.serves.shape[1]
-            self._put(**response_room.arrays(cache, requests.wordings, n_models))
+            n_authors = self._state.parked.shape[1]  # models, and adapters
+            self._put(**response_room.arrays(cache, requests.wordings, n_authors))
         elif requests.wordings is not self._asked[0].wordings:
             what = "name other texts than those before"
             raise SpecError.one("requests", what, "one table of wordings in a run")

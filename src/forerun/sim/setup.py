@@ -41,7 +41,7 @@ class Served:
     draft: Drafting | None = None  # who proposes tokens, when anybody does
     weights_bytes: float = 0.0  # on each device
     model: int = 0  # which of the run's models it serves
-    group: int | None = None  # what a replica may run in turn has one number; None: nothing else
+    group: Any = None  # what a replica may run in turn has the same; None: nothing else
     #: numbers of blocks and their shares of its weights; what models that name one block have of it
     #: is the same, and is loaded and kept once
     blocks: tuple[tuple[int, float], ...] = ()

@@ -88,7 +88,7 @@ def receive(state, arrival):
         turn_away(state, arrival, CANCELLED)
         return
     if clock.has_answers == 1:
-        k = responses.find(state, arrival.request, arrival.model, clock.now_ps)
+        k = responses.find(state, arrival.request, responses.who(state, arrival), clock.now_ps)
         if k >= 0:
             answer(state, arrival, k)
             return

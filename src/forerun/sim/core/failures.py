@@ -17,6 +17,7 @@ from forerun.sim.core import (
     queue,
     tiers,
     transfer,
+    turns,
 )
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import steps_to_reach
@@ -60,6 +61,7 @@ def fail(state, i, t, lose):
     tiers.fall(state, i)
     adapters.fall(state, i)
     embeddings.fall(state, i)
+    turns.fall(state, i)
 
 
 @jit

@@ -139,7 +139,9 @@ def choose(state, r, role):
         return checked(state, r, pick(state, r, state.load), state.replicas.shape[0])
     n = 0
     for i in range(state.replicas.shape[0]):
-        if i != source and i != avoid and takes(state, i, role, model):
+        if i in (source, avoid) or not takes(state, i, role, model):
+            continue
+        if clock.moves == 0 or turns.runs(state, i, model):
             state.offered_of[n] = i
             n += 1
             if state.serves.shape[1] > 1:

@@ -41,11 +41,13 @@ from forerun.sim.core.signatures import KINDS
 #: what a policy can do wrong, as `clock.wrong_kind` says it; 0 is nothing
 MISTAKE = {"stuck": 1, "batch": 2, "route": 3, "place": 4, "fetch": 5, "speculate": 6, "turn": 7}
 
-#: what a caller can order of a replica: it takes requests (value 1: it starts with no prefix kept)
-#: or takes no more, it is gone and its requests are sent again (value 1: they fail), it runs as one
-#: of pool `value`, it gives `value` of its decoding requests to whom the `place` policy chooses,
-#: as long as there is room, its link has `value` millionths of its bandwidth
-VERBS = {"open": 0, "close": 1, "fail": 2, "switch": 3, "move": 4, "link": 5}
+#: what a caller can order of a replica: it takes requests (value 1 + p: it is empty and starts
+#: cold, as one of row p, with no prefix kept) or takes no more; it is gone, its requests are sent
+#: again (value 1: they fail), it runs as one of row `value`, it gives `value` of its decoding
+#: requests to whom the `place` policy chooses, as long as there is room, its link has `value`
+#: millionths of its bandwidth, it runs as row `value` but with the model that it has or is about to
+#: have
+VERBS = {"open": 0, "close": 1, "fail": 2, "switch": 3, "move": 4, "link": 5, "set": 6}
 
 #: for a time to come
 COMMAND = np.dtype(
@@ -119,6 +121,7 @@ CLOCK = np.dtype(
         ("fair_shared", "i8"),  # ... over the fleet, else by replica
         ("fair_lift", "i8"),  # 1: who comes back has saved nothing up
         ("last_tenant", "i8"),  # as of a replica, over the fleet
+        ("moves", "i8"),  # 1: a place is sought for a request that decodes
     ],
     align=True,
 )
