@@ -485,7 +485,7 @@ class Server:
             n_fetched=int(self._state.stores["n_waits"].sum()),
             graph=calls.graph_of(self._state) if len(self._state.calls) else None,
             meta={
-                **({} if self.client is None else {"clients": client_counts(self._clock)}),
+                **({} if self.client is None else {"clients": client_counts(self._state)}),
                 "policies": {
                     kind: sorted({f.name for f in found})
                     for kind, found in self._found.items()

@@ -4,17 +4,18 @@ With 0 only the load counts; the more, the rather a request waits at a replica t
 than make another one load it.
 """
 
+from forerun.sim.core.least import is_better
 from forerun.sim.core.signatures import OUTSTANDING, TO_LOAD
 
 PARAMS = {"load_requests": 8.0}
 
 
 def prefers_loaded(request, load, params, memory, rng):
-    best = 0
+    best = -1
     least = 0.0
     for c in range(load.shape[1]):
         cost = load[OUTSTANDING, c] + params[0] * (load[TO_LOAD, c] > 0)
-        if c == 0 or cost < least:
+        if is_better(load, c, cost, best, least):
             best = c
             least = cost
     return best
