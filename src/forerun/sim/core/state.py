@@ -194,6 +194,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "done": (DONE, 1),  # [..]
     "leaps": (LEAP, 1),  # [..]
     "gaps": (GAP, 1),  # [..]
+    "in_steps": (LEAP, 1),  # [R], of the steps under way, when `step_end.under_way` was asked last
     "tokens_ps": (I8, 2),  # [P, G]
     "seqs_ps": (I8, 2),  # [P, G]
     # a row a pool, then one a pool whose steps with chunks differ (`mixed_row`), P' in all
