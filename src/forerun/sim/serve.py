@@ -220,13 +220,16 @@ class Server:
                 )
             self._latest_ps = int(rows.arrival_ps.max())
         ahead = old[clock.next_arrival : clock.n_arrivals]
-        self._fill(np.concatenate([ahead, self._later, rows]).view(np.recarray))
+        self._fill([ahead, self._later, rows])
 
-    def _fill(self, buffer: Any) -> None:
+    def _fill(self, parts: Sequence[Any]) -> None:
         """Put rows into the buffer; those that one to come may overtake wait until that is known.
 
         A long prompt is ready later than a short one that was sent after it.
         """
+        some = [part for part in parts if len(part)] or [parts[0]]
+        buffer: Any = some[0] if len(some) == 1 else np.concatenate(some)  # they may be many
+        buffer = buffer.view(np.recarray)
         n, clock = len(buffer), self._clock
         if self.concurrency is None and (np.diff(buffer.ready_ps) < 0).any():
             buffer = buffer[np.argsort(buffer.ready_ps, kind="stable")]
@@ -245,7 +248,7 @@ class Server:
         if len(self._later):
             clock = self._clock
             ahead = self._state.arrivals[clock.next_arrival : clock.n_arrivals]
-            self._fill(np.concatenate([ahead, self._later]).view(np.recarray))
+            self._fill([ahead, self._later])
 
     def command(self, time_s: float, verb: str, replica: int, value: int = 0) -> None:
         """Order something of a replica for a time not yet past (`VERBS` in `sim.core.state`).
