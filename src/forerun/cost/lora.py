@@ -59,7 +59,10 @@ def of_rank(graph: Graph, how: Adapters) -> Rank:
 
 
 def slots_bytes(graph: Graph, how: Adapters) -> float:
-    """Bytes of all slots on one device, each for the largest rank."""
+    """Bytes of all slots on one device, each for the largest rank; those that take KV blocks have
+    none."""
+    if how.memory == "paged":
+        return 0.0
     return how.n_slots * max(how.ranks) * of_rank(graph, how).params * WEIGHT_BYTES
 
 

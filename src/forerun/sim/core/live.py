@@ -299,6 +299,8 @@ def leave_source(state, r, t):
     request.source = -1
     request.n_left = request.n_left_shared = 0
     waits = state.replicas[source].n_waiting + state.replicas[source].n_orders > 0
+    paged = state.engines[state.replicas[source].pool].paged == 1
+    waits = waits or (paged and state.replicas[source].n_apart > 0)  # their adapters may come
     if waits or state.stores[source].below >= 0:
         wake(state, source, t)  # its leap counted on fewer idle blocks
 

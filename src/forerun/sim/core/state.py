@@ -166,6 +166,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "fitted": (FITTED, 1),  # [R]
     "tuned": (TUNED, 1),  # [R]
     "tune_ps": (I8, 2),  # [P, G], of tuning tokens beside their forward products
+    "adapter_blocks": (I8, 2),  # [P, A], of the KV cache, that an adapter takes
     "adapter_ps": (I8, 3),  # [P, A, 2], from the host to a replica, and from beyond to the host
     "lanes": (LANE, 1),  # [R]
     "queued": (I8, 2),  # [fields, N], what the turn policy reads; rows in signatures.py
