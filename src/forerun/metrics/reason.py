@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from forerun.metrics import adapters, encoders, fleet, lanes, power, responses, tuning, waits, work
+from forerun.metrics.answer import Metrics
 from forerun.metrics.figure import plural, ratio, text
 from forerun.metrics.latency import PS, finished, queue_s, ttft_s
-from forerun.metrics.score import Metrics
 from forerun.metrics.window import View, view
 from forerun.metrics.workflows import sentence
 from forerun.sim.core.rows_log import STATUS

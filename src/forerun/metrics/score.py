@@ -11,8 +11,6 @@ to first order a latency scales with them (`model_band`); a queue near saturatio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -36,144 +34,15 @@ from forerun.metrics import (
     tuning,
     work,
 )
+from forerun.metrics.answer import Counts, Metrics
 from forerun.metrics.figure import Figure, ratio
 from forerun.metrics.gaps import itl, itl_quantiles
-from forerun.metrics.goodput import Failing
-from forerun.metrics.stats import Quantiles
 from forerun.metrics.utilisation import Utilisation, fleet_mean, utilisation
 from forerun.metrics.window import View, count, view
-from forerun.metrics.workflows import Workflows, workflows
+from forerun.metrics.workflows import workflows
 from forerun.sim.core.rows_log import STATUS
 from forerun.sim.log import Log
 from forerun.spec.slo import Slo
-
-Row = tuple[str, str, float | int | None, float | None, float | None, str, str]
-LATENCIES = ("ttft_s", "tpot_s", "itl_s", "e2el_s", "queue_s")
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How the requests that arrived in the window ended, and their tokens."""
-
-    n: int
-    finished: int
-    rejected: int
-    aborted: int
-    unfinished: int
-    failed: int  # their replica went away, and they were not sent again
-    preemptions: int
-    retries: int  # requests sent again because a replica went away
-    recomputed_tokens: int
-    lost_tokens: int  # computed for requests that failed
-    input_tokens: int  # of requests that finished in the window
-    output_tokens: int  # produced in the window (whole run) or by requests that finished in it
-    cancelled: int = 0  # never sent: what they waited for gave no answer
-
-
-@dataclass(frozen=True, eq=False)
-class Metrics:
-    """What happened, how well, and what it took.  Rates are per second of `duration_s`."""
-
-    start_s: float
-    end_s: float
-    duration_s: float
-    n_devices: int
-    counts: Counts
-    ttft_s: Quantiles
-    tpot_s: Quantiles
-    itl_s: Quantiles | None  # None when the log kept no steps
-    e2el_s: Quantiles
-    queue_s: Quantiles
-    requests_per_s: Figure
-    output_tokens_per_s: Figure
-    total_tokens_per_s: Figure
-    output_tokens_per_s_per_device: Figure
-    attainment: Figure
-    goodput_per_s: Figure
-    slo_met: bool | None  # None without a bound, or without a request
-    failing: tuple[Failing, ...]
-    busy: Figure
-    hfu: Figure
-    mfu: Figure
-    mbu: Figure
-    link_bytes_per_s: Figure
-    kv_peak: Figure
-    kv_mean: Figure
-    batch_mean: Figure
-    kv_hit: Figure
-    kv_moved_bytes_per_s: Figure
-    kv_hit_below: Figure
-    kv_read_bytes_per_s: Figure
-    kv_written_bytes_per_s: Figure
-    kv_fetch_s: Figure
-    kv_wait_s: Figure
-    kv_wait_p99_s: Figure
-    items_encoded: Figure
-    items_per_s: Figure
-    encoding: Figure
-    embeddings_moved_bytes_per_s: Figure
-    response_hit: Figure
-    response_wrong: Figure
-    response_missed: Figure
-    turns: Figure
-    weights_loaded_bytes: Figure
-    loading: Figure
-    draining: Figure
-    adapter_hit: Figure
-    adapter_loads: Figure
-    adapter_bytes: Figure
-    adapter_wait_s: Figure
-    adapters_mean: Figure
-    tuned_tokens: Figure
-    tuned_tokens_per_s: Figure
-    tuning_alone: Figure
-    tuning_beside: Figure
-    prompts_busy: Figure  # of two lanes on the same devices; None where there are none
-    answers_busy: Figure
-    lanes_overlap: Figure
-    prompts_slowdown: Figure
-    answers_slowdown: Figure
-    share_switches: Figure
-    by_model: tuple[models.OfModel, ...]  # empty where there is one model only
-    jain: Figure
-    service_gap_tokens_per_s: Figure
-    by_tenant: tuple[tenants.OfTenant, ...]  # empty where the case names none
-    by_class: tuple[tenants.OfTenant, ...]
-    by_category: tuple[responses.OfCategory, ...]  # empty without a response cache
-    energy_j: Figure
-    power_w: Figure
-    energy_j_per_output_token: Figure
-    row_mean_w: Figure  # of a deployment that says something of power, else None as all of these
-    row_p99_w: Figure
-    row_peak_w: Figure
-    over_budget_s: Figure
-    over_budget_longest_s: Figure
-    over_budget_w: Figure
-    slowed_s: Figure
-    power_by_pool: tuple[power.OfPool, ...]  # empty where nothing is said of power
-    usd: Figure
-    usd_per_hour: Figure
-    usd_per_million_output_tokens: Figure
-    usd_per_million_tokens: Figure
-    gco2e: Figure
-    gco2e_per_million_output_tokens: Figure
-    replicas_mean: Figure  # the fleet: None when all of it was there all the time
-    replicas_peak: Figure
-    device_hours: Figure
-    cold_share: Figure
-    availability: Figure
-    lost_s: Figure
-    by_replica: Utilisation
-    model_low: float
-    model_high: float
-    cost_sources: Mapping[str, float]  # share of a typical step's time by where its cost is from
-    notes: tuple[str, ...]
-    workflows: Workflows | None = None  # None when requests stand alone
-
-    @property
-    def binding(self) -> str | None:
-        """The SLO term that the most finished requests miss; None when all meet all."""
-        return self.failing[0].term if self.failing and self.failing[0].share > 0 else None
 
 
 def score(
@@ -424,95 +293,3 @@ def _notes(part: View, counts: Counts, done: np.ndarray) -> tuple[str, ...]:
     if part.leaps is None:
         notes.append("the log kept no steps: itl, utilisation and energy are unknown")
     return tuple(notes)
-
-
-def model_band(metrics: Metrics, value: float | None) -> tuple[float, float] | None:
-    """The 80 % band of the cost model around a latency, to first order; None for no value."""
-    if value is None:
-        return None
-    return value * metrics.model_low, value * metrics.model_high
-
-
-def rows(metrics: Metrics) -> list[Row]:
-    """(group, name, value, low, high, unit, source) for every figure; low, high are sampling."""
-    out: list[Row] = []
-    for item in fields(Counts):
-        unit = "token" if item.name.endswith("tokens") else "count"
-        value = getattr(metrics.counts, item.name)
-        out.append(("counts", item.name, value, None, None, unit, "requests"))
-    for name in LATENCIES:
-        found = getattr(metrics, name)
-        if found is None:
-            out.append(("latency", name, None, None, None, "s", "unknown: no steps kept"))
-            continue
-        for point in ("mean", "min", "p50", "p90", "p95", "p99", "max"):
-            low, high = found.intervals.get(point, (None, None))
-            value = getattr(found, point)
-            out.append(("latency", f"{name}.{point}", value, low, high, found.unit, found.source))
-    for group, names in GROUPS.items():
-        for name in names:
-            f = getattr(metrics, name)
-            out.append((group, name, f.value, f.low, f.high, f.unit, f.source))
-    if metrics.workflows is not None:
-        out += workflow_rows(metrics.workflows)
-    table = "cost tables, 80 % band on step time"
-    low, high = metrics.model_low, metrics.model_high
-    out.append(("model", "step_time_factor", 1.0, low, high, "factor", table))
-    return out
-
-
-def workflow_rows(found: Workflows) -> list[Row]:
-    """The same rows for whole workflows."""
-    out: list[Row] = [
-        ("workflows", name, getattr(found, name), None, None, "count", "requests")
-        for name in ("n", "finished")
-    ]
-    for point in ("mean", "min", "p50", "p90", "p95", "p99", "max"):
-        low, high = found.e2el_s.intervals.get(point, (None, None))
-        value = getattr(found.e2el_s, point)
-        out.append(("workflows", f"e2el_s.{point}", value, low, high, "s", found.e2el_s.source))
-    for name in WORKFLOWS:
-        f = getattr(found, name)
-        out.append(("workflows", name, f.value, f.low, f.high, f.unit, f.source))
-    return out
-
-
-WORKFLOWS = ("deadline_met", "path_queue_s", "path_service_s", "path_delay_s", "path_requests")
-GROUPS: dict[str, tuple[str, ...]] = {
-    "throughput": (
-        "requests_per_s", "output_tokens_per_s", "total_tokens_per_s",
-        "output_tokens_per_s_per_device",
-    ),
-    "goodput": ("attainment", "goodput_per_s"),
-    "utilisation": (
-        "busy", "hfu", "mfu", "mbu", "link_bytes_per_s", "kv_peak", "kv_mean", "batch_mean",
-    ),
-    "kv": (
-        "kv_hit", "kv_moved_bytes_per_s", "kv_wait_s", "kv_wait_p99_s", "kv_hit_below",
-        "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s",
-    ),
-    "encoders": (
-        "items_encoded", "items_per_s", "encoding", "embeddings_moved_bytes_per_s",
-    ),
-    "responses": ("response_hit", "response_wrong", "response_missed"),
-    "models": ("turns", "weights_loaded_bytes", "loading", "draining"),
-    "adapters": (
-        "adapter_hit", "adapter_loads", "adapter_bytes", "adapter_wait_s", "adapters_mean",
-    ),
-    "tuning": ("tuned_tokens", "tuned_tokens_per_s", "tuning_alone", "tuning_beside"),
-    "lanes": (
-        "prompts_busy", "answers_busy", "lanes_overlap", "prompts_slowdown", "answers_slowdown",
-        "share_switches",
-    ),
-    "tenants": ("jain", "service_gap_tokens_per_s"),
-    "energy": ("energy_j", "power_w", "energy_j_per_output_token"),
-    "power": (
-        "row_mean_w", "row_p99_w", "row_peak_w", "over_budget_s", "over_budget_longest_s",
-        "over_budget_w", "slowed_s",
-    ),
-    "money": ("usd", "usd_per_hour", "usd_per_million_output_tokens", "usd_per_million_tokens"),
-    "carbon": ("gco2e", "gco2e_per_million_output_tokens"),
-    "fleet": (
-        "replicas_mean", "replicas_peak", "device_hours", "cold_share", "availability", "lost_s",
-    ),
-}  # fmt: skip

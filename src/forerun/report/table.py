@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
+from forerun.metrics.answer import Metrics, model_band
 from forerun.metrics.figure import Figure, text
-from forerun.metrics.score import GROUPS, WORKFLOWS, Metrics, model_band
+from forerun.metrics.rows import GROUPS, WORKFLOWS
 from forerun.metrics.stats import Quantiles
 from forerun.metrics.workflows import Workflows
 from forerun.report import by_model, by_tenant

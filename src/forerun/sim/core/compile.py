@@ -11,6 +11,7 @@ from typing import Any
 from forerun.sim.core import arrivals, kv, live, serve, step_end, wake
 from forerun.sim.core.jit import JIT, cache_dir, jit
 from forerun.sim.core.once import once
+from forerun.sim.core.plain import guarded
 from forerun.sim.core.signatures import KINDS, numba_signatures
 
 
@@ -38,7 +39,7 @@ def entry(name: str) -> Any:
         "release": arrivals.release,
     }[name]
     if not JIT:
-        return function
+        return lambda state, *rest: function(guarded(state), *rest)
     from numba import types
     from numba.core import config
 

@@ -25,6 +25,6 @@ def least_near(load, figure, within_s, spill):
     for c in range(load.shape[1]):
         if load[WAY_PS, c] > within_s * 1e12 or load[OUTSTANDING, c] >= spill:
             continue
-        if is_better(load, c, load[figure, c], best, load[figure, best]):
+        if is_better(load, c, load[figure, c], best, load[figure, max(best, 0)]):
             best = c
     return best if best >= 0 else load[OUTSTANDING].argmin()

@@ -2,8 +2,9 @@
 
 numba optimises each function that it meets, turns it into machine code, and does both again in each
 that calls it.  Those called are linked into the entry before it is optimised, so nothing is lost
-but the time.  None of this is part of what numba promises: where it is not found, all is the same
-but slower.
+but the time.  And it lets every index count from the end of its array when it is negative, which
+took a quarter of all instructions; the engine has no such index, see `plain.py`.  None of this is
+part of what numba promises: where it is not found, all is the same but slower.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ def once(name: str) -> Iterator[None]:
     """Optimise, and turn into machine code, the function of this name alone."""
     try:
         from numba import _dynfunc  # type: ignore[attr-defined]
-        from numba.core import codegen, cpu, targetconfig
+        from numba.core import codegen, cpu, targetconfig, types
+        from numba.np import arrayobj
     except ImportError:
         yield
         return
@@ -57,12 +59,17 @@ def once(name: str) -> Iterator[None]:
             defaults[kind] = {key: option.default for key, option in kind.options.items()}
         return {**defaults[kind], **self._values}
 
+    def from_start(to: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:
+        """An index as it is: none counts from the end of its array."""
+        return to.cast(builder, index, kind, types.intp)
+
     with ExitStack() as instead:
         for where, what, by in (
             (library, "_optimize_final_module", optimise),
             (library, "_finalize_final_module", emit),
             (context, "get_executable", callable_),
             (targetconfig.TargetConfig, "values", values),
+            (arrayobj, "fix_integer_index", from_start),
         ):
             instead.enter_context(patch.object(where, what, by))
         yield
