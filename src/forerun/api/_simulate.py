@@ -34,24 +34,20 @@ def requests(case: Case) -> Requests:
     """The requests of the case's traffic, drawn with its seed or read from its trace."""
     from forerun.spec.item_blocks import BLOCK_TOKENS
     from forerun.spec.items import with_items
-    from forerun.spec.traces.draw import requests_of
     from forerun.spec.traces.mix import mixed
-    from forerun.spec.traces.regional import summed, with_regions
+    from forerun.spec.traces.regional import drawn_in
     from forerun.spec.traces.senders import with_senders
 
-    traffic = case.traffic
-    if case.regions:
-        case = case.model_copy(update={"traffic": summed(traffic, case.regions)})
     many = len(case.models) > 1
-    drawn = mixed(case) if many else requests_of(case.traffic, seed=case.seed)
-    if case.regions:
-        drawn = with_regions(drawn, traffic, case.regions, seed=case.seed)
-    if drawn.n_items is not None:
-        models = [catalog.model(asked.model) for asked in _models.asked_models(case).values()]
-        pools = case.deployment.pools if case.deployment is not None else ()
-        block = max((pool.engine.block_tokens for pool in pools), default=BLOCK_TOKENS)
-        drawn = with_items(drawn, models, block_tokens=block)
-    return with_senders(case, drawn) if case.tenants else drawn
+    drawn = mixed(case) if many else drawn_in(case.regions, case.traffic, seed=case.seed)
+    if case.tenants:
+        drawn = with_senders(case, drawn)
+    if drawn.n_items is None:
+        return drawn
+    models = [catalog.model(asked.model) for asked in _models.asked_models(case).values()]
+    pools = case.deployment.pools if case.deployment is not None else ()
+    block = max((pool.engine.block_tokens for pool in pools), default=BLOCK_TOKENS)
+    return with_items(drawn, models, block_tokens=block)
 
 
 SLICE = 1 << 16  # arrivals between two looks at the keyboard

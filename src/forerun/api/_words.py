@@ -64,7 +64,8 @@ def _speculation_words(pool: Pool) -> str:
 def adapter_words(how: Adapters, wanted: Requests) -> str:
     """How many adapters there are, and how replicas keep them."""
     n, ranks = n_named(wanted), ", ".join(map(str, sorted(set(how.ranks))))
-    told = f"{n:,} of rank {ranks}; {how.n_slots} slots a replica, {how.max_loras} in a batch"
+    room = f"{how.n_slots} slots a replica" if how.memory == "slots" else "in the KV cache's blocks"
+    told = f"{n:,} of rank {ranks}; {room}, {how.max_loras} in a batch"
     if how.max_cpu_loras:
         told += f", {how.max_cpu_loras} on its host"
     return f"{told}; loaded {how.load.replace('_', ' ')}"

@@ -135,9 +135,14 @@ def prepare(
         picked = first.table.pick
         if picked is not None and pool.engine.attended_tokens and pool.engine.n_blocks is None:
             n_blocks = int(n_blocks / (1 + picked.memory_share))  # summaries of pages
+        mean_token = held.kv_bytes(float(usual)) / usual * held.devices_per_group
         a_token = held.kv_bytes_per_token_replica
         if pool.engine.kv_precision is not None:  # on average, as blocks are
-            a_token = held.kv_bytes(float(usual)) / usual * held.devices_per_group
+            a_token = mean_token
+        block_bytes = mean_token * pool.engine.block_tokens
+        fitted = None
+        if adapters is not None:
+            fitted = fitting(graph, pool, device, adapters, n_adapters, block_bytes)
         served = Served(
             pool=pool,
             table=first.table,
@@ -151,7 +156,7 @@ def prepare(
             weights_bytes=held.weights_bytes,
             course=first.course,
             waits=first.waits,
-            adapters=fitting(graph, pool, device, adapters, n_adapters) if adapters else None,
+            adapters=fitted,
         )
         if pool.sm_share is not None:
             served, *more = lanes.lanes_of(served, device, partial(table_of, graph))

@@ -52,18 +52,45 @@ class Server(Intake):
         rows: Any = self._arrivals(requests)
         clock, old = self._clock, self._state.arrivals
         if len(rows) and self.concurrency is None:
-            latest = old["ready_ps"][clock.n_arrivals - 1] if clock.n_arrivals else 0
-            if rows.ready_ps[0] < max(clock.now_ps, latest):
+            if rows.ready_ps.min() < clock.now_ps or rows.arrival_ps.min() < self._latest_ps:
+                before = max(int(clock.now_ps), self._latest_ps)
                 raise SpecError.one(
                     "requests",
-                    f"one arrives at {rows.ready_ps[0] / PS:.6f} s, before the clock or its "
-                    f"predecessor at {max(clock.now_ps, latest) / PS:.6f} s",
+                    f"one arrives at {rows.arrival_ps.min() / PS:.6f} s, before the clock or its "
+                    f"predecessor at {before / PS:.6f} s",
                     "inject requests in the order of their arrival",
                 )
+            self._latest_ps = int(rows.arrival_ps.max())
         ahead = old[clock.next_arrival : clock.n_arrivals]
-        buffer = rows if not len(ahead) else np.concatenate([ahead, rows]).view(np.recarray)
-        clock.next_arrival, clock.n_arrivals = 0, len(buffer)
-        self._put(arrivals=buffer)
+        self._fill([ahead, self._later, rows])
+
+    def _fill(self, parts: Sequence[Any]) -> None:
+        """Put rows into the buffer; those that one to come may overtake wait until that is known.
+
+        A long prompt is ready later than a short one that was sent after it.
+        """
+        some = [part for part in parts if len(part)] or [parts[0]]
+        buffer: Any = some[0] if len(some) == 1 else np.concatenate(some)  # they may be many
+        buffer = buffer.view(np.recarray)
+        n, clock = len(buffer), self._clock
+        if self.concurrency is None and (np.diff(buffer.ready_ps) < 0).any():
+            buffer = buffer[np.argsort(buffer.ready_ps, kind="stable")]
+        host = self.pools[0].pool.engine
+        unequal = host.host_prompt_token_s > 0 or self.responses is not None
+        if unequal and clock.last_chunk == 0 and self.concurrency is None:
+            sure_ps = self._latest_ps + round(host.host_request_s * PS)
+            n = int(np.searchsorted(buffer.ready_ps, sure_ps, side="right"))
+        self._later = buffer[n:]
+        clock.next_arrival, clock.n_arrivals = 0, n
+        self._put(arrivals=buffer[:n])
+
+    def _all_are_known(self) -> None:
+        """No requests come after those that were put in."""
+        self._clock.last_chunk = 1
+        if len(self._later):
+            clock = self._clock
+            ahead = self._state.arrivals[clock.next_arrival : clock.n_arrivals]
+            self._fill([ahead, self._later])
 
     def command(self, time_s: float, verb: str, replica: int, value: int = 0) -> None:
         """Order something of a replica for a time not yet past (`VERBS` in `sim.core.state`).
@@ -173,7 +200,7 @@ class Server(Intake):
             n_fetched=int(self._state.stores["n_waits"].sum()),
             graph=calls.graph_of(self._state) if len(self._state.calls) else None,
             meta={
-                **({} if self.client is None else {"clients": client_counts(self._clock)}),
+                **({} if self.client is None else {"clients": client_counts(self._state)}),
                 "policies": {
                     kind: sorted({f.name for f in found})
                     for kind, found in self._found.items()
@@ -266,7 +293,7 @@ def run(
             server._advance_into(until_s)
         if progress is not None:
             progress(server.n_injected)
-    server._clock.last_chunk = 1
+    server._all_are_known()
     server.advance(until_s)
     return server.log_so_far()
 

@@ -29,6 +29,7 @@ from forerun.sim.check import (
     check_widths,
 )
 from forerun.sim.core import compile as compiler
+from forerun.sim.core import rows_request, state
 from forerun.sim.core.jit import JIT
 from forerun.sim.core.signatures import KINDS
 from forerun.sim.log import Tenant
@@ -136,6 +137,8 @@ class Settings:
         self._put(**{kind: function for kind, (function, _) in chosen.items()})
         self._put(**{f"{kind}_params": params for kind, (_, params) in chosen.items()})
         self.n_injected = 0
+        self._latest_ps = 0  # when the last of the requests put in was sent
+        self._later: np.ndarray = state.rows(0, rows_request.ARRIVAL)
         self._clock.last_chunk = 1
         self._released = False
 

@@ -326,6 +326,7 @@ def _turns(
         "resident": resident,
         "block_ps": block_ps,
         "block_bytes": block_bytes,
+        "in_steps": state.rows(len(pool_of), rows_log.LEAP),
         "loads": state.rows(len(pool_of), rows_fleet.LOADS),
         "queued": np.zeros((signatures.QUEUED_FIELDS, n_models), dtype=np.int64),
     }

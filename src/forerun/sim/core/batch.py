@@ -15,6 +15,7 @@ from forerun.sim.core import (
     fair,
     fetch,
     lanes,
+    paging,
     prefix,
     tiers,
     tuning,
@@ -257,15 +258,16 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
             blocks = blocks_for(min(request.n_known, kept(state, i, r) + engine.max_tokens), b)
         shared = here * prefix.blocks_a_hash(state, i) if here > 0 else 0
         held = shared - prefix.idle_among(state, i, r, here) * (shared // max(here, 1))
-        if replica.n_blocks + keep + blocks - held > engine.n_blocks - engine.watermark:
+        more = paging.wants(state, i, request.adapter) if request.adapter >= 0 else 0
+        if replica.n_blocks + keep + blocks + more - held > engine.n_blocks - engine.watermark:
             return left, unsettled
         if state.admit(request, replica, engine, state.admit_params) == 0:
             return left, unsettled
         lists.dequeue(state, i)
+        if here > 0:
+            prefix.hold_leading(state, i, r, here)  # so that nothing else drops them
         if request.adapter >= 0:
             adapters.take(state, i, request.adapter, t)
-        if here > 0:
-            prefix.hold_leading(state, i, r, here)
         request.n_blocks = blocks
         state.load[OUTSTANDING_TOKENS, i] -= have
         if up and not brings:
@@ -364,6 +366,7 @@ def form(state, i, t):
     if t < replica.free_ps:
         return replica.free_ps
     running, waiting = replica.n_running, replica.n_waiting
+    evicted = state.fitted[i].n_evicted
     has_encoded = replica.has_encoded  # nobody joins between the encoder's step and the model's
     if has_encoded == 1:
         replica.has_encoded = 0
@@ -382,6 +385,9 @@ def form(state, i, t):
             if end >= 0:
                 drafts.cancel(state, i)
                 return end
+        paged = state.engines[replica.pool].paged == 1 and replica.n_apart > 0
+        if paged and state.fitted[i].n_evicted != evicted:
+            unsettled += 1  # another adapter may have room now
         if replica.n_parked > 0 and (replica.n_running != running or replica.n_waiting != waiting):
             unsettled += 1  # a turn policy sees that somebody started, or waits no longer
     elif not tuning.goes_on(state, i):

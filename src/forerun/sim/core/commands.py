@@ -17,6 +17,7 @@ from forerun.sim.core import (
     fair,
     fetch,
     front,
+    paging,
     prefix,
     queue,
     tiers,
@@ -163,9 +164,11 @@ def move(state, i, r, t):
     if engine.reserve == FULL:
         blocks = blocks_for(request.isl + request.osl - 1, engine.block_tokens)
     spare = blocks_for(state.replicas[j].n_taking, engine.block_tokens)  # what a step takes
+    if request.adapter >= 0:
+        if not adapters.may_start(state, j, request.adapter, t):
+            return False
+        spare += paging.wants(state, j, request.adapter)
     if blocks_now(state, j) + spare + blocks - held > engine.n_blocks - engine.watermark:
-        return False
-    if request.adapter >= 0 and not adapters.may_start(state, j, request.adapter, t):
         return False
     decoders.leave_decoders(state, i, r)
     let_go(state, i, r, t)
@@ -174,10 +177,10 @@ def move(state, i, r, t):
     if engine.fair == 1:
         request.key = request.arrival_ps
     state.load[OUTSTANDING, j] += 1
-    if request.adapter >= 0:
-        adapters.take(state, j, request.adapter, t)
     if here > 0:
         prefix.hold_leading(state, j, r, here)
+    if request.adapter >= 0:
+        adapters.take(state, j, request.adapter, t)
     request.n_blocks = blocks
     take(state, j, blocks - shared)
     prefix.settle(state, j)

@@ -222,6 +222,7 @@ def send_again(state, i, r, t, lose):
     else:
         request.n_retries -= 1
         request.recomputed += request.n_computed
+        request.n_computed = 0  # so that it is counted once, where a copy is lost
         lists.write_done(state, i, r, t, lists.ABORTED if request.aborted == 1 else FAILED)
     lists.free(state, r)
 

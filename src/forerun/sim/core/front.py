@@ -31,7 +31,8 @@ def fits(state, p, isl, osl, most_kept):
     last = isl if engine.role == PREFILL else isl + osl - 1  # the last token needs no cache
     last = min(last, min(engine.keeps, most_kept) + engine.max_tokens)  # cut after each step
     short = isl + osl <= engine.max_len
-    return short and blocks_for(last, engine.block_tokens) <= engine.n_blocks - engine.watermark
+    room = engine.n_blocks - engine.watermark - engine.adapter_room
+    return short and blocks_for(last, engine.block_tokens) <= room
 
 
 @jit

@@ -310,6 +310,8 @@ def leave_source(state, r, t):
     request.n_left = request.n_left_shared = 0
     replica = state.replicas[source]
     waits = replica.n_waiting + replica.n_orders + replica.n_parked > 0
+    paged = state.engines[replica.pool].paged == 1
+    waits = waits or (paged and replica.n_apart > 0)  # their adapters may come
     if waits or state.stores[source].below >= 0:
         wake(state, source, t)  # its leap counted on fewer idle blocks
 

@@ -138,6 +138,9 @@ ENGINE = np.dtype(
         ("switch_ps", "i8"),  # that a lane stands still for when its share changes
         ("fair", "i8"),  # 1: a queue a tenant, and the order policy is asked again ...
         ("every_order", "i8"),  # ... 1: of what changes inside a leap beside counters
+        ("paged", "i8"),  # 1: adapters take blocks of the KV cache, and have no slots of their own
+        ("leaves", "i8"),  # one of LEAVES
+        ("adapter_room", "i8"),  # blocks of the largest adapter
     ],
     align=True,
 )
@@ -145,6 +148,10 @@ ENGINE = np.dtype(
 NO_CAP = 1 << 40
 
 RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
+
+#: when an adapter in the blocks of the KV cache leaves: as soon as nobody runs with it or waits for
+#: it, or when room is needed, before idle prefix blocks or after them
+LEAVES = {"at_once": 0, "adapters": 1, "prefixes": 2}
 
 #: what a replica is for: everything, prompts only, answers to prompts computed elsewhere, or the
 #: images, video and audio of prompts
@@ -239,6 +246,7 @@ SLOT = np.dtype(
         ("n_waiting", "i8"),
         ("n_decoding", "i8"),
         ("seen", "i8"),  # round of pricing in which it was counted
+        ("blocks", "i8"),  # that it takes of the KV cache
     ],
     align=True,
 )
@@ -265,6 +273,8 @@ FITTED = np.dtype(
         ("load_ps", "i8"),
         ("wait_ps", "i8"),  # of requests that stood apart
         ("bytes", "f8"),
+        ("idle_blocks", "i8"),  # of adapters that nobody runs with, in the KV cache
+        ("most_held", "i8"),
     ],
     align=True,
 )

@@ -174,6 +174,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "fitted": (FITTED, 1),  # [R]
     "tuned": (TUNED, 1),  # [R]
     "tune_ps": (I8, 2),  # [P, G], of tuning tokens beside their forward products
+    "adapter_blocks": (I8, 2),  # [P, A], of the KV cache, that an adapter takes
     "adapter_ps": (I8, 3),  # [P, A, 2], from the host to a replica, and from beyond to the host
     "lanes": (LANE, 1),  # [R]
     "queued": (I8, 2),  # [fields, N], what the turn policy reads; rows in signatures.py
@@ -202,6 +203,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "done": (DONE, 1),  # [..]
     "leaps": (LEAP, 1),  # [..]
     "gaps": (GAP, 1),  # [..]
+    "in_steps": (LEAP, 1),  # [R], of the steps under way, when `step_end.under_way` was asked last
     "tokens_ps": (I8, 2),  # [P, G]
     "seqs_ps": (I8, 2),  # [P, G]
     # a row a pool, then one a pool whose steps with chunks differ (`mixed_row`), P' in all

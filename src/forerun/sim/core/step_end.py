@@ -47,9 +47,25 @@ def write_leap(state, i, k):
     clock = state.clock[0]
     if clock.keep_leaps == 0:
         return
-    replica = state.replicas[i]
-    row = state.leaps[clock.n_leaps]
+    describe(state, i, k, state.leaps[clock.n_leaps])
     clock.n_leaps += 1
+
+
+@jit
+def under_way(state):
+    """Put the steps that replicas are in into `in_steps`, as rows that end when they are planned
+    to."""
+    for i in range(state.replicas.shape[0]):
+        row = state.in_steps[i]
+        row.n_steps = 0
+        if state.replicas[i].n_steps > 0:
+            describe(state, i, state.replicas[i].n_steps, row)
+
+
+@jit
+def describe(state, i, k, row):
+    """What the first k steps of replica i's leap are."""
+    replica = state.replicas[i]
     row.start_ps, row.first_ps, row.slope_ps = replica.start_ps, replica.first_ps, replica.slope_ps
     row.n_steps, row.replica, row.pool = k, i, replica.row
     row.n_still = replica.n_decode - replica.n_reading if replica.in_step > 0 else 0

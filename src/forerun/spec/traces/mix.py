@@ -14,7 +14,7 @@ from forerun.spec.items import FRAMES
 from forerun.spec.requests import Requests
 from forerun.spec.streams import stream
 from forerun.spec.traces._columns import take
-from forerun.spec.traces.draw import requests_of
+from forerun.spec.traces.regional import drawn_in
 
 #: what a request has of a column that its traffic does not tell
 _UNSAID: dict[str, Any] = {
@@ -34,14 +34,14 @@ def mixed(case: Case) -> Requests:
     random (stream `models`) by the shares of the models that have no traffic of their own.  A
     model's own traffic is drawn with a seed of its own.
     """
-    common = requests_of(case.traffic, seed=case.seed, models=True)
+    common = drawn_in(case.regions, case.traffic, seed=case.seed, models=True)
     shared = [m for m, asked in enumerate(case.models.values()) if asked.traffic is None]
     which = _named(case, common) if common.model is not None else _drawn(case, common, shared)
     parts = [replace(common, model=which)]
     for m, (name, asked) in enumerate(case.models.items()):
         if asked.traffic is not None:
             seed = int(stream(case.seed, f"traffic of {name}").integers(2**31))
-            own = requests_of(asked.traffic, seed=seed)
+            own = drawn_in(case.regions, asked.traffic, seed=seed)
             parts.append(replace(own, model=np.full(len(own), m, dtype=np.int64)))
     return merged(parts)
 
