@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 def requests(case: Case) -> Requests:
     """The requests of the case's traffic, drawn with its seed or read from its trace."""
     from forerun.spec.items import with_items
+    from forerun.spec.renders import check_render, rendered
     from forerun.spec.traces.draw import requests_of
     from forerun.spec.traces.mix import mixed
     from forerun.spec.traces.regional import summed, with_regions
@@ -47,8 +48,16 @@ def requests(case: Case) -> Requests:
     drawn = mixed(case) if many else requests_of(case.traffic, seed=case.seed)
     if case.regions:
         drawn = with_regions(drawn, traffic, case.regions, seed=case.seed)
-    if drawn.n_items is not None:
-        models = [catalog.model(asked.model) for asked in _models.asked_models(case).values()]
+    render = case.traffic.render
+    models = [catalog.model(asked.model) for asked in _models.asked_models(case).values()]
+    for model in models:
+        check_render(model, render)
+    if render is not None:
+        if many:
+            what = "several models are not yet combined with images that are made"
+            raise SpecError.one("models", what, "a case for each")
+        drawn = rendered(drawn, models[0], render)
+    elif drawn.n_items is not None:
         drawn = with_items(drawn, models)
     return with_senders(case, drawn) if case.tenants else drawn
 
@@ -166,6 +175,7 @@ def simulate(
         span_s=wanted.duration_s,
         n_adapters=n_named(wanted),
         items=largest_items(wanted),
+        renders=_models.renders_of(case, wanted),
     )
     pools = regions.placed(case, deployment, pools)
     check_row(row, pools)
@@ -346,6 +356,24 @@ def _pool_words(pool: Pool) -> str:
     return f"{pool.n_devices} x {pool.device}, {replicas} of {layout}"
 
 
+def render_words(wanted: Requests) -> str:
+    """What images or videos are asked for: sizes, frames, steps."""
+    import numpy as np
+
+    assert wanted.frames is not None
+    assert wanted.item_width is not None
+    assert wanted.item_height is not None
+    sizes = np.stack([wanted.item_width, wanted.item_height, wanted.frames], axis=1)
+    kinds, n = np.unique(sizes, axis=0, return_counts=True)
+    told = [
+        f"{many / len(wanted):.0%} {wide} x {high}" + (f" x {frames} frames" if frames > 1 else "")
+        for (wide, high, frames), many in zip(kinds.tolist(), n.tolist(), strict=True)
+    ]
+    steps = f"{wanted.osl.mean():,.4g} steps" + (" on average" if np.ptp(wanted.osl) else "")
+    guided = ", each with and without the prompt" if (wanted.n_items == 2).all() else ""
+    return f"{', '.join(told)}; {steps}{guided}"
+
+
 def _speculation_words(pool: Pool) -> str:
     """Who proposes tokens, how many, and how often they are right."""
     said = pool.engine.speculation
@@ -410,7 +438,9 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         "traffic": f"{what} over {span} ({how})",
         "router": deployment.route.name,
     }
-    if wanted.n_items is not None and wanted.item_tokens is not None:
+    if wanted.frames is not None:
+        out["asked for"] = render_words(wanted)
+    elif wanted.n_items is not None and wanted.item_tokens is not None:
         n, shown = wanted.n_items, int(wanted.n_items.sum())
         tokens = int((n * wanted.item_tokens).sum())
         out["shown"] = (
@@ -438,7 +468,7 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         label = "engine" if len(deployment.pools) == 1 else f"engine of {pool.name}"
         e = pool.engine
         out[label] = (
-            f"{e.batch.name} batches, {e.order.name}, max_num_seqs {e.max_num_seqs}, "
+            f"{e.batch.name if wanted.frames is None else 'denoise'} batches, {e.order.name}, max_num_seqs {e.max_num_seqs}, "
             f"max_num_batched_tokens {e.max_num_batched_tokens}, "
             f"gpu_memory_utilization {e.gpu_memory_utilization:g}"
         )

@@ -23,6 +23,7 @@ from forerun.metrics import (
     encoders,
     energy,
     goodput,
+    images,
     kv,
     lanes,
     latency,
@@ -112,6 +113,12 @@ class Metrics:
     items_per_s: Figure
     encoding: Figure
     embeddings_moved_bytes_per_s: Figure
+    images_per_s: Figure  # of a diffusion model, else None as all of these
+    frames_per_s: Figure
+    denoising_step_s: Figure
+    showing: Figure
+    energy_j_per_image: Figure
+    usd_per_image: Figure
     response_hit: Figure
     response_wrong: Figure
     response_missed: Figure
@@ -236,6 +243,7 @@ def score(
         **shares,
         **kv.figures(part),
         **encoders.figures(part),
+        **images.figures(part, joule, money.cost_usd(paid, duration)),
         **responses.figures(part),
         **models.figures(part),
         **adapters.figures(part),
@@ -493,6 +501,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "encoders": (
         "items_encoded", "items_per_s", "encoding", "embeddings_moved_bytes_per_s",
+    ),
+    "images": (
+        "images_per_s", "frames_per_s", "denoising_step_s", "showing", "energy_j_per_image",
+        "usd_per_image",
     ),
     "responses": ("response_hit", "response_wrong", "response_missed"),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),

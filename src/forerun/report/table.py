@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from forerun.metrics.figure import Figure, text
+from forerun.metrics.images import OF_TEXT
 from forerun.metrics.score import GROUPS, WORKFLOWS, Metrics, model_band
 from forerun.metrics.stats import Quantiles
 from forerun.metrics.workflows import Workflows
@@ -47,6 +48,12 @@ LABELS = {
     "items_per_s": "images or groups of frames",
     "encoding": "time in encoder steps",
     "embeddings_moved_bytes_per_s": "embeddings moved",
+    "images_per_s": "images or videos made",
+    "frames_per_s": "frames",
+    "denoising_step_s": "time of a step",
+    "showing": "latents to pixels",
+    "energy_j_per_image": "energy per image or video",
+    "usd_per_image": "cost per image or video",
     "response_hit": "answers given again",
     "response_wrong": "of them another question's",
     "response_missed": "right answers kept and not found",
@@ -101,7 +108,7 @@ LABELS = {
 }
 #: a figure each for what a fleet may do or not
 OPTIONAL = (
-    "kv", "encoders", "models", "responses", "adapters", "tuning", "lanes", "tenants", "power",
+    "kv", "encoders", "images", "models", "responses", "adapters", "tuning", "lanes", "tenants", "power",
 )  # fmt: skip
 Line = tuple[str, str, str, str, str]
 
@@ -109,7 +116,10 @@ Line = tuple[str, str, str, str, str]
 def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
     """(group, lines of HEAD) for a reader; a figure nobody asked for (no price) is left out."""
     lines: list[Line] = []
+    hidden = OF_TEXT if metrics.images_per_s.value is not None else frozenset()
     for name in ("ttft_s", "tpot_s", "itl_s", "e2el_s", "queue_s"):
+        if name in hidden:
+            continue
         found = getattr(metrics, name)
         if found is None or found.n == 0:
             why = "the log kept no steps" if found is None else "no request has one"
@@ -123,6 +133,7 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
         known = [name for name in names if getattr(metrics, name).value is not None]
         if group in OPTIONAL:
             names = tuple(known)
+        names = tuple(name for name in names if name not in hidden)
         if known or group not in ("money", "carbon", "fleet", *OPTIONAL):
             yield group, [_figure(name, getattr(metrics, name)) for name in names]
 
@@ -187,9 +198,12 @@ def counts_words(metrics: Metrics) -> str:
         if getattr(c, name):
             ends.append(f"{getattr(c, name):,} {name}")
     at_most = "" if metrics.replicas_mean.value is None else "up to "
+    came = f"{c.input_tokens:,} tokens in, {c.output_tokens:,} out"
+    if metrics.images_per_s.value is not None:
+        came = f"{c.output_tokens:,} steps of denoising"
     return (
         f"{', '.join(ends)} in {text(metrics.duration_s, 's')} on {at_most}{metrics.n_devices} "
-        f"devices; {c.input_tokens:,} tokens in, {c.output_tokens:,} out"
+        f"devices; {came}"
     )
 
 

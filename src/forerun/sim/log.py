@@ -91,4 +91,5 @@ class Log:
     encodes: np.ndarray | None = None  # of dtype ENCODES, one row a replica; None without items
     tuned: np.ndarray | None = None  # structured array of dtype TUNED, one row a replica
     fitted: np.ndarray | None = None  # structured array of dtype FITTED, one row a replica
+    frames: np.ndarray | None = None  # int64 [N], of each answer that a diffusion model makes
     answered: Answered | None = None  # what the response cache did, where there is one

@@ -32,6 +32,7 @@ from forerun.sim.check import (
     check_weights,
     check_widths,
 )
+from forerun.sim.check_denoise import check_denoisers
 from forerun.sim.collect import (
     assumed,
     client_counts,
@@ -108,6 +109,7 @@ class Server:
         self._check()
         self._kept: list[Batches] = []
         self._has_items = False
+        self._frames: list[np.ndarray] = []
         self.pool_of_replica = pool_of_replica(self.pools)
         self._state = new_state(
             self.pools,
@@ -168,7 +170,9 @@ class Server:
         for kind, chosen in fleet.items():
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
         again = [order.again for order in self._found["order"]]
-        check_encoders(self.pools, again, cached=self.responses is not None)
+        cached = self.responses is not None
+        check_denoisers(self.pools, again, n_tiers=len(self.tiers), cached=cached)
+        check_encoders(self.pools, again, cached=cached)
         self._fair = policy_room.fair_knobs(self._found["order"])
         check_weights(self.tenants, any(again))
         check_fair(self.pools, again)
@@ -275,6 +279,8 @@ class Server:
         rows.model = self._models(requests)
         rows.region = self._regions(requests)
         rows.adapter = self._adapters(requests)
+        if requests.frames is not None:
+            self._frames.append(np.asarray(requests.frames))
         if requests.n_items is not None:
             check_items(self.pools, requests)
             rows.n_items, rows.item_units = requests.n_items, requests.item_units
@@ -324,6 +330,10 @@ class Server:
         if requests.attended_tokens is not None:
             most = requests.attended_tokens
             rows.most_read = np.where(most > 0, most, NO_CAP)
+        if self._clock.denoises:
+            denoised = [one.model for one in self.pools if one.denoises]
+            asked = np.broadcast_to(rows.model, len(rows))
+            rows.most_kept = np.where(np.isin(asked, denoised), rows.isl, rows.most_kept)
 
     def _asks(self, cache: ResponseCache, requests: Requests) -> np.ndarray:
         """Note what these requests ask of the response cache; how long it takes to look."""
@@ -471,7 +481,7 @@ class Server:
             end_ps=self._end_ps(under_way),
             n_unfinished=len(under_way),
             loads=np.array(self._state.loads),
-            encodes=encoded(self._state) if self._has_items else None,
+            encodes=encoded(self._state) if self._has_items or self._clock.denoises else None,
             tuned=np.array(self._state.tuned) if self._clock.tunes else None,
             fitted=np.array(self._state.fitted) if self._clock.has_adapters else None,
             replicas=np.array(self._state.totals),
@@ -511,6 +521,7 @@ class Server:
                 ),
             },
             answered=self._answered(),
+            frames=np.concatenate(self._frames) if self._frames else None,
         )
 
     def _end_ps(self, under_way: np.ndarray) -> int:

@@ -131,12 +131,50 @@ class Media(Spec):
             raise ValueError("patches and tokens of an item are given together")
         if not self.size and self.patches is None:
             raise ValueError("gives neither a size, as in size: 1280x720, nor patches and tokens")
-        for name, weight in self.size.items():
-            sides = name.split("x")
-            if len(sides) != 2 or not all(s.isdigit() and int(s) > 0 for s in sides):
-                raise ValueError(f"{name!r} is not a size in pixels, as in 1280x720")
-            if weight <= 0:
-                raise ValueError(f"{name} has the weight {weight:g}, which is not above 0")
+        check_sizes(self.size)
+        return self
+
+
+def check_sizes(sizes: dict[str, float]) -> None:
+    """Raises ValueError for what is no size in pixels, and for a weight that is not above 0."""
+    for name, weight in sizes.items():
+        sides = name.split("x")
+        if len(sides) != 2 or not all(s.isdigit() and int(s) > 0 for s in sides):
+            raise ValueError(f"{name!r} is not a size in pixels, as in 1280x720")
+        if weight <= 0:
+            raise ValueError(f"{name} has the weight {weight:g}, which is not above 0")
+
+
+class Render(Spec):
+    """Images or videos that requests ask a diffusion model for.
+
+    They are `size` pixels, one or several sizes with their weights, and take `steps` of denoising;
+    `frames` makes them videos.  With guidance each step runs twice, with and without the prompt.
+    What is not said is as the model's maker runs it.
+    """
+
+    size: dict[str, float]  # {"1024x1024": 0.8, "2048x2048": 0.2}
+    steps: Lengths | None = None
+    frames: int | None = Field(default=None, ge=1)
+    guided: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data):
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        if isinstance(data.get("steps"), (int, float)):
+            data["steps"] = {"kind": "fixed", "mean": data["steps"]}
+        if isinstance(data.get("size"), str):
+            data["size"] = {data["size"]: 1.0}
+        return data
+
+    @model_validator(mode="after")
+    def _sized(self) -> Render:
+        if not self.size:
+            raise ValueError("gives no size, as in size: 1024x1024")
+        check_sizes(self.size)
         return self
 
 
@@ -226,6 +264,7 @@ class Traffic(Spec):
     workflow: Workflow | None = None
     documents: Documents | None = None  # before the prompts that isl or the trace describe
     media: Media | None = None  # images or video before the text of the prompts
+    render: Render | None = None  # images or video that requests ask a diffusion model for
     adapters: AdapterTraffic | None = None  # that requests name
     client: Client | None = None
     kept_tokens: Lengths | None = None  # caps of the requests' own, see `engine.kept_tokens` ...
@@ -236,7 +275,7 @@ class Traffic(Spec):
     def _without_questions(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What says nothing of these reads (and hashes) as it always did."""
         data: dict[str, Any] = plain(self)
-        for name in ("questions", "kept_tokens", "attended_tokens", "media"):
+        for name in ("questions", "kept_tokens", "attended_tokens", "media", "render"):
             if not getattr(self, name):
                 data.pop(name, None)
         return data

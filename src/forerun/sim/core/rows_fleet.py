@@ -67,6 +67,9 @@ REPLICA = np.dtype(
         ("n_tune", "i8"),  # tuning tokens in each step ...
         ("tune_added_ps", "i8"),  # ... and the time they add to it
         ("last_tenant", "i8"),  # whose queue was the last to become empty; -1 none yet
+        ("denoised", "i8"),  # tokens of a step that denoises, beyond one for each decoder
+        ("showing", "i8"),  # tokens of those whose latents become pixels in the step, if it is one
+        ("show_head", "i8"),  # requests that wait for that, or are in it, linked by chunk_next
     ],
     align=True,
 )
@@ -135,6 +138,8 @@ ENGINE = np.dtype(
         ("switch_ps", "i8"),  # that a lane stands still for when its share changes
         ("fair", "i8"),  # 1: a queue a tenant, and the order policy is asked again ...
         ("every_order", "i8"),  # ... 1: of what changes inside a leap beside counters
+        ("denoises", "i8"),  # 1: requests compute all their tokens in each step ...
+        ("shows_row", "i8"),  # ... and become pixels by the costs of this row; -1: nobody prices it
     ],
     align=True,
 )
@@ -153,6 +158,9 @@ ENCODES = np.dtype(
         ("n_items", "i8"),  # images, pairs of frames, stretches of audio ...
         ("n_units", "i8"),  # ... and what of them was computed
         ("busy_ps", "i8"),  # of the encoder's steps
+        ("n_shown", "i8"),  # latents that became pixels ...
+        ("shown_tokens", "i8"),  # ... what of them was computed in each step before ...
+        ("show_ps", "i8"),  # ... and how long that took
     ],
     align=True,
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from forerun.sim.core import (
     attempts,
     decoders,
+    denoise,
     encode,
     fair,
     front,
@@ -25,7 +26,7 @@ from forerun.sim.core.rows_log import STATUS
 from forerun.sim.core.rows_request import DECODING, ENCODING
 from forerun.sim.core.signatures import OUTSTANDING, OUTSTANDING_TOKENS
 
-FINISHED, ABORTED = STATUS["finished"], STATUS["aborted"]
+ABORTED = STATUS["aborted"]
 PREFILL, ENCODE = ROLE["prefill"], ROLE["encode"]
 
 
@@ -53,7 +54,7 @@ def write_leap(state, i, k):
     row.start_ps, row.first_ps, row.slope_ps = replica.start_ps, replica.first_ps, replica.slope_ps
     row.n_steps, row.replica, row.pool = k, i, replica.row
     row.n_still = replica.n_decode - replica.n_reading if replica.in_step > 0 else 0
-    row.n_tokens = replica.in_step + replica.chunk + replica.n_draft
+    row.n_tokens = replica.in_step + replica.chunk + replica.n_draft + replica.denoised
     row.n_seqs, row.n_decode = replica.n_seqs, replica.in_step
     encodes = state.engines[replica.pool].role == ENCODE
     n_chunks = 0
@@ -78,6 +79,9 @@ def write_leap(state, i, k):
     row.n_adapters, row.n_adapted = replica.n_adapters, replica.n_adapted
     if replica.encoding > 0:  # its row is that of the encoder
         row.n_tokens = row.chunk = replica.encoding
+    if replica.showing > 0:
+        row.n_tokens = row.chunk = replica.showing
+        row.n_chunks = denoise.n_to_show(state, i)
     row.scored = row.n_scored = row.n_picking = 0
     if replica.in_step > 0:
         row.scored, row.n_scored = replica.scored, replica.n_scored
@@ -131,13 +135,15 @@ def complete(state, i, k):
         decoders.stop_growing(state, i, r)
         if state.live[r].osl - state.live[r].n_out == replica.decoded - state.live[r].joined:
             decoders.leave_decoders(state, i, r)
-            lists.end_running(state, i, r, t, FINISHED)
+            denoise.finish(state, i, r, t)
         else:
             decoders.await_next_change(state, i, r)
     if replica.chunk > 0:
         complete_chunks(state, i, k, t)
     if replica.encoding > 0:
         encode.settle(state, i)
+    if replica.showing > 0:
+        denoise.settle(state, i, t)
     replica.n_steps = 0
     replica.chunk = 0
     replica.ended_ps = t
@@ -159,7 +165,7 @@ def pass_steps(state, i, k):
     if replica.encoding > 0:
         state.encodes[i].busy_ps += t - replica.start_ps
     totals.n_steps += k
-    totals.n_tokens += k * (replica.in_step + replica.chunk) + replica.n_draft
+    totals.n_tokens += k * (replica.in_step + replica.chunk + replica.denoised) + replica.n_draft
     write_leap(state, i, k)
     if replica.n_tune > 0:
         tuning.note(state, i, k, t - replica.start_ps)
@@ -228,7 +234,7 @@ def complete_chunks(state, i, k, t):
                 write_gap(state, i, t, gap, 1, 1)
             request.last_token_ps = t
             if request.n_out == request.osl or request.aborted == 1:
-                lists.end_running(state, i, r, t, FINISHED)
+                denoise.finish(state, i, r, t)
             elif state.replicas[i].partner >= 0:
                 lanes.hand_over(state, i, r, t)
             elif state.engines[replica.pool].role == PREFILL:
