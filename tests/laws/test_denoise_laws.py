@@ -84,7 +84,9 @@ def test_stragglers_slow_every_stage():
         if name == "text apart":
             continue
         plain = serve(requests, pools, seed=3).log_so_far()
-        found = [drive(requests, pools, faults=(slow,), seed=3, leap=leap) for leap in (True, False)]
+        found = [
+            drive(requests, pools, faults=(slow,), seed=3, leap=leap) for leap in (True, False)
+        ]
         logs = [one.log() for one in found]
         assert_same(*logs)
         names = {found[0].server.pools[p].pool.name for p in np.unique(logs[0].leaps["pool"])}
@@ -127,7 +129,9 @@ def test_a_step_never_has_more_tokens_than_its_budget_and_memory_never_grows():
     for seed in range(3):
         for _, pools, requests in of_fleets(seed, rate=400.0):
             log = serve(requests, pools, seed=3).log_so_far()
-            rows = log.leaps[np.isin(log.leaps["pool"], [p for p, o in enumerate(pools) if o.denoises])]
+            rows = log.leaps[
+                np.isin(log.leaps["pool"], [p for p, o in enumerate(pools) if o.denoises])
+            ]
             assert (rows["n_tokens"] <= 200).all()
             assert rows["n_decode"].max() > 1
             assert (rows["slope_ps"] == 0).all()

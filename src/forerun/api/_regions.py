@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forerun import catalog, units
 from forerun.api._cases import pool_grids, pool_usd_per_hour
@@ -51,7 +51,7 @@ def placed(case: Case, deployment: Deployment, pools: Sequence[Served]) -> list[
         gco2e = catalog.grid(grid).gco2e_per_kwh if grid is not None else 0.0
         by_name[pool.name] = (pool.region, usd, gco2e)
     for served in pools:
-        region, usd, gco2e = by_name[served.block or served.pool.name]
+        region, usd, gco2e = by_name[_home(served, by_name)]
         at = names.index(region) if region is not None else 0
         out.append(replace(served, region=at, usd_per_hour=usd, gco2e_per_kwh=gco2e))
     return out
@@ -61,7 +61,15 @@ def grids(found: Grids, pools: Sequence[Served]) -> Grids:
     """Intensities of grids by pool, as intensities by row: lanes of a pool have names of theirs."""
     if not isinstance(found, dict):
         return found
-    return {served.pool.name: found[served.block or served.pool.name] for served in pools}
+    return {served.pool.name: found[_home(served, found)] for served in pools}
+
+
+def _home(served: Served, known: Mapping[str, Any]) -> str:
+    """The pool that a row is of: its own, or the one that it stands in front of or behind."""
+    name = served.block or served.pool.name
+    if name in known:
+        return name
+    return max((one for one in known if name.startswith(f"{one} ")), key=len)
 
 
 def explain(case: Case, pools: Sequence[Served], wanted: Requests, log: Log) -> list[str]:

@@ -145,6 +145,7 @@ def simulate(
     from forerun.metrics.reason import explain
     from forerun.metrics.score import score
     from forerun.sim import serve
+    from forerun.sim.check_denoise import check_moves
     from forerun.sim.control.cold import cold_starts
     from forerun.sim.control.drive import Control, is_controlled, with_rows
     from forerun.sim.control.shares import Shares, is_shared
@@ -179,6 +180,7 @@ def simulate(
     )
     pools = regions.placed(case, deployment, pools)
     check_row(row, pools)
+    check_moves(case, deployment)
     controlled = is_controlled(pools, case.faults, row, deployment.rebalance)
     server = serve.Server(
         with_rows(pools, case.faults, row),
@@ -370,7 +372,8 @@ def render_words(wanted: Requests) -> str:
         for (wide, high, frames), many in zip(kinds.tolist(), n.tolist(), strict=True)
     ]
     steps = f"{wanted.osl.mean():,.4g} steps" + (" on average" if np.ptp(wanted.osl) else "")
-    guided = ", each with and without the prompt" if (wanted.n_items == 2).all() else ""
+    twice = wanted.n_items is not None and bool(np.all(wanted.n_items == 2))
+    guided = ", each with and without the prompt" if twice else ""
     return f"{', '.join(told)}; {steps}{guided}"
 
 
@@ -467,8 +470,9 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
     for pool in deployment.pools:
         label = "engine" if len(deployment.pools) == 1 else f"engine of {pool.name}"
         e = pool.engine
+        batches = e.batch.name if wanted.frames is None else "denoise"
         out[label] = (
-            f"{e.batch.name if wanted.frames is None else 'denoise'} batches, {e.order.name}, max_num_seqs {e.max_num_seqs}, "
+            f"{batches} batches, {e.order.name}, max_num_seqs {e.max_num_seqs}, "
             f"max_num_batched_tokens {e.max_num_batched_tokens}, "
             f"gpu_memory_utilization {e.gpu_memory_utilization:g}"
         )

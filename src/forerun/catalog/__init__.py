@@ -4,5 +4,6 @@ from forerun.catalog.hardware import device, devices, fitting, grid, link, links
 from forerun.catalog.zoo import model, models, pipelines
 
 __all__ = [
-    "device", "devices", "fitting", "grid", "link", "links", "model", "models", "pipelines", "price",
+    "device", "devices", "fitting", "grid", "link", "links", "model", "models", "pipelines",
+    "price",
 ]  # fmt: skip

@@ -54,9 +54,10 @@ def model(name_or_path: str) -> Model:
     known = _aliases()
     name = known.get(text.lower()) or _by_variant(text.lower(), known)
     if name is None:
+        near = nearest(text.rsplit("/", 1)[-1], (*models(), *pipelines()))
         raise SpecError.one(
             "model", f"{text[:80]!r} is not in the catalog",
-            nearest(text.rsplit("/", 1)[-1], (*models(), *pipelines())) + ", or the path of a config.json",
+            f"{near}, or the path of a config.json",
         )  # fmt: skip
     return _catalog(name)
 

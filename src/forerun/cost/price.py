@@ -283,16 +283,16 @@ def _typical(
                 counts = shape.decode(n, c) if whole is None else shape.prefill(np.float64(n), 0.0)
             used = math_format(m.device, op.dtype)
             flop_of[used or ""] += count * float(counts.flop) * op.devices
-    whole = sum(time_of.values())
-    below, above = (np.sqrt(sum(w[k] ** 2 for w in width.values())) / whole for k in (0, 1))
+    total = sum(time_of.values())
+    below, above = (np.sqrt(sum(w[k] ** 2 for w in width.values())) / total for k in (0, 1))
     main = max(flop_of, key=lambda k: flop_of[k])
     return _Share(
         low=float(max(0.05, 1 - below)),
         high=float(1 + above),
         peak_flop_per_s=peak_flop_per_s(m.device, main),
-        sources={k: t / whole for k, t in sorted(source_of.items(), key=lambda kv: -kv[1])},
+        sources={k: t / total for k, t in sorted(source_of.items(), key=lambda kv: -kv[1])},
         outside=tuple(dict.fromkeys(outside)),
-        by_operator={k: t / whole for k, t in sorted(time_of.items(), key=lambda kv: -kv[1])},
+        by_operator={k: t / total for k, t in sorted(time_of.items(), key=lambda kv: -kv[1])},
     )
 
 

@@ -70,7 +70,9 @@ def told(part: View) -> list[str]:
     busy = float(log.replicas["busy_ps"].sum())
     shown = float(log.encodes["show_ps"].sum())
     read = float(log.encodes["busy_ps"].sum())
-    parts = f"text encoders {text(ratio(read, busy), 'share')}, VAE {text(ratio(shown, busy), 'share')}"
+    parts = (
+        f"text encoders {text(ratio(read, busy), 'share')}, VAE {text(ratio(shown, busy), 'share')}"
+    )
     tokens = float(rows["isl"].mean())
     return [
         f"{plural(len(rows), 'request')} took {rows['n_out'].mean():,.1f} steps of {tokens:,.0f} "

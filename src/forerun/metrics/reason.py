@@ -6,7 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.metrics import adapters, encoders, fleet, images, lanes, power, responses, tuning, waits, work
+from forerun.metrics import (
+    adapters,
+    encoders,
+    fleet,
+    images,
+    lanes,
+    power,
+    responses,
+    tuning,
+    waits,
+    work,
+)
 from forerun.metrics.figure import plural, ratio, text
 from forerun.metrics.latency import PS, finished, queue_s, ttft_s
 from forerun.metrics.score import Metrics

@@ -1,4 +1,4 @@
-"""A diffusion model's stages as graphs: its text encoders, a step of its denoiser, its VAE's decoder.
+"""A diffusion model's stages as graphs: text encoders, a step of the denoiser, the VAE's decoder.
 
 Units of the first are tokens of the longest text encoder, of the second all tokens of its requests
 (latents and joined text, of each copy), of the third latents.
@@ -217,9 +217,7 @@ def weights_bytes(model: Model, pool: Pool, graph: Graph) -> float:
     return sum(op.stored_bytes * op.count for op in graph.ops)
 
 
-def _graph(
-    model: Model, pool: Pool, ops: list[Op], hidden: int, layers: tuple[int, ...]
-) -> Graph:
+def _graph(model: Model, pool: Pool, ops: list[Op], hidden: int, layers: tuple[int, ...]) -> Graph:
     return Graph(
         model=model.name, ops=tuple(ops), hidden=hidden, vocab=0, tp=pool.tp, pp=1, dp=1, cp=1,
         ep=1, layers_of_group=layers, layers_per_stage=(sum(layers),), math="bf16", max_len=None,
@@ -230,7 +228,7 @@ def _graph(
 
 #: what all graphs here take for granted
 ASSUMED = (
-    "attention among all tokens of an image is priced as a causal chunk of as many query-key pairs; "
-    "convolutions by a roofline with estimated efficiencies; no measured diffusion model has been "
-    "compared operator by operator",
+    "attention among all tokens of an image is priced as a causal chunk of as many query-key "
+    "pairs; convolutions by a roofline with estimated efficiencies; no measured diffusion model "
+    "has been compared operator by operator",
 )

@@ -15,9 +15,7 @@ from forerun.ops.moe import Experts
 from forerun.ops.sampling import Sampling
 from forerun.ops.ssm import Scan
 
-Shape = (
-    Embedding | Matmul | Attention | Experts | Elementwise | Scan | Sampling | Collective | Conv
-)
+Shape = Embedding | Matmul | Attention | Experts | Elementwise | Scan | Sampling | Collective | Conv
 
 #: what a step counts: tokens computed, sequences sampled, decoding requests, or prefill chunks
 Axis = Literal["tokens", "seqs", "decode", "prefill"]

@@ -108,7 +108,8 @@ LABELS = {
 }
 #: a figure each for what a fleet may do or not
 OPTIONAL = (
-    "kv", "encoders", "images", "models", "responses", "adapters", "tuning", "lanes", "tenants", "power",
+    "kv", "encoders", "images", "models", "responses", "adapters", "tuning", "lanes", "tenants",
+    "power",
 )  # fmt: skip
 Line = tuple[str, str, str, str, str]
 

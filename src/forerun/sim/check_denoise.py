@@ -1,4 +1,4 @@
-"""What replicas that denoise cannot do yet, alone and with the rest of a fleet: said before a run."""
+"""What replicas that denoise cannot do yet, alone and with the rest of a fleet."""
 
 from __future__ import annotations
 
@@ -6,6 +6,24 @@ from collections.abc import Sequence
 
 from forerun.errors import Problem, SpecError
 from forerun.sim.setup import Served
+from forerun.spec.case import Case
+from forerun.spec.deployment import Deployment
+
+
+def check_moves(case: Case, deployment: Deployment) -> None:
+    """Raises SpecError where requests for images would have to move while they are denoised."""
+    if case.traffic.render is None:
+        return
+    problems = []
+    if deployment.rebalance is not None:
+        what = "latents do not move between replicas"
+        problems.append(Problem("deployment.rebalance", what, "drop it"))
+    for i, fault in enumerate(case.faults):
+        if fault.effect == "loss" and fault.on_notice == "move":
+            what = "latents do not move between replicas"
+            problems.append(Problem(f"faults.{i}.on_notice", what, "on_notice: drain"))
+    if problems:
+        raise SpecError(*problems)
 
 
 def check_denoisers(
@@ -32,7 +50,7 @@ def check_denoisers(
             "role": (one.pool.role not in ("both", "encode"), "prompts and answers are of text"),
             "models": (one.group is not None, f"models that take turns: {said}"),
             "moe": (one.pool.moe is not None, "a diffusion model here has no experts"),
-            "sm_share": (one.block is not None, "prompts and answers are of text"),
+            "sm_share": (one.pool.sm_share is not None, "prompts and answers are of text"),
             "engine.speculation": (engine.speculation is not None, "steps propose no tokens"),
             "engine.tuning": (engine.tuning is not None, f"fine-tuning {said}"),
             "engine.kept_tokens": (bool(engine.kept_tokens), "nothing is kept of a step"),
@@ -41,7 +59,9 @@ def check_denoisers(
             "engine.order": (again[p], "steps are counted for no tenant yet"),
         }
         problems += [
-            Problem(f"{where}.{name}", what, drop) for name, (clash, what) in clashes.items() if clash
+            Problem(f"{where}.{name}", what, drop)
+            for name, (clash, what) in clashes.items()
+            if clash
         ]
     if problems:
         raise SpecError(*problems)

@@ -12,7 +12,7 @@ from forerun import units
 from forerun.cost.price import price
 from forerun.cost.reserve import activation_bytes, reserve_bytes, visible_bytes
 from forerun.cost.table import CostTable, Work, grid
-from forerun.errors import Infeasible
+from forerun.errors import Infeasible, SpecError
 from forerun.ops.diffusion import described, lower_denoiser, lower_text, lower_vae, weights_bytes
 from forerun.ops.graph import Graph
 from forerun.sim.power.check import check_pool
@@ -73,6 +73,10 @@ def stages(model: Model, pool: Pool, device: Device, asked: Asked, *, apart: boo
     """
     if wrong := check_pool(pool):
         raise Infeasible(*wrong)
+    if pool.engine.batch.name not in ("chunked", "denoise"):
+        what = f"{pool.engine.batch.name} batches are of prompts and answers"
+        where = f"deployment.pools.{pool.name}.engine.batch"
+        raise SpecError.one(where, what, "drop it: requests join steps of denoising whole")
     d = described(model)
     graph, pixels = lower_denoiser(model, pool, asked.copies), lower_vae(model, pool)
     text = None if apart else lower_text(model, pool)
@@ -148,7 +152,8 @@ def _at_once(table: CostTable) -> CostTable:
 def _each(table: CostTable, change: Callable[[Work], Work]) -> CostTable:
     """The table with every quantity changed alike."""
     names = ("time_s", "flop", "hbm_bytes", "link_bytes", "energy_j")
-    return replace(table, **{name: change(getattr(table, name)) for name in names})
+    changed: dict[str, Any] = {name: change(getattr(table, name)) for name in names}
+    return replace(table, **changed)
 
 
 def _stepwise(table: CostTable, asked: Asked) -> CostTable:

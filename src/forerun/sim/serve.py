@@ -235,6 +235,12 @@ class Server:
             if (own == "encode") != (self.pools[value].pool.role == "encode"):
                 what = f"replica {replica} ({own}) cannot switch to {self.pools[value].pool.name}"
                 raise SpecError.one("command", what, "a pool that encodes keeps to that")
+            if self.pools[self.pool_of_replica[replica]].denoises != self.pools[value].denoises:
+                what = f"replica {replica} cannot switch to {self.pools[value].pool.name}"
+                raise SpecError.one("command", what, "a pool that denoises keeps to that")
+        if verb == "move" and self.pools[self.pool_of_replica[replica]].denoises:
+            what = f"replica {replica} denoises, and latents do not move between replicas"
+            raise SpecError.one("command", what, "drain it")
         clock, old = self._clock, self._state.commands
         row = state.rows(1, state.COMMAND)
         row.time_ps, row.verb = max(round(time_s * PS), int(clock.now_ps)), state.VERBS[verb]

@@ -56,7 +56,9 @@ class Vae(Spec):
     up; each level but the last doubles both sides, where `frames` says so also the frames."""
 
     latent_channels: int = Field(ge=1)
-    widths: tuple[int, ...] = Field(min_length=1)  # channels of each level, that at the latents first
+    widths: tuple[int, ...] = Field(
+        min_length=1
+    )  # channels of each level, that at the latents first
     blocks: int = Field(ge=1)  # residual blocks of a level
     taps: int = 9  # of a convolution: 9, or 27 in three dimensions
     frames: tuple[bool, ...] = ()  # which levels double the frames

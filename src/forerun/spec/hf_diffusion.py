@@ -1,6 +1,6 @@
 """Reads a diffusers pipeline's config.json files, kept side by side in one object, into a `Model`.
 
-Keys are the pipeline's components (`transformer`, `vae`, `text_encoder`, `text_encoder_2`, ..), each
+Keys are the pipeline's components (`transformer`, `vae`, `text_encoder`, `text_encoder_2`), each
 with the content of its config.json; `pipeline` says what the pipeline does by default (steps, text
 lengths, guidance).  One function a class of denoiser.
 """
@@ -23,7 +23,7 @@ def is_pipeline(config: Config) -> bool:
 
 
 def read_pipeline(config: Config, *, name: str, source: str) -> Model:
-    """The model that the components describe.  Raises SpecError for what is missing or not known."""
+    """The model that the components describe.  Raises SpecError for what is missing or unknown."""
     said = config.get("forerun") or {}
     inner = config["transformer"]
     kind = str(inner.get("_class_name"))
@@ -107,7 +107,9 @@ def _wan(c: Config) -> tuple[int, dict[str, Any]]:
     """Wan 2.1: attention among latents, then to the text; one modulation for all blocks."""
     width, heads = c["dim"], c["num_heads"]
     block = Blocks(n=c["num_layers"], inter=c["ffn_dim"], cross=True, modulation=0)
-    extra = c["freq_dim"] * width + width**2 + 6 * width**2 + width**2  # time, its six, text's second
+    extra = (
+        c["freq_dim"] * width + width**2 + 6 * width**2 + width**2
+    )  # time, its six, text's second
     return width, {
         "blocks": (block,), "n_heads": heads, "head_dim": width // heads, "patch": 2,
         "text_dim": c["text_dim"], "extra_params": extra,

@@ -165,8 +165,8 @@ class Quantization(Spec):
 
 
 class Model(Spec):
-    """An autoregressive decoder (with an encoder for images, where it has one), or a diffusion model,
-    whose `layers` are empty."""
+    """An autoregressive decoder (with an encoder for images, where it has one); or a diffusion
+    model, whose `layers` are empty."""
 
     name: str
     hf_id: str | None = None

@@ -49,7 +49,7 @@ def rendered(requests: Requests, model: Model, render: Render) -> Requests:
 
 
 def check_render(model: Model, render: Render | None) -> None:
-    """Raises SpecError where a model that draws is asked for text, or one that writes for images."""
+    """Raises SpecError where a model that draws is asked for text, or one of text for images."""
     if model.diffusion is None and render is not None:
         what = f"{model.name} is no diffusion model"
         raise SpecError.one("traffic.render", what, "a model such as flux.1-dev, or drop render")

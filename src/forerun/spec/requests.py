@@ -71,8 +71,8 @@ class Requests:
         (patches), and tokens of the prompt that it becomes; `isl` counts those.
     kept_tokens, attended_tokens : int64 [N], caps of its own on KV in memory and on what decoding
         reads of it, beside the engine's; 0 where it has none.
-    frames    : int64 [N], images of the answer, where a diffusion model makes it: `isl` counts what it
-        computes in each of `osl` steps, and item_width and item_height are of the answer.
+    frames    : int64 [N], images of the answer, where a diffusion model makes it: `isl` counts what
+        it computes in each of `osl` steps, and item_width and item_height are of the answer.
     wording   : int64 [N], the text of each, a place in `wordings`; -1 where it is like no other.
     """
 

@@ -2,7 +2,7 @@
 
 What such a request computes in each of its `osl` steps are the `isl` tokens of its latents (and of
 the text that attends with them); nothing of it grows from step to step.  Its first step is computed
-as a prompt is, whole: it joins at a boundary where the step has room for it.  From then on it stands
+as a prompt is, whole: it joins at a boundary where the step has room for it.  From then on it is
 among those who decode, each of whom counts with all its tokens.  Its text is encoded before, as
 images in prompts are (`encode.py`).  After its last step its latents become pixels, in a step by
 the costs of `shows_row`, and the request ends with that.
@@ -146,7 +146,7 @@ def settle(state, i, t):
 
 @jit
 def stop_showing(state, i):
-    """Replica i fails: those who were to be shown stand with those who compute, to be sent again."""
+    """Replica i fails: those who were to be shown join those who compute, to be sent again."""
     replica = state.replicas[i]
     replica.showing = replica.denoised = 0
     while replica.show_head >= 0:

@@ -127,10 +127,10 @@ def under_way(server: Server) -> np.ndarray:
         out[name] = np.where(decodes, now[name], 0)
     out["n_tuned"] = now["n_tune"]
     out["n_adapters"], out["n_adapted"] = now["n_adapters"], now["n_adapted"]
-    out["n_tokens"] = now["in_step"] + now["chunk"] + now["n_draft"]
-    encodes = now["encoding"] > 0
-    for name in ("n_tokens", "chunk"):
-        out[name] = np.where(encodes, now["encoding"], out[name])
+    out["n_tokens"] = now["in_step"] + now["chunk"] + now["n_draft"] + now["denoised"]
+    for stage in ("encoding", "showing"):
+        for name in ("n_tokens", "chunk"):
+            out[name] = np.where(now[stage] > 0, now[stage], out[name])
     for row, i in zip(out, busy, strict=True):
         row["n_chunks"] = _n_chunks(state, int(i))
     return out
@@ -147,5 +147,9 @@ def _n_chunks(state: object, i: int) -> int:
             n += chunk // int(live["item_units"][r]) if role == ROLE["encode"] else 1
         if replica["encoding"] > 0 and live["n_items"][r] > 0:
             n += int(live["encoding"][r])
+        r = int(live["chunk_next"][r])
+    r = int(replica["show_head"])
+    while r >= 0:
+        n += 1
         r = int(live["chunk_next"][r])
     return n

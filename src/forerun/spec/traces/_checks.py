@@ -124,7 +124,11 @@ def check_render(t: Traffic) -> Sentences:
     for name in ("isl", "osl", "trace", "workflow", "documents", "media", "kept_tokens"):
         if getattr(t, name) is not None:
             what = "is of text, and these requests ask for images or video"
-            fix = "drop it; render.steps says how many steps they take" if name == "osl" else "drop it"
+            fix = (
+                "drop it; render.steps says how many steps they take"
+                if name == "osl"
+                else "drop it"
+            )
             yield name, what, fix
     for name in ("attended_tokens", "adapters"):
         if getattr(t, name) is not None:

@@ -12,9 +12,9 @@ from forerun.spec.workload import Render
 
 
 def with_render(requests: Requests, render: Render, *, seed: int) -> Requests:
-    """The requests with what they ask for (stream `render`); `isl` is not known before the model is.
+    """The requests with what they ask for (stream `render`).
 
-    Steps and frames are 0 where the model's maker says them.
+    `isl` is not known before the model is.  Steps and frames are 0 where its maker says them.
     """
     draw, n = stream(seed, "render"), len(requests)
     sizes = [tuple(map(int, name.split("x"))) for name in render.size]
