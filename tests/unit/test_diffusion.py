@@ -124,6 +124,27 @@ def test_energy_of_a_log_is_that_of_the_steps_of_its_table():
     assert result.metrics.energy_j.value == pytest.approx(expected, rel=2e-3)
 
 
+def test_a_step_that_is_limited_in_time_takes_so_many_tokens_and_no_less_than_one_request():
+    pool = {"device": "h100-sxm", "replicas": 1}
+    free, short, least = (
+        answered(
+            deployment={**pool, "engine": {"max_num_batched_tokens": 16384, **more}},
+            traffic={"rate_per_s": "20 req/s"},
+        )
+        for more in ({}, {"max_step_s": "120 ms"}, {"max_step_s": "1 ms"})
+    )
+    longest = [r.log.leaps["first_ps"][r.log.leaps["n_seqs"] > 0].max() for r in (free, short)]
+    assert longest[1] <= 120e9 < longest[0]
+    assert short.log.leaps["n_seqs"].max() > 1
+    assert least.log.leaps["n_seqs"].max() == 1
+    with pytest.raises(SpecError, match="only steps of denoising"):
+        answered(
+            model="llama-3.1-8b",
+            traffic={"render": None, "isl": 10, "osl": 10},
+            deployment={**pool, "engine": {"max_step_s": "10 ms"}},
+        )
+
+
 def test_a_case_says_what_it_cannot_ask():
     wrong = [
         ({"traffic": {"isl": 100}}, "isl"),

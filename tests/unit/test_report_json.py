@@ -39,6 +39,10 @@ KEYS = {
     "kv": ["kv_hit", "kv_moved_bytes_per_s", "kv_wait_s", "kv_wait_p99_s", "kv_hit_below",
            "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s"],
     "encoders": ["items_encoded", "items_per_s", "encoding", "embeddings_moved_bytes_per_s"],
+    "images": [
+        "images_per_s", "frames_per_s", "denoising_step_s", "showing", "energy_j_per_image",
+        "usd_per_image",
+    ],
     "models": ["turns", "weights_loaded_bytes", "loading", "draining"],
     "adapters": ["adapter_hit", "adapter_loads", "adapter_bytes", "adapter_wait_s",
                  "adapters_mean"],

@@ -34,9 +34,18 @@ def check_denoisers(
     again : whose order policy is asked again, by pool; cached : whether answers are given again.
     """
     making = [p for p, one in enumerate(pools) if one.denoises]
-    if not making:
+    drop = "drop it"
+    problems = [
+        Problem(
+            f"deployment.pools.{one.pool.name}.engine.max_step_s",
+            "only steps of denoising are formed by the time they take",
+            "max_num_batched_tokens bounds a step of prompts and answers",
+        )
+        for one in pools
+        if one.pool.engine.max_step_s is not None and one.pool.replicas and not one.denoises
+    ]
+    if not making and not problems:
         return
-    problems, drop = [], "drop it"
     if n_tiers:
         what = "tiers keep KV of text, and a request for an image has none"
         problems.append(Problem("deployment.kv_tiers", what, drop))

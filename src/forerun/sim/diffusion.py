@@ -95,9 +95,14 @@ def stages(model: Model, pool: Pool, device: Device, asked: Asked, *, apart: boo
     most = engine.max_num_batched_tokens
     idle = pool.model_copy(update={"replicas": 0, "autoscale": None})
     each = asked.mean_tokens / asked.copies
-    steps = _stepwise(_price(graph, device, pool, most, (asked.copies, each)), asked)
+    usual = (asked.copies, each)
+    steps = as_set(_stepwise(_price(graph, device, pool, most, usual), asked), pool, device)
+    if engine.max_step_s is not None:
+        most = max(asked.tokens, within(steps, engine.max_step_s, asked.mean_tokens))
+        engine = engine.model_copy(update={"max_num_batched_tokens": most})
+        pool = pool.model_copy(update={"engine": engine})
     out = [Served(
-        pool=pool, table=as_set(steps, pool, device), n_blocks=n_blocks, max_len=1 << 40,
+        pool=pool, table=steps, n_blocks=n_blocks, max_len=1 << 40,
         kv_token_bytes=a_token, port_bytes_per_s=rate, port_latency_s=latency_s,
         weights_bytes=weights, denoises=True,
     )]  # fmt: skip
@@ -105,8 +110,8 @@ def stages(model: Model, pool: Pool, device: Device, asked: Asked, *, apart: boo
         table = _price(text, device, pool, max(most, 2 * d.read), (asked.copies, d.read))
         out.append(_behind(idle, "text", as_set(_at_once(table), pool, device), role="encode"))
     largest = _latents(d, asked, asked.tokens)
-    usual = _latents(d, asked, asked.mean_tokens)
-    drawn = _price(pixels, device, pool.model_copy(update={"tp": 1}), largest, (1, usual))
+    usual = (1, _latents(d, asked, asked.mean_tokens))
+    drawn = _price(pixels, device, pool.model_copy(update={"tp": 1}), largest, usual)
     shown = _shown(drawn, d, asked, steps)
     out.append(_behind(idle, "pixels", as_set(_at_once(shown), pool, device)))
     return out
@@ -178,6 +183,17 @@ def _stepwise(table: CostTable, asked: Asked) -> CostTable:
         )  # fmt: skip
 
     return replace(_each(table, change), knots_ctx=knots, knots_past=np.zeros(1, dtype=np.int64))
+
+
+def within(table: CostTable, limit_s: float, tokens: int) -> int:
+    """The most tokens of a step that takes no longer, where each request has so many of them."""
+    at = grid(table.max_tokens).astype(float)
+    time, n = table.time_s, at / tokens
+    own = n * np.interp(tokens, at, time.prefill[:, 0])
+    seqs = np.interp(n, grid(table.max_seqs), time.seqs)
+    whole = np.maximum(time.tokens + own + seqs, table.eager_s) + table.host_step_s
+    fits = np.flatnonzero(whole <= limit_s)
+    return int(at[fits[-1]]) if len(fits) else 0
 
 
 def _shown(table: CostTable, d: Diffusion, asked: Asked, steps: CostTable) -> CostTable:
