@@ -91,14 +91,21 @@ def served(
 
 def renders_of(case: Case, wanted: Requests) -> Renders | None:
     """What images or videos are to the case's diffusion model, all together; None for text."""
+    import numpy as np
+
     from forerun.sim.diffusion import Asked as Renders
-    from forerun.spec.renders import copies
+    from forerun.spec.renders import copies, past
 
     if case.traffic.render is None:
         return None
     most = int(wanted.isl.max(initial=1))
     mean = round(float(wanted.isl.mean())) if len(wanted) else 1
-    return Renders(most, mean, copies(catalog.model(case.model), case.traffic.render))
+    model, render = catalog.model(case.model), case.traffic.render
+    sizes = [tuple(map(int, name.split("x"))) for name in render.size]
+    before = [past(model, render, *size) for size in sizes]
+    shares = np.array(list(render.size.values()))
+    usual = int(np.average(before, weights=shares))
+    return Renders(most, mean, copies(model, render), usual, max(before))
 
 
 def encoded_apart(case: Case, pools: Sequence[Pool]) -> set[int]:

@@ -14,6 +14,7 @@ from forerun.metrics import (
     lanes,
     power,
     responses,
+    streams,
     tuning,
     waits,
     work,
@@ -58,7 +59,7 @@ def explain(log: Log, metrics: Metrics) -> list[str]:
         out += [*_waiting(part, metrics), *_bound(metrics, steps)]
         out += [] if made else [*_phases(metrics, steps), *_gaps(part, metrics)]
         out += _speculation(part)
-    out += images.told(part) if made else encoders.told(part)
+    out += [*images.told(part), *streams.told(part)] if made else encoders.told(part)
     out += [*_moves(part, metrics), *_tiers(part), *_turns(part, metrics)]
     out += [*lanes.told(part, metrics), *_preemption(metrics)]
     out += adapters.told(part, metrics.adapter_hit, metrics.adapter_wait_s)

@@ -33,6 +33,7 @@ from forerun.metrics import (
     rental,
     responses,
     stats,
+    streams,
     tenants,
     tuning,
     work,
@@ -119,6 +120,12 @@ class Metrics:
     showing: Figure
     energy_j_per_image: Figure
     usd_per_image: Figure
+    frame_p50_s: Figure  # of video streams, else None as all of these
+    frame_p99_s: Figure
+    frames_in_time: Figure
+    good_frames_per_s: Figure
+    uneven_p99_s: Figure
+    stream_fps: Figure
     response_hit: Figure
     response_wrong: Figure
     response_missed: Figure
@@ -214,6 +221,9 @@ def score(
     if drawn.gco2e is not None:
         grams = drawn.gco2e * pue
     met, good_share = _attainment(part, slo, rng)
+    in_time = streams.met(part, slo)
+    if in_time is not None:
+        met = in_time and met is not False
     latencies: dict[str, Any] = {
         name: stats.quantiles(getattr(latency, name)(done), rng=rng)
         for name in ("ttft_s", "tpot_s", "e2el_s", "queue_s")
@@ -244,6 +254,7 @@ def score(
         **kv.figures(part),
         **encoders.figures(part),
         **images.figures(part, joule, money.cost_usd(paid, duration)),
+        **streams.figures(part, slo),
         **responses.figures(part),
         **models.figures(part),
         **adapters.figures(part),
@@ -505,6 +516,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "images": (
         "images_per_s", "frames_per_s", "denoising_step_s", "showing", "energy_j_per_image",
         "usd_per_image",
+    ),
+    "streams": (
+        "frame_p50_s", "frame_p99_s", "frames_in_time", "good_frames_per_s", "uneven_p99_s",
+        "stream_fps",
     ),
     "responses": ("response_hit", "response_wrong", "response_missed"),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),

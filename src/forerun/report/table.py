@@ -54,6 +54,12 @@ LABELS = {
     "showing": "latents to pixels",
     "energy_j_per_image": "energy per image or video",
     "usd_per_image": "cost per image or video",
+    "frame_p50_s": "a frame after its place, p50",
+    "frame_p99_s": "a frame after its place, p99",
+    "frames_in_time": "frames in time",
+    "good_frames_per_s": "frames in time, a second",
+    "uneven_p99_s": "unevenness of chunks, p99",
+    "stream_fps": "frames of a stream, median",
     "response_hit": "answers given again",
     "response_wrong": "of them another question's",
     "response_missed": "right answers kept and not found",
@@ -108,8 +114,8 @@ LABELS = {
 }
 #: a figure each for what a fleet may do or not
 OPTIONAL = (
-    "kv", "encoders", "images", "models", "responses", "adapters", "tuning", "lanes", "tenants",
-    "power",
+    "kv", "encoders", "images", "streams", "models", "responses", "adapters", "tuning", "lanes",
+    "tenants", "power",
 )  # fmt: skip
 Line = tuple[str, str, str, str, str]
 
@@ -216,6 +222,13 @@ def verdict(result: Result) -> str:
         for term in ("ttft_s", "tpot_s", "itl_s", "e2el_s")
         if getattr(slo, term) is not None
     )
+    if slo.frame_s is not None and m.frames_in_time.value is not None:
+        word = "met" if m.slo_met else "missed"
+        return (
+            f"SLO {word}: {text(m.frames_in_time.value, 'share')} of frames are in time, "
+            f"{text(slo.attainment, 'share')} asked for (a frame <= {text(slo.frame_s, 's')} after "
+            f"its place{', ' + bounds if bounds else ''})"
+        )
     if not bounds and not slo.classes:
         return "no SLO was given"
     word = {True: "met", False: "missed", None: "not decided, no request arrived"}[m.slo_met]

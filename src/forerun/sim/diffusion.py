@@ -38,6 +38,8 @@ class Asked:
     tokens: int  # that the largest of them computes in a step
     mean_tokens: int
     copies: int  # 2 with guidance
+    past: int = 0  # tokens of earlier chunks that attention reads, of a usual stream ...
+    most_past: int = 0  # ... and of the largest
 
 
 def alone(model: Model, pool: Pool, device: Device) -> Served:
@@ -87,6 +89,9 @@ def stages(model: Model, pool: Pool, device: Device, asked: Asked, *, apart: boo
     working = max(activation_bytes(graph, pool), _shown_bytes(d, asked))
     left = _left(pool, device, weights + working)
     a_token = LATENT_BYTES * d.vae.latent_channels * d.patch**2 / asked.copies
+    if asked.past:  # keys and values of all blocks stay beside the chunk in work
+        kept = 4.0 * sum(run.n for run in d.blocks) * d.n_heads * d.head_dim / pool.tp
+        a_token += kept * asked.most_past / (asked.tokens / asked.copies)
     n_blocks = engine.n_blocks or int(max(0.0, left) // (a_token * engine.block_tokens))
     if n_blocks * engine.block_tokens < asked.tokens:
         raise _too_large(model, pool, device, weights, f"with {units.show(working, 'bytes')} of "
@@ -164,7 +169,8 @@ def _each(table: CostTable, change: Callable[[Work], Work]) -> CostTable:
 def _stepwise(table: CostTable, asked: Asked) -> CostTable:
     """Steps in which each request computes all its tokens.
 
-        prefill(q)   = copies * attention(q / copies)         each copy attends to itself
+        prefill(q)   = copies * attention(q / copies)         each copy attends to itself ...
+                       times (q / copies + past) / (q / copies)   ... and to a stream's past
         decode(B, c) = B * prefill(c)                         of c tokens each, on average
 
     The simulator takes `prefill` of each request; `decode` tells energy and flop of logged steps.
@@ -176,7 +182,9 @@ def _stepwise(table: CostTable, asked: Asked) -> CostTable:
     batch = np.arange(table.max_seqs + 1)[:, None]
 
     def change(work: Work) -> Work:
-        each = asked.copies * np.interp(at / asked.copies, at, work.prefill[:, 0])
+        own = at / asked.copies
+        longer = 1 + asked.past / np.maximum(own, 1)  # each token sees those before, too
+        each = asked.copies * longer * np.interp(own, at, work.prefill[:, 0])
         return Work(
             tokens=work.tokens, seqs=work.seqs, decode=batch * np.interp(knots, at, each)[None, :],
             prefill=each[:, None],

@@ -49,12 +49,12 @@ from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_fleet import NO_CAP
 from forerun.sim.core.signatures import KINDS
 from forerun.sim.lanes import told
-from forerun.sim.log import Log, Tenant
+from forerun.sim.log import Log, Streams, Tenant
 from forerun.sim.room import gate_memory_for, pending_for, tenants_for, wider
 from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
 from forerun.sim.tiers import Tier, check_tiers, uses
 from forerun.spec.deployment import Engine, Policy, ResponseCache
-from forerun.spec.requests import CONTENT, Requests, chained
+from forerun.spec.requests import CONTENT, STREAMS, Requests, chained
 from forerun.spec.workload import Client
 
 LONGEST_S = 9.2e6  # int64 picoseconds
@@ -110,6 +110,8 @@ class Server:
         self._kept: list[Batches] = []
         self._has_items = False
         self._frames: list[np.ndarray] = []
+        self._sessions: list[np.ndarray] = []  # of chunks of streams
+        self._pace = (0.0, 0)
         self.pool_of_replica = pool_of_replica(self.pools)
         self._state = new_state(
             self.pools,
@@ -287,6 +289,9 @@ class Server:
         rows.adapter = self._adapters(requests)
         if requests.frames is not None:
             self._frames.append(np.asarray(requests.frames))
+            if STREAMS in requests.meta and requests.session is not None:
+                self._sessions.append(requests.session)
+                self._pace = requests.meta[STREAMS]
         if requests.n_items is not None:
             check_items(self.pools, requests)
             rows.n_items, rows.item_units = requests.n_items, requests.item_units
@@ -528,6 +533,9 @@ class Server:
             },
             answered=self._answered(),
             frames=np.concatenate(self._frames) if self._frames else None,
+            streams=Streams(np.concatenate(self._sessions), *self._pace)
+            if self._sessions
+            else None,
         )
 
     def _end_ps(self, under_way: np.ndarray) -> int:

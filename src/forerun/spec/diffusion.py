@@ -117,6 +117,19 @@ class Diffusion(Spec):
         stages = 1 + (frames - 1) // self.vae.temporal
         return (width // self.side) * (height // self.side) * stages
 
+    def chunk(self, width: int, height: int, frames: int) -> int:
+        """Tokens of a chunk of a stream, which goes on from the one before: (w / side) (h / side)
+        frames / temporal.
+
+        Raises SpecError for a size, or a number of frames, that is not whole tokens.
+        """
+        k = self.vae.temporal
+        if frames % k:
+            what = f"chunks of {frames} frames are not a multiple of {k}, those of a latent"
+            near = max(1, round(frames / k)) * k
+            raise SpecError.one("traffic.render.stream.frames", what, f"{near}")
+        return self.latents(width, height) * frames // k
+
     def tokens(self, latents: int, copies: int) -> int:
         """What the denoiser computes in a step of a request: copies (latents + text)."""
         return copies * (latents + self.joined)

@@ -13,9 +13,10 @@ from forerun.spec.workload import Render
 
 
 def copies(model: Model, render: Render) -> int:
-    """How often a request stands in a step: twice with guidance."""
+    """How often a request stands in a step: twice with guidance, which streams do without."""
     assert model.diffusion is not None
-    guided = model.diffusion.guided if render.guided is None else render.guided
+    usual = model.diffusion.guided and render.stream is None
+    guided = usual if render.guided is None else render.guided
     return 2 if guided else 1
 
 
@@ -39,13 +40,35 @@ def rendered(requests: Requests, model: Model, render: Render) -> Requests:
         np.stack([requests.item_width, requests.item_height, frames], axis=1), axis=0,
         return_inverse=True,
     )  # fmt: skip
-    latents = np.array([d.latents(*(int(x) for x in kind)) for kind in kinds])
+    latents_of = d.latents if render.stream is None else d.chunk
+    latents = np.array([latents_of(*(int(x) for x in kind)) for kind in kinds])
     isl = many * (latents[which.reshape(-1)] + d.joined)
     kept = max(1, min(d.kept, int(isl.min()) // many - 1))
+    shows = np.full(n, many)
+    if render.stream is not None and requests.session is not None:
+        _, first = np.unique(requests.session, return_index=True)
+        shows = np.zeros(n, dtype=np.int64)
+        shows[first] = many  # a stream's prompt is read once
+    units, kept_of = (np.where(shows > 0, each, 0) for each in (d.read, kept))
     return replace(
         requests, isl=isl, osl=np.where(requests.osl == 0, d.steps, requests.osl), frames=frames,
-        n_items=np.full(n, many), item_units=np.full(n, d.read), item_tokens=np.full(n, kept),
+        n_items=shows, item_units=units, item_tokens=kept_of,
     )  # fmt: skip
+
+
+def past(model: Model, render: Render, width: int, height: int) -> int:
+    """Tokens of earlier chunks that each token of a stream attends to; 0 for single answers.
+
+    Raises SpecError for a past that is not whole latents.
+    """
+    assert model.diffusion is not None
+    if render.stream is None or render.stream.past_frames == 0:
+        return 0
+    k = model.diffusion.vae.temporal
+    if render.stream.past_frames % k:
+        what = f"{render.stream.past_frames} frames are not a multiple of {k}, those of a latent"
+        raise SpecError.one("traffic.render.stream.past_frames", what, f"a multiple of {k}")
+    return model.diffusion.chunk(width, height, render.stream.past_frames)
 
 
 def check_render(model: Model, render: Render | None) -> None:

@@ -23,6 +23,10 @@ COLUMNS = (
 CONTENT = "content"
 
 
+#: meta key of requests that are chunks of streams: (frames a second, frames of a chunk)
+STREAMS = "streams"
+
+
 def chained(hashes: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Names of blocks by all that stands before them too: equal ones are equal prefixes.
 

@@ -145,18 +145,41 @@ def check_sizes(sizes: dict[str, float]) -> None:
             raise ValueError(f"{name} has the weight {weight:g}, which is not above 0")
 
 
+class Stream(Spec):
+    """Video that is made while it is watched: chunks of `frames`, at the pace of `fps`.
+
+    The latents of the last `past_frames` frames stay, and each chunk's attend to them (a rolling
+    cache).  Sources of the defaults: StreamDiffusionV2's repository (chunks of 4 frames, 6 latents
+    of 4 frames each in the cache), at Wan 2.1's 16 frames a second.
+    """
+
+    fps: float = Field(default=16.0, gt=0)
+    frames: int = Field(default=4, ge=1)  # of a chunk
+    past_frames: int = Field(default=24, ge=0)
+    seconds: Lengths = Lengths(mean=30)  # of a stream
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data):
+        if isinstance(data, dict) and isinstance(data.get("seconds"), (int, float)):
+            data = {**data, "seconds": {"kind": "fixed", "mean": data["seconds"]}}
+        return data
+
+
 class Render(Spec):
     """Images or videos that requests ask a diffusion model for.
 
     They are `size` pixels, one or several sizes with their weights, and take `steps` of denoising;
     `frames` makes them videos.  With guidance each step runs twice, with and without the prompt.
-    What is not said is as the model's maker runs it.
+    What is not said is as the model's maker runs it.  With `stream`, what arrives are streams
+    (which `n_requests` and `rate_per_s` count), and each of their chunks is a request.
     """
 
     size: dict[str, float]  # {"1024x1024": 0.8, "2048x2048": 0.2}
     steps: Lengths | None = None
     frames: int | None = Field(default=None, ge=1)
     guided: bool | None = None
+    stream: Stream | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from mechanisms import Case, Mechanism
+
+from forerun.metrics.streams import frames_of
 
 
 def made(case: Case) -> None:
@@ -23,4 +26,24 @@ def every_step(result) -> None:
     assert (result.log.leaps["slope_ps"] == 0).all()
 
 
-MECHANISMS = [Mechanism("images made", made, first=True, slot="model", law=every_step)]
+def streamed(case: Case) -> None:
+    made(case)
+    case["model"] = "wan2.1-t2v-1.3b"
+    traffic = case["traffic"]
+    traffic |= {"n_requests": 12, "rate_per_s": "4 req/s"}
+    stream = {"fps": 16, "frames": 4, "past_frames": 8, "seconds": {"mean": 1}}
+    traffic["render"] = {"size": "256x128", "steps": 2, "stream": stream}
+
+
+def every_frame(result) -> None:
+    """Every frame of every chunk has a latency, if it came or not."""
+    every_step(result)
+    found, log = frames_of(result.log), result.log
+    assert len(found.latency_s) == len(log.requests) * log.streams.frames
+    assert np.isfinite(found.latency_s).sum() == (log.requests["status"] == 0).sum() * 4
+
+
+MECHANISMS = [
+    Mechanism("images made", made, first=True, slot="model", law=every_step),
+    Mechanism("video streams", streamed, first=True, slot="model", law=every_frame),
+]

@@ -135,6 +135,14 @@ def check_render(t: Traffic) -> Sentences:
             yield name, "is not combined with images that are made", "drop it"
     if t.questions:
         yield "questions", "are of text, and these requests ask for images or video", "drop them"
+    if t.render.stream is not None:
+        for name in ("concurrency", "client"):
+            if getattr(t, name) is not None:
+                yield name, "chunks of a stream come at its pace", "drop it, or the stream"
+        if t.render.frames is not None:
+            yield "render.frames", "a stream has frames of its own", "stream: {frames: 4}"
+        for inner, what, fix in check_lengths("seconds", t.render.stream.seconds):
+            yield f"render.stream.{inner}", what.replace("tokens", "seconds"), fix
     for inner, what, fix in check_lengths("steps", t.render.steps):
         yield f"render.{inner}", what.replace("tokens", "steps"), fix
 

@@ -25,6 +25,7 @@ from forerun.spec.traces._media import with_media
 from forerun.spec.traces._processes import arrival_chunks, draw_tokens, length_chunks
 from forerun.spec.traces._questions import with_questions
 from forerun.spec.traces._renders import with_render
+from forerun.spec.traces._streams import with_streams
 from forerun.spec.traces._turns import after_answer
 from forerun.spec.traces._workflows import draw_workflows
 from forerun.spec.traces.synth import Synth, load
@@ -68,6 +69,8 @@ def requests_of(traffic: Traffic, *, seed: int, models: bool = False) -> Request
         requests = with_media(requests, traffic.media, seed=seed)
     if traffic.render is not None:
         requests = with_render(requests, traffic.render, seed=seed)
+        if traffic.render.stream is not None:
+            requests = with_streams(requests, traffic.render, seed=seed)
     if traffic.adapters is not None:
         requests = with_adapters(requests, traffic.adapters, seed=seed)
     caps: dict[str, Any] = {
