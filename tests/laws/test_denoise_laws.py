@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from adapting import WAYS, assert_adapters, assert_same_adapters, fitted, naming
 from control import drive
 from denoising import asked_for, denoiser, denoising_fleets
 from fleets import assert_laws, assert_same, serve, troubles
@@ -172,3 +173,61 @@ def test_rows_that_denoise_change_nothing_for_text():
         beside = serve(requests, [*pools, *rows], seed=3).log_so_far()
         np.testing.assert_array_equal(beside.requests, plain.requests)
         np.testing.assert_array_equal(beside.leaps, plain.leaps)
+
+
+# -- with adapters (LoRA) --------------------------------------------------------------------------
+
+EARLY = {f"{name}, {early * 1e3:.0f} ms early": {**how, "early_s": early}
+         for name, how in WAYS.items() for early in (0.0, 15e-3, 60e-3)}  # fmt: skip
+
+
+def with_adapters(name, pools):
+    return "apart" not in name and all(one.pool.role != "encode" for one in pools if one.denoises)
+
+
+@pytest.mark.parametrize("way", EARLY)
+def test_a_leap_equals_stepping_with_adapters_that_come_while_images_are_denoised(way):
+    for seed in range(2):
+        for name, pools, requests in of_fleets(seed):
+            if not with_adapters(name, pools):
+                continue
+            pools, requests = fitted(pools, **EARLY[way]), naming(requests, seed=seed)
+            commands = [c for c in troubles(seed, pools) if c[1] not in ("switch", "move")]
+            leapt, stepped = (
+                serve(requests, pools, commands=commands, leap=leap, seed=3)
+                for leap in (True, False)
+            )
+            assert_laws(leapt, requests)
+            log = assert_adapters(leapt, pools)
+            assert_same_adapters(log, stepped.log_so_far())
+            assert (log.requests["status"] == 0).all()
+
+
+def test_requests_that_begin_without_their_adapter_have_it_within_the_steps_they_may():
+    pools = fitted([denoiser()], early_s=60e-3)
+    requests = replace(
+        asked_for(1, 1, text=False), arrival_s=np.zeros(1), isl=np.array([60]), osl=np.array([20]),
+        adapter=np.array([1]),
+    )  # fmt: skip
+    late = fitted([denoiser()])
+    begun, waited = (serve(requests, p).log_so_far() for p in (pools, late))
+    ready_ps = round(16e-3 * PS)  # rank 16, a millisecond each
+    assert begun.requests["scheduled_ps"][0] == 0
+    assert waited.requests["scheduled_ps"][0] == ready_ps
+    plain = begun.leaps[begun.leaps["n_adapters"] == 0]
+    after = begun.leaps[begun.leaps["n_adapters"] == 1]
+    assert plain["n_steps"].sum() + after["n_steps"].sum() == 20
+    assert after["start_ps"][0] >= ready_ps > after["start_ps"][0] - plain["first_ps"].max()
+    assert (after["n_adapted"] == 60).all()
+    assert begun.requests["done_ps"][0] < waited.requests["done_ps"][0]
+
+
+def test_nobody_names_an_adapter_and_the_log_is_that_of_the_model_alone():
+    for name, pools, requests in of_fleets(4):
+        if not with_adapters(name, pools):
+            continue
+        none = replace(requests, adapter=np.full(len(requests), -1))
+        plain = serve(requests, pools, seed=3).log_so_far()
+        beside = serve(none, fitted(pools, early_s=1e-2), seed=3).log_so_far()
+        np.testing.assert_array_equal(plain.requests, beside.requests)
+        np.testing.assert_array_equal(plain.leaps, beside.leaps)

@@ -105,7 +105,8 @@ def renders_of(case: Case, wanted: Requests) -> Renders | None:
     before = [past(model, render, *size) for size in sizes]
     shares = np.array(list(render.size.values()))
     usual = int(np.average(before, weights=shares))
-    return Renders(most, mean, copies(model, render), usual, max(before))
+    least = int(wanted.isl.min(initial=most))
+    return Renders(most, mean, copies(model, render), usual, max(before), least)
 
 
 def encoded_apart(case: Case, pools: Sequence[Pool]) -> set[int]:
@@ -140,9 +141,18 @@ def _of_pool(
     device = catalog.device(pool.device)
     if models[0].diffusion is not None:
         assert renders is not None  # `check_render` has looked
-        if pool.role == "encode":
+        if pool.role == "encode" and not n_adapters:
             return [[diffusion.alone(models[0], pool, device)]]
-        return [diffusion.stages(models[0], pool, device, renders, apart=numbers[0] in apart)]
+        how = edited.deployment.adapters if n_adapters else None
+        if how is not None and apart:
+            what = "adapters are not yet combined with text that is encoded on a pool of its own"
+            raise SpecError.one("deployment.adapters", what, "encoders in front: no such pool")
+        return [
+            diffusion.stages(
+                models[0], pool, device, renders, apart=numbers[0] in apart, adapters=how,
+                n_adapters=n_adapters,
+            )
+        ]  # fmt: skip
     if pool.role == "encode":
         if len(numbers) > 1:
             what = "models whose images are encoded cannot take turns"

@@ -62,7 +62,8 @@ def _block(
     every = float(copies * d.joined)
 
     def add(name: str, shape: Shape, count: float = 1, axis: Axis = "tokens") -> None:
-        ops.append(Op(name, shape, axis, count * run.n, 1, tp, group, "attention"))
+        part = PART_OF.get(name.removeprefix("text."), "other")
+        ops.append(Op(name, shape, axis, count * run.n, 1, tp, group, part))
 
     def product(name: str, n: int, k: int) -> None:
         if text:  # of all the text of a request, whatever its latents
@@ -225,6 +226,12 @@ def _graph(model: Model, pool: Pool, ops: list[Op], hidden: int, layers: tuple[i
         assumed=ASSUMED,
     )  # fmt: skip
 
+
+#: products that adapters can change
+PART_OF = {
+    "qkv": "attention", "out": "attention", "cross.q": "attention", "cross.out": "attention",
+    "up": "dense", "down": "dense",
+}  # fmt: skip
 
 #: what all graphs here take for granted
 ASSUMED = (

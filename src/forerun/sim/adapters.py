@@ -42,6 +42,7 @@ class Fitting:
     rank_s: float = 0.0  # to read one rank
     token_s: float = 0.0  # for what a token brings and takes
     rank_flop_s: float = 0.0  # to compute a token with one rank
+    early_s: float = 0.0  # requests start so long before theirs is there
 
 
 def fitting(graph: Graph, pool: Pool, device: Device, how: Adapters, n: int) -> Fitting:
@@ -94,6 +95,7 @@ def fill_adapters(engines: Any, fittings: Sequence[Fitting | None]) -> None:
             one.n_slots,
             one.host_slots,
         )
+        row.early_ps = round(one.early_s * PS)
         row.in_step, row.in_order, row.gathered = one.in_step, one.in_order, one.gathered
         row.adapter_launch_ps, row.rank_ps = round(one.launch_s * PS), round(one.rank_s * PS)
         row.adapted_ps, row.rank_flop_ps = round(one.token_s * PS), round(one.rank_flop_s * PS)

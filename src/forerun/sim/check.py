@@ -112,10 +112,11 @@ def encodes(pools: Sequence[Served]) -> bool:
 def _beside_images(pools: Sequence[Served], again: Sequence[bool], cached: bool) -> list[Problem]:
     """What images have not been combined with yet."""
     problems, drop = [], "text only, or drop this"
+    makes = any(served.denoises for served in pools)  # then what is encoded is text
     if cached:
         what = "an answer is given again by a text, and images are no text"
         problems.append(Problem("deployment.response_cache", what, drop))
-    if any(served.adapters is not None for served in pools):
+    if any(served.adapters is not None and not makes for served in pools):
         what = "adapters are not yet combined with images"
         problems.append(Problem("deployment.adapters", what, drop))
     for served, asked in zip(pools, again, strict=True):

@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 
 from forerun import units
+from forerun.cost import lora
 from forerun.cost.price import price
 from forerun.cost.reserve import activation_bytes, reserve_bytes, visible_bytes
 from forerun.cost.table import CostTable, Work, grid
 from forerun.errors import Infeasible, SpecError
 from forerun.ops.diffusion import described, lower_denoiser, lower_text, lower_vae, weights_bytes
 from forerun.ops.graph import Graph
+from forerun.sim.adapters import fitting
 from forerun.sim.power.check import check_pool
 from forerun.sim.prepare import as_set, port
 from forerun.sim.serve import Served
+from forerun.spec.adapters import Adapters
 from forerun.spec.deployment import Engine, Policy, Pool
 from forerun.spec.device import Device
 from forerun.spec.diffusion import Diffusion
@@ -40,6 +43,7 @@ class Asked:
     copies: int  # 2 with guidance
     past: int = 0  # tokens of earlier chunks that attention reads, of a usual stream ...
     most_past: int = 0  # ... and of the largest
+    least_tokens: int = 1  # that the smallest request computes in a step
 
 
 def alone(model: Model, pool: Pool, device: Device) -> Served:
@@ -66,10 +70,14 @@ def alone(model: Model, pool: Pool, device: Device) -> Served:
     )  # fmt: skip
 
 
-def stages(model: Model, pool: Pool, device: Device, asked: Asked, *, apart: bool) -> list[Served]:
+def stages(
+    model: Model, pool: Pool, device: Device, asked: Asked, *, apart: bool,
+    adapters: Adapters | None = None, n_adapters: int = 0,
+) -> list[Served]:  # fmt: skip
     """A pool that denoises, then the rows of what its replicas do before and after.
 
     apart : whether another pool encodes the text, so that this one does not keep the encoders.
+    adapters : how replicas keep those n_adapters that requests name.
     The rows are [denoiser, text encoders, VAE], or without the encoders where those are apart.
     Raises Infeasible where the model does not fit, ShapeError for an impossible layout.
     """
@@ -86,6 +94,7 @@ def stages(model: Model, pool: Pool, device: Device, asked: Asked, *, apart: boo
     pool = pool.model_copy(update={"engine": engine, "stream_kv": False})
     graphs = [one for one in (graph, text, pixels) if one is not None]
     weights = sum(weights_bytes(model, pool, one) for one in graphs)
+    weights += lora.slots_bytes(graph, adapters) if adapters is not None and n_adapters else 0.0
     working = max(activation_bytes(graph, pool), _shown_bytes(d, asked))
     left = _left(pool, device, weights + working)
     a_token = LATENT_BYTES * d.vae.latent_channels * d.patch**2 / asked.copies
@@ -119,7 +128,11 @@ def stages(model: Model, pool: Pool, device: Device, asked: Asked, *, apart: boo
     drawn = _price(pixels, device, pool.model_copy(update={"tp": 1}), largest, usual)
     shown = _shown(drawn, d, asked, steps)
     out.append(_behind(idle, "pixels", as_set(_at_once(shown), pool, device)))
-    return out
+    if adapters is None or not n_adapters:
+        return out
+    early_s = adapters.early_steps * step_s(steps, asked.least_tokens)
+    found = fitting(graph, pool, device, adapters, n_adapters)
+    return [replace(one, adapters=replace(found, early_s=early_s)) for one in out]
 
 
 def _own(pool: Pool, most: int, batch: str) -> Engine:
@@ -202,6 +215,13 @@ def within(table: CostTable, limit_s: float, tokens: int) -> int:
     whole = np.maximum(time.tokens + own + seqs, table.eager_s) + table.host_step_s
     fits = np.flatnonzero(whole <= limit_s)
     return int(at[fits[-1]]) if len(fits) else 0
+
+
+def step_s(table: CostTable, tokens: int) -> float:
+    """Seconds of a step of one request of so many tokens."""
+    at, time = grid(table.max_tokens).astype(float), table.time_s
+    own = np.interp(tokens, at, time.tokens) + np.interp(tokens, at, time.prefill[:, 0])
+    return float(max(own + time.seqs[1], table.eager_s) + table.host_step_s + table.host_seq_s)
 
 
 def _shown(table: CostTable, d: Diffusion, asked: Asked, steps: CostTable) -> CostTable:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from mechanisms import Case, Mechanism
 
 from forerun.metrics.streams import frames_of
+from mechanisms import Case, Mechanism
 
 
 def made(case: Case) -> None:

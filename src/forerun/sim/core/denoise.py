@@ -12,8 +12,9 @@ Legend: i replica, r slot, p row of costs, t picoseconds.
 
 from __future__ import annotations
 
+from forerun.sim.core import adapters
 from forerun.sim.core import live as lists
-from forerun.sim.core.clock import span
+from forerun.sim.core.clock import span, steps_to_reach
 from forerun.sim.core.jit import jit
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.price import lookup
@@ -57,20 +58,29 @@ def leap(state, i, t, decoding, unsettled):
             first += own_ps(state, p, request.chunk)
         r = request.next
     n_seqs = n_decode + n_chunks
+    ready_ps = adapters.next_ready(state, i, t)
     if n_seqs == 0:
-        if replica.n_away == 0:
+        if replica.n_away == 0 and ready_ps == NEVER:
             clock = state.clock[0]
             clock.wrong_kind, clock.wrong_replica = STUCK, i
             clock.wrong_value = replica.n_waiting
-        return NEVER  # what comes to it wakes the replica
+        return ready_ps  # what else comes to it wakes the replica
     first += lookup(state.tokens_ps[p], tokens + chunk) + lookup(state.seqs_ps[p], n_seqs)
     first = max(first, engine.eager_ps) + engine.host_step_ps + engine.host_seq_ps * n_seqs
+    if engine.max_adapters > 0:
+        first += adapters.price_denoising(state, i, decoding, t)
     steps = LONG
     if n_decode > 0:
         steps = state.last_step[i, 0] - replica.decoded
     if n_chunks > 0 or unsettled > 0 or engine.every_step == 1:
         steps = 1
     steps = min(steps, engine.max_leap)
+    if state.fitted[i].in_step_ps > 0:
+        first += state.fitted[i].in_step_ps
+        state.fitted[i].in_step_ps = 0
+        steps = 1
+    if ready_ps < NEVER:
+        steps = steps_to_reach(first, 0, steps, ready_ps - t)
     begin(state, i, t, first, steps)
     replica.in_step, replica.n_seqs, replica.chunk = n_decode, n_seqs, chunk
     replica.denoised = tokens - n_decode

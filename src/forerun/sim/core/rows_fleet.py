@@ -138,6 +138,7 @@ ENGINE = np.dtype(
         ("switch_ps", "i8"),  # that a lane stands still for when its share changes
         ("fair", "i8"),  # 1: a queue a tenant, and the order policy is asked again ...
         ("every_order", "i8"),  # ... 1: of what changes inside a leap beside counters
+        ("early_ps", "i8"),  # requests start so long before their adapter is there
         ("denoises", "i8"),  # 1: requests compute all their tokens in each step ...
         ("shows_row", "i8"),  # ... and become pixels by the costs of this row; -1: nobody prices it
     ],

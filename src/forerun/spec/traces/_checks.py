@@ -130,9 +130,8 @@ def check_render(t: Traffic) -> Sentences:
                 else "drop it"
             )
             yield name, what, fix
-    for name in ("attended_tokens", "adapters"):
-        if getattr(t, name) is not None:
-            yield name, "is not combined with images that are made", "drop it"
+    if t.attended_tokens is not None:
+        yield "attended_tokens", "is not combined with images that are made", "drop it"
     if t.questions:
         yield "questions", "are of text, and these requests ask for images or video", "drop them"
     if t.render.stream is not None:
