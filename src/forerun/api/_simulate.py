@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 def requests(case: Case) -> Requests:
     """The requests of the case's traffic, drawn with its seed or read from its trace."""
+    import numpy as np
+
     from forerun.spec.items import with_items
     from forerun.spec.renders import check_render, rendered
     from forerun.spec.traces.draw import requests_of
@@ -57,6 +59,9 @@ def requests(case: Case) -> Requests:
             what = "several models are not yet combined with images that are made"
             raise SpecError.one("models", what, "a case for each")
         drawn = rendered(drawn, models[0], render)
+        if render.stream is not None and case.slo.frame_s is not None:
+            due = np.full(len(drawn), case.slo.frame_s)  # of a chunk's first frame
+            drawn = replace(drawn, deadline_s=due)
     elif drawn.n_items is not None:
         drawn = with_items(drawn, models)
     return with_senders(case, drawn) if case.tenants else drawn

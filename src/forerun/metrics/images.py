@@ -16,6 +16,11 @@ OF_TEXT = frozenset({
     "output_tokens_per_s_per_device", "kv_peak", "kv_mean", "energy_j_per_output_token",
     "usd_per_million_output_tokens", "usd_per_million_tokens", "gco2e_per_million_output_tokens",
 })  # fmt: skip
+#: what a figure of single answers says of chunks of streams: nothing
+OF_ANSWERS = frozenset({
+    "attainment", "goodput_per_s", "images_per_s", "energy_j_per_image", "usd_per_image",
+    "requests_per_s",
+})  # fmt: skip
 
 
 def makes(log: Log) -> bool:
@@ -30,24 +35,27 @@ def figures(part: View, joule: float | None, usd: float | None) -> dict[str, Any
     """
     log = part.log
     images = frames = step = showing = None
-    n = 0
+    n = n_frames = 0.0
     if log.frames is not None:
         ended = part.ended
-        n = len(ended)
-        images = ratio(float(n), part.duration_s)
-        frames = ratio(float(log.frames[ended["request"]].sum()), part.duration_s)
+        n, n_frames = float(len(ended)), float(log.frames[ended["request"]].sum())
+        images, frames = ratio(n, part.duration_s), ratio(n_frames, part.duration_s)
         step = _step_s(part)
         if log.encodes is not None and part.whole:
             busy = float(log.replicas["busy_ps"].sum())
             showing = ratio(float(log.encodes["show_ps"].sum()), busy)
-    steps = "steps x cost table"
+    steps, price = "steps x cost table", "price given x time"
     return {
         "images_per_s": Figure(images, "image/s", "requests"),
         "frames_per_s": Figure(frames, "frame/s", "requests"),
         "denoising_step_s": Figure(step, "s", "steps"),
         "showing": Figure(showing, "share", "steps"),
         "energy_j_per_image": Figure(ratio(joule, n) if n else None, "J/image", steps),
-        "usd_per_image": Figure(ratio(usd, n) if n else None, "USD/image", "price given x time"),
+        "usd_per_image": Figure(ratio(usd, n) if n else None, "USD/image", price),
+        "energy_j_per_frame": Figure(
+            ratio(joule, n_frames) if n_frames > n else None, "J/frame", steps
+        ),
+        "usd_per_frame": Figure(ratio(usd, n_frames) if n_frames > n else None, "USD/frame", price),
     }
 
 

@@ -120,6 +120,8 @@ class Metrics:
     showing: Figure
     energy_j_per_image: Figure
     usd_per_image: Figure
+    energy_j_per_frame: Figure
+    usd_per_frame: Figure
     frame_p50_s: Figure  # of video streams, else None as all of these
     frame_p99_s: Figure
     frames_in_time: Figure
@@ -515,7 +517,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "images": (
         "images_per_s", "frames_per_s", "denoising_step_s", "showing", "energy_j_per_image",
-        "usd_per_image",
+        "usd_per_image", "energy_j_per_frame", "usd_per_frame",
     ),
     "streams": (
         "frame_p50_s", "frame_p99_s", "frames_in_time", "good_frames_per_s", "uneven_p99_s",

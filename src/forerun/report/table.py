@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from forerun.metrics.figure import Figure, text
-from forerun.metrics.images import OF_TEXT
+from forerun.metrics.images import OF_ANSWERS, OF_TEXT
 from forerun.metrics.score import GROUPS, WORKFLOWS, Metrics, model_band
 from forerun.metrics.stats import Quantiles
 from forerun.metrics.workflows import Workflows
@@ -54,6 +54,8 @@ LABELS = {
     "showing": "latents to pixels",
     "energy_j_per_image": "energy per image or video",
     "usd_per_image": "cost per image or video",
+    "energy_j_per_frame": "energy per frame",
+    "usd_per_frame": "cost per frame",
     "frame_p50_s": "a frame after its place, p50",
     "frame_p99_s": "a frame after its place, p99",
     "frames_in_time": "frames in time",
@@ -124,6 +126,7 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
     """(group, lines of HEAD) for a reader; a figure nobody asked for (no price) is left out."""
     lines: list[Line] = []
     hidden = OF_TEXT if metrics.images_per_s.value is not None else frozenset()
+    hidden |= OF_ANSWERS if metrics.frame_p50_s.value is not None else frozenset()
     for name in ("ttft_s", "tpot_s", "itl_s", "e2el_s", "queue_s"):
         if name in hidden:
             continue
@@ -141,6 +144,8 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
         if group in OPTIONAL:
             names = tuple(known)
         names = tuple(name for name in names if name not in hidden)
+        if not names and known:
+            continue
         if known or group not in ("money", "carbon", "fleet", *OPTIONAL):
             yield group, [_figure(name, getattr(metrics, name)) for name in names]
 
