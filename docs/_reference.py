@@ -315,18 +315,18 @@ def traces() -> str:
 
 def metric_units() -> dict[str, tuple[str, str]]:
     """Every figure of an answer: name -> (group, unit), from the code."""
-    from forerun.metrics import score
+    from forerun.metrics import answer, rows
     from forerun.sim import log
 
-    found = {name: ("latency", "s") for name in score.LATENCIES}
-    for item in dataclasses.fields(score.Counts):
+    found = {name: ("latency", "s") for name in rows.LATENCIES}
+    for item in dataclasses.fields(answer.Counts):
         found[item.name] = ("counts", "token" if item.name.endswith("tokens") else "count")
     units = {  # `Figure` carries the unit; one empty run has them all
         f.name: getattr(_no_run(), f.name).unit
-        for f in dataclasses.fields(score.Metrics) if f.type == "Figure"
+        for f in dataclasses.fields(answer.Metrics) if f.type == "Figure"
     }  # fmt: skip
     assert log
-    for group, names in score.GROUPS.items():
+    for group, names in rows.GROUPS.items():
         found |= {name: (group, units[name]) for name in names}
     return found
 

@@ -47,3 +47,13 @@ def run(tmp_path):
         )  # fmt: skip
 
     return call
+
+
+@pytest.fixture
+def few_trees(monkeypatch):
+    """Fits of a moment: what is tested holds for any number of trees."""
+    from forerun.calibrate import operators, solve
+
+    monkeypatch.setitem(operators.OWN, "n_trees", 40)
+    monkeypatch.setitem(operators.GENERAL, "n_trees", 20)
+    monkeypatch.setitem(solve.FIXED, "num_threads", 1)

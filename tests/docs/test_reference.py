@@ -97,7 +97,7 @@ def test_every_bundled_workload_is_listed(reference):
 
 
 def test_every_metric_has_a_unit_and_a_definition_and_no_definition_is_left_over(reference):
-    from forerun.metrics.score import Metrics
+    from forerun.metrics.answer import Metrics
 
     assert set(reference.definitions()) == set(reference.metric_units())
     assert set(reference.metric_units()) == first_cells(reference.pages()["reference/metrics.md"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 from fleets import fleets
-from serving import table
+from serving import PS, table
 
 from forerun.sim.control.cold import Cold
 from forerun.sim.control.drive import Control, with_rows
@@ -15,6 +16,7 @@ from forerun.sim.moe.layout import Spread
 from forerun.sim.moe.rows import Course
 from forerun.sim.serve import Server
 from forerun.spec.control import Autoscale, ColdStart, Fault
+from forerun.spec.requests import Requests
 
 
 def scaled(pools, which=0, *, replicas=None, **rule):
@@ -59,6 +61,18 @@ def drifting(pools, windows_s, order):
     return with_levels([first, *pools[1:]], [(0, others)])
 
 
+def by_state(log, *states):
+    """Seconds that all replicas spent in these states."""
+    spans = log.spans[np.isin(log.spans["state"], states)]
+    return (spans["to_ps"] - spans["from_ps"]).sum() / PS
+
+
+def burst(*at, n=12):
+    """n requests at each of these times."""
+    when = np.repeat(np.array(at, dtype=float), n)
+    return Requests(when, np.full(len(when), 20), np.full(len(when), 12))
+
+
 def hard_cases():
     """(name, pools, faults): every mechanism of control on every kind of fleet."""
     crash = Fault(mtbf_s=0.4, mttr_s=0.15)
@@ -86,4 +100,4 @@ def hard_cases():
             yield f"{name} scaled {p}, faults", scaled(pools, p, **rule), some
 
 
-__all__ = ["ColdStart", "cold", "drifting", "drive", "hard_cases", "scaled"]
+__all__ = ["ColdStart", "burst", "by_state", "cold", "drifting", "drive", "hard_cases", "scaled"]

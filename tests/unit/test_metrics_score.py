@@ -9,8 +9,10 @@ from handmade_logs import S, many_requests, table, three_requests
 
 from forerun.errors import SpecError
 from forerun.metrics import goodput, latency
+from forerun.metrics.answer import model_band
 from forerun.metrics.figure import Figure
-from forerun.metrics.score import model_band, rows, score
+from forerun.metrics.rows import rows
+from forerun.metrics.score import score
 from forerun.spec.slo import Slo
 
 

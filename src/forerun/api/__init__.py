@@ -21,7 +21,8 @@ from forerun.api._cases import (
     workload,
 )
 from forerun.api._predict import MAY_LACK, Prediction, predict
-from forerun.api._simulate import Result, requests, simulate, words
+from forerun.api._simulate import Result, requests, simulate
+from forerun.api._words import words
 from forerun.spec.deployment import Pool
 from forerun.spec.device import Device
 from forerun.spec.model import Model

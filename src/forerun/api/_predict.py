@@ -8,7 +8,8 @@ from typing import Any
 
 from forerun import catalog
 from forerun.api._cases import default_deployment, one_model
-from forerun.api._simulate import simulate, words
+from forerun.api._simulate import simulate
+from forerun.api._words import words
 from forerun.errors import ForerunError
 from forerun.spec.case import Case, Fleet
 from forerun.spec.deployment import Deployment

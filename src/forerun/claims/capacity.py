@@ -12,7 +12,8 @@ from pydantic import Field
 from forerun.metrics import latency
 from forerun.metrics.gaps import itl
 from forerun.sim.log import Log
-from forerun.sim.serve import LEAST_OUTSTANDING, Served, run
+from forerun.sim.serve import Served, run
+from forerun.sim.settings import LEAST_OUTSTANDING
 from forerun.spec.base import Spec
 from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests

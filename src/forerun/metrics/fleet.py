@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from forerun import units
+from forerun.metrics.answer import Metrics
 from forerun.metrics.figure import plural, text
-from forerun.metrics.score import Metrics
 from forerun.metrics.window import View
 
 WORDS = {"crash": ("crash", "crashes"), "loss": ("loss of capacity", "losses of capacity"),

@@ -19,9 +19,9 @@ from forerun.metrics import (
     waits,
     work,
 )
+from forerun.metrics.answer import Metrics
 from forerun.metrics.figure import plural, ratio, text
 from forerun.metrics.latency import PS, finished, queue_s, ttft_s
-from forerun.metrics.score import Metrics
 from forerun.metrics.window import View, view
 from forerun.metrics.workflows import sentence
 from forerun.sim.core.rows_log import STATUS

@@ -26,7 +26,7 @@ from forerun.sim.core.rows_log import STATUS
 from forerun.sim.log import Log
 
 if TYPE_CHECKING:
-    from forerun.sim.serve import Batches  # imports the core, which a reader of logs need not
+    from forerun.sim.settings import Batches  # imports the core, which a reader of logs need not
 from forerun.spec.slo import Slo
 
 ERROR = 0.005

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from forerun.metrics.answer import Metrics
 from forerun.metrics.figure import text
-from forerun.metrics.score import Metrics
 
 HEAD = (
     *("model", "requests", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from forerun.metrics.answer import Metrics
 from forerun.metrics.figure import text
-from forerun.metrics.score import Metrics
 from forerun.metrics.tenants import OfTenant
 from forerun.report.by_model import aligned
 

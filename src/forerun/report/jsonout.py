@@ -17,8 +17,9 @@ import numpy as np
 
 from forerun.errors import MissingDependency
 from forerun.metrics import goodput, latency
+from forerun.metrics.answer import Metrics
 from forerun.metrics.figure import Figure
-from forerun.metrics.score import GROUPS, LATENCIES, WORKFLOWS, Metrics
+from forerun.metrics.rows import GROUPS, LATENCIES, WORKFLOWS
 from forerun.metrics.stats import LEVEL, Quantiles
 from forerun.report.files import write, write_text
 from forerun.report.result import Result

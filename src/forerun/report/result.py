@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from forerun.metrics.score import Metrics
+from forerun.metrics.answer import Metrics
 from forerun.sim.log import Log
 from forerun.spec.slo import Slo
 

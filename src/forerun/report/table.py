@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
+from forerun.metrics.answer import Metrics, model_band
 from forerun.metrics.figure import Figure, text
 from forerun.metrics.images import OF_ANSWERS, OF_TEXT
-from forerun.metrics.score import GROUPS, WORKFLOWS, Metrics, model_band
+from forerun.metrics.rows import GROUPS, WORKFLOWS
 from forerun.metrics.stats import Quantiles
 from forerun.metrics.workflows import Workflows
 from forerun.report import by_model, by_tenant

@@ -16,7 +16,8 @@ from multiprocessing import get_context
 from typing import Any, Protocol, Self
 
 from forerun.errors import Problem, SpecError
-from forerun.sim.serve import LEAST_OUTSTANDING, Batches, run
+from forerun.sim.serve import run
+from forerun.sim.settings import LEAST_OUTSTANDING, Batches
 from forerun.sim.setup import Served
 from forerun.spec.deployment import Policy
 from forerun.spec.streams import stream

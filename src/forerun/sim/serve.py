@@ -3,36 +3,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from forerun.errors import SpecError
 from forerun.sim import calls
-from forerun.sim import policy as policy_room
 from forerun.sim import responses as response_room
-from forerun.sim import tables as table_arrays
-from forerun.sim.check import (
-    check_adapters,
-    check_caps,
-    check_drafts,
-    check_encoders,
-    check_fair,
-    check_hashes,
-    check_items,
-    check_lanes,
-    check_models,
-    check_regions,
-    check_reuse,
-    check_roles,
-    check_tuning,
-    check_weights,
-    check_widths,
-)
-from forerun.sim.check_denoise import check_denoisers
 from forerun.sim.collect import (
     assumed,
     client_counts,
@@ -42,163 +20,22 @@ from forerun.sim.collect import (
     wrong_choice,
 )
 from forerun.sim.core import compile as compiler
-from forerun.sim.core import rows_request, state
 from forerun.sim.core import serve as core_serve
+from forerun.sim.core import state
 from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
-from forerun.sim.core.rows_fleet import NO_CAP
-from forerun.sim.core.signatures import KINDS
+from forerun.sim.intake import Intake
 from forerun.sim.lanes import told
-from forerun.sim.log import Log, Streams, Tenant
-from forerun.sim.room import gate_memory_for, pending_for, tenants_for, wider
-from forerun.sim.setup import CHUNK, PS, Options, Served, new_state, pool_of_replica
-from forerun.sim.tiers import Tier, check_tiers, uses
-from forerun.spec.deployment import Engine, Policy, ResponseCache
-from forerun.spec.requests import CONTENT, STREAMS, Requests, chained
-from forerun.spec.workload import Client
-
-LONGEST_S = 9.2e6  # int64 picoseconds
-LEAST_OUTSTANDING = Policy(name="least_outstanding")
-ALWAYS = Policy(name="always")
-EVERYONE = Policy(name="everyone")
+from forerun.sim.log import Log, Streams
+from forerun.sim.room import wider
+from forerun.sim.settings import Batches
+from forerun.sim.setup import CHUNK, PS, Served
+from forerun.sim.tiers import uses
+from forerun.spec.requests import Requests
 
 
-@dataclass(frozen=True)
-class Batches:
-    """What leaves the core when a log buffer is full; arrays of dtype DONE, LEAP, GAP."""
-
-    requests: np.ndarray
-    leaps: np.ndarray
-    gaps: np.ndarray
-
-
-@dataclass
-class Server:
-    """A fleet of replicas with a clock that the caller advances.
-
-    log : "full" keeps leaps and gaps, "requests" only one row a request.
-    sink : receives log rows as they leave the core, instead of their being kept (endless runs).
-    leap : False takes every step by itself; the log says the same.
-    policies : functions by kind that replace those of the engines or the router.
-    """
-
-    pools: Sequence[Served]
-    route: Policy | Callable[..., Any] = LEAST_OUTSTANDING
-    place: Policy | Callable[..., Any] = LEAST_OUTSTANDING
-    fetch: Policy | Callable[..., Any] = ALWAYS
-    tiers: Sequence[Tier] = ()  # below the replicas' memory, the nearest first
-    gate: Policy | Callable[..., Any] = EVERYONE
-    responses: ResponseCache | None = None  # answers kept in front, given again
-    seed: int = 0
-    log: str = "full"
-    leap: bool = True
-    policies: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    concurrency: int | None = None
-    think_s: float = 0.0
-    sink: Callable[[Batches], None] | None = None
-    n_requests: int | None = None  # how many will come, when known: their rows need no sorting
-    hash_tokens: int = 0  # of the prefix blocks that requests will name; 0: none do
-    client: Client | None = None  # how patient clients are, and what they do then
-    go_on: bool = False  # successors of a request that gave no answer are sent all the same
-    announce: Callable[[str], None] | None = None
-    models: Sequence[str] = ()  # their names, for the log
-    way_s: Sequence[Sequence[float]] = ((0.0,),)  # one way between the regions of clients, replicas
-    tenants: Sequence[Tenant] = ()  # by number; those that are not told of have weight 1
-
-    def __post_init__(self) -> None:
-        self._check()
-        self._kept: list[Batches] = []
-        self._has_items = False
-        self._frames: list[np.ndarray] = []
-        self._sessions: list[np.ndarray] = []  # of chunks of streams
-        self._pace = (0.0, 0)
-        self.pool_of_replica = pool_of_replica(self.pools)
-        self._state = new_state(
-            self.pools,
-            Options(
-                seed=self.seed,
-                keep_leaps=self.log == "full",
-                leap=self.leap,
-                concurrency=self.concurrency,
-                think_s=self.think_s,
-                n_requests=self.n_requests,
-                every_step=[
-                    batch.every_step or (served.draft is not None and speculate.every_step)
-                    for served, batch, speculate in zip(
-                        self.pools, self._found["batch"], self._found["speculate"], strict=True
-                    )
-                ],
-                priced=[speculate.priced for speculate in self._found["speculate"]],
-                every_turn=[turn.every_step for turn in self._found["turn"]],
-                fair=[order.again for order in self._found["order"]],
-                every_order=[order.again and order.every_step for order in self._found["order"]],
-                fair_shared=self._fair["shared"] > 0,
-                fair_lift=self._fair["lift"] > 0,
-                fresh=any(self._found[kind][0].fresh for kind in ("route", "place")),
-                cached=any(self._found[kind][0].cached for kind in ("route", "place")),
-                hash_tokens=self.hash_tokens,
-                tiers=self.tiers,
-                go_on=self.go_on,
-                client=self.client,
-                gated=self._found["gate"][0].name != EVERYONE.name,
-                way_s=self.way_s,
-                responses=self.responses,
-            ),
-        )
-        self._asked: list[Requests] = []
-        self._own_caps = False  # some request has caps of its own
-        if JIT and not compiler.is_cached():
-            say = self.announce or (lambda text: print(text, file=sys.stderr, flush=True))
-            say("compiling the simulator for this machine (once, about 15 s) ...")
-        self._advance_core = compiler.entry("advance")
-        chosen = {kind: policy_room.by_pool(self._found[kind]) for kind in KINDS}
-        self._put(**{kind: function for kind, (function, _) in chosen.items()})
-        self._put(**{f"{kind}_params": params for kind, (_, params) in chosen.items()})
-        self.n_injected = 0
-        self._clock.last_chunk = 1
-        self._released = False
-
-    # -- set-up ------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        if not self.pools:
-            raise SpecError.one("deployment.pools", "there is no pool", "give one with a device")
-        check_widths(self.pools)
-        self._found = {
-            kind: [self._policy(kind, served.pool.engine) for served in self.pools]
-            for kind in ("order", "admit", "batch", "preempt", "speculate", "turn", "tune")
-        }
-        fleet = {"route": self.route, "place": self.place, "fetch": self.fetch, "gate": self.gate}
-        for kind, chosen in fleet.items():
-            self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
-        again = [order.again for order in self._found["order"]]
-        cached = self.responses is not None
-        check_denoisers(self.pools, again, n_tiers=len(self.tiers), cached=cached)
-        check_encoders(self.pools, again, cached=cached)
-        self._fair = policy_room.fair_knobs(self._found["order"])
-        check_weights(self.tenants, any(again))
-        check_fair(self.pools, again)
-        check_roles(self.pools)
-        check_lanes(self.pools, len(self.tiers))
-        check_drafts(self.pools)
-        check_reuse(self.pools, len(self.tiers))
-        check_caps(self.pools, self.hash_tokens)
-        check_hashes(self.pools, self.hash_tokens)
-        check_tiers(self.pools, self.tiers, self.hash_tokens)
-        check_models(self.pools)
-        check_regions(self.pools, self.way_s)
-        check_adapters(self.pools)
-        check_tuning(self.pools)
-
-    def _policy(self, kind: str, engine: Engine) -> policy_room.Found:
-        return policy_room.find(kind, self.policies.get(kind, getattr(engine, kind)))
-
-    def _put(self, **fields: Any) -> None:
-        self._state = self._state._replace(**fields)
-
-    @property
-    def _clock(self) -> Any:
-        return self._state.clock[0]
+class Server(Intake):
+    """A fleet of replicas with a clock that the caller advances, made of `Settings`."""
 
     # -- the clock -----------------------------------------------------------------------------
 
@@ -252,171 +89,6 @@ class Server:
         buffer = np.concatenate([ahead[:at], row, ahead[at:]]).view(np.recarray)
         clock.next_command, clock.n_commands = 0, len(buffer)
         self._put(commands=buffer)
-
-    def _arrivals(self, requests: Requests) -> np.recarray:
-        n = len(requests)
-        rows = state.rows(n, rows_request.ARRIVAL)
-        engine = self.pools[0].pool.engine
-        rows.request = np.arange(self.n_injected, self.n_injected + n)
-        self.n_injected += n
-        if n and requests.arrival_s[-1] > LONGEST_S:
-            raise SpecError.one(
-                "requests",
-                f"they go on for {requests.arrival_s[-1] / 86400:.0f} days; the clock counts "
-                f"picoseconds and runs for {LONGEST_S / 86400:.0f}",
-                "simulate a part of the trace (n_requests or duration_s)",
-            )
-        rows.arrival_ps = table_arrays.picoseconds(requests.arrival_s)
-        delay = round(engine.host_request_s * PS)
-        per_token = round(engine.host_prompt_token_s * PS)
-        rows.ready_ps = rows.arrival_ps + delay + per_token * requests.isl
-        if self.responses is not None:
-            rows.ready_ps += self._asks(self.responses, requests)
-        rows.isl, rows.osl = requests.isl, requests.osl
-        rows.priority = 0 if requests.priority is None else requests.priority
-        rows.tenant = 0 if requests.tenant is None else requests.tenant
-        if n:
-            n_tenants = int(rows.tenant.max()) + 1
-            self._put(gate_memory=gate_memory_for(self._state, n_tenants))
-            if self._clock.fair or self.tenants:
-                weights = np.array([one.weight for one in self.tenants])
-                ttft_s = np.array([one.ttft_s for one in self.tenants])
-                more = tenants_for(self._state, n_tenants, weights, self._fair, ttft_s)
-                self._put(**more)
-        rows.session = -1 if requests.session is None else requests.session
-        rows.model = self._models(requests)
-        rows.region = self._regions(requests)
-        rows.adapter = self._adapters(requests)
-        if requests.frames is not None:
-            self._frames.append(np.asarray(requests.frames))
-            if STREAMS in requests.meta and requests.session is not None:
-                self._sessions.append(requests.session)
-                self._pace = requests.meta[STREAMS]
-        if requests.n_items is not None:
-            check_items(self.pools, requests)
-            rows.n_items, rows.item_units = requests.n_items, requests.item_units
-            rows.item_tokens = requests.item_tokens
-            self._has_items = True
-        self._name_prefixes(rows, requests)
-        self._cap(rows, requests)
-        rows.workflow = -1
-        rows.acceptance = -1.0 if requests.acceptance is None else requests.acceptance
-        rows.deadline_ps = NEVER
-        if requests.deadline_s is not None:
-            known = np.isfinite(requests.deadline_s)
-            deadline = table_arrays.picoseconds(np.where(known, requests.deadline_s, 0.0))
-            rows.deadline_ps = np.where(known, deadline, NEVER)
-        if calls.wanted_by(requests) or self.client is not None or len(self._state.calls):
-            rows = self._with_calls(rows, requests)
-        if self.concurrency is None:
-            rows.deadline_ps = calls.later(rows.arrival_ps, rows.deadline_ps)
-            if per_token or self.responses is not None:
-                rows = rows[np.argsort(rows.ready_ps, kind="stable")]
-        return rows
-
-    def _with_calls(self, rows: Any, requests: Requests) -> Any:
-        """Note who waits for whom; the rows of those that wait for nobody."""
-        more, roots = calls.calls_of(rows, requests, self._state)
-        self._put(**more)
-        self._clock.has_calls = 1
-        if requests.meta.get("on_failure") == "go_on":
-            self._clock.go_on = 1
-        n = len(more["calls"]) + (self.concurrency or 0)
-        n += len(self._state.live) if len(self.way_s) > 1 else 0
-        self._put(pending=pending_for(self._state, n))
-        if self.concurrency is not None:  # a workflow is released as a whole
-            return rows[roots[np.argsort(calls.first_of(rows.workflow)[roots], kind="stable")]]
-        return rows[roots]
-
-    def _cap(self, rows: Any, requests: Requests) -> None:
-        """Give each row its own caps on KV.  Raises SpecError where they cannot be kept."""
-        rows.most_kept = rows.most_read = NO_CAP
-        own = requests.kept_tokens, requests.attended_tokens
-        kept, read = (caps is not None and bool(caps.any()) for caps in own)
-        if kept or read:
-            self._own_caps = True
-            check_caps(self.pools, self.hash_tokens, kept=kept, read=read)
-        if requests.kept_tokens is not None:
-            rows.most_kept = np.where(requests.kept_tokens > 0, requests.kept_tokens, NO_CAP)
-        if requests.attended_tokens is not None:
-            most = requests.attended_tokens
-            rows.most_read = np.where(most > 0, most, NO_CAP)
-        if self._clock.denoises:
-            denoised = [one.model for one in self.pools if one.denoises]
-            asked = np.broadcast_to(rows.model, len(rows))
-            rows.most_kept = np.where(np.isin(asked, denoised), rows.isl, rows.most_kept)
-
-    def _asks(self, cache: ResponseCache, requests: Requests) -> np.ndarray:
-        """Note what these requests ask of the response cache; how long it takes to look."""
-        asks: Any = response_room.asks_of(cache, requests)
-        assert requests.wordings is not None
-        if not self._asked:
-            n_models = self._state.serves.shape[1]
-            self._put(**response_room.arrays(cache, requests.wordings, n_models))
-        elif requests.wordings is not self._asked[0].wordings:
-            what = "name other texts than those before"
-            raise SpecError.one("requests", what, "one table of wordings in a run")
-        self._asked.append(requests)
-        joined = np.concatenate([self._state.asks, asks]).view(np.recarray)
-        self._put(asks=joined)
-        return asks.lookup_ps
-
-    def _models(self, requests: Requests) -> np.ndarray | int:
-        """The model that each request asks for.  Raises SpecError for one that nobody serves."""
-        if requests.model is None:
-            return 0
-        known = self._state.serves.shape[1]
-        if len(requests) and not 0 <= requests.model.min() <= requests.model.max() < known:
-            what = f"ask for models {requests.model.min()} to {requests.model.max()}"
-            raise SpecError.one("requests", what, f"models 0 to {known - 1}, which pools serve")
-        return requests.model
-
-    def _regions(self, requests: Requests) -> np.ndarray | int:
-        """The region that each request comes from.  Raises SpecError for one that is not known."""
-        if requests.region is None or not len(requests) or len(self.way_s) == 1:
-            return 0
-        low, high = int(requests.region.min()), int(requests.region.max())
-        if not 0 <= low <= high < len(self.way_s):
-            what = f"come from regions {low} to {high}"
-            raise SpecError.one("requests", what, f"regions 0 to {len(self.way_s) - 1}")
-        return requests.region
-
-    def _adapters(self, requests: Requests) -> np.ndarray | int:
-        """The adapter that each request names; -1 none.  Raises SpecError for unknown ones."""
-        if requests.adapter is None:
-            return -1
-        known = len(self._state.adapters)
-        if len(requests) and not -1 <= requests.adapter.min() <= requests.adapter.max() < known:
-            what = f"name adapters up to {requests.adapter.max()}, and there are {known}"
-            raise SpecError.one("requests", what, f"deployment.adapters.n: {known + 1} or more")
-        return requests.adapter
-
-    def _name_prefixes(self, rows: Any, requests: Requests) -> None:
-        """Give each row its whole prefix blocks; blocks of requests that ended are forgotten."""
-        if self.hash_tokens == 0 or requests.block_hashes is None:
-            return
-        if requests.hash_tokens != self.hash_tokens:
-            what = f"have prefix blocks of {requests.hash_tokens} tokens, not {self.hash_tokens}"
-            raise SpecError.one("requests", what, "one size of prefix blocks in a run")
-        assert requests.block_starts is not None
-        old = self._state.hashes
-        named = np.diff(requests.block_starts)
-        rows.hash_at = len(old) + requests.block_starts[:-1]
-        computed = requests.isl + (requests.osl - 1 if requests.answers_named else 0)
-        rows.n_hash = np.minimum(named, computed // self.hash_tokens)
-        names = requests.block_hashes.astype(np.int64)
-        if requests.meta.get("blocks") == CONTENT and not self._anywhere:
-            names = chained(names, requests.block_starts)
-        if requests.model is not None:  # one prefix of two models is two blocks of KV
-            names = names ^ (np.repeat(requests.model, named) << 50)
-        if requests.adapter is not None:  # so it is with adapters (vLLM hashes their name too)
-            other = np.where(requests.adapter < 0, 0, (requests.adapter + 1) * 0x9E3779B97F4A7C1)
-            names = names ^ np.repeat(other, named)
-        self._put(hashes=np.concatenate([old, names]))
-
-    @property
-    def _anywhere(self) -> bool:
-        return any(served.pool.engine.reuse == "anywhere" for served in self.pools)
 
     def advance(self, until_s: float = np.inf) -> None:
         """Handle every event up to `until_s`; afterwards the clock stands there (or at the last

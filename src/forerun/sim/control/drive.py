@@ -23,7 +23,8 @@ from forerun.sim.control.slow import with_slow
 from forerun.sim.log import Log
 from forerun.sim.power.controller import PowerControl
 from forerun.sim.power.rows import with_levels
-from forerun.sim.serve import LONGEST_S, Server
+from forerun.sim.serve import Server
+from forerun.sim.settings import LONGEST_S
 from forerun.sim.setup import Served
 from forerun.spec.control import Fault, Rebalance
 from forerun.spec.power import RowPower

@@ -20,7 +20,8 @@ from forerun.sim.control import peek
 from forerun.sim.control.find import find
 from forerun.sim.core.rows_request import DECODING, WAITING
 from forerun.sim.log import Log
-from forerun.sim.serve import LONGEST_S, PS, Server
+from forerun.sim.serve import PS, Server
+from forerun.sim.settings import LONGEST_S
 from forerun.sim.setup import Served
 from forerun.spec.slo import Slo
 from forerun.spec.sm_share import SmShare

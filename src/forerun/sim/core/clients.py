@@ -5,7 +5,7 @@ Legend: r slot, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import attempts, front, timers
+from forerun.sim.core import attempts, door, front, timers
 from forerun.sim.core import live as lists
 from forerun.sim.core.jit import jit
 from forerun.sim.core.rows_request import HELD
@@ -58,7 +58,7 @@ def hedge(state, call, t):
     taken = first.replica if first.prefill_replica < 0 else first.prefill_replica
     if first.aborted == 1 or not front.another_takes(state, taken, front.PREFILL, first.model):
         return
-    r = front.fill(state, state.wanted[first.request])
+    r = door.fill(state, state.wanted[first.request])
     request = state.live[r]
     request.arrival_ps, request.deadline_ps = first.arrival_ps, first.deadline_ps
     request.avoid = taken

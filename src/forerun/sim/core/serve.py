@@ -12,8 +12,8 @@ from forerun.sim.core import (
     clients,
     commands,
     decoders,
+    door,
     fetch,
-    front,
     heaps,
     lanes,
     timers,
@@ -71,7 +71,7 @@ def advance(state, until_ps):
         if clock.passed_ps != t:
             clock.passed_ps, clock.passed = t, 0
         if arrival == t:
-            front.receive(state, next_arrival(state))
+            door.receive(state, next_arrival(state))
         elif clock.next_move_ps == t:
             fetch.arrive(state, t)
         elif boundary == t:
