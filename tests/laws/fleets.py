@@ -171,6 +171,9 @@ def assert_laws(server, requests, *, all_sent=True):
     wasted_out = clients.get("wasted_output_tokens", 0)
     assert log.replicas["n_out"].sum() == (rows["n_out"].sum() - given["n_out"].sum() + wasted_out)
     computed = (done["isl"] + done["osl"] - 1 - done["cached"] + done["recomputed"]).sum()
+    engines = state.engines
+    steps = done[np.isin(done["model"], engines.model[engines.denoises == 1])]
+    computed += ((steps["isl"] - 1) * (steps["osl"] - 1)).sum()  # all tokens in every step
     computed += clients.get("wasted_tokens", 0)
     if len(done) + len(given) == len(rows):
         rejected = (log.replicas["n_drafted"] - log.replicas["n_extra"]).sum()

@@ -23,7 +23,7 @@ from mechanisms import Mechanism, case_of, found, nothing
 from forerun import api
 from forerun.cost.price import price
 from forerun.errors import ForerunError
-from forerun.sim import drafts, prepare, serve
+from forerun.sim import diffusion, drafts, prepare, serve
 
 PAGE = Path(__file__).parents[2] / "docs" / "background" / "combinations.md"
 ALL = found()
@@ -38,7 +38,7 @@ def _prices_are_kept(monkeypatch):
 
 
 def keep_prices(put) -> None:
-    for module in (prepare, drafts):
+    for module in (prepare, drafts, diffusion):
         put(module, "price", remembered)
 
 

@@ -14,8 +14,10 @@ from forerun.spec.case import Asked, Case
 from forerun.spec.deployment import Pool
 
 if TYPE_CHECKING:
+    from forerun.sim.diffusion import Asked as Renders
     from forerun.sim.serve import Served
     from forerun.spec.model import Model
+    from forerun.spec.requests import Requests
     from forerun.techniques import Edited
 
 
@@ -33,6 +35,7 @@ def served(
     span_s: float = 0.0,
     items: Mapping[int, int] | None = None,
     n_adapters: int = 0,
+    renders: Renders | None = None,
 ) -> list[Served]:
     """Every pool with every model it serves, in order; its replicas begin with them in turn.
 
@@ -40,6 +43,7 @@ def served(
     seed, span_s : of the draws of experts, and how long the run is about to be.
     items : patches of the largest image that requests show, by model.
     n_adapters : that requests name.
+    renders : what images or videos are, where a diffusion model makes them.
     Rows of other levels of expert load, and those of encoders in front of models, come after all
     pools; they have no replicas of their own.
     Raises Infeasible with the problems of all pools and models.
@@ -53,14 +57,17 @@ def served(
     names = list(asked_models(case))
     apart = encoded_apart(case, edited.deployment.pools)
     encoders: list[tuple[int, Served]] = []
+    pixels: list[tuple[int, Served]] = []
     for group, pool in enumerate(edited.deployment.pools):
         numbers = [names.index(name) for name in pool.models or names[:1]]
         try:
             for first, *rest in _of_pool(
                 case, edited, pool, group, numbers, mean_len, seed, span_s, n_adapters,
-                items or {}, apart,
+                items or {}, apart, renders,
             ):  # fmt: skip
                 out.append(first)
+                if first.denoises:
+                    pixels.append((len(out) - 1, rest.pop()))
                 if rest and rest[0].pool.role == "encode":
                     encoders.append((len(out) - 1, rest.pop(0)))
                 if rest:
@@ -76,7 +83,30 @@ def served(
         for q in mine:
             out[q] = replace(out[q], encoder=len(out))
         out.append(row)
+    for p, row in pixels:
+        out[p] = replace(out[p], shows=len(out))
+        out.append(row)
     return out
+
+
+def renders_of(case: Case, wanted: Requests) -> Renders | None:
+    """What images or videos are to the case's diffusion model, all together; None for text."""
+    import numpy as np
+
+    from forerun.sim.diffusion import Asked as Renders
+    from forerun.spec.renders import copies, past
+
+    if case.traffic.render is None:
+        return None
+    most = int(wanted.isl.max(initial=1))
+    mean = round(float(wanted.isl.mean())) if len(wanted) else 1
+    model, render = catalog.model(case.model), case.traffic.render
+    sizes = [tuple(map(int, name.split("x"))) for name in render.size]
+    before = [past(model, render, *size) for size in sizes]
+    shares = np.array(list(render.size.values()))
+    usual = int(np.average(before, weights=shares))
+    least = int(wanted.isl.min(initial=most))
+    return Renders(most, mean, copies(model, render), usual, max(before), least)
 
 
 def encoded_apart(case: Case, pools: Sequence[Pool]) -> set[int]:
@@ -98,11 +128,12 @@ def _of_pool(
     n_adapters: int,
     items: Mapping[int, int],
     apart: set[int],
+    renders: Renders | None,
 ) -> list[list[Served]]:
     """For each model of a pool its row; behind it that of its encoder, and those of other levels
     of expert load."""
     from forerun.cost.memory import measure
-    from forerun.sim import encoders
+    from forerun.sim import diffusion, encoders
     from forerun.techniques import prepare
 
     asked = list(asked_models(case).values())
@@ -110,6 +141,20 @@ def _of_pool(
     device = catalog.device(pool.device)
     cache = edited.deployment.embedding_cache
     kept = cache.capacity_bytes if cache is not None and cache.memory == "device" else 0.0
+    if models[0].diffusion is not None:
+        assert renders is not None  # `check_render` has looked
+        if pool.role == "encode" and not n_adapters:
+            return [[diffusion.alone(models[0], pool, device)]]
+        how = edited.deployment.adapters if n_adapters else None
+        if how is not None and apart:
+            what = "adapters are not yet combined with text that is encoded on a pool of its own"
+            raise SpecError.one("deployment.adapters", what, "encoders in front: no such pool")
+        return [
+            diffusion.stages(
+                models[0], pool, device, renders, apart=numbers[0] in apart, adapters=how,
+                n_adapters=n_adapters,
+            )
+        ]  # fmt: skip
     if pool.role == "encode":
         if len(numbers) > 1:
             what = "models whose images are encoded cannot take turns"

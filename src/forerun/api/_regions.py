@@ -65,12 +65,13 @@ def grids(found: Grids, pools: Sequence[Served]) -> Grids:
 
 
 def homes(pools: Sequence[Served]) -> list[str]:
-    """The pool of the deployment that each row is of: lanes, and encoders in front of a model, have
-    names of theirs."""
+    """The pool of the deployment that each row is of: lanes, and what encodes in front of a model
+    or shows behind it, have names of theirs."""
     names = [served.block or served.pool.name for served in pools]
     for name, served in zip(list(names), pools, strict=True):
-        if served.encoder >= 0:
-            names[served.encoder] = name
+        for other in (served.encoder, served.shows):
+            if other >= 0:
+                names[other] = name
     return names
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 
 def requests(case: Case) -> Requests:
     """The requests of the case's traffic, drawn with its seed or read from its trace."""
+    import numpy as np
+
     from forerun.spec.item_blocks import BLOCK_TOKENS
     from forerun.spec.items import with_items
+    from forerun.spec.renders import check_render, rendered
     from forerun.spec.traces.mix import mixed
     from forerun.spec.traces.regional import drawn_in
     from forerun.spec.traces.senders import with_senders
@@ -42,12 +45,23 @@ def requests(case: Case) -> Requests:
     drawn = mixed(case) if many else drawn_in(case.regions, case.traffic, seed=case.seed)
     if case.tenants:
         drawn = with_senders(case, drawn)
-    if drawn.n_items is None:
-        return drawn
+    render = case.traffic.render
     models = [catalog.model(asked.model) for asked in _models.asked_models(case).values()]
-    pools = case.deployment.pools if case.deployment is not None else ()
-    block = max((pool.engine.block_tokens for pool in pools), default=BLOCK_TOKENS)
-    return with_items(drawn, models, block_tokens=block)
+    for model in models:
+        check_render(model, render)
+    if render is not None:
+        if many:
+            what = "several models are not yet combined with images that are made"
+            raise SpecError.one("models", what, "a case for each")
+        drawn = rendered(drawn, models[0], render)
+        if render.stream is not None and case.slo.frame_s is not None:
+            due = np.full(len(drawn), case.slo.frame_s)  # of a chunk's first frame
+            drawn = replace(drawn, deadline_s=due)
+    elif drawn.n_items is not None:
+        pools = case.deployment.pools if case.deployment is not None else ()
+        block = max((pool.engine.block_tokens for pool in pools), default=BLOCK_TOKENS)
+        drawn = with_items(drawn, models, block_tokens=block)
+    return drawn
 
 
 SLICE = 1 << 16  # arrivals between two looks at the keyboard
@@ -133,6 +147,7 @@ def simulate(
     from forerun.metrics.reason import explain
     from forerun.metrics.score import score
     from forerun.sim import serve
+    from forerun.sim.check_denoise import check_moves
     from forerun.sim.control.cold import cold_starts
     from forerun.sim.control.drive import Control, is_controlled, with_rows
     from forerun.sim.embeddings import check_names
@@ -164,9 +179,11 @@ def simulate(
         span_s=wanted.duration_s,
         n_adapters=n_named(wanted),
         items=largest_items(wanted),
+        renders=_models.renders_of(case, wanted),
     )
     pools = regions.placed(case, deployment, pools)
     check_row(row, pools)
+    check_moves(case, deployment)
     controlled = is_controlled(pools, case.faults, row, deployment.rebalance)
     server = serve.Server(
         with_rows(pools, case.faults, row),

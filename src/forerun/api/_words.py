@@ -44,6 +44,25 @@ def _pool_words(pool: Pool) -> str:
     return f"{pool.n_devices} x {pool.device}, {replicas} of {layout}"
 
 
+def render_words(wanted: Requests) -> str:
+    """What images or videos are asked for: sizes, frames, steps."""
+    import numpy as np
+
+    assert wanted.frames is not None
+    assert wanted.item_width is not None
+    assert wanted.item_height is not None
+    sizes = np.stack([wanted.item_width, wanted.item_height, wanted.frames], axis=1)
+    kinds, n = np.unique(sizes, axis=0, return_counts=True)
+    told = [
+        f"{many / len(wanted):.0%} {wide} x {high}" + (f" x {frames} frames" if frames > 1 else "")
+        for (wide, high, frames), many in zip(kinds.tolist(), n.tolist(), strict=True)
+    ]
+    steps = f"{wanted.osl.mean():,.4g} steps" + (" on average" if np.ptp(wanted.osl) else "")
+    twice = wanted.n_items is not None and bool(np.all(wanted.n_items == 2))
+    guided = ", each with and without the prompt" if twice else ""
+    return f"{', '.join(told)}; {steps}{guided}"
+
+
 def _speculation_words(pool: Pool) -> str:
     """Who proposes tokens, how many, and how often they are right."""
     said = pool.engine.speculation
@@ -115,7 +134,9 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         "traffic": f"{what} over {span} ({how})",
         "router": deployment.route.name,
     }
-    if wanted.n_items is not None and wanted.item_tokens is not None:
+    if wanted.frames is not None:
+        out["asked for"] = render_words(wanted)
+    elif wanted.n_items is not None and wanted.item_tokens is not None:
         n, shown = wanted.n_items, int(wanted.n_items.sum())
         tokens = int((n * wanted.item_tokens).sum())
         out["shown"] = (
@@ -146,8 +167,9 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
     for pool in deployment.pools:
         label = "engine" if len(deployment.pools) == 1 else f"engine of {pool.name}"
         e = pool.engine
+        batches = e.batch.name if wanted.frames is None else "denoise"
         out[label] = (
-            f"{e.batch.name} batches, {e.order.name}, max_num_seqs {e.max_num_seqs}, "
+            f"{batches} batches, {e.order.name}, max_num_seqs {e.max_num_seqs}, "
             f"max_num_batched_tokens {e.max_num_batched_tokens}, "
             f"gpu_memory_utilization {e.gpu_memory_utilization:g}"
         )

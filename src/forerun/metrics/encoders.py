@@ -17,12 +17,17 @@ def encodes(log: Log) -> np.ndarray:
     return np.isin(log.pool_of_replica, log.meta.get("encode_pools", ()))
 
 
+def _shown(log: Log) -> bool:
+    """Whether prompts showed something (where images are made, what is encoded is text)."""
+    return log.frames is None and log.encodes is not None and bool(log.encodes["n_items"].any())
+
+
 def figures(part: View) -> dict[str, Any]:
     """items_encoded, items_per_s, encoding, embeddings_moved_bytes_per_s, embedding_hit,
     encoder_saved_s; None without images, or where no embeddings are kept."""
     log = part.log
     items = rate = share = moved = found = spared = None
-    if part.whole and log.encodes is not None and log.encodes["n_items"].any():
+    if part.whole and _shown(log) and log.encodes is not None:
         done = log.encodes
         if (asked := int(done["n_asked"].sum())) > 0:
             found = ratio(float(done["n_found"].sum()), asked)
@@ -47,7 +52,7 @@ def figures(part: View) -> dict[str, Any]:
 def told(part: View) -> list[str]:
     """How many images were encoded, where, and how long each took."""
     log = part.log
-    if not part.whole or log.encodes is None or not log.encodes["n_items"].any():
+    if not part.whole or log.encodes is None or not _shown(log):
         return []
     done, apart = log.encodes, encodes(log)
     items, busy_s = int(done["n_items"].sum()), float(done["busy_ps"].sum()) * PS

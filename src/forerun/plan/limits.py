@@ -48,6 +48,9 @@ def check_plannable(case: Case, objective: str, source: Deployment | None) -> No
     if case.regions:
         what = "a plan's pools are all in one place"
         problems.append(Problem("regions", what, FIX))
+    if case.traffic.render is not None:
+        what = "bounds of plans are of text: prompts, tokens and KV"
+        problems.append(Problem("traffic.render", what, FIX))
     if case.traffic.media is not None:
         what = "bounds of plans do not price image encoders"
         problems.append(Problem("traffic.media", what, FIX))

@@ -44,6 +44,7 @@ class Fitting:
     rank_flop_s: float = 0.0  # to compute a token with one rank
     blocks: np.ndarray | None = None  # int64 [A], of the KV cache; None: they have slots
     leaves: str = "prefixes"  # one of rows_fleet.LEAVES
+    early_s: float = 0.0  # requests start so long before theirs is there
 
 
 def fitting(
@@ -100,6 +101,7 @@ def fill_adapters(engines: Any, fittings: Sequence[Fitting | None]) -> None:
             one.n_slots,
             one.host_slots,
         )
+        row.early_ps = round(one.early_s * PS)
         row.in_step, row.in_order, row.gathered = one.in_step, one.in_order, one.gathered
         if one.blocks is not None:
             row.paged, row.leaves = 1, rows_fleet.LEAVES[one.leaves]

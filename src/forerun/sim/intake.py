@@ -19,7 +19,7 @@ from forerun.sim.room import gate_memory_for, pending_for, tenants_for
 from forerun.sim.settings import LONGEST_S, Settings
 from forerun.sim.setup import PS
 from forerun.spec.deployment import ResponseCache
-from forerun.spec.requests import CONTENT, Requests, chained
+from forerun.spec.requests import CONTENT, STREAMS, Requests, chained
 
 
 def _plain_rows(n: int) -> Any:
@@ -69,6 +69,11 @@ class Intake(Settings):
         self._name_models(rows, requests)
         self._name_regions(rows, requests)
         self._name_adapters(rows, requests)
+        if requests.frames is not None:
+            self._frames.append(np.asarray(requests.frames))
+            if STREAMS in requests.meta and requests.session is not None:
+                self._sessions.append(requests.session)
+                self._pace = requests.meta[STREAMS]
         if requests.n_items is not None:
             check_items(self.pools, requests)
             rows.n_items, rows.item_units = requests.n_items, requests.item_units
@@ -119,6 +124,10 @@ class Intake(Settings):
         if requests.attended_tokens is not None:
             most = requests.attended_tokens
             rows.most_read = np.where(most > 0, most, NO_CAP)
+        if self._clock.denoises:
+            denoised = [one.model for one in self.pools if one.denoises]
+            asked = np.broadcast_to(rows.model, len(rows))
+            rows.most_kept = np.where(np.isin(asked, denoised), rows.isl, rows.most_kept)
 
     def _asks(self, cache: ResponseCache, requests: Requests) -> np.ndarray:
         """Note what these requests ask of the response cache; how long it takes to look."""

@@ -27,7 +27,7 @@ from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.intake import Intake
 from forerun.sim.lanes import told
-from forerun.sim.log import Log
+from forerun.sim.log import Log, Streams
 from forerun.sim.room import wider
 from forerun.sim.settings import Batches
 from forerun.sim.setup import CHUNK, PS, Served
@@ -102,6 +102,12 @@ class Server(Intake):
             if (own == "encode") != (self.pools[value].pool.role == "encode"):
                 what = f"replica {replica} ({own}) cannot switch to {self.pools[value].pool.name}"
                 raise SpecError.one("command", what, "a pool that encodes keeps to that")
+            if self.pools[self.pool_of_replica[replica]].denoises != self.pools[value].denoises:
+                what = f"replica {replica} cannot switch to {self.pools[value].pool.name}"
+                raise SpecError.one("command", what, "a pool that denoises keeps to that")
+        if verb == "move" and self.pools[self.pool_of_replica[replica]].denoises:
+            what = f"replica {replica} denoises, and latents do not move between replicas"
+            raise SpecError.one("command", what, "drain it")
         clock, old = self._clock, self._state.commands
         row = state.rows(1, state.COMMAND)
         row.time_ps, row.verb = max(round(time_s * PS), int(clock.now_ps)), state.VERBS[verb]
@@ -186,7 +192,7 @@ class Server(Intake):
             end_ps=self._end_ps(under_way),
             n_unfinished=len(under_way),
             loads=np.array(self._state.loads),
-            encodes=encoded(self._state) if self._has_items else None,
+            encodes=encoded(self._state) if self._has_items or self._clock.denoises else None,
             tuned=np.array(self._state.tuned) if self._clock.tunes else None,
             fitted=np.array(self._state.fitted) if self._clock.has_adapters else None,
             replicas=np.array(self._state.totals),
@@ -227,6 +233,10 @@ class Server(Intake):
                 ),
             },
             answered=self._answered(),
+            frames=np.concatenate(self._frames) if self._frames else None,
+            streams=Streams(np.concatenate(self._sessions), *self._pace)
+            if self._sessions
+            else None,
         )
 
     def _end_ps(self, under_way: np.ndarray) -> int:

@@ -28,6 +28,7 @@ from forerun.sim.check import (
     check_weights,
     check_widths,
 )
+from forerun.sim.check_denoise import check_denoisers
 from forerun.sim.core import compile as compiler
 from forerun.sim.core import rows_request, state
 from forerun.sim.core.jit import JIT
@@ -93,6 +94,9 @@ class Settings:
         self._kept: list[Batches] = []
         self._has_items = False
         self._item_numbers: dict[int, int] = {}
+        self._frames: list[np.ndarray] = []
+        self._sessions: list[np.ndarray] = []  # of chunks of streams
+        self._pace = (0.0, 0)
         self.pool_of_replica = pool_of_replica(self.pools)
         self._state = new_state(
             self.pools,
@@ -156,7 +160,9 @@ class Settings:
         for kind, chosen in fleet.items():
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
         again = [order.again for order in self._found["order"]]
-        check_encoders(self.pools, again, cached=self.responses is not None)
+        cached = self.responses is not None
+        check_denoisers(self.pools, again, n_tiers=len(self.tiers), cached=cached)
+        check_encoders(self.pools, again, cached=cached)
         self._fair = policy_room.fair_knobs(self._found["order"])
         check_weights(self.tenants, any(again))
         check_fair(self.pools, again)

@@ -59,6 +59,8 @@ class Served:
     course: Any = None  # which level when (`sim.moe.rows.Course`)
     waits: Any = None  # for experts on the host (`sim.moe.rows.Waits`)
     encoder: int = -1  # row by whose costs it encodes in front of the model; -1: it does not
+    denoises: bool = False  # its requests compute all their tokens in each step, and then ...
+    shows: int = -1  # ... become pixels by the costs of this row; -1: that is not priced
     block: str | None = None  # where prompts and answers share devices: whose rows belong together
     lane: int = 0  # which of them: 4 * level + 2 * (it answers) + (the other lane is in a step)
     switch_s: float = 0.0  # that a lane stands still for when its share changes
@@ -151,6 +153,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     serves = _serves(pools)
     tunes = engines.tunes.any()
     clock[0].tunes = int(tunes)
+    clock[0].denoises = int(engines.denoises.any())
     fittings = [served.adapters for served in pools]
     fill_adapters(engines, fittings)
     clock[0].has_adapters = int(fittings[0] is not None)
@@ -270,6 +273,7 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.mixed_cross_ps = round(table.mixed_cross_s * PS)
     row.role = rows_fleet.ROLE[served.pool.role]
     row.encoder_row = served.encoder
+    row.denoises, row.shows_row = int(served.denoises), served.shows
     if served.pool.role == "encode":
         row.reserve = rows_fleet.RESERVE["prompt"]  # memory for all items of a request at once
     row.kv_token_bytes = round(served.kv_token_bytes)

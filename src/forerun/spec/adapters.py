@@ -46,6 +46,8 @@ class Adapters(Spec):
     load: Literal["beside", "in_step"] = "beside"
     wait: Literal["apart", "in_order"] = "apart"  # whether others overtake who waits for an adapter
     kernel: Literal["grouped", "gathered"] = "grouped"  # weights read once a step, or by each token
+    #: denoising begins with the model alone, where the adapter is there within so many steps
+    early_steps: int = Field(default=0, ge=0)
     padded: bool = True  # kernels compute every adapter at the largest rank
 
     @model_validator(mode="before")

@@ -23,7 +23,17 @@ def check_case(case: Case) -> list[Problem]:
         changes += check_power(case.deployment)
     changes += check_shares(case)
     changes += check_regions(case)
+    changes += check_frames(case)
     return [*check_traffic(case), *check_fleet(case), *check_pools(case), *changes]
+
+
+def check_frames(case: Case) -> list[Problem]:
+    """Only streams have frames that can be late."""
+    render = case.traffic.render
+    if case.slo.frame_s is None or (render is not None and render.stream is not None):
+        return []
+    what = "only video streams have frames with places in time"
+    return [Problem("slo.frame_s", what, "render: {stream: {fps: 16}}, or e2el_s")]
 
 
 def check_traffic(case: Case) -> list[Problem]:

@@ -71,6 +71,7 @@ class Engine(Spec):
     tuning: Tuning | None = None  # a backlog for what steps leave
     max_num_seqs: int = Field(default=256, ge=1)
     max_num_batched_tokens: int = Field(default=8192, ge=1)
+    max_step_s: float | None = Field(default=None, gt=0)  # of denoising; one alone may take more
     max_model_len: int | None = Field(default=None, ge=1)
     block_tokens: int = Field(default=16, ge=1)
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
@@ -121,8 +122,9 @@ class Engine(Spec):
             data = {k: v for k, v in data.items() if k not in ("speculate", "speculation")}
         if self.tuning is None:
             data = {k: v for k, v in data.items() if k not in ("tune", "tuning")}
-        if self.kv_precision is None:
-            data.pop("kv_precision", None)
+        for name in ("kv_precision", "max_step_s"):
+            if getattr(self, name) is None:
+                data.pop(name, None)
         if self.calibration is not None:
             said = self.model_fields_set
             data = {k: v for k, v in data.items() if not k.startswith("host_") or k in said}

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from forerun.errors import Problem, SpecError
 from forerun.spec.hf_audio import audio
 from forerun.spec.hf_decoders import STYLES, Body, decoder
+from forerun.spec.hf_diffusion import is_pipeline, read_pipeline
 from forerun.spec.hf_families import FAMILIES
 from forerun.spec.hf_fields import Fields
 from forerun.spec.hf_hybrids import HYBRIDS
@@ -48,6 +49,8 @@ def read_config(config: Mapping[str, Any], *, name: str, source: str) -> Model:
         raise SpecError.one(
             source, f"holds {type(config).__name__}, not an object", "a config.json"
         )
+    if is_pipeline(config):
+        return read_pipeline(config, name=name, source=source)
     text, outer = _decoder_fields(config, source)
     kind = str(text.data.get("model_type") or config.get("model_type") or "")
     body = _nested("the layers", source, lambda: _body(kind, text))

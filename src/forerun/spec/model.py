@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from forerun.spec.base import Spec
+from forerun.spec.diffusion import Diffusion
 from forerun.spec.dtype import Dtype
 
 
@@ -185,7 +186,8 @@ class Quantization(Spec):
 
 
 class Model(Spec):
-    """An autoregressive decoder (with an encoder for images or sound, where it has one)."""
+    """An autoregressive decoder (with an encoder for images or sound, where it has one); or a
+    diffusion model, whose `layers` are empty."""
 
     name: str
     hf_id: str | None = None
@@ -201,6 +203,7 @@ class Model(Spec):
     quantization: Quantization | None = None
     vision: Vision | None = None
     audio: Audio | None = None
+    diffusion: Diffusion | None = None
     final_norms: int = 1  # vectors of `hidden` in the last norm (2 with a bias)
     mtp_layers: int = 0  # multi-token-prediction layers shipped beside the decoder, not counted
     extra_params: int = 0  # parameters outside the parts above, when known exactly

@@ -16,11 +16,16 @@ COLUMNS = (
     "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "adapter", "deadline_s",
     "workflow", "region", "took_s", "acceptance", "n_items", "item_width", "item_height",
     "item_units", "item_tokens", "item_s", "wording", "kept_tokens", "attended_tokens",
+    "frames",
 )  # fmt: skip
 
 #: meta["blocks"] of requests whose block hashes name what stands in a block, not what a prompt
 #: holds up to its end
 CONTENT = "content"
+
+
+#: meta key of requests that are chunks of streams: (frames a second, frames of a chunk)
+STREAMS = "streams"
 
 
 def chained(hashes: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -75,6 +80,8 @@ class Requests:
         known that of a video stands once, for all of its frames.
     kept_tokens, attended_tokens : int64 [N], caps of its own on KV in memory and on what decoding
         reads of it, beside the engine's; 0 where it has none.
+    frames    : int64 [N], images of the answer, where a diffusion model makes it: `isl` counts what
+        it computes in each of `osl` steps, and item_width and item_height are of the answer.
     wording   : int64 [N], the text of each, a place in `wordings`; -1 where it is like no other.
     """
 
@@ -108,6 +115,7 @@ class Requests:
     item_starts: np.ndarray | None = None
     kept_tokens: np.ndarray | None = None
     attended_tokens: np.ndarray | None = None
+    frames: np.ndarray | None = None
     wording: np.ndarray | None = None
     wordings: Wordings | None = None  # all texts: which ask the same, which look alike
     meta: Mapping[str, Any] = field(default_factory=dict)  # source, format, rows skipped and why

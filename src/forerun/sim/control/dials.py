@@ -31,7 +31,8 @@ def varied(
     """The rows, then each of them at each other value of a dial, without replicas.
 
     ways : by value, what the dial does to a row; None where it has no such value.
-    Where an encoder runs in front of a model, its row is varied with the model's.
+    Where an encoder runs in front of a model, or latents become pixels behind it, those rows are
+    varied with the model's.
     """
     more = [
         replace(
@@ -48,8 +49,12 @@ def varied(
     ]
     number = {(row.like, row.dial): n for n, row in enumerate(more, start=len(pools))}
     return [*pools, *(
-        row if row.encoder < 0
-        else replace(row, encoder=number.get((row.encoder, row.dial), row.encoder))
+        row if row.encoder < 0 and row.shows < 0
+        else replace(
+            row,
+            encoder=number.get((row.encoder, row.dial), row.encoder),
+            shows=number.get((row.shows, row.dial), row.shows),
+        )
         for row in more
     )]  # fmt: skip
 

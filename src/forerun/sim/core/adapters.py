@@ -16,18 +16,21 @@ from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_now, idle_blocks
 from forerun.sim.core.kv import take as take_blocks
 from forerun.sim.core.order import NEVER
+from forerun.sim.core.rows_request import DECODING, SHOWING
 from forerun.sim.core.wake import cut_leap
 
 
 @jit
 def next_ready(state, i, t):
-    """When the next adapter that is on its way to replica i is there; NEVER when none is."""
+    """When the next adapter that is on its way to replica i is there, or so near that requests
+    start without it; NEVER when none is."""
     first = NEVER
     if state.fitted[i].free_ps > t:
         for a in range(state.slots.shape[1]):
             slot = state.slots[i, a]
-            if slot.held == 1 and t < slot.ready_ps < first:
-                first = slot.ready_ps
+            if slot.held == 1 and slot.ready_ps > t:
+                early_ps = slot.ready_ps - state.engines[state.replicas[i].pool].early_ps
+                first = min(first, early_ps if early_ps > t else slot.ready_ps)
     return first
 
 
@@ -179,7 +182,7 @@ def may_start(state, i, a, t):
     if slot.n_using == 0 and state.fitted[i].n_active >= engine.max_adapters:
         return False
     if slot.held == 1:
-        return slot.ready_ps <= t
+        return slot.ready_ps <= t + engine.early_ps
     # in blocks it needs room as KV does, which whoever starts it looks for
     return engine.in_step == 1 and (engine.paged == 1 or place_for(state, i, t) > -2)
 
@@ -308,6 +311,33 @@ def decode(state, i, a, n):
 
 
 @jit
+def price_denoising(state, i, decoding, t):
+    """The same as `price` where each request in the step computes all its tokens.
+
+    Those whose adapter is still on its way run without it.
+    """
+    replica, fitted = state.replicas[i], state.fitted[i]
+    engine = state.engines[replica.pool]
+    n = tokens = ranks = work = 0
+    fitted.rounds += 1
+    r = replica.run_head
+    while r >= 0:
+        request = state.live[r]
+        mine = decoding if request.phase == DECODING else min(request.chunk, 1)
+        if mine == 1 and request.adapter >= 0 and request.phase != SHOWING:
+            slot, rank = state.slots[i, request.adapter], state.adapters[request.adapter].rank
+            if slot.ready_ps <= t:
+                tokens += request.isl
+                work += request.isl * rank
+                if slot.seen != fitted.rounds:
+                    slot.seen = fitted.rounds
+                    n += 1
+                    ranks += rank
+        r = request.next
+    return added(state, i, engine, n, tokens, ranks, work)
+
+
+@jit
 def price(state, i, decoding):
     """Picoseconds that adapters add to the step that replica i is forming.
 
@@ -334,6 +364,13 @@ def price(state, i, decoding):
                 n += 1
                 ranks += rank
         r = request.chunk_next
+    return added(state, i, engine, n, tokens, ranks, work)
+
+
+@jit
+def added(state, i, engine, n, tokens, ranks, work):
+    """What n adapters of so many ranks add for so many tokens; noted for the log."""
+    replica = state.replicas[i]
     replica.n_adapters, replica.n_adapted = n, tokens
     if n == 0:
         return 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 from forerun.sim.core import (
     adapters,
     decoders,
+    denoise,
     encode,
     fair,
     fetch,
@@ -122,7 +123,8 @@ def grow_chunks(state, i, left, whole, decoding):
         if q > left and whole == 0:
             q = left
         elif q > left:
-            q = left if request.n_preempt + request.n_retries > 0 else 0
+            again = request.n_preempt + request.n_retries > 0 and engine.denoises == 0
+            q = left if again else 0
         if request.stage == ENCODING:
             q -= q % request.item_units  # items are computed whole
         request.chunk = q
@@ -362,7 +364,7 @@ def fill(state, i, t, alone):
 def form(state, i, t):
     """Shape the leap of replica i that starts at t; returns when it ends, NEVER if it idles."""
     replica = state.replicas[i]
-    replica.n_steps = 0
+    replica.n_steps = replica.denoised = 0
     if t < replica.free_ps:
         return replica.free_ps
     running, waiting = replica.n_running, replica.n_waiting
@@ -370,6 +372,8 @@ def form(state, i, t):
     has_encoded = replica.has_encoded  # nobody joins between the encoder's step and the model's
     if has_encoded == 1:
         replica.has_encoded = 0
+    if replica.show_head >= 0:
+        return denoise.show(state, i, t)
     lists.drop_aborted_heads(state, i)
     if replica.ready_head >= 0:
         join_ready(state, i, t)

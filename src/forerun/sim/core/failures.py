@@ -9,6 +9,7 @@ from forerun.sim.core import (
     adapters,
     attempts,
     decoders,
+    denoise,
     embeddings,
     encode,
     front,
@@ -122,6 +123,8 @@ def forget_sources(state, i, t):
 def empty(state, i, t, lose):
     """Every request of replica i leaves it: running ones, ready ones, waiting ones."""
     replica = state.replicas[i]
+    if state.engines[replica.pool].denoises == 1:
+        denoise.stop_showing(state, i)
     while replica.ready_head >= 0:
         r = replica.ready_head
         replica.ready_head = state.live[r].chunk_next
@@ -198,6 +201,8 @@ def forget(state, r):
     """What r had computed is lost."""
     request = state.live[r]
     encode.start_over(request)
+    if state.clock[0].denoises == 1:
+        denoise.start_over(state, r)
     request.recomputed += request.n_computed
     request.n_computed = 0
     request.n_known = request.isl + request.n_out

@@ -30,6 +30,8 @@ def fits(state, p, isl, osl, most_kept):
     engine = state.engines[p]
     last = isl if engine.role == PREFILL else isl + osl - 1  # the last token needs no cache
     last = min(last, min(engine.keeps, most_kept) + engine.max_tokens)  # cut after each step
+    if engine.denoises == 1:
+        last = isl  # nothing grows
     short = isl + osl <= engine.max_len
     room = engine.n_blocks - engine.watermark - engine.adapter_room
     return short and blocks_for(last, engine.block_tokens) <= room

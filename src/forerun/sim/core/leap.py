@@ -5,7 +5,7 @@ Legend: i replica, r slot, t picoseconds, p row of costs, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, encode, fair, lanes, prefix, tuning
+from forerun.sim.core import adapters, denoise, encode, fair, lanes, prefix, tuning
 from forerun.sim.core import speculate as drafts
 from forerun.sim.core.clock import span, steps_to_reach
 from forerun.sim.core.jit import jit
@@ -183,6 +183,8 @@ def price_leap(state, i, t, decoding, unsettled):
     row that holds when the other one starts or stops."""
     replica = state.replicas[i]
     replica.row = replica.pool
+    if state.engines[replica.pool].denoises == 1:
+        return denoise.leap(state, i, t, decoding, unsettled)
     again = 0
     if replica.partner >= 0:
         again = 1

@@ -70,6 +70,9 @@ REPLICA = np.dtype(
         ("album", "i8"),  # where it looks for embeddings before it encodes; -1: nowhere
         ("n_encoding", "i8"),  # items in the step, when it is one of the encoder ...
         ("n_missed", "i8"),  # ... and those of them that are computed
+        ("denoised", "i8"),  # tokens of a step that denoises, beyond one for each decoder
+        ("showing", "i8"),  # tokens of those whose latents become pixels in the step, if it is one
+        ("show_head", "i8"),  # requests that wait for that, or are in it, linked by chunk_next
     ],
     align=True,
 )
@@ -141,6 +144,9 @@ ENGINE = np.dtype(
         ("paged", "i8"),  # 1: adapters take blocks of the KV cache, and have no slots of their own
         ("leaves", "i8"),  # one of LEAVES
         ("adapter_room", "i8"),  # blocks of the largest adapter
+        ("early_ps", "i8"),  # requests start so long before their adapter is there
+        ("denoises", "i8"),  # 1: requests compute all their tokens in each step ...
+        ("shows_row", "i8"),  # ... and become pixels by the costs of this row; -1: nobody prices it
     ],
     align=True,
 )
@@ -167,6 +173,9 @@ ENCODES = np.dtype(
         ("n_found", "i8"),  # ... and found, ...
         ("spared_ps", "i8"),  # ... which steps would have taken so much longer without
         ("read_ps", "i8"),  # until what was found was read, beside what else the step did
+        ("n_shown", "i8"),  # latents that became pixels ...
+        ("shown_tokens", "i8"),  # ... what of them was computed in each step before ...
+        ("show_ps", "i8"),  # ... and how long that took
     ],
     align=True,
 )

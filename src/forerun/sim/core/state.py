@@ -122,6 +122,7 @@ CLOCK = np.dtype(
         ("fair_lift", "i8"),  # 1: who comes back has saved nothing up
         ("last_tenant", "i8"),  # as of a replica, over the fleet
         ("moves", "i8"),  # 1: a place is sought for a request that decodes
+        ("denoises", "i8"),  # 1: some replicas denoise
     ],
     align=True,
 )
@@ -257,7 +258,7 @@ def new_replicas(pool_of_replica):
     replicas.pool = pool_of_replica
     replicas.place = np.arange(n)
     links = ("queue", "last_tenant", "run_head", "run_tail", "chunk_head", "chunk_tail")
-    for link in (*links, "ready_head", "ready_tail"):
+    for link in (*links, "ready_head", "ready_tail", "show_head"):
         replicas[link] = -1
     replicas.accepts = 1
     replicas.partner, replicas.memory = -1, np.arange(n)

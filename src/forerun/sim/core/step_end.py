@@ -8,6 +8,7 @@ from __future__ import annotations
 from forerun.sim.core import (
     attempts,
     decoders,
+    denoise,
     encode,
     fair,
     front,
@@ -25,7 +26,7 @@ from forerun.sim.core.rows_log import STATUS
 from forerun.sim.core.rows_request import DECODING, ENCODING
 from forerun.sim.core.signatures import OUTSTANDING, OUTSTANDING_TOKENS
 
-FINISHED, ABORTED = STATUS["finished"], STATUS["aborted"]
+ABORTED = STATUS["aborted"]
 PREFILL, ENCODE = ROLE["prefill"], ROLE["encode"]
 
 
@@ -69,7 +70,7 @@ def describe(state, i, k, row):
     row.start_ps, row.first_ps, row.slope_ps = replica.start_ps, replica.first_ps, replica.slope_ps
     row.n_steps, row.replica, row.pool = k, i, replica.row
     row.n_still = replica.n_decode - replica.n_reading if replica.in_step > 0 else 0
-    row.n_tokens = replica.in_step + replica.chunk + replica.n_draft
+    row.n_tokens = replica.in_step + replica.chunk + replica.n_draft + replica.denoised
     row.n_seqs, row.n_decode = replica.n_seqs, replica.in_step
     encodes = state.engines[replica.pool].role == ENCODE
     n_chunks = 0
@@ -93,6 +94,9 @@ def describe(state, i, k, row):
     if replica.n_encoding > 0:  # its row is that of the encoder
         row.n_tokens = row.chunk = replica.encoding
         row.n_chunks = replica.n_missed
+    if replica.showing > 0:
+        row.n_tokens = row.chunk = replica.showing
+        row.n_chunks = denoise.n_to_show(state, i)
     row.scored = row.n_scored = row.n_picking = 0
     if replica.in_step > 0:
         row.scored, row.n_scored = replica.scored, replica.n_scored
@@ -146,7 +150,7 @@ def complete(state, i, k):
         decoders.stop_growing(state, i, r)
         if state.live[r].osl - state.live[r].n_out == replica.decoded - state.live[r].joined:
             decoders.leave_decoders(state, i, r)
-            lists.end_running(state, i, r, t, FINISHED)
+            denoise.finish(state, i, r, t)
         else:
             decoders.await_next_change(state, i, r)
     reads = replica.n_encoding > 0 and state.engines[replica.pool].role == ENCODE
@@ -154,6 +158,8 @@ def complete(state, i, k):
         complete_chunks(state, i, k, t)
     if replica.n_encoding > 0:
         encode.settle(state, i)
+    if replica.showing > 0:
+        denoise.settle(state, i, t)
     replica.n_steps = 0
     replica.chunk = 0
     replica.ended_ps = t
@@ -175,7 +181,7 @@ def pass_steps(state, i, k):
     if replica.n_encoding > 0:
         state.encodes[i].busy_ps += t - replica.start_ps
     totals.n_steps += k
-    totals.n_tokens += k * (replica.in_step + replica.chunk) + replica.n_draft
+    totals.n_tokens += k * (replica.in_step + replica.chunk + replica.denoised) + replica.n_draft
     write_leap(state, i, k)
     if k > 1 and replica.chunk > 0:
         note_peak(state, i, k)
@@ -256,7 +262,7 @@ def complete_chunks(state, i, k, t):
                 write_gap(state, i, t, gap, 1, 1)
             request.last_token_ps = t
             if request.n_out == request.osl or request.aborted == 1:
-                lists.end_running(state, i, r, t, FINISHED)
+                denoise.finish(state, i, r, t)
             elif state.replicas[i].partner >= 0:
                 lanes.hand_over(state, i, r, t)
             elif state.engines[replica.pool].role == PREFILL:
