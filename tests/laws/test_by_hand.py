@@ -35,13 +35,15 @@ def test_a_prefix_that_another_holds_takes_no_memory_of_its_own():
     assert second["scheduled_ps"] < first["done_ps"]
 
 
-def test_who_finds_no_seat_has_no_kv_brought_up():
-    """Of two whose KV is below, with one seat, the second is fetched for when the first is done."""
+@pytest.mark.parametrize("later_s", [0.0, 2e-3])
+def test_who_finds_no_seat_has_no_kv_brought_up(later_s):
+    """Of two whose KV is below, with one seat, the second is fetched for when the first is done,
+    also when it comes while the first is on its way up (6 ms)."""
     tier = Tier("dram", 160e3, 4e6, 1e-4)
     first, second = [1, 2, 3, 4], [5, 6, 7, 8]
     rows = [first, second, [9, 10, 11, 12], [13, 14, 15, 16], first, second]
-    requests = prompts(*rows, at=[0, 1, 2, 3, 4, 4])
-    one_seat = [pool(n_blocks=28, max_num_seqs=1)]
+    requests = prompts(*rows, at=[0, 1, 2, 3, 4, 4 + later_s])
+    one_seat = [pool(n_blocks=20, max_num_seqs=1)]
     log = serve(requests, one_seat, tiers=[tier], fetch=Policy(name="always")).log_so_far()
     before, last = log.requests[4:]
     assert before["cached"] == last["cached"] == 24
@@ -177,3 +179,17 @@ def test_blocks_of_a_prompt_of_many_chunks_can_be_found_from_the_chunk_that_comp
     leapt = both_ways(serve, requests, pools, route=Policy(name="prefix_aware"))
     log = assert_laws(leapt, requests)
     assert log.requests["cached"].sum() > 100
+
+
+def test_who_starts_again_is_computed_whole_where_a_step_has_room_for_it():
+    """Prompts of 8 and 60, the second after the first; a failure when 5 and 4 tokens are out makes
+    them 13 and 64, which is a whole step: it waits until nobody decodes."""
+    requests = Requests(np.zeros(2), np.array([8, 60]), np.full(2, 20))
+    whole = [pool(batch=Policy(name="whole"))]
+    sixth = serve(requests, whole, leap=False).log_so_far().leaps["start_ps"][5]
+    at = (int(sixth) + 1) / PS
+    commands = [(at, "fail", 0), (at + 1, "open", 0)]
+    log = serve(requests, whole, commands=commands).log_so_far()
+    assert log.leaps["chunk"][log.leaps["chunk"] > 0].tolist() == [8, 60, 13, 64]
+    assert log.requests["recomputed"].tolist() == [8 + 4, 60 + 3]
+    assert log.requests["scheduled_ps"][1] > 0
