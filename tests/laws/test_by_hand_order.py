@@ -119,6 +119,20 @@ def test_the_token_after_a_preemption_ends_a_gap_of_its_own():
     assert resumed["end_ps"][0] > log.requests["done_ps"][0]
 
 
+def test_who_begins_to_decode_has_waited_only_since_its_own_first_token():
+    """Prompts of 60 come together while one decodes, which waits for both; the first of them waits
+    for the second; and the second for nobody."""
+    first_first = [pool(batch=Policy(name="prefill_first"))]
+    requests = Requests(np.array([0, 0.02, 0.02]), np.array([32, 60, 60]), np.full(3, 20))
+    log = both_ways(serve, requests, first_first).log_so_far()
+    rows, steps = log.requests, log.leaps[log.leaps["n_decode"] > 0]
+    together = steps[steps["n_decode"] == 3][0]
+    end = together["start_ps"] + together["first_ps"]
+    assert rows["max_itl_ps"][1] == end - rows["first_token_ps"][1]
+    assert rows["max_itl_ps"][0] >= end - rows["first_token_ps"][2] + 2 * 6 * MS
+    assert rows["max_itl_ps"][2] < 6 * MS  # a step of decoding, less than one of a prompt
+
+
 # -- failures --------------------------------------------------------------------------------------
 
 
