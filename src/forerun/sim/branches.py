@@ -133,6 +133,6 @@ def with_devices(table: CostTable, device: Device, pool: Pool) -> CostTable:
 #: what a run with ControlNets takes for granted
 ASSUMED = (
     "ControlNets: residuals are added where diffusers adds them, and sent as each block gives "
-    "them; the picture that controls is encoded before; energy and flop of branches are not counted, so "
-    "no energy is told"
+    "them; the picture that controls is encoded before; energy and flop of branches are not "
+    "counted, so no energy is told"
 )
