@@ -95,6 +95,10 @@ if __name__ == "__main__":
     cache = ResponseCache(quota=5, ttl_s=1.5, categories={"b": {"threshold": 0.9}})
     log = fleets.serve(requests, fleets.fleets()["unequal"], responses=cache).log_so_far()
     print("answers", digest(log), log.answered.asks.tolist(), log.answered.shelves.tolist())
+    cache = ResponseCache(max_error=0.3, categories={"b": {"max_error": 0.6, "quota": 9}})
+    requests = with_questions(fleets.sharing(4, 160), asked, seed=2)
+    log = fleets.serve(requests, fleets.fleets()["unequal"], responses=cache).log_so_far()
+    print("learns", digest(log), log.answered.asks.tolist(), log.answered.shelves.tolist())
     for turn in ("oldest_first", "longest_queue", "patience"):
         requests = asking(fleets.sharing(4, 30), 3)
         log = fleets.serve(

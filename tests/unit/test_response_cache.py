@@ -164,3 +164,48 @@ def test_a_plan_refuses_what_it_would_leave_out(tmp_path):
     with pytest.raises(SpecError, match="kept and read") as caught:
         check_plannable(capped, "cost", capped.deployment)
     assert len(caught.value.problems) == 2
+
+
+BAD = [
+    ("max_error=0", "max_error 0 is no share of requests that may get a wrong answer"),
+    ("max_error=1.0", "more than 0 and less than 1, as in max_error: 0.02"),
+    ("categories={a: {max_error: -0.1}}", "max_error -0.1 is no share"),
+    ("max_error=0.02", "threshold and max_error are two ways to say who gets an answer"),
+    ("categories={a: {max_error: 0.1, threshold: 0.9}}", "drop one of them"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), BAD)
+def test_an_error_that_cannot_be_held_is_refused_with_a_sentence(tmp_path, change, said):
+    with pytest.raises(SpecError, match=said) as found:
+        case(tmp_path, f"deployment.response_cache.{change}")
+    assert "deployment.response_cache" in str(found.value)
+
+
+LEARNS = "deployment.response_cache={max_error: 0.3, categories: {b: {threshold: 0.9}}}"
+
+
+def test_an_answer_says_how_many_were_computed_to_learn(tmp_path):
+    learns = case(tmp_path, LEARNS)
+    a, b = (learns.deployment.response_cache.shelf(name) for name in "ab")
+    assert (a.max_error, b.max_error, b.threshold) == (0.3, None, 0.9)
+    answer = forerun.simulate(learns, bootstrap=False)
+    of_a, of_b = answer.metrics.by_category
+    assert of_a.explored > 0 == of_b.explored
+    share = (of_a.explored + of_b.explored) / (of_a.asked + of_b.asked)
+    assert answer.metrics.response_explored.value == pytest.approx(share)
+    assert f"{of_a.explored:,} were computed to learn" in " ".join(answer.reasons)
+    assert any("learnt" in line for line in answer.provenance["assumed"])
+    fixed = forerun.simulate(case(tmp_path), bootstrap=False)
+    assert fixed.metrics.response_explored.value is None
+    assert not any("learnt" in line for line in fixed.provenance["assumed"])
+
+
+def test_a_case_reads_as_it_was_said(tmp_path):
+    for change in ([LEARNS], []):
+        one = case(tmp_path, *change)
+        said = one.model_dump(mode="json")
+        assert type(one).model_validate(said) == one
+        cache = said["deployment"]["response_cache"]
+        assert ("max_error" in cache) is bool(change)
+        assert ("threshold" in cache) is not bool(change)

@@ -101,7 +101,10 @@ def _cache_words(cache: ResponseCache) -> str:
     def words(said: Shelf | Category) -> str:
         if said.skip:
             return "past the cache"
-        parts = [] if said.threshold is None else [f"cosine {said.threshold:g}"]
+        if said.max_error is not None:
+            parts = [f"who is like enough is learnt, at most {100 * said.max_error:g} % wrong"]
+        else:
+            parts = [] if said.threshold is None else [f"cosine {said.threshold:g}"]
         parts += [] if said.ttl_s is None else [f"for {units.show(said.ttl_s, 'time')}"]
         parts += [] if said.quota is None else [f"{said.quota:,} answers"]
         parts += [] if said.quota_bytes is None else [units.show(said.quota_bytes, "bytes")]

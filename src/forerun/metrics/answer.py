@@ -95,6 +95,7 @@ class Metrics:
     response_hit: Figure
     response_wrong: Figure
     response_missed: Figure
+    response_explored: Figure
     turns: Figure
     weights_loaded_bytes: Figure
     loading: Figure

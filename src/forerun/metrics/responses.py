@@ -20,10 +20,11 @@ class OfCategory:
     asked: int  # requests that looked for an answer
     hits: int  # of them answered
     wrong: int  # of these with the answer to another question
-    missed: int  # had none, though a right one was kept, under a text not like enough
+    missed: int  # had none, though a right one was kept
     kept: int  # answers at the end
     evicted: int  # for want of room ...
     expired: int  # ... and for their age
+    explored: int  # requests computed to learn whether an answer kept were right
 
 
 def by_category(part: View) -> tuple[OfCategory, ...]:
@@ -40,14 +41,17 @@ def by_category(part: View) -> tuple[OfCategory, ...]:
     hit = asked & (found.asks["got"] >= 0)
     wrong = hit & wrongly(found)
     missed = asked & ~hit & (found.asks["n_missed"] > 0)
+    explored = asked & ~hit & (found.asks["n_explored"] > 0)
     out = []
     for c, name in enumerate(found.names):
         mine, shelf = found.category == c, found.shelves[c]
-        n_asked, n_hit, n_wrong, n_missed = (
-            int((mine & which).sum()) for which in (asked, hit, wrong, missed)
+        n_asked, n_hit, n_wrong, n_missed, n_explored = (
+            int((mine & which).sum()) for which in (asked, hit, wrong, missed, explored)
         )
         kept, evicted, expired = (int(shelf[name]) for name in ("n", "n_evicted", "n_expired"))
-        out.append(OfCategory(name, n_asked, n_hit, n_wrong, n_missed, kept, evicted, expired))
+        out.append(
+            OfCategory(name, n_asked, n_hit, n_wrong, n_missed, kept, evicted, expired, n_explored)
+        )
     return tuple(out)
 
 
@@ -60,14 +64,19 @@ def wrongly(found: Answered) -> np.ndarray:
 def figures(part: View) -> dict[str, Any]:
     """All figures of the group responses; None where there is no cache."""
     rows = by_category(part)
-    asked, hits, wrong, missed = (
+    found = part.log.answered
+    learns = found is not None and bool((found.shelves["max_error"] > 0).any())
+    asked, hits, wrong, missed, explored = (
         float(sum(getattr(row, name) for row in rows))
-        for name in ("asked", "hits", "wrong", "missed")
+        for name in ("asked", "hits", "wrong", "missed", "explored")
     )
     return {
         "response_hit": Figure(ratio(hits, asked), "share", "requests that asked the cache"),
         "response_wrong": Figure(ratio(wrong, hits), "share", "answers of the cache"),
         "response_missed": Figure(ratio(missed, asked), "share", "requests that asked the cache"),
+        "response_explored": Figure(
+            ratio(explored if learns else None, asked), "share", "requests that asked the cache"
+        ),
     }
 
 
@@ -100,8 +109,17 @@ def told(part: View) -> list[str]:
             wrong = "not one"
         out.append(
             f"The response cache{of} answered {row.hits:,} of {plural(row.asked, 'request')} "
-            f"({text(row.hits / row.asked, 'share')}), {wrong}; {row.missed:,} found none though a "
-            f"right one was kept under a text not like enough; {plural(row.kept, 'answer')} "
+            f"({text(row.hits / row.asked, 'share')}), {wrong}; {_not_given(row)}; "
+            f"{plural(row.kept, 'answer')} "
             f"kept at the end, {row.evicted:,} dropped for room, {row.expired:,} for age."
         )
     return out
+
+
+def _not_given(row: OfCategory) -> str:
+    if row.explored:
+        return (
+            f"{row.explored:,} were computed to learn whether the answer most alike were right, "
+            f"and {row.missed:,} got none though a right one was kept"
+        )
+    return f"{row.missed:,} found none though a right one was kept under a text not like enough"

@@ -36,7 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "frame_p50_s", "frame_p99_s", "frames_in_time", "good_frames_per_s", "uneven_p99_s",
         "stream_fps",
     ),
-    "responses": ("response_hit", "response_wrong", "response_missed"),
+    "responses": ("response_hit", "response_wrong", "response_missed", "response_explored"),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),
     "adapters": (
         "adapter_hit", "adapter_loads", "adapter_bytes", "adapter_wait_s", "adapters_mean",

@@ -70,6 +70,7 @@ LABELS = {
     "response_hit": "answers given again",
     "response_wrong": "of them another question's",
     "response_missed": "right answers kept and not found",
+    "response_explored": "computed to learn if an answer kept were right",
     "turns": "models taken up by replicas",
     "weights_loaded_bytes": "weights loaded",
     "loading": "loading weights",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from forerun.errors import Problem, SpecError, nearest
-from forerun.sim.core import rows_fleet, rows_request, state
+from forerun.sim.core import doubt, rows_fleet, rows_request, state
 from forerun.sim.core.order import NEVER
 from forerun.spec.deployment import ResponseCache, Shelf
 from forerun.spec.requests import Requests
@@ -45,6 +45,7 @@ def empty() -> dict[str, np.ndarray]:
         "answer_links": np.zeros((2, 0, 2), dtype=np.int64),
         "shelf_ends": np.zeros((2, 0, 2), dtype=np.int64),
         "n_right": np.zeros(0, dtype=np.int64),
+        "tried": np.zeros((0, doubt.N_BINS, 2), dtype=np.int64),
     }
 
 
@@ -68,11 +69,14 @@ def arrays(cache: ResponseCache, wordings: Wordings, n_authors: int) -> dict[str
         "answer_links": np.full((2, len(answers), 2), -1),
         "shelf_ends": np.full((2, len(shelves), 2), -1),
         "n_right": np.zeros(wordings.n_questions * n_authors, dtype=np.int64),
+        "tried": np.zeros((len(shelves), doubt.N_BINS, 2), dtype=np.int64),
     }
 
 
 def _fill(row: Any, cache: ResponseCache, shelf: Shelf) -> None:
-    row.threshold = shelf.threshold
+    learns = shelf.max_error is not None  # then whoever is most alike comes into question
+    row.threshold = -1.0 if learns else shelf.threshold
+    row.max_error = shelf.max_error if learns else 0.0
     row.ttl_ps = NEVER // 4 if shelf.ttl_s is None else min(round(shelf.ttl_s * PS), NEVER // 4)
     row.most = NEVER if shelf.quota is None else shelf.quota
     row.most_bytes = NEVER if shelf.quota_bytes is None else int(shelf.quota_bytes)
@@ -86,7 +90,7 @@ def asks_of(cache: ResponseCache, requests: Requests) -> np.recarray:
         fix = "traffic.questions: [{topics: 1000}], or a trace with a column query_id"
         raise SpecError.one("deployment.response_cache", what, fix)
     rows = state.rows(len(requests), rows_request.ASK)
-    rows.got = -1
+    rows.got = rows.doubted = -1
     past = np.array([cache.shelf(name).skip for name in requests.wordings.names], dtype=bool)
     category = category_of(requests.wording, requests.wordings)
     rows.wording = np.where((category >= 0) & ~past[category], requests.wording, -1)
@@ -133,7 +137,15 @@ def assumed(cache: ResponseCache | None) -> tuple[str, ...]:
     """What a run with a response cache takes for granted."""
     if cache is None:
         return ()
+    errors = [cache.max_error, *(one.max_error for one in cache.categories.values())]
+    learns = any(error is not None for error in errors)
+    judged = (
+        "response cache: where thresholds are learnt, whether a match was right is known as soon "
+        "as the request is computed, for nothing and without mistakes; the same text is never in "
+        "doubt",
+    )
     return (
+        *(judged if learns else ()),
         "response cache: similarity is that of the requests' own description; every lookup takes "
         f"{1e3 * cache.lookup_s:.3g} ms whatever the load, and whether an answer that is another "
         "question's does harm is not looked at",

@@ -199,6 +199,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         flows=state.rows(0, rows_request.FLOW),
         timers=state.rows(1, rows_request.TIMER),
         **responses.empty(),
+        doubt_seed=stream(options.seed, "doubts").integers(0, 2**63, 1, dtype=np.uint64),
         live=live,
         moving=np.zeros(len(live), dtype=np.int64),
         offered=np.zeros(load.size, dtype=np.int64),

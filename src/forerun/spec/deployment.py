@@ -252,6 +252,15 @@ class Shelf(Spec):
     ttl_s: float | None = Field(default=None, ge=0)  # an answer is kept, from its end; None: always
     quota: int | None = Field(default=None, ge=0)  # answers kept; the one used longest ago goes
     quota_bytes: float | None = Field(default=None, ge=0)
+    max_error: float | None = None  # of requests that may get a wrong answer: thresholds are learnt
+
+    @model_validator(mode="after")
+    def _learns(self) -> Shelf:
+        return _one_way(self)
+
+    @model_serializer(mode="wrap")
+    def _without_unsaid(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _said(plain(self))
 
 
 class Category(Spec):
@@ -262,6 +271,38 @@ class Category(Spec):
     ttl_s: float | None = Field(default=None, ge=0)
     quota: int | None = Field(default=None, ge=0)
     quota_bytes: float | None = Field(default=None, ge=0)
+    max_error: float | None = None
+
+    @model_validator(mode="after")
+    def _learns(self) -> Category:
+        return _one_way(self)
+
+    @model_serializer(mode="wrap")
+    def _without_unsaid(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _said(plain(self))
+
+
+def _said(data: dict[str, Any]) -> dict[str, Any]:
+    """Without the way that is not taken, so that it reads (and hashes) as it was said."""
+    other = "max_error" if data.get("max_error") is None else "threshold"
+    return {name: value for name, value in data.items() if name != other}
+
+
+def _one_way(said: Any) -> Any:
+    """What a shelf or a category says, if it says either a threshold or an error to hold."""
+    if said.max_error is None:
+        return said
+    if not 0 < said.max_error < 1:
+        raise ValueError(
+            f"max_error {said.max_error:g} is no share of requests that may get a wrong answer: "
+            "more than 0 and less than 1, as in max_error: 0.02 (threshold: 1 gives none)"
+        )
+    if "threshold" in said.model_fields_set:
+        raise ValueError(
+            "threshold and max_error are two ways to say who gets an answer: threshold for a fixed "
+            "similarity, max_error for one that is learnt; drop one of them"
+        )
+    return said
 
 
 class ResponseCache(Shelf):
@@ -289,8 +330,14 @@ class ResponseCache(Shelf):
     def shelf(self, category: str) -> Shelf:
         """What holds for a category."""
         said = {name: getattr(self, name) for name in Shelf.model_fields}
+        own: dict[str, Any] = {}
         if category in self.categories:
-            said |= self.categories[category].model_dump(exclude_none=True)
+            own = self.categories[category].model_dump(exclude_none=True)
+        if "threshold" in own:
+            said["max_error"] = None  # a category's own way replaces that of the cache
+        said |= own
+        if said["max_error"] is not None:
+            del said["threshold"]
         return Shelf(**said)
 
 

@@ -39,6 +39,13 @@ def kept_answers(case: Case, **how) -> None:
     }  # fmt: skip
 
 
+def learned(case: Case) -> None:
+    kept_answers(case)
+    cache = case["deployment"]["response_cache"]
+    del cache["threshold"]
+    cache["max_error"] = 0.6
+
+
 MECHANISMS = [
     Mechanism("hedging", part("traffic", client={"hedge_s": "150 ms"}),
               part("traffic", client={"hedge_s": "1000 s"})),
@@ -47,6 +54,7 @@ MECHANISMS = [
         "retry_on": ["rejection", "timeout", "failure"],
     }), part("traffic", client={"give_up_s": "1000 s"})),
     Mechanism("closed loop", closed),
-    Mechanism("response cache", kept_answers),
+    Mechanism("response cache", kept_answers, slot="answers"),
+    Mechanism("learned thresholds", learned, slot="answers"),
     Mechanism("workflows", workflows),
 ]  # fmt: skip

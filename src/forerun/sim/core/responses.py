@@ -3,13 +3,16 @@
 An answer is kept under the text it was given to, from the moment at which it ended, on the shelf of
 its category: for so long, and as many as the shelf takes; the one used longest ago goes first.  A
 request gets the answer of the text most like its own, if that is like enough.  Whether it was the
-right answer is the log's to say: the cache cannot know.
+right answer is the log's to say: the cache cannot know.  A shelf that learns (`doubt`) computes
+some requests all the same, and sees then whether the answer most alike was the right one; the
+answer of the same text is never in doubt.
 
 Legend: w text, k row of `answers` (text and who answered), c shelf, t picoseconds.
 """
 
 from __future__ import annotations
 
+from forerun.sim.core import doubt
 from forerun.sim.core.jit import jit
 
 USED, AGE = 0, 1  # the orders that the answers of a shelf stand in: last used last, youngest last
@@ -86,6 +89,7 @@ def find(state, request, author, t):
     c = text.shelf
     expire(state, c, t)
     ask.n_asked += 1
+    ask.doubted = -1
     k = ask.wording * n_authors + author
     e, end = text.near_at, text.near_at + text.n_near
     if state.answers[k].request < 0:
@@ -95,6 +99,10 @@ def find(state, request, author, t):
         if state.answers[k].request < 0:
             k = -1
         e += 1
+    doubtful = k >= 0 and e > text.near_at and state.shelves[c].max_error > 0.0
+    if doubtful and doubt.explores(state, request, c, state.similarity[e - 1]):
+        ask.doubted, ask.similarity = state.answers[k].question, state.similarity[e - 1]
+        k = -1
     if k < 0:
         if state.n_right[text.question * n_authors + author] > 0:
             ask.n_missed += 1
@@ -115,7 +123,9 @@ def keep(state, request, author, n_tokens, t):
     c = text.shelf
     shelf = state.shelves[c]
     expire(state, c, t)
-    k = ask.wording * state.parked.shape[1] + author
+    n_authors = state.parked.shape[1]
+    k = ask.wording * n_authors + author
+    doubt.learn(state, request, c, text.question * n_authors + author)
     n_bytes = shelf.entry_bytes + shelf.token_bytes * n_tokens
     if shelf.ttl_ps == 0 or shelf.most == 0 or n_bytes > shelf.most_bytes:
         return
@@ -126,7 +136,7 @@ def keep(state, request, author, n_tokens, t):
         drop(state, c, state.shelf_ends[USED, c, FIRST])
         shelf.n_evicted += 1
     row.request, row.since_ps, row.n_bytes, row.n_tokens = request, t, n_bytes, n_tokens
-    row.question = text.question * state.parked.shape[1] + author
+    row.question = text.question * n_authors + author
     _append(state, USED, c, k)
     _append(state, AGE, c, k)
     shelf.n += 1

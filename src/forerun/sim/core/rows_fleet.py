@@ -419,6 +419,7 @@ SHELF = np.dtype(
         ("n_bytes", "i8"),
         ("n_evicted", "i8"),
         ("n_expired", "i8"),
+        ("max_error", "f8"),  # of its requests that may get a wrong answer; 0: it does not learn
     ],
     align=True,
 )

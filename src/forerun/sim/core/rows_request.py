@@ -76,7 +76,10 @@ ASK = np.dtype(
         ("lookup_ps", "i8"),  # that it takes to look
         ("got", "i8"),  # the request whose answer it got; -1 when none
         ("n_asked", "i8"),  # times that it looked
-        ("n_missed", "i8"),  # of them with a right answer kept, under a text not like enough
+        ("n_missed", "i8"),  # of them with a right answer kept that it did not get
+        ("n_explored", "i8"),  # of them with an answer kept, computed to learn if it were right:
+        ("doubted", "i8"),  # that answer's question until this is known, else -1 ...
+        ("similarity", "f8"),  # ... and how alike its text was
     ],
     align=True,
 )

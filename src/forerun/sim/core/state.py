@@ -153,6 +153,8 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "answer_links": (I8, 3),  # [2, W * models, 2], by use and by age: the answers before and after
     "shelf_ends": (I8, 3),  # [2, categories, 2], the first and the last of each
     "n_right": (I8, 1),  # [questions * models], answers to each that are kept
+    "tried": (I8, 3),  # [categories, bins of similarity, 2], matches computed, and of them right
+    "doubt_seed": (U8, 1),  # [1], of the draws who is computed to learn
     "timers": (TIMER, 1),  # heap by (time, request, kind), and a spare row
     "live": (LIVE, 1),  # [L]
     "replicas": (REPLICA, 1),  # [R]
