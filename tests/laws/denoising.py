@@ -9,6 +9,7 @@ from fleets import pool
 from seeing import encoder
 from serving import table
 
+from forerun.sim.branches import Branching
 from forerun.spec.requests import Requests
 
 
@@ -64,3 +65,29 @@ def asked_for(seed, n, *, rate=60.0, text=True, ties=False, most=12):
         session=draw.integers(-1, 5, n),
         **columns,
     )
+
+
+#: devices of their own, and how long what they give takes, that branches have
+BRANCHES = {
+    "beside": Branching(3),
+    "apart": Branching(3, devices=1, blocks=4, residual_s=1e-6, latent_s=1e-7, trip_s=1e-4,
+                       ahead=0.05, each=0.15),
+    "two devices": Branching(3, devices=2, blocks=3, residual_s=2e-6, latent_s=0.0, trip_s=5e-5,
+                             ahead=0.1, each=0.3),
+    "a slow link": Branching(3, devices=1, blocks=4, residual_s=2e-4, latent_s=1e-6, trip_s=1e-3,
+                             ahead=0.05, each=0.15),
+}  # fmt: skip
+
+
+def with_branches(pools, branch):
+    """The fleet, each of whose denoisers has ControlNets."""
+    row = idle(denoiser(n_blocks=0, flat=7e-4), "controlnet")
+    own = replace(branch, row=len(pools))
+    return [*(replace(one, branch=own if one.denoises else None) for one in pools), row]
+
+
+def using(requests, seed, share=0.6):
+    """The requests, most of which use some of three ControlNets."""
+    draw = np.random.default_rng(seed + 7)
+    n = len(requests)
+    return replace(requests, controls=draw.integers(1, 8, n) * (draw.random(n) < share))

@@ -9,6 +9,7 @@ import fleets
 import numpy as np
 import seeing
 from adapting import WAYS, fitted, naming
+from denoising import BRANCHES, asked_for, denoising_fleets, using, with_branches
 from families import asking, engine_turn, turning
 from flows import woven
 from seeing import looking, seeing_fleets
@@ -124,6 +125,10 @@ if __name__ == "__main__":
         pools = fitted([fleets.pool(replicas=2, n_blocks=30, **how)], **way)
         log = fleets.serve(wanted, pools, route=Policy(name="near_adapter")).log_so_far()
         print("adapters", name, digest(log), log.fitted.tolist(), log.tuned.tolist())
+    for where, branch in BRANCHES.items():
+        pools = with_branches(denoising_fleets()["text and pixels"], branch)
+        log = fleets.serve(using(asked_for(4, 30), 4), pools).log_so_far()
+        print("images made", where, digest(log), log.encodes.tolist(), log.branched.tolist())
     for shared in (0, 1):
         order = Policy(name="vtc", params={"shared": shared})
         requests = fleets.sharing(5, 40, isl=60, ties=True)

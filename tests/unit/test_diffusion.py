@@ -10,7 +10,13 @@ from forerun import catalog
 from forerun.cost.table import grid
 from forerun.errors import ForerunError, ShapeError, SpecError
 from forerun.ops.conv import Conv
-from forerun.ops.diffusion import lower_denoiser, lower_text, lower_vae
+from forerun.ops.diffusion import (
+    lower_control,
+    lower_denoiser,
+    lower_first,
+    lower_text,
+    lower_vae,
+)
 from forerun.sim.diffusion import Asked, alone, stages
 from forerun.spec.deployment import Pool
 
@@ -165,3 +171,81 @@ def test_a_deployment_that_is_not_given_is_the_smallest_that_fits():
     result = forerun.simulate(case, bootstrap=False)
     assert result.deployment.pools[0].tp == 1
     assert result.deployment.pools[0].replicas == 2
+
+
+# -- ControlNets ----------------------------------------------------------------------------------
+
+
+def test_a_controlnet_is_six_of_the_denoisers_blocks_and_what_joins_them():
+    # 340 M a block, six products of the width, and what enters
+    flux = lower_control(catalog.model("flux.1-dev"), POOL, 1)
+    trunk = lower_first(catalog.model("flux.1-dev"), POOL, 1)
+    more = flux.params() - 6 * trunk.params() - 6 * 3072**2
+    assert 0 < more < 0.05 * flux.params()
+    assert flux.params() == pytest.approx(2.14e9, rel=0.05)
+
+
+CONTROLLED = {
+    "model": "flux.1-dev",
+    "traffic": {"render": {"size": "512x512", "steps": 4, "controls": {"n": 3, "most": 2}}},
+    "deployment": {"device": "h100-sxm", "controlnets": {"where": "apart"}},
+}
+
+
+def controlled(**changes):
+    return answered(**{**CONTROLLED, "traffic": dict(CONTROLLED["traffic"]), **changes})
+
+
+def test_devices_for_controlnets_are_counted_and_paid_for():
+    apart = controlled()
+    beside = controlled(deployment={"device": "h100-sxm", "controlnets": {"where": "beside"}})
+    assert apart.metrics.n_devices == 2 * beside.metrics.n_devices
+    assert apart.metrics.usd_per_hour.value == 2 * beside.metrics.usd_per_hour.value
+    assert apart.metrics.controlnets_added.value < beside.metrics.controlnets_added.value
+    assert beside.metrics.controlnets.value == beside.metrics.controlnets_added.value
+    assert beside.metrics.energy_j.value is None
+    assert any("ControlNets" in line for line in apart.reasons)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"deployment": {"device": "h100-sxm"}}, "nothing says where they are computed"),
+        ({"model": "z-image-turbo"}, "no ControlNet of z-image-turbo is described"),
+        ({"traffic": {"render": {"size": "512x512"}}}, "no request uses one"),
+        ({"fleet": {"h100-sxm": 1}}, "2 x h100-sxm are used"),
+        (
+            {"deployment": {"device": "h100-sxm", "controlnets": {"link": "nvlink4"}}},
+            "there are no devices or link",
+        ),
+        (
+            {"traffic": {"render": {"size": "512x512", "controls": {"n": 1, "most": 2}}}},
+            "up to 2 different ControlNets of 1",
+        ),
+        (
+            {"traffic": {"render": {"size": "512x512", "controls": {"n": 20}}}},
+            "20 ControlNets take",
+        ),
+    ],
+)
+def test_controlnets_that_cannot_be_are_told_in_a_sentence(changes, said):
+    with pytest.raises(ForerunError, match=said):
+        controlled(**changes)
+
+
+def test_popular_controlnets_are_used_more_often_and_none_twice():
+    case = {
+        **CASE, **CONTROLLED,
+        "traffic": {
+            "rate_per_s": "1 req/s", "n_requests": 4000,
+            "render": {"size": "512x512", "controls": {"n": 4, "most": 3, "share": 0.5}},
+        },
+    }  # fmt: skip
+    used = forerun.api.requests(forerun.load(case)).controls
+    again = forerun.api.requests(forerun.load(case)).controls
+    np.testing.assert_array_equal(used, again)
+    bits = (used[:, None] >> np.arange(4)) & 1
+    many = bits.sum(axis=1)
+    assert (many > 0).mean() == pytest.approx(0.5, abs=0.03)
+    assert np.bincount(many, minlength=4)[1:] == pytest.approx(4000 / 6, rel=0.15)
+    assert (np.diff(bits.sum(axis=0)) < 0).all()

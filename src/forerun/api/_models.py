@@ -58,6 +58,7 @@ def served(
     apart = encoded_apart(case, edited.deployment.pools)
     encoders: list[tuple[int, Served]] = []
     pixels: list[tuple[int, Served]] = []
+    branches: list[tuple[int, Served]] = []
     for group, pool in enumerate(edited.deployment.pools):
         numbers = [names.index(name) for name in pool.models or names[:1]]
         try:
@@ -68,6 +69,8 @@ def served(
                 out.append(first)
                 if first.denoises:
                     pixels.append((len(out) - 1, rest.pop()))
+                if first.branch is not None:
+                    branches.append((len(out) - 1, rest.pop()))
                 if rest and rest[0].pool.role == "encode":
                     encoders.append((len(out) - 1, rest.pop(0)))
                 if rest:
@@ -85,6 +88,11 @@ def served(
         out.append(row)
     for p, row in pixels:
         out[p] = replace(out[p], shows=len(out))
+        out.append(row)
+    for p, row in branches:
+        branch = out[p].branch
+        assert branch is not None
+        out[p] = replace(out[p], branch=replace(branch, row=len(out)))
         out.append(row)
     return out
 
@@ -106,7 +114,8 @@ def renders_of(case: Case, wanted: Requests) -> Renders | None:
     shares = np.array(list(render.size.values()))
     usual = int(np.average(before, weights=shares))
     least = int(wanted.isl.min(initial=most))
-    return Renders(most, mean, copies(model, render), usual, max(before), least)
+    n_controls = 0 if render.controls is None else render.controls.n
+    return Renders(most, mean, copies(model, render), usual, max(before), least, n_controls)
 
 
 def encoded_apart(case: Case, pools: Sequence[Pool]) -> set[int]:
@@ -143,6 +152,9 @@ def _of_pool(
     kept = cache.capacity_bytes if cache is not None and cache.memory == "device" else 0.0
     if models[0].diffusion is not None:
         assert renders is not None  # `check_render` has looked
+        if pool.role == "encode" and pool.controlnets is not None:
+            where = f"deployment.pools.{pool.name}.controlnets"
+            raise SpecError.one(where, "a pool that encodes text denoises nothing", "drop it")
         if pool.role == "encode" and not n_adapters:
             return [[diffusion.alone(models[0], pool, device)]]
         how = edited.deployment.adapters if n_adapters else None
@@ -155,6 +167,9 @@ def _of_pool(
                 n_adapters=n_adapters,
             )
         ]  # fmt: skip
+    if pool.controlnets is not None:
+        where, what = f"deployment.pools.{pool.name}.controlnets", "a model of text has none"
+        raise SpecError.one(where, what, "drop it")
     if pool.role == "encode":
         if len(numbers) > 1:
             what = "models whose images are encoded cannot take turns"

@@ -69,7 +69,7 @@ def homes(pools: Sequence[Served]) -> list[str]:
     or shows behind it, have names of theirs."""
     names = [served.block or served.pool.name for served in pools]
     for name, served in zip(list(names), pools, strict=True):
-        for other in (served.encoder, served.shows):
+        for other in (served.encoder, served.shows, served.branch.row if served.branch else -1):
             if other >= 0:
                 names[other] = name
     return names

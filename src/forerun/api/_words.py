@@ -60,7 +60,11 @@ def render_words(wanted: Requests) -> str:
     steps = f"{wanted.osl.mean():,.4g} steps" + (" on average" if np.ptp(wanted.osl) else "")
     twice = wanted.n_items is not None and bool(np.all(wanted.n_items == 2))
     guided = ", each with and without the prompt" if twice else ""
-    return f"{', '.join(told)}; {steps}{guided}"
+    control = ""
+    if wanted.controls is not None:
+        some = float((wanted.controls > 0).mean())
+        control = f"; ControlNets with {some:.0%} of them"
+    return f"{', '.join(told)}; {steps}{guided}{control}"
 
 
 def _speculation_words(pool: Pool) -> str:

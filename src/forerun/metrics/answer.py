@@ -80,6 +80,8 @@ class Metrics:
     frames_per_s: Figure
     denoising_step_s: Figure
     showing: Figure
+    controlnets: Figure
+    controlnets_added: Figure
     energy_j_per_image: Figure
     usd_per_image: Figure
     energy_j_per_frame: Figure

@@ -34,7 +34,7 @@ def figures(part: View, joule: float | None, usd: float | None) -> dict[str, Any
     An image is an answer, however many frames it has.
     """
     log = part.log
-    images = frames = step = showing = None
+    images = frames = step = showing = branches = longer = None
     n = n_frames = 0.0
     if log.frames is not None:
         ended = part.ended
@@ -44,12 +44,17 @@ def figures(part: View, joule: float | None, usd: float | None) -> dict[str, Any
         if log.encodes is not None and part.whole:
             busy = float(log.replicas["busy_ps"].sum())
             showing = ratio(float(log.encodes["show_ps"].sum()), busy)
+            if log.branched is not None:
+                branches = ratio(float(log.branched["busy_ps"].sum()), busy)
+                longer = ratio(float(log.branched["added_ps"].sum()), busy)
     steps, price = "steps x cost table", "price given x time"
     return {
         "images_per_s": Figure(images, "image/s", "requests"),
         "frames_per_s": Figure(frames, "frame/s", "requests"),
         "denoising_step_s": Figure(step, "s", "steps"),
         "showing": Figure(showing, "share", "steps"),
+        "controlnets": Figure(branches, "share", "steps"),
+        "controlnets_added": Figure(longer, "share", "steps"),
         "energy_j_per_image": Figure(ratio(joule, n) if n else None, "J/image", steps),
         "usd_per_image": Figure(ratio(usd, n) if n else None, "USD/image", price),
         "energy_j_per_frame": Figure(
@@ -82,7 +87,19 @@ def told(part: View) -> list[str]:
         f"text encoders {text(ratio(read, busy), 'share')}, VAE {text(ratio(shown, busy), 'share')}"
     )
     tokens = float(rows["isl"].mean())
+    more = []
+    if log.branched is not None and log.branched["n_steps"].any():
+        done = log.branched
+        n = float(done["n_steps"].sum())
+        each, longer = (float(done[name].sum()) * PS / n for name in ("busy_ps", "added_ps"))
+        of_all = ratio(n, float(log.replicas["n_steps"].sum()))
+        more = [
+            f"{text(of_all, 'share')} of the steps had ControlNets, which took {text(each, 's')} "
+            f"of each and made it {text(longer, 's')} longer; what they draw is "
+            "not known, so that no energy is told."
+        ]
     return [
         f"{plural(len(rows), 'request')} took {rows['n_out'].mean():,.1f} steps of {tokens:,.0f} "
-        f"tokens each on average; of the busy time {parts}, the rest denoising."
+        f"tokens each on average; of the busy time {parts}, the rest denoising.",
+        *more,
     ]

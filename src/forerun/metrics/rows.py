@@ -28,8 +28,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "embedding_hit", "encoder_saved_s",
     ),
     "images": (
-        "images_per_s", "frames_per_s", "denoising_step_s", "showing", "energy_j_per_image",
-        "usd_per_image", "energy_j_per_frame", "usd_per_frame",
+        "images_per_s", "frames_per_s", "denoising_step_s", "showing", "controlnets",
+        "controlnets_added", "energy_j_per_image", "usd_per_image", "energy_j_per_frame",
+        "usd_per_frame",
     ),
     "streams": (
         "frame_p50_s", "frame_p99_s", "frames_in_time", "good_frames_per_s", "uneven_p99_s",

@@ -52,6 +52,38 @@ def lower_denoiser(model: Model, pool: Pool, copies: int) -> Graph:
     return _graph(model, pool, ops, model.hidden, tuple(run.n for run in d.blocks))
 
 
+def lower_control(model: Model, pool: Pool, copies: int) -> Graph:
+    """A ControlNet in a step: latents and what controls them enter, blocks as the denoiser's, and
+    what each gives goes through a product of the width.
+
+    Raises ShapeError for a model of which none is described, or a layout in which it does not run.
+    """
+    d = described(model)
+    if d.control is None:
+        raise ShapeError.one(f"model.{model.name}", "has no ControlNet that is described")
+    check_layout(model, pool, d.n_heads, "heads of the ControlNet")
+    D, channels = model.hidden, d.vae.latent_channels * d.patch**2
+    ops = _block(model, d, d.control, pool.tp, pool.dtype or model.dtype, copies, 0)
+    text = Conv(D, d.text_dim, 1, float(copies * d.kept))
+    extra = Elementwise(0, 0, kernels=0, params=float(d.extra_params))
+    ops += [
+        Op("patches", Matmul(D, channels, "bf16"), "tokens", 2, 1, pool.tp, EMBED, "other"),
+        Op("time", extra, "seqs", 1, 1, pool.tp, EMBED, "other"),
+        Op("given", Matmul(D, D, "bf16"), "tokens", d.control.n, 1, pool.tp, 0, "other"),
+    ]
+    if d.control.streams == 2:
+        ops.append(Op("text", text, "seqs", 1, 1, pool.tp, EMBED, "other"))
+    return _graph(model, pool, ops, model.hidden, (d.control.n,))
+
+
+def lower_first(model: Model, pool: Pool, copies: int) -> Graph:
+    """One block of the denoiser's first run."""
+    d = described(model)
+    one = d.blocks[0].model_copy(update={"n": 1})
+    ops = _block(model, d, one, pool.tp, pool.dtype or model.dtype, copies, 0)
+    return _graph(model, pool, ops, model.hidden, (1,))
+
+
 def _block(
     model: Model, d: Diffusion, run: Blocks, tp: int, dtype: str, copies: int, group: int
 ) -> list[Op]:

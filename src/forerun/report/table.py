@@ -55,6 +55,8 @@ LABELS = {
     "frames_per_s": "frames",
     "denoising_step_s": "time of a step",
     "showing": "latents to pixels",
+    "controlnets": "ControlNets computed",
+    "controlnets_added": "steps longer for them",
     "energy_j_per_image": "energy per image or video",
     "usd_per_image": "cost per image or video",
     "energy_j_per_frame": "energy per frame",

@@ -18,6 +18,9 @@ def check_moves(case: Case, deployment: Deployment) -> None:
     if deployment.rebalance is not None:
         what = "latents do not move between replicas"
         problems.append(Problem("deployment.rebalance", what, "drop it"))
+    if deployment.power is not None and case.traffic.render.controls is not None:
+        what = "what ControlNets draw is not known, so that no row of power can count it"
+        problems.append(Problem("deployment.power", what, "drop it"))
     for i, fault in enumerate(case.faults):
         if fault.effect == "loss" and fault.on_notice == "move":
             what = "latents do not move between replicas"

@@ -14,9 +14,25 @@ from forerun.cost.price import price
 from forerun.cost.reserve import activation_bytes, reserve_bytes, visible_bytes
 from forerun.cost.table import CostTable, Work, grid
 from forerun.errors import Infeasible, SpecError
-from forerun.ops.diffusion import described, lower_denoiser, lower_text, lower_vae, weights_bytes
+from forerun.ops.diffusion import (
+    described,
+    lower_control,
+    lower_denoiser,
+    lower_first,
+    lower_text,
+    lower_vae,
+    weights_bytes,
+)
 from forerun.ops.graph import Graph
 from forerun.sim.adapters import fitting
+from forerun.sim.branches import (
+    ASSUMED,
+    Branching,
+    beside_bytes,
+    branching,
+    check_used,
+    with_devices,
+)
 from forerun.sim.power.check import check_pool
 from forerun.sim.prepare import as_set, port
 from forerun.sim.serve import Served
@@ -44,6 +60,7 @@ class Asked:
     past: int = 0  # tokens of earlier chunks that attention reads, of a usual stream ...
     most_past: int = 0  # ... and of the largest
     least_tokens: int = 1  # that the smallest request computes in a step
+    n_controls: int = 0  # ControlNets that requests use
 
 
 def alone(model: Model, pool: Pool, device: Device) -> Served:
@@ -78,7 +95,8 @@ def stages(
 
     apart : whether another pool encodes the text, so that this one does not keep the encoders.
     adapters : how replicas keep those n_adapters that requests name.
-    The rows are [denoiser, text encoders, VAE], or without the encoders where those are apart.
+    The rows are [denoiser, text encoders, ControlNet, VAE], without the encoders where those are
+    apart, and without a ControlNet where requests use none.
     Raises Infeasible where the model does not fit, ShapeError for an impossible layout.
     """
     if wrong := check_pool(pool):
@@ -88,12 +106,14 @@ def stages(
         where = f"deployment.pools.{pool.name}.engine.batch"
         raise SpecError.one(where, what, "drop it: requests join steps of denoising whole")
     d = described(model)
+    check_used(model, pool, asked.n_controls)
     graph, pixels = lower_denoiser(model, pool, asked.copies), lower_vae(model, pool)
     text = None if apart else lower_text(model, pool)
     engine = _own(pool, max(pool.engine.max_num_batched_tokens, asked.tokens), "denoise")
     pool = pool.model_copy(update={"engine": engine, "stream_kv": False})
     graphs = [one for one in (graph, text, pixels) if one is not None]
     weights = sum(weights_bytes(model, pool, one) for one in graphs)
+    weights += beside_bytes(model, pool, asked.copies, asked.n_controls)
     weights += lora.slots_bytes(graph, adapters) if adapters is not None and n_adapters else 0.0
     working = max(activation_bytes(graph, pool), _shown_bytes(d, asked))
     left = _left(pool, device, weights + working)
@@ -115,14 +135,20 @@ def stages(
         most = max(asked.tokens, within(steps, engine.max_step_s, asked.mean_tokens))
         engine = engine.model_copy(update={"max_num_batched_tokens": most})
         pool = pool.model_copy(update={"engine": engine})
+    branch = control = None
+    if asked.n_controls:
+        branch, control = _controls(model, pool, device, asked, most, usual, steps)
+        steps = with_devices(steps, device, pool)
     out = [Served(
-        pool=pool, table=steps, n_blocks=n_blocks, max_len=1 << 40,
+        pool=pool, table=steps, branch=branch, n_blocks=n_blocks, max_len=1 << 40,
         kv_token_bytes=a_token, port_bytes_per_s=rate, port_latency_s=latency_s,
         weights_bytes=weights, denoises=True,
     )]  # fmt: skip
     if text is not None:
         table = _price(text, device, pool, max(most, 2 * d.read), (asked.copies, d.read))
         out.append(_behind(idle, "text", as_set(_at_once(table), pool, device), role="encode"))
+    if control is not None:
+        out.append(_behind(idle, "controlnet", as_set(_at_once(control), pool, device)))
     largest = _latents(d, asked, asked.tokens)
     usual = (1, _latents(d, asked, asked.mean_tokens))
     drawn = _price(pixels, device, pool.model_copy(update={"tp": 1}), largest, usual)
@@ -133,6 +159,29 @@ def stages(
     early_s = adapters.early_steps * step_s(steps, asked.least_tokens)
     found = fitting(graph, pool, device, adapters, n_adapters)
     return [replace(one, adapters=replace(found, early_s=early_s)) for one in out]
+
+
+def _controls(
+    model: Model, pool: Pool, device: Device, asked: Asked, most: int, usual: tuple[int, float],
+    steps: CostTable,
+) -> tuple[Branching, CostTable]:  # fmt: skip
+    """What the pool has of ControlNets, and what one of them takes in a step."""
+    own = pool.model_copy(update={"tp": 1}) if pool.control_devices else pool
+    graphs = lower_control(model, own, asked.copies), lower_first(model, pool, asked.copies)
+    branch, first = (
+        _stepwise(_price(graph, device, one, most, usual), asked)
+        for graph, one in zip(graphs, (own, pool), strict=True)
+    )
+    share = _own_s(first, asked.mean_tokens) / _own_s(steps, asked.mean_tokens)
+    found = branching(model, pool, device, asked.copies, asked.n_controls, share)
+    return found, replace(branch, assumed=(*branch.assumed, ASSUMED))
+
+
+def _own_s(table: CostTable, tokens: int) -> float:
+    """Seconds of a step of one request of so many tokens, without the host's."""
+    at, time = grid(table.max_tokens).astype(float), table.time_s
+    work = np.interp(tokens, at, time.tokens) + np.interp(tokens, at, time.prefill[:, 0])
+    return float(max(work + time.seqs[1], table.eager_s))
 
 
 def _own(pool: Pool, most: int, batch: str) -> Engine:
@@ -219,9 +268,7 @@ def within(table: CostTable, limit_s: float, tokens: int) -> int:
 
 def step_s(table: CostTable, tokens: int) -> float:
     """Seconds of a step of one request of so many tokens."""
-    at, time = grid(table.max_tokens).astype(float), table.time_s
-    own = np.interp(tokens, at, time.tokens) + np.interp(tokens, at, time.prefill[:, 0])
-    return float(max(own + time.seqs[1], table.eager_s) + table.host_step_s + table.host_seq_s)
+    return _own_s(table, tokens) + table.host_step_s + table.host_seq_s
 
 
 def _shown(table: CostTable, d: Diffusion, asked: Asked, steps: CostTable) -> CostTable:

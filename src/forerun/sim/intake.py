@@ -69,6 +69,7 @@ class Intake(Settings):
         self._name_models(rows, requests)
         self._name_regions(rows, requests)
         self._name_adapters(rows, requests)
+        self._use_controls(requests)
         if requests.frames is not None:
             self._frames.append(np.asarray(requests.frames))
             if STREAMS in requests.meta and requests.session is not None:
@@ -173,6 +174,21 @@ class Intake(Settings):
             what = f"name adapters up to {requests.adapter.max()}, and there are {known}"
             raise SpecError.one("requests", what, f"deployment.adapters.n: {known + 1} or more")
         rows.adapter = requests.adapter
+
+    def _use_controls(self, requests: Requests) -> None:
+        """The ControlNets that each request uses.  Raises SpecError for ones that nobody has."""
+        known = [one.branch.n for one in self.pools if one.branch is not None]
+        used = requests.controls
+        if used is not None and used.any():
+            most = int(used.max()).bit_length()
+            serving = [one for one in self.pools if one.denoises and one.pool.replicas]
+            if any(one.branch is None or one.branch.n < most for one in serving) or not serving:
+                what = f"use ControlNets up to number {most - 1}, and not every pool has them"
+                fix = "controlnets: {where: beside} of each pool that denoises"
+                raise SpecError.one("requests", what, fix)
+        if known:
+            more = np.zeros(len(requests), dtype=np.int64) if used is None else used
+            self._put(controls=np.concatenate([self._state.controls, more]))
 
     def _name_prefixes(self, rows: Any, requests: Requests) -> None:
         """Give each row its whole prefix blocks; blocks of requests that ended are forgotten."""

@@ -98,6 +98,7 @@ class Log:
     meta: Mapping[str, Any] = field(default_factory=dict)  # provenance: version, hashes, policies
     loads: np.ndarray | None = None  # structured array of dtype LOADS, one row a replica
     encodes: np.ndarray | None = None  # of dtype ENCODES, one row a replica; None without items
+    branched: np.ndarray | None = None  # of dtype BRANCHED, one row a replica; None: no ControlNets
     tuned: np.ndarray | None = None  # structured array of dtype TUNED, one row a replica
     fitted: np.ndarray | None = None  # structured array of dtype FITTED, one row a replica
     frames: np.ndarray | None = None  # int64 [N], of each answer that a diffusion model makes

@@ -193,6 +193,7 @@ class Server(Intake):
             n_unfinished=len(under_way),
             loads=np.array(self._state.loads),
             encodes=encoded(self._state) if self._has_items or self._clock.denoises else None,
+            branched=np.array(self._state.branched) if len(self._state.controls) else None,
             tuned=np.array(self._state.tuned) if self._clock.tunes else None,
             fitted=np.array(self._state.fitted) if self._clock.has_adapters else None,
             replicas=np.array(self._state.totals),

@@ -13,6 +13,7 @@ from forerun.sim import embeddings, responses
 from forerun.sim import tables as table_arrays
 from forerun.sim import tiers as tier_arrays
 from forerun.sim.adapters import Fitting, adapter_arrays, fill_adapters
+from forerun.sim.branches import Branching, fill_branches
 from forerun.sim.core import rows_fleet, rows_log, rows_request, signatures, state
 from forerun.sim.core.order import NEVER
 from forerun.sim.embeddings import Cache
@@ -61,6 +62,7 @@ class Served:
     encoder: int = -1  # row by whose costs it encodes in front of the model; -1: it does not
     denoises: bool = False  # its requests compute all their tokens in each step, and then ...
     shows: int = -1  # ... become pixels by the costs of this row; -1: that is not priced
+    branch: Branching | None = None  # ControlNets that its requests can use
     block: str | None = None  # where prompts and answers share devices: whose rows belong together
     lane: int = 0  # which of them: 4 * level + 2 * (it answers) + (the other lane is in a step)
     switch_s: float = 0.0  # that a lane stands still for when its share changes
@@ -213,6 +215,8 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         lanes=state.rows(n, rows_fleet.LANE),
         replicas=replicas,
         encodes=state.rows(n, rows_fleet.ENCODES),
+        branched=state.rows(n, rows_fleet.BRANCHED),
+        controls=np.zeros(0, dtype=np.int64),
         totals=state.rows(n, rows_log.TOTALS),
         engines=engines,
         load=load,
@@ -275,6 +279,7 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.role = rows_fleet.ROLE[served.pool.role]
     row.encoder_row = served.encoder
     row.denoises, row.shows_row = int(served.denoises), served.shows
+    fill_branches(row, served.branch)
     if served.pool.role == "encode":
         row.reserve = rows_fleet.RESERVE["prompt"]  # memory for all items of a request at once
     row.kv_token_bytes = round(served.kv_token_bytes)

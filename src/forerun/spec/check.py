@@ -68,7 +68,7 @@ def check_fleet(case: Case) -> list[Problem]:
             used[pool.drafts_on[0]] += pool.drafts_on[1]
         have = groups[pool.device].count
         if used[pool.device] > have:
-            per = pool.devices_per_replica
+            per = pool.devices_per_replica + pool.control_devices
             what = (
                 f"{used[pool.device]} x {pool.device} are used "
                 f"({pool.replicas} replicas of {per}), the fleet has {have}"

@@ -131,6 +131,25 @@ class Engine(Spec):
         return data
 
 
+class ControlNets(Spec):
+    """Where replicas compute the ControlNets that requests use; all of them are resident.
+
+    `beside`: on the replica's devices, one after another, in the step.  `apart`: on `devices` more
+    devices of each replica (they share the ControlNets in turn), at the same time as the denoiser,
+    which waits for residuals that have not come over the `link` where it adds them.
+    """
+
+    where: Literal["beside", "apart"] = "beside"
+    devices: int = Field(default=1, ge=1)  # of a replica, `apart`
+    link: str | None = None  # of each device; its link to others of its kind when absent
+
+    @model_validator(mode="after")
+    def _of_apart(self) -> ControlNets:
+        if self.where == "beside" and (self.devices != 1 or self.link is not None):
+            raise ValueError("beside the denoiser there are no devices or link: where: apart")
+        return self
+
+
 class Pool(Spec):
     """Replicas of one kind: a device type, a parallel layout and an engine."""
 
@@ -158,6 +177,7 @@ class Pool(Spec):
     engine: Engine = Engine()
     autoscale: Autoscale | None = None  # else all replicas are there all the time
     cold_start: ColdStart = ColdStart()
+    controlnets: ControlNets | None = None  # where those that requests for images use are computed
     power: PoolPower | None = None  # its devices' clock and cap, and whether it is slowed first
 
     @model_validator(mode="before")
@@ -172,7 +192,7 @@ class Pool(Spec):
     def _without_unsaid(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What says nothing of experts, power or shares reads (and hashes) as it always did."""
         data: dict[str, Any] = plain(self)
-        for name in ("moe", "power", "sm_share", "region"):
+        for name in ("moe", "power", "sm_share", "region", "controlnets"):
             if getattr(self, name) is None:
                 data.pop(name, None)
         return data
@@ -190,8 +210,14 @@ class Pool(Spec):
         return self.tp * self.pp * self.dp * self.cp
 
     @property
+    def control_devices(self) -> int:
+        """Devices of each replica that compute ControlNets and nothing else."""
+        said = self.controlnets
+        return said.devices if said is not None and said.where == "apart" else 0
+
+    @property
     def n_devices(self) -> int:
-        return self.replicas * self.devices_per_replica
+        return self.replicas * (self.devices_per_replica + self.control_devices)
 
 
 class KvTier(Spec):

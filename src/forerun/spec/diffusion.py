@@ -92,6 +92,7 @@ class Diffusion(Spec):
     steps: int = Field(ge=1)  # as the maker's example has it
     guided: bool  # each step runs twice, with and without the prompt (CFG)
     frames: int = Field(default=1, ge=1)  # of an answer
+    control: Blocks | None = None  # of a ControlNet; None: none is described
 
     @property
     def side(self) -> int:

@@ -39,6 +39,7 @@ def read_pipeline(config: Config, *, name: str, source: str) -> Model:
             steps=how["steps"],
             guided=how["guided"],
             frames=how.get("frames", 1),
+            control=_control(config["controlnet"], width) if "controlnet" in config else None,
             **shape,
             **{"crossed" if shape["blocks"][0].cross else "joined": how["text_tokens"]},
         )
@@ -83,6 +84,24 @@ def _sd3(c: Config) -> tuple[int, dict[str, Any]]:
         "n_heads": heads, "head_dim": dim, "patch": c["patch_size"],
         "text_dim": c["joint_attention_dim"], "extra_params": extra,
     }  # fmt: skip
+
+
+def _control(c: Config, width: int) -> Blocks:
+    """A ControlNet of two-stream blocks as the denoiser's first ones (FLUX, SD3), or of blocks of
+    latents alone where no text comes to it (SD3.5's with 8 billion).
+
+    Raises SpecError for one of another make.
+    """
+    kind = str(c.get("_class_name"))
+    if kind not in ("FluxControlNetModel", "SD3ControlNetModel"):
+        what = f"{kind!r} is no ControlNet that is known"
+        fix = nearest(kind, ("FluxControlNetModel", "SD3ControlNetModel"))
+        raise SpecError.one("controlnet._class_name", what, fix)
+    if c.get("num_single_layers") or c.get("dual_attention_layers"):
+        what = "only a ControlNet whose blocks are all alike is described"
+        raise SpecError.one("controlnet", what, "num_single_layers 0, no dual_attention_layers")
+    alone = "joint_attention_dim" in c and c["joint_attention_dim"] is None
+    return Blocks(n=c["num_layers"], streams=1 if alone else 2, inter=4 * width)
 
 
 def _z_image(c: Config) -> tuple[int, dict[str, Any]]:

@@ -16,7 +16,7 @@ COLUMNS = (
     "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "adapter", "deadline_s",
     "workflow", "region", "took_s", "acceptance", "n_items", "item_width", "item_height",
     "item_units", "item_tokens", "item_s", "wording", "kept_tokens", "attended_tokens",
-    "frames",
+    "frames", "controls",
 )  # fmt: skip
 
 #: meta["blocks"] of requests whose block hashes name what stands in a block, not what a prompt
@@ -82,6 +82,7 @@ class Requests:
         reads of it, beside the engine's; 0 where it has none.
     frames    : int64 [N], images of the answer, where a diffusion model makes it: `isl` counts what
         it computes in each of `osl` steps, and item_width and item_height are of the answer.
+    controls  : int64 [N], ControlNets that each uses, bit k for the k-th; absent when none does.
     wording   : int64 [N], the text of each, a place in `wordings`; -1 where it is like no other.
     """
 
@@ -116,6 +117,7 @@ class Requests:
     kept_tokens: np.ndarray | None = None
     attended_tokens: np.ndarray | None = None
     frames: np.ndarray | None = None
+    controls: np.ndarray | None = None
     wording: np.ndarray | None = None
     wordings: Wordings | None = None  # all texts: which ask the same, which look alike
     meta: Mapping[str, Any] = field(default_factory=dict)  # source, format, rows skipped and why

@@ -175,6 +175,25 @@ class Stream(Spec):
         return data
 
 
+class Controls(Spec):
+    """ControlNets that requests for images use: `share` of the requests some, `most` at most.
+
+    How many is drawn from 1 to `most`, all as likely; which ones of n, the k-th with weight
+    1 / (k + 1) ** skew.
+    """
+
+    n: int = Field(default=1, ge=1, le=32)
+    share: float = Field(default=1.0, gt=0, le=1)
+    most: int = Field(default=1, ge=1)
+    skew: float = Field(default=1.0, ge=0)  # Zipf's exponent; 0: all as often
+
+    @model_validator(mode="after")
+    def _of_n(self) -> Controls:
+        if self.most > self.n:
+            raise ValueError(f"a request uses up to {self.most} different ControlNets of {self.n}")
+        return self
+
+
 class Render(Spec):
     """Images or videos that requests ask a diffusion model for.
 
@@ -189,6 +208,7 @@ class Render(Spec):
     frames: int | None = Field(default=None, ge=1)
     guided: bool | None = None
     stream: Stream | None = None
+    controls: Controls | None = None  # branches beside the denoiser that requests use
 
     @model_validator(mode="before")
     @classmethod

@@ -43,7 +43,26 @@ def every_frame(result) -> None:
     assert np.isfinite(found.latency_s).sum() == (log.requests["status"] == 0).sum() * 4
 
 
+def controlled(case: Case) -> None:
+    made(case)
+    case["model"] = "flux.1-dev"
+    case["traffic"]["rate_per_s"] = "8 req/s"
+    case["traffic"]["render"]["controls"] = {"n": 2, "share": 0.6, "most": 2}
+    for k, pool in enumerate(case["deployment"]["pools"]):
+        pool["controlnets"] = {"where": "apart" if k % 2 == 0 else "beside"}
+
+
+def with_controls(result) -> None:
+    """ControlNets that were used took time, and what they draw is not told."""
+    every_step(result)
+    done = result.log.branched
+    assert (done["busy_ps"] > 0).any()
+    assert ((done["busy_ps"] > 0) == (done["n_steps"] > 0)).all()
+    assert result.metrics.energy_j.value is None
+
+
 MECHANISMS = [
     Mechanism("images made", made, first=True, slot="model", law=every_step),
+    Mechanism("ControlNets", controlled, first=True, slot="model", law=with_controls),
     Mechanism("video streams", streamed, first=True, slot="model", law=every_frame),
 ]

@@ -49,11 +49,14 @@ def varied(
     ]
     number = {(row.like, row.dial): n for n, row in enumerate(more, start=len(pools))}
     return [*pools, *(
-        row if row.encoder < 0 and row.shows < 0
+        row if row.encoder < 0 and row.shows < 0 and row.branch is None
         else replace(
             row,
             encoder=number.get((row.encoder, row.dial), row.encoder),
             shows=number.get((row.shows, row.dial), row.shows),
+            branch=row.branch and replace(
+                row.branch, row=number.get((row.branch.row, row.dial), row.branch.row)
+            ),
         )
         for row in more
     )]  # fmt: skip

@@ -364,7 +364,7 @@ def fill(state, i, t, alone):
 def form(state, i, t):
     """Shape the leap of replica i that starts at t; returns when it ends, NEVER if it idles."""
     replica = state.replicas[i]
-    replica.n_steps = replica.denoised = 0
+    replica.n_steps = replica.denoised = replica.branch_ps = 0
     if t < replica.free_ps:
         return replica.free_ps
     running, waiting = replica.n_running, replica.n_waiting

@@ -12,7 +12,7 @@ Legend: i replica, r slot, p row of costs, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters
+from forerun.sim.core import adapters, branches
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import span, steps_to_reach
 from forerun.sim.core.jit import jit
@@ -66,7 +66,10 @@ def leap(state, i, t, decoding, unsettled):
             clock.wrong_value = replica.n_waiting
         return ready_ps  # what else comes to it wakes the replica
     first += lookup(state.tokens_ps[p], tokens + chunk) + lookup(state.seqs_ps[p], n_seqs)
-    first = max(first, engine.eager_ps) + engine.host_step_ps + engine.host_seq_ps * n_seqs
+    first = max(first, engine.eager_ps)
+    if engine.branch_row >= 0:
+        first += branches.price(state, i, decoding, first)
+    first += engine.host_step_ps + engine.host_seq_ps * n_seqs
     if engine.max_adapters > 0:
         first += adapters.price_denoising(state, i, decoding, t)
     steps = LONG

@@ -73,6 +73,8 @@ REPLICA = np.dtype(
         ("denoised", "i8"),  # tokens of a step that denoises, beyond one for each decoder
         ("showing", "i8"),  # tokens of those whose latents become pixels in the step, if it is one
         ("show_head", "i8"),  # requests that wait for that, or are in it, linked by chunk_next
+        ("branch_ps", "i8"),  # that ControlNets compute in each step that denoises ...
+        ("branch_added_ps", "i8"),  # ... and by how much longer it is for them
     ],
     align=True,
 )
@@ -147,6 +149,15 @@ ENGINE = np.dtype(
         ("early_ps", "i8"),  # requests start so long before their adapter is there
         ("denoises", "i8"),  # 1: requests compute all their tokens in each step ...
         ("shows_row", "i8"),  # ... and become pixels by the costs of this row; -1: nobody prices it
+        ("branch_row", "i8"),  # of a ControlNet's costs; -1: there is none
+        ("n_branches", "i8"),
+        ("branch_devices", "i8"),  # that compute nothing else; 0: the denoiser's compute them
+        ("branch_blocks", "i8"),  # each of which gives something that the denoiser adds ...
+        ("residual_ps", "i8"),  # ... and that takes so long to send, a token; ...
+        ("latent_ps", "i8"),  # ... so long a token's latents on their way there
+        ("branch_trip_ps", "i8"),
+        ("branch_ahead", "f8"),  # share of the denoiser's time when it adds the first block's ...
+        ("branch_each", "f8"),  # ... and from there to the next
     ],
     align=True,
 )
@@ -176,6 +187,16 @@ ENCODES = np.dtype(
         ("n_shown", "i8"),  # latents that became pixels ...
         ("shown_tokens", "i8"),  # ... what of them was computed in each step before ...
         ("show_ps", "i8"),  # ... and how long that took
+    ],
+    align=True,
+)
+
+#: what ControlNets did on a replica
+BRANCHED = np.dtype(
+    [
+        ("n_steps", "i8"),  # with some
+        ("busy_ps", "i8"),  # that they computed, on whatever devices ...
+        ("added_ps", "i8"),  # ... and by how much steps were longer for it
     ],
     align=True,
 )

@@ -16,6 +16,7 @@ from forerun.sim.core.rows_fleet import (
     ADAPTER,
     ALBUM,
     ANSWER,
+    BRANCHED,
     ENCODES,
     ENGINE,
     FITTED,
@@ -169,6 +170,8 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "block_bytes": (I8, 2),  # [P, K], the same of load_bytes
     "loads": (LOADS, 1),  # [R]
     "encodes": (ENCODES, 1),  # [R]
+    "branched": (BRANCHED, 1),  # [R]
+    "controls": (I8, 1),  # ControlNets by request, bit k for the k-th; none where there are none
     "items": (I8, 1),  # of the prompts in `arrivals`, by number; -1 for one without a name
     "albums": (ALBUM, 1),  # [C]
     "pictures": (PICTURE, 2),  # [C, items with a name]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from forerun.sim.core import (
     attempts,
+    branches,
     decoders,
     denoise,
     encode,
@@ -185,6 +186,8 @@ def pass_steps(state, i, k):
     write_leap(state, i, k)
     if k > 1 and replica.chunk > 0:
         note_peak(state, i, k)
+    if replica.branch_ps > 0:
+        branches.note(state, i, k)
     if replica.n_tune > 0:
         tuning.note(state, i, k, t - replica.start_ps)
     if replica.in_step > 0:

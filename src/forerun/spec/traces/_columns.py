@@ -15,7 +15,7 @@ MAX_TOKENS = 2**31 - 1  # the simulator's log holds lengths in 32 bits
 _EXTRA = (
     "priority", "session", "tenant", "model", "adapter", "deadline_s", "workflow", "region",
     "took_s", "acceptance", "wording", "kept_tokens", "attended_tokens", "n_items", "item_width",
-    "item_height", "item_units", "item_tokens", "item_s", "frames",
+    "item_height", "item_units", "item_tokens", "item_s", "frames", "controls",
 )  # fmt: skip
 _GRAPH = ("successors", "successor_starts", "delay_s")
 

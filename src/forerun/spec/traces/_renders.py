@@ -8,7 +8,7 @@ from forerun.spec.requests import Requests
 from forerun.spec.streams import stream
 from forerun.spec.traces._columns import take
 from forerun.spec.traces._processes import draw_tokens
-from forerun.spec.workload import Render
+from forerun.spec.workload import Controls, Render
 
 
 def with_render(requests: Requests, render: Render, *, seed: int) -> Requests:
@@ -24,7 +24,22 @@ def with_render(requests: Requests, render: Render, *, seed: int) -> Requests:
     none = np.zeros(n, dtype=np.int64)
     steps = none if render.steps is None else draw_tokens(render.steps, draw, n)
     frames = none if render.frames is None else np.full(n, render.frames)
+    controls = None if render.controls is None else _controls(render.controls, n, seed)
     return take(
         requests, np.arange(n), item_width=wide[which], item_height=high[which], osl=steps,
-        frames=frames,
+        frames=frames, controls=controls,
     )  # fmt: skip
+
+
+def _controls(said: Controls, n: int, seed: int) -> np.ndarray:
+    """Which ControlNets each request uses (stream `controls`), bit k for the k-th: int64 [n].
+
+    Several of a request are drawn without putting back: the largest of log(weight) + Gumbel noise.
+    """
+    draw = stream(seed, "controls")
+    many = np.where(draw.random(n) < said.share, draw.integers(1, said.most + 1, n), 0)
+    log_weight = -said.skew * np.log(np.arange(1, said.n + 1))
+    place = np.argsort(np.argsort(-(log_weight + draw.gumbel(size=(n, said.n))), axis=1), axis=1)
+    used = place < many[:, None]
+    bits: np.ndarray = (used << np.arange(said.n)[None, :]).sum(axis=1).astype(np.int64)
+    return bits

@@ -1,0 +1,138 @@
+"""ControlNets of a fleet as the core reads them, and what they cost beside a denoiser or apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from forerun import catalog, units
+from forerun.cost.reserve import activation_bytes, reserve_bytes, visible_bytes
+from forerun.cost.table import CostTable
+from forerun.errors import Infeasible, SpecError
+from forerun.ops.diffusion import described, lower_control, weights_bytes
+from forerun.spec.deployment import Pool
+from forerun.spec.device import Device
+from forerun.spec.model import Model
+
+PS = 1e12
+
+
+@dataclass(frozen=True)
+class Branching:
+    """The ControlNets that a pool's requests can use."""
+
+    n: int
+    row: int = -1  # whose costs are those of one of them
+    devices: int = 0  # of a replica, that compute nothing else; 0: the denoiser's compute them
+    blocks: int = 1
+    residual_s: float = 0.0  # to send what a block gives, a token ...
+    latent_s: float = 0.0  # ... and a token's latents to where it is computed
+    trip_s: float = 0.0  # one way
+    ahead: float = 0.0  # share of the denoiser's time when it adds the first block's ...
+    each: float = 0.0  # ... and from there to the next
+
+
+def fill_branches(engine: Any, branch: Branching | None) -> None:
+    """What a row of `engines` says of ControlNets."""
+    engine.branch_row = -1
+    if branch is None:
+        return
+    engine.branch_row, engine.n_branches = branch.row, branch.n
+    engine.branch_devices, engine.branch_blocks = branch.devices, branch.blocks
+    engine.residual_ps = round(branch.residual_s * PS)
+    engine.latent_ps = round(branch.latent_s * PS)
+    engine.branch_trip_ps = round(branch.trip_s * PS)
+    engine.branch_ahead, engine.branch_each = branch.ahead, branch.each
+
+
+def check_used(model: Model, pool: Pool, n: int) -> None:
+    """Raises SpecError where requests and a pool do not agree on ControlNets.
+
+    n : that requests use.
+    """
+    where = f"deployment.pools.{pool.name}.controlnets"
+    if n and pool.controlnets is None:
+        what = "requests use ControlNets, and nothing says where they are computed"
+        raise SpecError.one(where, what, "controlnets: {where: beside}")
+    if pool.controlnets is not None and not n:
+        what = "no request uses one"
+        raise SpecError.one(where, what, "traffic.render.controls: {n: 1}, or drop it")
+    if n and described(model).control is None:
+        what = f"no ControlNet of {model.name} is described"
+        fix = "flux.1-dev, stable-diffusion-3.5-large, or a file with its `controlnet` config.json"
+        raise SpecError.one("traffic.render.controls", what, fix)
+
+
+def beside_bytes(model: Model, pool: Pool, copies: int, n: int) -> float:
+    """Bytes of n ControlNets on each device of the denoiser, which keeps them if nobody else."""
+    if not n or pool.control_devices:
+        return 0.0
+    return n * weights_bytes(model, pool, lower_control(model, pool, copies))
+
+
+def branching(
+    model: Model, pool: Pool, device: Device, copies: int, n: int, share: float
+) -> Branching:
+    """What a pool has of n ControlNets.
+
+    share : of the denoiser's time, one of the blocks of its first run.
+    Raises Infeasible where devices of their own have no room for them, SpecError without a link.
+    """
+    d = described(model)
+    assert d.control is not None
+    if not pool.control_devices:
+        return Branching(n, blocks=d.control.n)
+    link = _link(pool, device)
+    _check_room(model, pool, device, copies, n)
+    # block j of m is added after block j * ceil(n / m) of the denoiser's first run (diffusers)
+    stride = -(-d.blocks[0].n // d.control.n)
+    bytes_per_s = link.bandwidth_bytes_per_s
+    return Branching(
+        n, devices=pool.control_devices, blocks=d.control.n,
+        residual_s=2.0 * model.hidden / bytes_per_s,
+        latent_s=2.0 * d.vae.latent_channels * d.patch**2 / bytes_per_s, trip_s=link.latency_s,
+        ahead=share, each=stride * share,
+    )  # fmt: skip
+
+
+def _link(pool: Pool, device: Device) -> Any:
+    assert pool.controlnets is not None
+    name = pool.controlnets.link or device.scale_up or device.network
+    if name is None:
+        what = f"{pool.device} names no link by which residuals could come"
+        where = f"deployment.pools.{pool.name}.controlnets.link"
+        raise SpecError.one(where, what, "link: NAME (forerun show link)")
+    return catalog.link(name)
+
+
+def _check_room(model: Model, pool: Pool, device: Device, copies: int, n: int) -> None:
+    alone = pool.model_copy(update={"tp": 1})
+    graph = lower_control(model, alone, copies)
+    most = -(-n // pool.control_devices)
+    held = most * weights_bytes(model, alone, graph) + activation_bytes(graph, alone)
+    held += reserve_bytes(device, alone)
+    have = visible_bytes(device) * pool.engine.gpu_memory_utilization
+    if held > have:
+        what = (
+            f"{most} ControlNets take {units.show(held, 'bytes')} of a device of their own, "
+            f"which has {units.show(have, 'bytes')}"
+        )
+        where = f"deployment.pools.{pool.name}.controlnets.devices"
+        raise Infeasible.one(where, what, "more devices, fewer ControlNets, or dtype: fp8")
+
+
+def with_devices(table: CostTable, device: Device, pool: Pool) -> CostTable:
+    """The denoiser's table, of a replica that has devices for ControlNets as well."""
+    more = pool.control_devices
+    if not more:
+        return table
+    each = table.idle_w / table.n_devices
+    return replace(table, n_devices=table.n_devices + more, idle_w=table.idle_w + more * each)
+
+
+#: what a run with ControlNets takes for granted
+ASSUMED = (
+    "ControlNets: residuals are added where diffusers adds them, and sent as each block gives "
+    "them; the picture that controls is encoded before; energy and flop of branches are not "
+    "counted, so no energy is told"
+)
