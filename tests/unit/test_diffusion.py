@@ -249,3 +249,12 @@ def test_popular_controlnets_are_used_more_often_and_none_twice():
     assert (many > 0).mean() == pytest.approx(0.5, abs=0.03)
     assert np.bincount(many, minlength=4)[1:] == pytest.approx(4000 / 6, rel=0.15)
     assert (np.diff(bits.sum(axis=0)) < 0).all()
+
+
+def test_adapters_of_images_that_are_made_have_slots_not_blocks_of_a_kv_cache():
+    pool = {"device": "h100-sxm", "replicas": 1}
+    with pytest.raises(SpecError, match="images that are made have none"):
+        answered(
+            deployment={"pools": [pool], "adapters": {"memory": "paged"}},
+            traffic={"adapters": {"n": 4}},
+        )

@@ -165,11 +165,12 @@ def test_a_fixed_clock_goes_with_experts_whose_load_changes():
     assert all(t.free is not None for t in answers[1].log.tables)
 
 
-def test_a_fixed_clock_goes_with_models_that_take_turns_and_a_controller_does_not():
-    def asked(power=None, row=None):
+def test_a_cap_and_a_budget_go_with_models_that_take_turns():
+    def asked(power=None, row=None, n=60):
         pool = {"device": "h100-sxm", "replicas": 1, "models": ["a", "b"]}
         pool |= {"power": power} if power else {}
         data = CASE | {"models": {"a": {"model": "llama-3.1-8b"}, "b": {"model": "qwen3-8b"}}}
+        data |= {"traffic": CASE["traffic"] | {"n_requests": n}}
         data.pop("model")
         deployment = {"pools": [pool]} | ({"power": row} if row else {})
         return api.read(data | {"deployment": deployment}, env={}, project=False).case
@@ -180,8 +181,12 @@ def test_a_fixed_clock_goes_with_models_that_take_turns_and_a_controller_does_no
     assert slower(free, slow) > 1.05
     assert slow.metrics.row_peak_w.value <= 300 * (1 + 1e-6)
     assert slow.metrics.row_mean_w.value == pytest.approx(slow.metrics.power_w.value, rel=1e-6)
-    with pytest.raises(SpecError, match="models of main take turns"):
-        asked(row={"policy": "row_budget", "budget_w": "2 kW"})
+    watched, kept = (
+        api.simulate(asked(row={"policy": policy, "budget_w": "400 W"}, n=400), bootstrap=False)
+        for policy in ("watch", "row_budget")
+    )
+    assert slower(watched, kept) > 1.02
+    assert len({int(p) for p in kept.log.leaps["pool"]}) > 2  # each model at several clocks
 
 
 def test_a_clock_slows_the_draft_on_the_same_devices_too():

@@ -27,6 +27,9 @@ def check_adapters(case: Case) -> list[Problem]:
     if kept and kept.early_steps and case.traffic.render is None:
         what = "only denoising begins with the model alone: an answer is of one adapter throughout"
         problems.append(Problem("deployment.adapters.early_steps", what, "drop it"))
+    if kept and kept.memory == "paged" and case.traffic.render is not None:
+        what = "paged adapters take blocks of the KV cache, and images that are made have none"
+        problems.append(Problem("deployment.adapters.memory", what, "memory: slots"))
     if (kept or named) and len(case.models) > 1:
         what = "adapters are of one model, and the case has several"
         problems.append(Problem("models", what, "a case for each model"))
