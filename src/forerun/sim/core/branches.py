@@ -12,7 +12,7 @@ Legend: i replica, p row of a branch's costs, k a branch, d one of its devices, 
 from __future__ import annotations
 
 from forerun.sim.core.jit import jit
-from forerun.sim.core.price import lookup
+from forerun.sim.core.price import lookup, own_ps
 from forerun.sim.core.rows_request import DECODING, SHOWING
 
 
@@ -46,7 +46,7 @@ def time_ps(state, i, p, k, decoding):
         if (used_by(state, request, decoding) >> k) & 1:
             n += 1
             tokens += request.isl
-            own += lookup(state.prefill_ps[p, :, 0], request.isl)
+            own += own_ps(state, p, request.isl)
         r = request.next
     if n == 0:
         return 0

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from forerun.sim.core.jit import jit
 
+LONG = 1 << 40  # more steps than any leap has
+
 
 @jit
 def span(first, slope, k):

@@ -14,23 +14,16 @@ from __future__ import annotations
 
 from forerun.sim.core import adapters, branches
 from forerun.sim.core import live as lists
-from forerun.sim.core.clock import span, steps_to_reach
+from forerun.sim.core.clock import LONG, span, steps_to_reach
 from forerun.sim.core.jit import jit
 from forerun.sim.core.order import NEVER
-from forerun.sim.core.price import lookup
+from forerun.sim.core.price import lookup, own_ps
 from forerun.sim.core.rows_log import STATUS
 from forerun.sim.core.rows_request import DECODING, SHOWING
 from forerun.sim.core.state import MISTAKE
 
 FINISHED = STATUS["finished"]
 STUCK = MISTAKE["stuck"]
-LONG = 1 << 40  # more steps than any leap has
-
-
-@jit
-def own_ps(state, p, tokens):
-    """What a request of so many tokens adds to a step of row p by itself: attention among them."""
-    return lookup(state.prefill_ps[p, :, 0], tokens)
 
 
 @jit

@@ -20,8 +20,6 @@ FINISHED, REJECTED, CANCELLED = STATUS["finished"], STATUS["rejected"], STATUS["
 def turn_away(state, arrival, status):
     """A request that is not let in: one row of the log, no more."""
     end_in_front(state, arrival, status, -1, state.clock[0].now_ps, 0)
-    if status == REJECTED:
-        state.clock[0].rejected += 1
 
 
 @jit

@@ -228,7 +228,6 @@ def reject_routed(state, r, t):
     if state.live[r].source >= 0:
         lists.leave_source(state, r, t)
     state.load[OUTSTANDING, state.live[r].replica] += 1  # write_done takes it off
-    state.clock[0].rejected += 1
     lists.write_done(state, state.live[r].replica, r, t, REJECTED)
     lists.free(state, r)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from forerun.sim.core import adapters, denoise, encode, fair, lanes, prefix, tuning
 from forerun.sim.core import speculate as drafts
-from forerun.sim.core.clock import span, steps_to_reach
+from forerun.sim.core.clock import LONG, span, steps_to_reach
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, idle_blocks, kept, steps_until_full
 from forerun.sim.core.order import NEVER
@@ -15,8 +15,6 @@ from forerun.sim.core.price import decode_cost, lookup, prefill_cost, square_roo
 from forerun.sim.core.rows_fleet import NO_CAP
 from forerun.sim.core.rows_request import ENCODING
 from forerun.sim.core.state import MISTAKE
-
-LONG = 1 << 40  # more steps than any leap has
 
 STUCK = MISTAKE["stuck"]
 

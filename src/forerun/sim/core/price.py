@@ -75,3 +75,9 @@ def square_root(n):
     if n - root * root > root:
         root += 1
     return root
+
+
+@jit
+def own_ps(state, p, tokens):
+    """What a request of so many tokens adds to a step of row p by itself: attention among them."""
+    return lookup(state.prefill_ps[p, :, 0], tokens)

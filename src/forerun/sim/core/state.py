@@ -117,7 +117,6 @@ CLOCK = np.dtype(
         ("wrong_request", "i8"),
         ("wrong_replica", "i8"),
         ("wrong_value", "i8"),
-        ("rejected", "i8"),
         ("fair", "i8"),  # 1: what tenants are served is counted ...
         ("fair_shared", "i8"),  # ... over the fleet, else by replica
         ("fair_lift", "i8"),  # 1: who comes back has saved nothing up
