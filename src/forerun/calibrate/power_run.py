@@ -116,11 +116,15 @@ def serving(path: Path) -> list[Compared]:
         watts[mine] = fitting.predicted(part, s, shares, p.limit_w / p.span_w)
     joule = watts * runs.n_devices * runs.step_s / runs.batch
     group = np.array([f"{n} device{'s' if n > 1 else ''}" for n in runs.n_devices])
+    hosted = fitting.step_left_out(runs, steps)
+    told = np.isfinite(hosted)
     return [
         Compared("power of a device", "W", runs.power_w, watts, group),
         Compared("energy of a token, measured time", "J", runs.energy_j_per_token, joule, group),
         Compared("energy of a token, predicted time", "J", runs.energy_j_per_token,
                  joule * steps.step_s / runs.step_s, group),
+        Compared("the same, and the host's by other models", "J", runs.energy_j_per_token[told],
+                 (joule * hosted / runs.step_s)[told], group[told]),
     ]  # fmt: skip
 
 

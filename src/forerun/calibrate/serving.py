@@ -72,29 +72,40 @@ def fit(runs: Runs, *, workers: int = 1) -> tuple[list[EngineProfile], Scored]:
     engine = np.array([split_runtime(r)[0] for r in runs.table.text("runtime")])
     names = [name for name in engines() if (engine == name).any()]
     parts = [runs.take(engine == name) for name in names]
+    # an engine's fits, to each half and to both, do not wait for each other: the slowest engine
+    # would else keep one process busy long after all others
+    tasks = [
+        (n, p, flag) for n, p in zip(names, parts, strict=True) for flag in (False, True, None)
+    ]
     if workers > 1:
-        with ProcessPoolExecutor(min(workers, len(names)), get_context("spawn")) as pool:
-            found = list(pool.map(_one, names, parts))
+        with ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn")) as pool:
+            done = list(pool.map(_part, *zip(*tasks, strict=True)))
     else:
-        found = [_one(name, part) for name, part in zip(names, parts, strict=True)]
+        done = [_part(*task) for task in tasks]
+    found = [_joined(p, *done[3 * j : 3 * j + 3]) for j, p in enumerate(parts)]
     return [p for p, _ in found], together([s for _, s in found])
 
 
-def _one(name: str, runs: Runs) -> tuple[EngineProfile, Scored]:
-    base = profile(name)
+def _part(name: str, runs: Runs, flag: bool | None) -> tuple[EngineProfile, Scored | None]:
+    """The profile of the half that is not `flag`, and its predictions of the other; of None, the
+    profile of both halves alone."""
+    base, usable = profile(name), runs.note == ""
+    if flag is None:
+        return fit_profile(runs.take(usable), base), None
     half = halves(runs)
-    usable = runs.note == ""
-    scored = []
-    for flag in (False, True):
-        learned = fit_profile(runs.take(usable & (half != flag)), base)
-        scored.append(score(runs.take(half == flag), learned))
-    whole = fit_profile(runs.take(usable), base)
-    both = together(scored)
+    learned = fit_profile(runs.take(usable & (half != flag)), base)
+    return learned, score(runs.take(half == flag), learned)
+
+
+def _joined(runs: Runs, *done: tuple[EngineProfile, Scored | None]) -> tuple[EngineProfile, Scored]:
+    """The profile of all runs with the errors that the halves' profiles had on each other's."""
+    both = together([scored for _, scored in done if scored is not None])
     spread, error = _errors(both)
-    whole = whole.model_copy(
+    whole = done[-1][0].model_copy(
         update={
-            "spread": spread, "error": error, "rows": int(usable.sum()), "origin": runs.origin,
-            "licence": runs.licence, "date": datetime.date.today().isoformat(),
+            "spread": spread, "error": error, "rows": int((runs.note == "").sum()),
+            "origin": runs.origin, "licence": runs.licence,
+            "date": datetime.date.today().isoformat(),
         }
     )  # fmt: skip
     return whole, both

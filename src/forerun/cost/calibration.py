@@ -80,6 +80,9 @@ class Calibration:
     written_by: str = __version__
     schema: int = SCHEMA
     notes: tuple[str, ...] = field(default=())
+    #: engines whose rows take the residual of a general calibration, "*" for those not measured on
+    #: two devices; it may learn how one tool measures, which says nothing of another
+    residual_of: tuple[str, ...] = ("*",)
 
     @property
     def rows(self) -> int:
@@ -183,6 +186,7 @@ def load(path: Path) -> Calibration:
                 "keys": tuple(meta["keys"]),
                 "names": tuple(meta["names"]),
                 "notes": tuple(meta["notes"]),
+                "residual_of": tuple(meta.get("residual_of", ("*",))),
                 "errors": Errors(**meta["errors"]),
                 "origins": tuple(
                     Origin(**origin | {"marks": tuple(origin.get("marks", ()))})

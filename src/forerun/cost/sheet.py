@@ -11,6 +11,7 @@ import numpy as np
 from forerun import catalog
 from forerun.cost.efficiency import efficiency
 from forerun.cost.rows import Rows
+from forerun.cost.sustained import sustained
 from forerun.errors import ForerunError
 from forerun.ops.check import math_format
 from forerun.spec.device import Device, Link
@@ -126,7 +127,7 @@ def _numbers(
         "network_latency_s": network.latency_s if network else np.nan,
         "per_node": float(device.scale_up_domain or device.devices_per_node),
         "is_gpu": float(device.kind == "gpu"),
-        "gemm": eff.gemm, "stream": eff.stream, "gather": eff.gather,
+        "gemm": sustained(device, used) or eff.gemm, "stream": eff.stream, "gather": eff.gather,
         "launch_s": eff.launch_s, "tile_rows": eff.rows,
         "architecture": device.architecture.lower().replace(" ", "").replace("-", ""),
         "device": device.name,

@@ -30,6 +30,9 @@ PHASE = {
 #: TensorRT-LLM runs DeepSeek models with a setting that the rows do not state
 HIDDEN = "DeepSeek on TensorRT-LLM: repeats differ 1.45 times, a setting is not stated"
 SUSPECT = "an aggregated TensorRT-LLM run without its concurrency"
+#: such runs contradict themselves: Qwen3-32B on GB200 takes 8.1 ms a token for one request and
+#: 41.9 ms for two at once, when serving one after the other would take 16.2 (and prompts 0.2)
+SPLIT = "an aggregated run whose concurrency is not its batch times its attention groups"
 
 
 def recognises(path: Path) -> bool:
@@ -61,8 +64,20 @@ def read(path: Path) -> Runs:
     deepseek = np.array(["deepseek" in m.lower() for m in cells["model"]])
     note[trt & deepseek] = HIDDEN
     note[trt & lone & (table.text("concurrency") == "")] = SUSPECT
+    note[lone & (note == "") & _split(table)] = SPLIT
     found = Runs(
         Columns(tuple(cells), cells, table.n), ttft * 1e-3, tpot * 1e-3, note,
         "aiconfigurator_e2e", ORIGIN, "Apache-2.0",
     )  # fmt: skip
     return without_repeats(found.take((ttft > 0) & (tpot > 0)))
+
+
+def _split(table: Columns) -> np.ndarray:
+    """Rows that state a concurrency other than all attention groups' batches, bool [N]: over how
+    many workers it was split they do not say."""
+    asked, batch, groups = (
+        np.nan_to_num(table.number(name)[0], nan=0.0)
+        for name in ("concurrency", "batch_size", "attention_dp_size")
+    )
+    stated = (asked > 0) & (batch > 0)
+    return stated & (np.abs(asked - batch * np.maximum(groups, 1.0)) > 0.5)
