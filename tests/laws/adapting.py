@@ -16,14 +16,27 @@ WAYS = {
     "in order": {"in_order": True},
     "far": {"host_slots": 4, "max_adapters": 3},
     "in step, in order": {"in_step": True, "in_order": True, "gathered": True},
+    **{
+        f"paged, {name}": {"paged": True, **how}
+        for name, how in {
+            "beside": {},
+            "in step": {"in_step": True, "leaves": "adapters"},
+            "in order": {"in_order": True, "leaves": "at_once"},
+            "adapters first": {"leaves": "adapters", "max_adapters": 4},
+            "at once": {"leaves": "at_once"},
+        }.items()
+    },
 }
 
 
-def fitting(n=6, **how):
-    """n adapters, a thousand bytes and a millisecond of loading for each rank."""
+def fitting(n=6, *, paged=False, **how):
+    """n adapters, a thousand bytes and a millisecond of loading for each rank; in the KV cache a
+    block for each four of them."""
     ranks = np.resize([8, 16, 32], n)
     costs = {"launch_s": 1e-4, "rank_s": 2e-5, "token_s": 1e-5, "rank_flop_s": 1e-6}
     sizes = {"load_bytes": ranks * 1e3, "near_s": ranks * 1e-3, "far_s": ranks * 4e-3}
+    if paged:
+        how = {"blocks": -(-ranks // 12), "n_slots": n, **how}
     return Fitting(**{"ranks": ranks, "max_adapters": 2, "n_slots": 3, **sizes, **costs, **how})
 
 
@@ -47,6 +60,10 @@ def assert_adapters(server, pools):
     held = state.slots["held"].sum(axis=1)
     np.testing.assert_array_equal(held, log.fitted["n_held"])
     assert (held <= one.n_slots).all()
+    blocks = state.slots["blocks"] * (state.slots["held"] == 1)
+    np.testing.assert_array_equal(blocks, state.slots["blocks"])
+    np.testing.assert_array_equal(blocks.sum(axis=1), log.fitted["idle_blocks"])
+    assert (blocks.sum(axis=1) > 0).any() or one.blocks is None or not held.any()
     assert not state.replicas.n_apart.any()
     for name in ("n_using", "n_waiting", "n_decoding"):
         assert not state.slots[name].any(), name

@@ -167,18 +167,21 @@ def assert_laws(server, requests, *, all_sent=True):
     if (state.replicas.pool == server.pool_of_replica).all():  # else its memory has changed
         capacity = state.engines.n_blocks[state.replicas.pool]
         assert (log.replicas["peak_blocks"] <= capacity).all()
-    wasted = state.clock[0]
-    assert log.replicas["n_out"].sum() == (
-        rows["n_out"].sum() - given["n_out"].sum() + wasted.wasted_out
-    )
+    clients = log.meta.get("clients", {})
+    # without clients only steps of denoising are lost and done again
+    wasted_out = clients.get("wasted_output_tokens", state.clock[0].wasted_out)
+    assert log.replicas["n_out"].sum() == (rows["n_out"].sum() - given["n_out"].sum() + wasted_out)
     computed = (done["isl"] + done["osl"] - 1 - done["cached"] + done["recomputed"]).sum()
-    computed += wasted.wasted_tokens
+    engines = state.engines
+    steps = done[np.isin(done["model"], engines.model[engines.denoises == 1])]
+    computed += ((steps["isl"] - 1) * (steps["osl"] - 1)).sum()  # all tokens in every step
+    computed += clients.get("wasted_tokens", 0)
     if len(done) + len(given) == len(rows):
         rejected = (log.replicas["n_drafted"] - log.replicas["n_extra"]).sum()
         encoded = state.encodes.n_units.sum()
         assert log.replicas["n_tokens"].sum() == computed + rejected + encoded
         extra = log.replicas["n_extra"].sum() - rows["n_extra"].sum()
-        assert extra == 0 or 0 < extra < wasted.wasted_out  # of copies that were dropped
+        assert extra == 0 or 0 < extra < wasted_out  # of copies that were dropped
         assert not state.replicas.n_blocks.any()
         assert not state.replicas.n_away.any()
         assert not state.load[:4].any()

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import fleets
 import numpy as np
+import seeing
 from adapting import WAYS, fitted, naming
 from families import asking, engine_turn, turning
 from flows import woven
@@ -16,6 +17,7 @@ from sharing_devices import lanes
 from speculating import kinds
 
 from forerun.sim.core.jit import JIT
+from forerun.sim.embeddings import Cache
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Policy, ResponseCache
 from forerun.spec.traces._questions import with_questions
@@ -106,6 +108,11 @@ if __name__ == "__main__":
         ]
         log = fleets.serve(looking(4, 40, isl=60), pools, commands=commands).log_so_far()
         print("images", name, digest(log), log.encodes.tolist())
+        wanted = seeing.naming(looking(4, 40, isl=60), 8)
+        for shared in (False, True):
+            cache = Cache(12e3, shared=shared, bytes_per_s=20e6 if shared else None)
+            log = fleets.serve(wanted, pools, commands=commands, embeddings=cache).log_so_far()
+            print("kept", name, digest(log), log.encodes.tolist(), log.meta["embeddings"])
     wanted = naming(fleets.sharing(5, 40, rate=80))
     slack = {"name": "slack", "params": {"step_s": 0.012}}
     how = {"tune": slack, "tuning": Tuning(tokens=2_000, grain=4)}

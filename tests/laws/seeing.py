@@ -61,3 +61,16 @@ def looking(seed, n, *, share=0.6, most=3, **settings):
         item_units=np.where(items > 0, units, 0),
         item_tokens=np.where(items > 0, tokens, 0),
     )
+
+
+def naming(requests, n, seed=0):
+    """The same requests, whose items are some of n of each size, the first ones more often."""
+    draw = np.random.default_rng(seed + 11)
+    count = int(requests.n_items.sum())
+    size = np.repeat(requests.item_units, requests.n_items)
+    names = np.minimum(draw.geometric(3 / n, count), n) + 1000 * size
+    return replace(
+        requests,
+        item_names=np.where(draw.random(count) < 0.1, -1, names),
+        item_starts=np.concatenate([[0], np.cumsum(requests.n_items)]),
+    )

@@ -233,6 +233,51 @@ def test_an_aborted_request_that_stands_apart_is_not_waited_for():
         assert (logs[0].requests["status"] == 0).sum() == 3
 
 
+def test_adapters_and_kv_together_never_have_more_blocks_than_there_are():
+    full = 0
+    for seed in range(3):
+        requests = naming(sharing(seed, 60, isl=60, rate=80), seed=seed)
+        for name, way in WAYS.items():
+            pools = fitted(list(fleets().values())[seed], **way)
+            server = Server(pools, n_requests=60, hash_tokens=8)
+            server.inject(requests)
+            for t in np.linspace(0, 2, 60) if "paged" in name else ():
+                server.advance(float(t))
+                s = server._state
+                each = 8 // 4
+                adapters = (s.slots["blocks"] * (s.slots["n_using"] > 0)).sum(axis=1)
+                kept = s.stores.n_idle * each + s.fitted.idle_blocks
+                assert (adapters <= s.replicas.n_blocks).all()
+                total = s.replicas.n_blocks + kept
+                assert (total <= s.engines.n_blocks[s.replicas.pool]).all()
+                full += (total == s.engines.n_blocks[s.replicas.pool]).sum()
+    assert full > 100
+
+
+def test_in_ample_memory_blocks_serve_as_slots_for_all_do():
+    ample = [pool(replicas=2, n_blocks=900)]
+    for seed in range(3):
+        requests = naming(sharing(seed, 50, isl=60, rate=80), seed=seed)
+        for way in ("beside", "in step", "in order"):
+            slots = fitted(ample, **WAYS[way], n_slots=6)
+            paged = fitted(ample, **WAYS[way], paged=True)
+            a, b = (serve(requests, pools, seed=3).log_so_far() for pools in (slots, paged))
+            assert a.requests.tobytes() == b.requests.tobytes()
+            assert b.fitted["n_evicted"].sum() == 0
+
+
+def test_idle_adapters_and_prefixes_make_room_in_the_order_that_was_said():
+    def evicted(leaves):
+        requests = naming(sharing(1, 80, isl=60, rate=80), seed=1)
+        pools = fitted([pool(n_blocks=40)], paged=True, leaves=leaves)
+        server = serve(requests, pools)
+        return int(server._state.stores.n_evicted.sum()), int(server._state.fitted.n_loads.sum())
+
+    by = {leaves: evicted(leaves) for leaves in ("prefixes", "adapters", "at_once")}
+    assert by["prefixes"][0] > by["adapters"][0]  # prefixes make room for adapters that stay ...
+    assert by["prefixes"][1] < by["adapters"][1]  # ... and come less often
+
+
 def test_an_adapter_that_there_is_not_is_refused_before_the_run():
     with pytest.raises(SpecError, match="adapters up to 6, and there are 6"):
         one([6])

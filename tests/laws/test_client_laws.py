@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fleets import assert_laws, both_ways, fleets, pool, serve, sharing, troubles
+from fleets import assert_laws, assert_same, both_ways, fleets, pool, serve, sharing, troubles
 from flows import PS, assert_order, woven
 from serving import workload
 
+from forerun.sim.serve import Server
 from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
 from forerun.spec.workload import Client
@@ -53,6 +54,53 @@ def test_a_leap_equals_stepping_whatever_clients_do(client, concurrency):
         assert did["given_up"] > 10
     if client.retries:
         assert did["sent_again"] > 10
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_every_request_is_told_of_once_though_a_role_goes_away(client):
+    """The last replica of a role closes, fails or changes; some copies never find another one."""
+    left = again = 0
+    for seed in range(4):
+        requests = sharing(seed, 60, isl=60, ties=seed % 2 == 0)
+        for pools in fleets().values():
+            stays_away = troubles(seed, pools)[:12]
+            if seed % 2:  # nobody sends again what a failure lost
+                stays_away = [(t, v, i, 1 if v == "fail" else n) for t, v, i, n in stays_away]
+            cut_s = 0.4 + 0.3 * seed
+            for until_s in (np.inf, cut_s):
+                logs = []
+                for leap in (True, False):
+                    server = Server(
+                        pools, n_requests=60, hash_tokens=requests.hash_tokens, client=client,
+                        leap=leap, route=Policy(name=ROUTES[seed]),
+                    )  # fmt: skip
+                    for command in stays_away:
+                        server.command(*command)
+                    server.inject(requests)
+                    server.advance(until_s)
+                    logs.append(server.log_so_far())
+                sent = np.flatnonzero(requests.arrival_s <= until_s)
+                rows = logs[0].requests
+                assert rows["request"].tolist() == sent.tolist()
+                wasted = logs[0].meta["clients"]["wasted_output_tokens"]
+                assert logs[0].replicas["n_out"].sum() == rows["n_out"].sum() + wasted
+                if until_s == np.inf:
+                    assert_same(assert_laws(server, requests), logs[0])
+                    assert logs[0].meta["clients"] == logs[1].meta["clients"]
+                    left += logs[0].n_unfinished
+                again += (rows["n_retries"][rows["status"] == 3] > 0).sum()
+    assert left > (-1 if client.give_up_s else 5)
+    assert again > (5 if client.retries else -1)
+
+
+def test_work_that_a_copy_lost_before_its_replica_failed_is_wasted_once():
+    """One copy waits for its KV at a replica that is gone then, the other one answers."""
+    for seed in (25, 26, 30, 55):
+        requests = sharing(seed, 60, isl=60, ties=seed % 2 == 0)
+        for name in ("split", "mixed"):
+            pools = fleets()[name]
+            fails = [(t, v, i, 1 if v == "fail" else n) for t, v, i, n in troubles(seed, pools)]
+            assert_laws(serve(requests, pools, commands=fails, client=CLIENTS[2]), requests)
 
 
 def test_clients_who_never_lose_patience_write_the_log_of_plain_requests():

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from adapting import fitted
+from adapting import WAYS, assert_adapters, assert_same_adapters, fitted
+from adapting import naming as adapted
 from control import drive
 from fleets import assert_laws, both_ways, pool, serve
 from powered import drawing, rows
-from seeing import encoder, in_front, looking, seeing_fleets
+from seeing import encoder, in_front, looking, naming, seeing_fleets
 from serving import PS
 from sharing_devices import lanes
 from test_tier_laws import with_engine
@@ -20,6 +21,7 @@ from forerun.metrics.power import dynamic_j
 from forerun.sim.control.dials import keys
 from forerun.sim.control.drive import with_rows
 from forerun.sim.core.rows_log import LEAP
+from forerun.sim.embeddings import Cache
 from forerun.sim.leaps import end_ps
 from forerun.sim.power.meter import under_way
 from forerun.sim.serve import Server
@@ -117,7 +119,7 @@ def test_a_meter_shows_the_power_of_encoders(tmp_path, name):
 
 
 def test_steps_under_way_read_as_the_rows_that_they_become():
-    later = ("n_waiting", "n_running", "n_blocks", "n_extra")  # known when they have ended
+    later = ("n_blocks", "n_extra")  # known when they have ended
     names = [name for name in LEAP.names if name not in later]
     for pools in FLEETS.values():
         requests = looking(2, 40, isl=60, rate=60)
@@ -147,14 +149,17 @@ def test_what_was_never_combined_with_images_is_refused_before_the_run():
         order = Policy(name="vtc")
         tuning = {"tuning": Tuning(tokens=100, grain=4)}
         mixed = [
-            (fitted(pools), {}, "adapters are not yet combined with images"),
-            (with_engine(pools, **tuning), {}, "fine-tuning is not yet combined with images"),
             (with_engine(pools, order=order), {}, "counted for no tenant yet"),
             (pools, {"responses": ResponseCache()}, "images are no text"),
         ]
         for mine, more, said in mixed:
             with pytest.raises(SpecError, match=said):
                 serve(requests, mine, **more)
+        if pools[0].pool.role == "encode":
+            with pytest.raises(SpecError, match="not yet combined with pools that encode"):
+                serve(requests, fitted(pools))
+            with pytest.raises(SpecError, match="has no model to tune"):
+                serve(requests, with_engine(pools, **tuning))
         with pytest.raises(SpecError, match="by a rule is not yet combined with images"):
             drive(requests, pools, rebalance=Rebalance(policy=Policy(name="even_kv")))
     for pools in (in_front(lanes()), [encoder(), *lanes()]):
@@ -184,3 +189,24 @@ def test_time_and_items_of_encoders_are_those_of_their_rows():
             assert (end_ps(here) - here["start_ps"]).sum() == done["busy_ps"]
             assert here["chunk"].sum() == done["n_units"]
             assert here["n_chunks"].sum() == done["n_items"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_images_in_front_compose_with_adapters_and_fine_tuning(way):
+    """Steps of the encoder use no adapter and tune nothing."""
+    slack = {"name": "slack", "params": {"step_s": 0.012}}
+    for seed in range(2):
+        requests = adapted(naming(looking(seed, 50, isl=60, rate=60), 12, seed), seed=seed)
+        for how in ({}, {"tune": slack, "tuning": Tuning(tokens=2_000, grain=4)}):
+            pools = in_front(fitted([pool(replicas=2, n_blocks=40, **how)], **WAYS[way]))
+            leapt, stepped = (
+                serve(requests, pools, leap=leap, embeddings=Cache(12e3), seed=3)
+                for leap in (True, False)
+            )
+            log = assert_laws(leapt, requests)
+            assert_adapters(leapt, pools)
+            assert_same_adapters(log, stepped.log_so_far())
+            encoding = log.leaps[log.leaps["pool"] == 1]
+            assert len(encoding) > 5
+            assert not encoding["n_adapters"].any()
+            assert not encoding["n_tuned"].any()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from adapting import WAYS, fitted, naming
 from fleets import assert_laws, both_ways, fleets, pool, serve, sharing, troubles
 from flows import assert_order, woven
 from serving import PS, workload
@@ -349,3 +350,22 @@ def test_a_leap_equals_stepping_behind_a_cache_beside_other_mechanisms(case):
         log = assert_laws(leapt, requests)
         hits += (log.answered.asks["got"] >= 0).sum()
     assert hits > 20
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_an_answer_is_given_again_for_the_adapter_that_gave_it(cache):
+    hits = 0
+    for seed in range(3):
+        requests = naming(asking(sharing(seed, 120, isl=40, ties=seed % 2 == 0), seed), 4, seed)
+        for way in ("beside", "in step, in order"):
+            pools = fitted(fleets()["unequal"], n=4, **WAYS[way])
+            leapt = both_ways(serve, requests, pools, responses=cache)
+            log = assert_laws(leapt, requests)
+            got = log.answered.asks["got"]
+            r = np.flatnonzero(got >= 0)
+            np.testing.assert_array_equal(requests.adapter[r], requests.adapter[got[r]])
+            hits += len(r)
+    assert hits > 20
+    plain = serve(asking(sharing(0, 120, isl=40)), fitted(fleets()["one"]), responses=cache)
+    none = serve(asking(sharing(0, 120, isl=40)), fleets()["one"], responses=cache)
+    same_bytes(plain.log_so_far(), none.log_so_far())

@@ -163,6 +163,23 @@ def test_host_time_comes_before_the_queue_and_in_every_step():
     assert log.requests["scheduled_ps"][0] == 2 * PS
 
 
+def test_a_short_prompt_may_be_ready_before_a_longer_one_that_was_put_in_earlier():
+    work = workload(3, 60, rate=60.0, ties=True)
+    pool = served(host_request_s=0.01, host_prompt_token_s=2e-3)
+    whole = simulate(work, pool).requests
+    for size in (1, 7, 40):
+        parts = iter([work[k : k + size] for k in range(0, 60, size)])
+        np.testing.assert_array_equal(simulate(parts, pool).requests, whole)
+        live = Server([pool])
+        for k in range(0, 60, size):
+            live.advance(float(work.arrival_s[k]))
+            live.inject(work[k : k + size])
+        live.advance()
+        np.testing.assert_array_equal(live.log_so_far().requests, whole)
+    ready = work.arrival_s + 2e-3 * work.isl
+    assert (np.diff(ready) < 0).sum() > 5
+
+
 def test_compiled_and_plain_python_write_the_same_log():
     lines = []
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from adapting import WAYS, fitted, naming
-from control import drive
+from control import drive, scaled
 from families import turning
 from fleets import (
     assert_laws,
@@ -25,6 +25,7 @@ from speculating import kinds
 from test_tier_laws import CHAINS, with_engine
 
 from forerun.errors import SpecError
+from forerun.sim.log import UP
 from forerun.spec.control import Fault
 from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
@@ -109,6 +110,44 @@ def test_a_leap_equals_stepping_with_tuning_whatever_else_a_fleet_does(policy):
             leapt = both_ways(serve, wanted, pools, seed=3, **settings)
             assert_laws(leapt, wanted, all_sent=False)
             assert_tuned(leapt)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_leap_equals_stepping_with_tuning_on_replicas_that_come_and_go(policy):
+    rules = ({"min_replicas": 0}, {"policy": "keep_alive", "keep_alive_s": 0.1, "min_replicas": 0})
+    crash = Fault(mtbf_s=0.5, mttr_s=0.15)
+    done = 0
+    for seed, pools in enumerate([*fleets().values(), *fleets().values()]):
+        requests = sharing(seed, 50, isl=60, ties=seed % 2 == 0)
+        tokens = (2_000, 10**6)[seed % 2]
+        pools = tuned(scaled(pools, len(pools) - 1, replicas=2, **rules[seed // 4]), policy, tokens)
+        faults = (crash,) * (seed % 2)
+        leapt = both_ways(drive, requests, pools, faults=faults, cold_s=0.05, seed=3)
+        log = assert_tuned(leapt.server, tokens)
+        assert (log.requests["status"] == 0).all()
+        assert_only_while_up(leapt.log())
+        done += log.tuned["n_tokens"].sum()
+    assert done > 10_000
+
+
+def assert_only_while_up(log):
+    """Every step that tunes alone begins while its replica is open."""
+    alone = log.leaps[(log.leaps["n_tuned"] > 0) & (log.leaps["n_tokens"] == 0)]
+    for row in alone:
+        mine = log.spans[(log.spans["replica"] == row["replica"]) & (log.spans["state"] == UP)]
+        start = row["start_ps"]
+        assert ((mine["from_ps"] <= start) & (start <= mine["to_ps"])).any()
+
+
+def test_a_replica_that_tunes_is_not_idle_until_its_backlog_is_done():
+    rule = {"policy": "keep_alive", "keep_alive_s": 0.1, "min_replicas": 0, "initial_replicas": 1}
+    stays, goes = (
+        drive(some([0, 3.0]), tuned(scaled([pool()], **rule), "fixed", tokens)).log()
+        for tokens in (10**7, 400)
+    )
+    assert len(stays.spans[stays.spans["state"] == UP]) == 1
+    assert len(goes.spans[goes.spans["state"] == UP]) == 2
+    assert stays.tuned["n_tokens"][0] > 10 * goes.tuned["n_tokens"][0] == 4000
 
 
 def test_without_tokens_to_take_the_log_is_that_of_a_fleet_that_tunes_nothing():

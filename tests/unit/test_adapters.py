@@ -146,6 +146,8 @@ def test_more_adapters_a_step_take_longer(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ("deployment.adapters.evict=at_once", "memory: paged"),
+        ("deployment.adapters={memory: paged, slots: 9}", "there are none"),
         ("deployment.adapters.slots=2", "2 slots cannot hold the 4 adapters"),
         ("deployment.adapters.max_cpu_loras=9", "far_link"),
         ("deployment.adapters.ranks=[0]", "at least 1"),

@@ -342,6 +342,16 @@ def test_show_lists_what_there_is_and_refuses_what_is_not(run, kind):
     _fails(run("show", kind, "no-such-thing-at-all"), 2, "no-such-thing-at-all")
 
 
+def test_show_policy_lists_those_of_a_kind(run):
+    for kind in ("route", "place", "turn"):
+        done = run("show", "policy", kind)
+        assert done.returncode == 0
+        names = [line.split("/")[0] for line in done.stdout.splitlines()[1:]]
+        assert set(names) == {"route" if kind == "place" else kind}
+        assert len(names) > 3
+    assert "did you mean" in run("show", "policy", "rout").stderr
+
+
 def test_show_model_counts_parameters(run):
     fields = json.loads(run("show", "model", "llama-3.1-8b", "--json").stdout)["fields"]
     by_name = {row["field"]: row["value"] for row in fields}

@@ -38,7 +38,16 @@ KEYS = {
                     "batch_mean"],
     "kv": ["kv_hit", "kv_moved_bytes_per_s", "kv_wait_s", "kv_wait_p99_s", "kv_hit_below",
            "kv_read_bytes_per_s", "kv_written_bytes_per_s", "kv_fetch_s"],
-    "encoders": ["items_encoded", "items_per_s", "encoding", "embeddings_moved_bytes_per_s"],
+    "encoders": ["items_encoded", "items_per_s", "encoding", "embeddings_moved_bytes_per_s",
+                 "embedding_hit", "encoder_saved_s"],
+    "images": [
+        "images_per_s", "frames_per_s", "denoising_step_s", "showing", "energy_j_per_image",
+        "usd_per_image", "energy_j_per_frame", "usd_per_frame",
+    ],
+    "streams": [
+        "frame_p50_s", "frame_p99_s", "frames_in_time", "good_frames_per_s", "uneven_p99_s",
+        "stream_fps",
+    ],
     "models": ["turns", "weights_loaded_bytes", "loading", "draining"],
     "adapters": ["adapter_hit", "adapter_loads", "adapter_bytes", "adapter_wait_s",
                  "adapters_mean"],

@@ -164,17 +164,17 @@ def test_a_policy_changes_the_shares(name):
 def test_what_a_policy_sees_does_not_depend_on_leaps(tmp_path):
     logs = []
     for leap in (True, False):
-        from forerun.sim.control.shares import Shares
+        from forerun.sim.control.drive import Control
         from forerun.sim.serve import Server
 
         asked = case(SLOW | {"levels": [0.3], "policy": "slo_driven", "every_s": 0.3})
         wanted = api.requests(asked)
         pools = prepare(catalog.model("llama-3.1-8b"), asked.deployment)
         server = Server(pools, n_requests=len(wanted), leap=leap)
-        shares = Shares(server, asked.slo)
+        control = Control(server, slo=asked.slo)
         server.inject(wanted)
-        shares.run()
-        logs.append(shares.log())
+        control.run()
+        logs.append(control.log())
     assert logs[0].meta["lanes"]["switches"] == logs[1].meta["lanes"]["switches"]
     assert logs[0].requests.tobytes() == logs[1].requests.tobytes()
     assert logs[0].meta["lanes"]["switches"]
@@ -222,26 +222,20 @@ def test_what_shares_are_not_combined_with_is_told(more, where):
     assert any(problem.where.endswith(where) for problem in told), told
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"autoscale": {"min_replicas": 1}, "replicas": 2},
-        {"moe": {"routing": {"kind": "zipf", "skew": 0.5, "drift": 0.3}}},
-    ],
-)
-def test_a_policy_of_shares_does_not_silently_stop_beside_a_pool_that_changes(other):
-    from forerun.spec.check import check_case
-
-    def told(policy):
-        share = {**HALF, "policy": policy}
-        pools = [
-            {"name": "a", "device": "h100-sxm", "sm_share": share},
-            {"name": "b", "device": "h100-sxm", **other},
-        ]
-        return [problem.where for problem in check_case(case(deployment={"pools": pools}))]
-
-    assert "deployment.pools.0.sm_share.policy" in told("slo_driven")
-    assert "deployment.pools.0.sm_share.policy" not in told("fixed")
+def test_a_policy_of_shares_goes_on_beside_a_pool_that_is_scaled():
+    share = SLOW | {"policy": "slo_driven", "every_s": 0.5, "levels": [0.3]}
+    rule = {"min_replicas": 1, "metric": "waiting", "target": 2}
+    pools = [
+        {"name": "a", "device": "h100-sxm", "sm_share": share},
+        {"name": "b", "device": "h100-sxm", "replicas": 2, "autoscale": rule},
+    ]
+    result = api.simulate(case(deployment={"pools": pools}), bootstrap=False)
+    assert result.metrics.share_switches.value > 0
+    assert result.metrics.counts.finished == 120
+    starts = result.provenance["control"]["cold_starts"]
+    assert set(starts) == {"a", "b"}  # one replica of two lanes is one
+    whole = api.simulate(case(share), bootstrap=False)
+    assert result.metrics.usd_per_hour.value > 1.9 * whole.metrics.usd_per_hour.value
 
 
 def test_a_rule_without_a_choice_or_an_aim_is_told():

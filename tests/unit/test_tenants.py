@@ -164,3 +164,31 @@ def test_service_comes_evenly_and_windows_count_where_somebody_always_waits():
     assert waiting_throughout(rows, edges).tolist() == [True, True, True, True, False]
     apart = rows_of((0, 10, 20, 40), (15, 30, 40, 50))
     assert waiting_throughout(apart, edges).tolist() == [True, False, True, True, False]
+
+
+FAR = """\
+regions: {near: {share: 3}, far: {share: 1, rtt_s: {near: 60 ms}, ahead_s: 12 h}}
+deployment:
+  pools: [{device: l4, dtype: fp8, region: near, engine: {max_num_seqs: 8}}]
+"""
+OWN = "{rate_per_s: 2 req/s, n_requests: 400, isl: 90, osl: 5, arrivals: diurnal}"
+
+
+def test_tenants_and_models_with_traffic_of_their_own_come_from_the_regions_too(tmp_path):
+    plain = "\n".join(BASE.splitlines()[:-1]) + "\n" + FAR
+    read = case(tmp_path, plain + f"tenants: {{shared: {{}}, own: {{traffic: {OWN}}}}}\n")
+    requests = forerun.api.requests(read)
+    for tenant, n in ((0, 300), (1, 400)):
+        mine = requests.region[requests.tenant == tenant]
+        assert len(mine) == n
+        assert np.mean(mine == 1) == pytest.approx(0.25, abs=0.1)
+    alone = forerun.api.requests(read.model_copy(update={"tenants": {}}))
+    np.testing.assert_array_equal(requests.region[requests.tenant == 0], alone.region)
+    assert (forerun.simulate(read).log.requests["status"] == 0).all()
+    models = f"models: {{llama-3.1-8b: {{}}, qwen3-8b: {{traffic: {OWN}}}}}\n"
+    served = plain.partition("\n")[2].replace(
+        "{device", "{models: [llama-3.1-8b, qwen3-8b], device"
+    )
+    asked = forerun.api.requests(case(tmp_path, models + served))
+    for model in (0, 1):
+        assert np.mean(asked.region[asked.model == model] == 1) == pytest.approx(0.25, abs=0.1)

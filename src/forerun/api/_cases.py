@@ -19,6 +19,7 @@ from forerun.spec.deployment import Deployment, Pool
 
 if TYPE_CHECKING:
     from forerun.cost.fit import Fit
+    from forerun.spec.device import Device
     from forerun.spec.model import Model
     from forerun.spec.traces.synth import Synth
 
@@ -118,7 +119,9 @@ def check_layouts(case: Case) -> list[Problem]:
     out = []
     for i, pool in enumerate(case.deployment.pools):
         served = [models[name] for name in pool.models or [*models][:1] if name in models]
-        if pool.role == "encode":
+        if any(model.diffusion is not None for model in served):
+            found = [p for m in served for p in _drawable(m, pool)]
+        elif pool.role == "encode":
             found = [p for m in served for p in _encodable(m, pool)]
         else:
             found = [p for m in served for p in check_parallel(m, pool, devices[pool.device])]
@@ -139,6 +142,19 @@ def check_layouts(case: Case) -> list[Problem]:
                 where = f"deployment.pools.{i}.weights_link"
                 out.append(Problem(where, first.what, first.fix))
     return list(dict.fromkeys(out))
+
+
+def _drawable(model: Model, pool: Pool) -> Sequence[Problem]:
+    """What keeps a pool from denoising, or from encoding its text."""
+    from forerun.ops.diffusion import lower_denoiser, lower_text
+
+    try:
+        if pool.role != "encode":
+            lower_denoiser(model, pool, 1)
+        lower_text(model, pool)
+    except ForerunError as error:
+        return error.problems
+    return ()
 
 
 def _encodable(model: Model, pool: Pool) -> Sequence[Problem]:
@@ -177,7 +193,9 @@ def default_deployment(case: Case, wishes: Deployment | None = None) -> Deployme
     wished = wishes.pools[0] if wishes else Pool(device=name)
     given = wished.model_fields_set - {"device"}
     pool = wished.model_copy(update={"device": name})
-    if "tp" not in given:
+    if "tp" not in given and model.diffusion is not None:
+        pool = pool.model_copy(update={"tp": _smallest_tp(model, pool, device, group.count)})
+    elif "tp" not in given:
         found = fit_pool(model, device, pool=pool)
         most = min(group.count // (pool.pp * pool.dp * pool.cp), _LARGEST_TP)
         if found.smallest_tp is None and found.memory is None:
@@ -202,6 +220,22 @@ def default_deployment(case: Case, wishes: Deployment | None = None) -> Deployme
     if problems:
         raise SpecError(*problems)
     return chosen
+
+
+def _smallest_tp(model: Model, pool: Pool, device: Device, count: int) -> int:
+    """The least tensor parallelism by which a diffusion model fits.  Raises the last Infeasible."""
+    from forerun.sim.diffusion import Asked as Renders
+    from forerun.sim.diffusion import stages
+
+    for tp in (1, 2, 4, 8):
+        try:
+            stages(model, pool.model_copy(update={"tp": tp}), device, Renders(1, 1, 1), apart=False)
+        except ForerunError:
+            if 2 * tp > min(count, _LARGEST_TP):
+                raise
+        else:
+            return tp
+    raise AssertionError("the last degree fits or raises")
 
 
 def one_model(case: Case, what: str, fix: str) -> None:

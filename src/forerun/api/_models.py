@@ -14,8 +14,10 @@ from forerun.spec.case import Asked, Case
 from forerun.spec.deployment import Pool
 
 if TYPE_CHECKING:
+    from forerun.sim.diffusion import Asked as Renders
     from forerun.sim.serve import Served
     from forerun.spec.model import Model
+    from forerun.spec.requests import Requests
     from forerun.techniques import Edited
 
 
@@ -33,6 +35,7 @@ def served(
     span_s: float = 0.0,
     items: Mapping[int, int] | None = None,
     n_adapters: int = 0,
+    renders: Renders | None = None,
 ) -> list[Served]:
     """Every pool with every model it serves, in order; its replicas begin with them in turn.
 
@@ -40,6 +43,7 @@ def served(
     seed, span_s : of the draws of experts, and how long the run is about to be.
     items : patches of the largest image that requests show, by model.
     n_adapters : that requests name.
+    renders : what images or videos are, where a diffusion model makes them.
     Rows of other levels of expert load, and those of encoders in front of models, come after all
     pools; they have no replicas of their own.
     Raises Infeasible with the problems of all pools and models.
@@ -53,14 +57,17 @@ def served(
     names = list(asked_models(case))
     apart = encoded_apart(case, edited.deployment.pools)
     encoders: list[tuple[int, Served]] = []
+    pixels: list[tuple[int, Served]] = []
     for group, pool in enumerate(edited.deployment.pools):
         numbers = [names.index(name) for name in pool.models or names[:1]]
         try:
             for first, *rest in _of_pool(
                 case, edited, pool, group, numbers, mean_len, seed, span_s, n_adapters,
-                items or {}, apart,
+                items or {}, apart, renders,
             ):  # fmt: skip
                 out.append(first)
+                if first.denoises:
+                    pixels.append((len(out) - 1, rest.pop()))
                 if rest and rest[0].pool.role == "encode":
                     encoders.append((len(out) - 1, rest.pop(0)))
                 if rest:
@@ -76,7 +83,30 @@ def served(
         for q in mine:
             out[q] = replace(out[q], encoder=len(out))
         out.append(row)
+    for p, row in pixels:
+        out[p] = replace(out[p], shows=len(out))
+        out.append(row)
     return out
+
+
+def renders_of(case: Case, wanted: Requests) -> Renders | None:
+    """What images or videos are to the case's diffusion model, all together; None for text."""
+    import numpy as np
+
+    from forerun.sim.diffusion import Asked as Renders
+    from forerun.spec.renders import copies, past
+
+    if case.traffic.render is None:
+        return None
+    most = int(wanted.isl.max(initial=1))
+    mean = round(float(wanted.isl.mean())) if len(wanted) else 1
+    model, render = catalog.model(case.model), case.traffic.render
+    sizes = [tuple(map(int, name.split("x"))) for name in render.size]
+    before = [past(model, render, *size) for size in sizes]
+    shares = np.array(list(render.size.values()))
+    usual = int(np.average(before, weights=shares))
+    least = int(wanted.isl.min(initial=most))
+    return Renders(most, mean, copies(model, render), usual, max(before), least)
 
 
 def encoded_apart(case: Case, pools: Sequence[Pool]) -> set[int]:
@@ -98,25 +128,42 @@ def _of_pool(
     n_adapters: int,
     items: Mapping[int, int],
     apart: set[int],
+    renders: Renders | None,
 ) -> list[list[Served]]:
     """For each model of a pool its row; behind it that of its encoder, and those of other levels
     of expert load."""
     from forerun.cost.memory import measure
-    from forerun.sim import encoders
+    from forerun.sim import diffusion, encoders
     from forerun.techniques import prepare
 
     asked = list(asked_models(case).values())
     models = [catalog.model(asked[m].model) for m in numbers]
     device = catalog.device(pool.device)
+    cache = edited.deployment.embedding_cache
+    kept = cache.capacity_bytes if cache is not None and cache.memory == "device" else 0.0
+    if models[0].diffusion is not None:
+        assert renders is not None  # `check_render` has looked
+        if pool.role == "encode" and not n_adapters:
+            return [[diffusion.alone(models[0], pool, device)]]
+        how = edited.deployment.adapters if n_adapters else None
+        if how is not None and apart:
+            what = "adapters are not yet combined with text that is encoded on a pool of its own"
+            raise SpecError.one("deployment.adapters", what, "encoders in front: no such pool")
+        return [
+            diffusion.stages(
+                models[0], pool, device, renders, apart=numbers[0] in apart, adapters=how,
+                n_adapters=n_adapters,
+            )
+        ]  # fmt: skip
     if pool.role == "encode":
         if len(numbers) > 1:
             what = "models whose images are encoded cannot take turns"
             raise SpecError.one(f"deployment.pools.{pool.name}.models", what, "a pool for each")
-        row = encoders.alone(models[0], pool, device, items.get(numbers[0], 0))
+        row = encoders.alone(models[0], pool, device, items.get(numbers[0], 0), kept)
         return [[replace(row, model=numbers[0])]]
     # where another pool encodes, nobody else keeps the encoder's weights
     models = [
-        model.model_copy(update={"vision": None}) if m in apart else model
+        model.model_copy(update={"vision": None, "audio": None}) if m in apart else model
         for m, model in zip(numbers, models, strict=True)
     ]
     sizes = [measure(model, pool, device).weights_bytes for model in models]
@@ -131,6 +178,7 @@ def _of_pool(
         encoder, taken = None, 0.0
         if m in items and m not in apart and pool.role != "decode":
             encoder, taken = encoders.in_front(model, pool, device, items[m])
+            taken += kept
         rows = prepare(
             model,
             alone,
@@ -230,6 +278,24 @@ def of_pools(case: Case, pools: Sequence[Served]) -> list[Model]:
     return [catalog.model(asked[one.model].model) for one in pools]
 
 
+def by_row(
+    prices: list[float] | None, case_pools: Sequence[Pool], pools: Sequence[Served]
+) -> list[float] | None:
+    """Prices of pools as prices of their rows: a pool has one for each model, or lane, its replicas
+    begin as."""
+    if prices is None:
+        return None
+    name = [served.block or served.pool.name for served in pools]
+    at = {pool.name: k for k, pool in enumerate(case_pools)}
+    n = dict.fromkeys(at, 0)
+    for one, served in zip(name, pools, strict=True):
+        n[one] = n.get(one, 0) + served.pool.replicas
+    return [
+        prices[at[one]] * (served.pool.replicas / n[one]) if served.pool.replicas else 0.0
+        for one, served in zip(name, pools, strict=True)
+    ]
+
+
 def weights_rate(pool: Pool) -> tuple[float, float]:
     """Bytes a second that each device of a pool loads weights by, and the latency.
 
@@ -249,9 +315,14 @@ def assumed(case: Case, edited: Edited) -> tuple[str, ...]:
     turning = [pool for pool in edited.deployment.pools if len(pool.models) > 1]
     if not turning:
         return ()
+    starts = (
+        "a replica that starts cold begins with the model that most requests wait for, by the "
+        "replicas that have it; only its weights come then",
+    )
     links = sorted({p.weights_link or catalog.device(p.device).host_link or "?" for p in turning})
     return (
         f"weights come over {', '.join(links)}, each device its own share by its own link at full "
         "rate; captured graphs and warm-up of a model that comes back are not priced; while it "
         "loads a replica draws idle power",
+        *(starts if any(p.autoscale for p in turning) or case.faults else ()),
     )

@@ -50,8 +50,8 @@ def placed(case: Case, deployment: Deployment, pools: Sequence[Served]) -> list[
         usd = prices[k] / pool.replicas if prices is not None else 0.0
         gco2e = catalog.grid(grid).gco2e_per_kwh if grid is not None else 0.0
         by_name[pool.name] = (pool.region, usd, gco2e)
-    for served in pools:
-        region, usd, gco2e = by_name[served.block or served.pool.name]
+    for served, name in zip(pools, homes(pools), strict=True):
+        region, usd, gco2e = by_name[name]
         at = names.index(region) if region is not None else 0
         out.append(replace(served, region=at, usd_per_hour=usd, gco2e_per_kwh=gco2e))
     return out
@@ -61,7 +61,18 @@ def grids(found: Grids, pools: Sequence[Served]) -> Grids:
     """Intensities of grids by pool, as intensities by row: lanes of a pool have names of theirs."""
     if not isinstance(found, dict):
         return found
-    return {served.pool.name: found[served.block or served.pool.name] for served in pools}
+    return {served.pool.name: found[name] for served, name in zip(pools, homes(pools), strict=True)}
+
+
+def homes(pools: Sequence[Served]) -> list[str]:
+    """The pool of the deployment that each row is of: lanes, and what encodes in front of a model
+    or shows behind it, have names of theirs."""
+    names = [served.block or served.pool.name for served in pools]
+    for name, served in zip(list(names), pools, strict=True):
+        for other in (served.encoder, served.shows):
+            if other >= 0:
+                names[other] = name
+    return names
 
 
 def explain(case: Case, pools: Sequence[Served], wanted: Requests, log: Log) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from forerun.metrics.answer import Metrics
     from forerun.report.result import Result as Report
     from forerun.sim.control.drive import Control
-    from forerun.sim.control.shares import Shares
     from forerun.sim.log import Log, Tenant
     from forerun.sim.serve import Server
     from forerun.spec.requests import Requests
@@ -33,23 +32,36 @@ if TYPE_CHECKING:
 
 def requests(case: Case) -> Requests:
     """The requests of the case's traffic, drawn with its seed or read from its trace."""
+    import numpy as np
+
+    from forerun.spec.item_blocks import BLOCK_TOKENS
     from forerun.spec.items import with_items
-    from forerun.spec.traces.draw import requests_of
+    from forerun.spec.renders import check_render, rendered
     from forerun.spec.traces.mix import mixed
-    from forerun.spec.traces.regional import summed, with_regions
+    from forerun.spec.traces.regional import drawn_in
     from forerun.spec.traces.senders import with_senders
 
-    traffic = case.traffic
-    if case.regions:
-        case = case.model_copy(update={"traffic": summed(traffic, case.regions)})
     many = len(case.models) > 1
-    drawn = mixed(case) if many else requests_of(case.traffic, seed=case.seed)
-    if case.regions:
-        drawn = with_regions(drawn, traffic, case.regions, seed=case.seed)
-    if drawn.n_items is not None:
-        models = [catalog.model(asked.model) for asked in _models.asked_models(case).values()]
-        drawn = with_items(drawn, models)
-    return with_senders(case, drawn) if case.tenants else drawn
+    drawn = mixed(case) if many else drawn_in(case.regions, case.traffic, seed=case.seed)
+    if case.tenants:
+        drawn = with_senders(case, drawn)
+    render = case.traffic.render
+    models = [catalog.model(asked.model) for asked in _models.asked_models(case).values()]
+    for model in models:
+        check_render(model, render)
+    if render is not None:
+        if many:
+            what = "several models are not yet combined with images that are made"
+            raise SpecError.one("models", what, "a case for each")
+        drawn = rendered(drawn, models[0], render)
+        if render.stream is not None and case.slo.frame_s is not None:
+            due = np.full(len(drawn), case.slo.frame_s)  # of a chunk's first frame
+            drawn = replace(drawn, deadline_s=due)
+    elif drawn.n_items is not None:
+        pools = case.deployment.pools if case.deployment is not None else ()
+        block = max((pool.engine.block_tokens for pool in pools), default=BLOCK_TOKENS)
+        drawn = with_items(drawn, models, block_tokens=block)
+    return drawn
 
 
 SLICE = 1 << 16  # arrivals between two looks at the keyboard
@@ -135,13 +147,14 @@ def simulate(
     from forerun.metrics.reason import explain
     from forerun.metrics.score import score
     from forerun.sim import serve
+    from forerun.sim.check_denoise import check_moves
     from forerun.sim.control.cold import cold_starts
     from forerun.sim.control.drive import Control, is_controlled, with_rows
-    from forerun.sim.control.shares import Shares, is_shared
+    from forerun.sim.embeddings import check_names
     from forerun.sim.moe.told import explain as of_experts
     from forerun.sim.power.check import check_row
     from forerun.sim.power.told import noted
-    from forerun.sim.prepare import tiers
+    from forerun.sim.prepare import embedding_cache, tiers
     from forerun.spec.traces import _turns as turns
     from forerun.techniques import compose
 
@@ -156,6 +169,7 @@ def simulate(
         raise SpecError(*wrong)
     wanted = requests(case)
     check_named(deployment, wanted)
+    check_names(deployment.embedding_cache, wanted)
     edited = compose(deployment)
     pools = _models.served(
         case,
@@ -165,9 +179,11 @@ def simulate(
         span_s=wanted.duration_s,
         n_adapters=n_named(wanted),
         items=largest_items(wanted),
+        renders=_models.renders_of(case, wanted),
     )
     pools = regions.placed(case, deployment, pools)
     check_row(row, pools)
+    check_moves(case, deployment)
     controlled = is_controlled(pools, case.faults, row, deployment.rebalance)
     server = serve.Server(
         with_rows(pools, case.faults, row),
@@ -175,6 +191,7 @@ def simulate(
         place=edited.deployment.place,
         fetch=edited.deployment.fetch,
         tiers=tiers(edited.deployment),
+        embeddings=embedding_cache(edited.deployment),
         gate=edited.deployment.gate,
         responses=edited.deployment.response_cache,
         seed=case.seed,
@@ -190,17 +207,19 @@ def simulate(
         way_s=regions.way_s(case),
         tenants=senders(case),
     )
-    control: Control | Shares | None = Shares(server, case.slo) if is_shared(pools) else None
+    control: Control | None = None
     if controlled:
         colds = cold_starts(_models.of_pools(case, pools), pools)
-        control = Control(server, case.faults, colds, row, deployment.rebalance)
+        control = Control(server, case.faults, colds, row, deployment.rebalance, case.slo)
     interrupted = _advance(server, wanted, progress, control)
     written = server.log_so_far() if control is None else control.log()
     written = noted(written, row, pools)
     metrics = score(
         written,
         case.slo,
-        price_usd_per_hour=pool_usd_per_hour(case, deployment),
+        price_usd_per_hour=_models.by_row(
+            pool_usd_per_hour(case, deployment), deployment.pools, pools
+        ),
         carbon_gco2e_per_kwh=regions.grids(carbon_gco2e_per_kwh(case, deployment), pools),
         bootstrap=bootstrap,
     )
@@ -261,7 +280,7 @@ def _advance(
     server: Server,
     wanted: Requests,
     progress: Callable[[int, int], None] | None,
-    control: Control | Shares | None = None,
+    control: Control | None = None,
 ) -> bool:
     """Runs to the end, in slices of about SLICE arrivals; True if the user stopped it between."""
     try:

@@ -44,6 +44,25 @@ def _pool_words(pool: Pool) -> str:
     return f"{pool.n_devices} x {pool.device}, {replicas} of {layout}"
 
 
+def render_words(wanted: Requests) -> str:
+    """What images or videos are asked for: sizes, frames, steps."""
+    import numpy as np
+
+    assert wanted.frames is not None
+    assert wanted.item_width is not None
+    assert wanted.item_height is not None
+    sizes = np.stack([wanted.item_width, wanted.item_height, wanted.frames], axis=1)
+    kinds, n = np.unique(sizes, axis=0, return_counts=True)
+    told = [
+        f"{many / len(wanted):.0%} {wide} x {high}" + (f" x {frames} frames" if frames > 1 else "")
+        for (wide, high, frames), many in zip(kinds.tolist(), n.tolist(), strict=True)
+    ]
+    steps = f"{wanted.osl.mean():,.4g} steps" + (" on average" if np.ptp(wanted.osl) else "")
+    twice = wanted.n_items is not None and bool(np.all(wanted.n_items == 2))
+    guided = ", each with and without the prompt" if twice else ""
+    return f"{', '.join(told)}; {steps}{guided}"
+
+
 def _speculation_words(pool: Pool) -> str:
     """Who proposes tokens, how many, and how often they are right."""
     said = pool.engine.speculation
@@ -64,7 +83,8 @@ def _speculation_words(pool: Pool) -> str:
 def adapter_words(how: Adapters, wanted: Requests) -> str:
     """How many adapters there are, and how replicas keep them."""
     n, ranks = n_named(wanted), ", ".join(map(str, sorted(set(how.ranks))))
-    told = f"{n:,} of rank {ranks}; {how.n_slots} slots a replica, {how.max_loras} in a batch"
+    room = f"{how.n_slots} slots a replica" if how.memory == "slots" else "in the KV cache's blocks"
+    told = f"{n:,} of rank {ranks}; {room}, {how.max_loras} in a batch"
     if how.max_cpu_loras:
         told += f", {how.max_cpu_loras} on its host"
     return f"{told}; loaded {how.load.replace('_', ' ')}"
@@ -85,6 +105,12 @@ def _cache_words(cache: ResponseCache) -> str:
 
     own = [f"{name}: {words(said)}" for name, said in cache.categories.items()]
     return "; ".join([words(cache), f"lookup {units.show(cache.lookup_s, 'time')}", *own])
+
+
+def what_is_shown(wanted: Requests) -> str:
+    """What the items of these requests are."""
+    sound = wanted.item_s is not None and bool(wanted.item_s.any())
+    return "windows of sound" if sound else "images or groups of frames"
 
 
 def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[str, str]:
@@ -108,11 +134,13 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         "traffic": f"{what} over {span} ({how})",
         "router": deployment.route.name,
     }
-    if wanted.n_items is not None and wanted.item_tokens is not None:
+    if wanted.frames is not None:
+        out["asked for"] = render_words(wanted)
+    elif wanted.n_items is not None and wanted.item_tokens is not None:
         n, shown = wanted.n_items, int(wanted.n_items.sum())
         tokens = int((n * wanted.item_tokens).sum())
         out["shown"] = (
-            f"{shown:,} images or groups of frames in {int((n > 0).sum()):,} prompts, "
+            f"{shown:,} {what_is_shown(wanted)} in {int((n > 0).sum()):,} prompts, "
             f"{tokens / max(shown, 1):,.0f} tokens each on average"
         )
     if any(pool.role == "prefill" for pool in deployment.pools):
@@ -127,6 +155,10 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
         out["adapters"] = adapter_words(deployment.adapters, wanted)
     if deployment.response_cache is not None:
         out["response cache"] = _cache_words(deployment.response_cache)
+    if (cache := deployment.embedding_cache) is not None:
+        room = units.show(cache.capacity_bytes, "bytes")
+        whose = "the fleet" if cache.memory == "fleet" else f"each replica ({cache.memory})"
+        out["embeddings"] = f"{room} kept for {whose}"
     if deployment.techniques:
         out["techniques"] = ", ".join(use.name for use in deployment.techniques)
     if skipped:
@@ -135,8 +167,9 @@ def setup_words(case: Case, deployment: Deployment, wanted: Requests) -> dict[st
     for pool in deployment.pools:
         label = "engine" if len(deployment.pools) == 1 else f"engine of {pool.name}"
         e = pool.engine
+        batches = e.batch.name if wanted.frames is None else "denoise"
         out[label] = (
-            f"{e.batch.name} batches, {e.order.name}, max_num_seqs {e.max_num_seqs}, "
+            f"{batches} batches, {e.order.name}, max_num_seqs {e.max_num_seqs}, "
             f"max_num_batched_tokens {e.max_num_batched_tokens}, "
             f"gpu_memory_utilization {e.gpu_memory_utilization:g}"
         )

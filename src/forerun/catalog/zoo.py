@@ -16,13 +16,25 @@ from forerun.spec.hf import read_config
 from forerun.spec.model import Model
 
 FOLDER = Path(__file__).parent / "models"
+PIPELINES = Path(__file__).parent / "diffusion"
 #: ends of Hugging Face names that do not change the architecture
 _VARIANTS = ("-instruct", "-chat", "-it", "-base", "-hf", "-bf16", "-pt")
 
 
 def models() -> tuple[str, ...]:
-    """The names of all models in the catalog, sorted."""
+    """The names of all language models in the catalog, sorted."""
     return tuple(sorted(p.stem for p in FOLDER.glob("*.json")))
+
+
+def pipelines() -> tuple[str, ...]:
+    """The names of all diffusion models in the catalog, sorted."""
+    return tuple(sorted(p.stem for p in PIPELINES.glob("*.json")))
+
+
+def _file(name: str) -> Path:
+    """Where a catalog model is kept."""
+    beside = PIPELINES / f"{name}.json"
+    return beside if beside.is_file() else FOLDER / f"{name}.json"
 
 
 def model(name_or_path: str) -> Model:
@@ -34,7 +46,7 @@ def model(name_or_path: str) -> Model:
     text = str(name_or_path).strip()
     if not text:
         raise SpecError.one("model", "no name is given", "e.g. llama-3.1-8b")
-    if text.lower() in models():
+    if text.lower() in (*models(), *pipelines()):
         return _catalog(text.lower())
     path = _path(text)
     if path is not None:
@@ -42,9 +54,10 @@ def model(name_or_path: str) -> Model:
     known = _aliases()
     name = known.get(text.lower()) or _by_variant(text.lower(), known)
     if name is None:
+        near = nearest(text.rsplit("/", 1)[-1], (*models(), *pipelines()))
         raise SpecError.one(
             "model", f"{text[:80]!r} is not in the catalog",
-            nearest(text.rsplit("/", 1)[-1], models()) + ", or the path of a config.json",
+            f"{near}, or the path of a config.json",
         )  # fmt: skip
     return _catalog(name)
 
@@ -68,13 +81,13 @@ def published(name: str) -> dict[str, Any]:
         "with mtp and its tables".
     published_active_counts : "all" (default), "without embedding", or "without tables".
     """
-    return dict(_load(FOLDER / f"{name}.json")["forerun"])
+    return dict(_load(_file(name))["forerun"])
 
 
 @lru_cache(maxsize=256)
 def _catalog(name: str) -> Model:
-    config = _load(FOLDER / f"{name}.json")
-    return read_config(config, name=name, source=f"catalog/models/{name}.json")
+    file = _file(name)
+    return read_config(_load(file), name=name, source=f"catalog/{file.parent.name}/{name}.json")
 
 
 def _from_path(path: Path) -> Model:
@@ -111,14 +124,14 @@ def _load(file: Path) -> Any:
 def _aliases() -> dict[str, str]:
     """Every other name -> catalog name; reads the whole folder, so only for an indirect name."""
     out: dict[str, str] = {}
-    for name in models():
-        block = _load(FOLDER / f"{name}.json")["forerun"]
+    for name in (*models(), *pipelines()):
+        block = _load(_file(name))["forerun"]
         for other in [block.get("hf_id"), *block.get("aliases", ())]:
             if other:
                 out.setdefault(other.lower(), name)
                 out.setdefault(other.lower().rsplit("/", 1)[-1], name)
     # a model's own name outranks another's alias
-    return out | {name: name for name in models()}
+    return out | {name: name for name in (*models(), *pipelines())}
 
 
 def _by_variant(text: str, known: dict[str, str]) -> str | None:

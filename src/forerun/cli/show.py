@@ -128,6 +128,8 @@ def _model_rows(found: Any) -> Iterable[Row]:
         yield _row("quantization", _part(found.quantization), config)
     if found.vision:
         yield _row("vision", _part(found.vision), config)
+    if found.audio:
+        yield _row("audio", _part(found.audio), config)
 
 
 def _kv(found: Any) -> str:
@@ -153,17 +155,19 @@ def _part(part: Any) -> str:
 
 @_kind
 def policy(name: str | None, out: Output) -> None:
-    """A policy, by its kind and name: route/round_robin."""
+    """A policy, by its kind and name (route/round_robin), or all of a kind (route)."""
     from forerun import api
     from forerun.errors import SpecError, nearest
 
     known = {f"{kind}/{n}": (kind, n) for kind in api.policy_kinds() for n in api.policies(kind)}
-    if name is None:
+    of = "route" if name == "place" else name  # the same choose a replica for an answer
+    if of is None or of in api.policy_kinds():
         _list(out, "policy", [
             {"name": key, "does": _docstring(f"sim/policies/{kind}/{n}.py")[0]}
-            for key, (kind, n) in known.items()
+            for key, (kind, n) in known.items() if of in (None, kind)
         ])  # fmt: skip
         return
+    assert name is not None
     fits = [key for key in known if name in (key, key.partition("/")[2])]
     if len(fits) != 1:
         what = f"fits {len(fits)} policies" if fits else "is not known"

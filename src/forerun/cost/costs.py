@@ -19,7 +19,7 @@ from forerun.cost.choose import ROOFLINE, UNCALIBRATED, Chosen, choose, coefs_of
 from forerun.cost.collectives import Wires, collective_time
 from forerun.cost.efficiency import Efficiency, efficiency
 from forerun.cost.families import family, family_of_op
-from forerun.cost.generic import generic_decode, generic_prefill
+from forerun.cost.generic import convolved, generic_decode, generic_prefill
 from forerun.cost.operators import is_compute_bound, keys_of, regime_of
 from forerun.cost.rows import Rows, rows
 from forerun.cost.sheet import Sheet, sheet, split_runtime
@@ -27,6 +27,7 @@ from forerun.cost.table import DENSE
 from forerun.errors import SpecError
 from forerun.ops.attention import Attention
 from forerun.ops.collectives import Collective
+from forerun.ops.conv import Conv
 from forerun.ops.elementwise import Elementwise
 from forerun.ops.graph import Shape
 from forerun.ops.sampling import Sampling
@@ -80,6 +81,9 @@ class Costs:
             return out
         if isinstance(shape, Collective):
             out[at] = self._message(shape, n[at])
+            return np.maximum.accumulate(out)
+        if isinstance(shape, Conv):
+            out[at] = convolved(shape, n[at], self.device, self.eff)
             return np.maximum.accumulate(out)
         sizes = _steps(n[at])
         time = self._curve(shapes.rows_by_tokens(shape, sizes), sizes, n[at])
@@ -184,8 +188,13 @@ class Costs:
         ]
         return np.sum(planes, axis=0)
 
-    def point(self, shape: Shape, n: float, ctx: float | None = None) -> Point:
-        """One instance at n tokens, or n sequences of ctx cached tokens, with its interval."""
+    def point(
+        self, shape: Shape, n: float, ctx: float | None = None, *, whole: bool = False
+    ) -> Point:
+        """One instance at n tokens, or n sequences of ctx cached tokens, with its interval.
+
+        whole : n tokens that attend to each other, with none before them.
+        """
         if isinstance(shape, Attention) and ctx is not None:
             ctx = float(shape.whole_tokens(ctx))
         kernels = shapes.kernels_of(shape)
@@ -196,13 +205,19 @@ class Costs:
         if isinstance(shape, Collective):
             x = shapes.rows_of_message(shape, one)
             x = x if self._chosen(x)[0].own is not None and shape.stride == 1 else None
+        elif isinstance(shape, Conv):
+            x = None
+        elif whole and isinstance(shape, Attention):
+            x = shapes.rows_of_prefill(shape, one, np.zeros(1))
         elif ctx is None:
             x = shapes.rows_by_tokens(shape, one)
         else:
             x = shapes.rows_of_decode(shape, one, np.array([float(ctx)]))
         if x is None:
             at = (
-                self.by_tokens(shape, one)
+                self.prefill(shape, one[:, None], np.zeros(1))
+                if whole and isinstance(shape, Attention)
+                else self.by_tokens(shape, one)
                 if ctx is None
                 else self.decode(shape, one[:, None], np.array([float(ctx)]))
             )
@@ -214,7 +229,7 @@ class Costs:
         busy = is_compute_bound(s, chosen.module.counts(x))
         outside = chosen.outside(x)
         low, high = np.exp(chosen.interval(regime_of(busy, np.log(time_s)), outside))
-        if ctx is None and not isinstance(shape, Collective):
+        if ctx is None and not isinstance(shape, Collective | Attention):
             time_s = self._in_a_model(shape, one, time_s)
         t = float(time_s[0])
         return Point(t, t * float(low[0]), t * float(high[0]), chosen.kind, bool(outside[0]))

@@ -10,6 +10,7 @@ import numpy as np
 from forerun.cost.efficiency import KEY_TILE, SPLIT_TOKENS, Efficiency
 from forerun.ops.attention import Attention
 from forerun.ops.check import math_format
+from forerun.ops.conv import Conv
 from forerun.ops.counts import Array
 from forerun.spec.device import Device
 
@@ -77,3 +78,15 @@ def generic_prefill(
     padding = shape.pair_flop(n_new, n_past) * (ratio - 1)
     compute = (counts.flop + padding + edges) / (peak * eff.attention * narrow)
     return compute + memory
+
+
+def convolved(shape: Conv, units: Array, device: Device, eff: Efficiency) -> Array:
+    """Seconds of a convolution at so many units, no calibration having seen one.
+
+    max(flop / (peak * gemm), bytes / (bandwidth * gather)) + launch
+    """
+    counts = shape.counts(units)
+    flop_s = counts.flop / (peak_flop_per_s(device, shape.dtype) * eff.gemm)
+    return np.maximum(flop_s, counts.hbm_bytes / (device.hbm_bytes_per_s * eff.gather)) + (
+        eff.launch_s
+    )

@@ -59,7 +59,10 @@ def of_rank(graph: Graph, how: Adapters) -> Rank:
 
 
 def slots_bytes(graph: Graph, how: Adapters) -> float:
-    """Bytes of all slots on one device, each for the largest rank."""
+    """Bytes of all slots on one device, each for the largest rank; those that take KV blocks have
+    none."""
+    if how.memory == "paged":
+        return 0.0
     return how.n_slots * max(how.ranks) * of_rank(graph, how).params * WEIGHT_BYTES
 
 
@@ -89,7 +92,16 @@ def added(graph: Graph, device: Device, how: Adapters) -> Added:
 def assumed(how: Adapters) -> tuple[str, ...]:
     """What a run with adapters takes for granted."""
     where = "in the step that needs them" if how.load == "in_step" else "beside steps"
+    paged = (
+        (
+            "adapters take whole blocks of the KV cache, and are moved within it by nobody: every "
+            "block is as good as another",
+        )
+        if how.memory == "paged"
+        else ()
+    )
     return (
+        *paged,
         "adapters: products with them are priced by the roofline with efficiencies of the device, "
         f"no kernel of theirs was measured; they come {where} at the full rate of their link, "
         "which KV tiers do not share; routed experts have none; their energy is not counted",

@@ -44,6 +44,7 @@ def price(
     calibrations: Store | None = None,
     queries: int = 1,
     part: Part | None = None,
+    whole: tuple[int, float] | None = None,
 ) -> CostTable:
     """What a step of one replica costs, by the four parts of `CostTable`.
 
@@ -55,7 +56,9 @@ def price(
     max_len : longest context to price, default the model's; links : catalog links replaced;
     runtime : engine whose kernels run, "vllm 0.24.0"; calibrations : default what is installed;
     queries : most tokens of a decoding request that a step verifies (see `verify`);
-    part : of each device that it runs on, all when absent (see `cost.part`).
+    part : of each device that it runs on, all when absent (see `cost.part`);
+    whole : (n, tokens of each) of a usual step, where n sequences attend to themselves and nothing
+    is cached: it stands for the typical decode step below.
     Raises SpecError where the device has no arithmetic for a format or a needed link is unknown.
 
     The 80 % interval is that of a typical decode step: operators of one family err together,
@@ -73,7 +76,7 @@ def price(
     ops = merged(graph)
     for op in ops:
         _add(total, op, at, m, watts, graph, part)
-    share = _typical(ops, graph, m, max_seqs=max_seqs, max_len=max_len)
+    share = _typical(ops, graph, m, max_seqs=max_seqs, max_len=max_len, whole=whole)
     n = graph.n_devices
     return CostTable(
         max_tokens=max_tokens, max_seqs=max_seqs, knots_ctx=at.ctx, knots_past=at.past,
@@ -242,7 +245,10 @@ class _Share:
     by_operator: dict[str, float] = field(default_factory=dict)
 
 
-def _typical(ops: list[Op], graph: Graph, m: Costs, *, max_seqs: int, max_len: int) -> _Share:
+def _typical(
+    ops: list[Op], graph: Graph, m: Costs, *, max_seqs: int, max_len: int,
+    whole: tuple[int, float] | None = None,
+) -> _Share:  # fmt: skip
     """Shares, interval and main format of one decode step of TYPICAL_SEQS requests."""
     B, c = float(min(max_seqs, TYPICAL_SEQS)), float(min(max_len // 2, TYPICAL_CTX))
     time_of: dict[str, float] = defaultdict(float)
@@ -254,29 +260,39 @@ def _typical(ops: list[Op], graph: Graph, m: Costs, *, max_seqs: int, max_len: i
         if not op.kernels and not isinstance(op.shape, Collective):
             continue
         n, shape = _busiest(B, op), op.shape
-        sequential = isinstance(shape, Attention | Scan)
-        point: Point = m.point(shape, n, c if sequential else None)
-        time = op.count * point.time_s
+        sequential, count = isinstance(shape, Attention | Scan), op.count
+        if whole is not None:
+            seqs, each = whole
+            n = _busiest(seqs if op.axis == "seqs" else seqs * each, op)
+            if sequential:
+                n, count = np.ceil(each / op.split), op.count * seqs
+            point: Point = m.point(shape, n, whole=True)
+        else:
+            point = m.point(shape, n, c if sequential else None)
+        time = count * point.time_s
         time_of[op.name] += time
         source_of[point.source] += time
-        width[op.family][0] += op.count * (point.time_s - point.low_s)
-        width[op.family][1] += op.count * (point.high_s - point.time_s)
+        width[op.family][0] += count * (point.time_s - point.low_s)
+        width[op.family][1] += count * (point.high_s - point.time_s)
         if point.outside:
             outside.append(op.name)
         if not isinstance(shape, Collective):
-            counts = shape.decode(n, c) if sequential else shape.counts(np.float64(n))  # type: ignore[union-attr]
+            if not isinstance(shape, Attention | Scan):
+                counts = shape.counts(np.float64(n))
+            else:
+                counts = shape.decode(n, c) if whole is None else shape.prefill(np.float64(n), 0.0)
             used = math_format(m.device, op.dtype)
-            flop_of[used or ""] += op.count * float(counts.flop) * op.devices
-    whole = sum(time_of.values())
-    below, above = (np.sqrt(sum(w[k] ** 2 for w in width.values())) / whole for k in (0, 1))
+            flop_of[used or ""] += count * float(counts.flop) * op.devices
+    total = sum(time_of.values())
+    below, above = (np.sqrt(sum(w[k] ** 2 for w in width.values())) / total for k in (0, 1))
     main = max(flop_of, key=lambda k: flop_of[k])
     return _Share(
         low=float(max(0.05, 1 - below)),
         high=float(1 + above),
         peak_flop_per_s=peak_flop_per_s(m.device, main),
-        sources={k: t / whole for k, t in sorted(source_of.items(), key=lambda kv: -kv[1])},
+        sources={k: t / total for k, t in sorted(source_of.items(), key=lambda kv: -kv[1])},
         outside=tuple(dict.fromkeys(outside)),
-        by_operator={k: t / whole for k, t in sorted(time_of.items(), key=lambda kv: -kv[1])},
+        by_operator={k: t / total for k, t in sorted(time_of.items(), key=lambda kv: -kv[1])},
     )
 
 

@@ -74,6 +74,22 @@ class Metrics:
     items_per_s: Figure
     encoding: Figure
     embeddings_moved_bytes_per_s: Figure
+    embedding_hit: Figure
+    encoder_saved_s: Figure
+    images_per_s: Figure  # of a diffusion model, else None as all of these
+    frames_per_s: Figure
+    denoising_step_s: Figure
+    showing: Figure
+    energy_j_per_image: Figure
+    usd_per_image: Figure
+    energy_j_per_frame: Figure
+    usd_per_frame: Figure
+    frame_p50_s: Figure  # of video streams, else None as all of these
+    frame_p99_s: Figure
+    frames_in_time: Figure
+    good_frames_per_s: Figure
+    uneven_p99_s: Figure
+    stream_fps: Figure
     response_hit: Figure
     response_wrong: Figure
     response_missed: Figure

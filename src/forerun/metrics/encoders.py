@@ -17,12 +17,21 @@ def encodes(log: Log) -> np.ndarray:
     return np.isin(log.pool_of_replica, log.meta.get("encode_pools", ()))
 
 
+def _shown(log: Log) -> bool:
+    """Whether prompts showed something (where images are made, what is encoded is text)."""
+    return log.frames is None and log.encodes is not None and bool(log.encodes["n_items"].any())
+
+
 def figures(part: View) -> dict[str, Any]:
-    """items_encoded, items_per_s, encoding, embeddings_moved_bytes_per_s; None without images."""
+    """items_encoded, items_per_s, encoding, embeddings_moved_bytes_per_s, embedding_hit,
+    encoder_saved_s; None without images, or where no embeddings are kept."""
     log = part.log
-    items = rate = share = moved = None
-    if part.whole and log.encodes is not None and log.encodes["n_items"].any():
+    items = rate = share = moved = found = spared = None
+    if part.whole and _shown(log) and log.encodes is not None:
         done = log.encodes
+        if (asked := int(done["n_asked"].sum())) > 0:
+            found = ratio(float(done["n_found"].sum()), asked)
+            spared = float(done["spared_ps"].sum()) * PS
         items = int(done["n_items"].sum())
         rate = ratio(float(items), part.duration_s)
         who = encodes(log) | (done["n_items"] > 0)
@@ -35,13 +44,15 @@ def figures(part: View) -> dict[str, Any]:
         "items_per_s": Figure(rate, "items/s", "replicas"),
         "encoding": Figure(share, "share", "replicas that encode"),
         "embeddings_moved_bytes_per_s": Figure(moved, "bytes/s", "transfers"),
+        "embedding_hit": Figure(found, "share", "images looked for"),
+        "encoder_saved_s": Figure(spared, "s", "replicas"),
     }
 
 
 def told(part: View) -> list[str]:
     """How many images were encoded, where, and how long each took."""
     log = part.log
-    if not part.whole or log.encodes is None or not log.encodes["n_items"].any():
+    if not part.whole or log.encodes is None or not _shown(log):
         return []
     done, apart = log.encodes, encodes(log)
     items, busy_s = int(done["n_items"].sum()), float(done["busy_ps"].sum()) * PS
@@ -50,7 +61,28 @@ def told(part: View) -> list[str]:
     busy = float(log.replicas["busy_ps"][done["n_items"] > 0].sum()) * PS
     rest = "" if apart.any() else f", {text(ratio(busy_s, busy), 'share')} of the busy time there"
     return [
-        f"Encoders computed {plural(items, 'item')} (images, or frames taken together) of "
-        f"{patches:,.0f} patches on average {where}: {text(busy_s / items, 's')} of steps "
-        f"each{rest}."
+        f"Encoders computed {plural(items, 'item')} (images, groups of frames, windows of sound) "
+        f"of {patches:,.0f} patches (or 20 ms) on average {where}: "
+        f"{text(busy_s / items, 's')} of steps each{rest}.",
+        *_kept(part),
+    ]
+
+
+def _kept(part: View) -> list[str]:
+    """What caches of embeddings gave."""
+    log = part.log
+    held = log.meta.get("embeddings")
+    if held is None or log.encodes is None:
+        return []
+    done = log.encodes
+    asked, found = int(done["n_asked"].sum()), int(done["n_found"].sum())
+    spared_s, read_s = (float(done[name].sum()) * PS for name in ("spared_ps", "read_ps"))
+    where = "that of the fleet" if held["shared"] else "that of a replica"
+    read = f", and took {text(read_s, 's')} to read" if read_s else ""
+    return [
+        f"Caches of embeddings held {found:,} of {plural(asked, 'item')} looked for "
+        f"({text(ratio(found, asked), 'share')}), which spared encoders {text(spared_s, 's')} of "
+        f"steps{read}; {where} came to {text(held['peak_bytes'], 'bytes')} of "
+        f"{text(held['capacity_bytes'], 'bytes')}, and {plural(held['evicted'], 'embedding')} made "
+        "room for others."
     ]

@@ -45,17 +45,19 @@ def _rented(control: Mapping, m: Metrics) -> list[str]:
     out = [f"{mean} replicas were rented on average, at most {peak}: {hours}."]
     if not control["n_starts"]:
         return out
+    some = [pool for pool, stages in control["cold_starts"].items() if sum(stages.values()) > 0]
     for pool, stages in control["cold_starts"].items():
         parts = [f"{name} {units.show(s, 'time')}" for name, s in stages.items() if s > 0]
         if not parts:
             continue
         of = "" if len(control["cold_starts"]) == 1 else f" of {pool}"
         whole = units.show(sum(stages.values()), "time")
-        out.append(
-            f"A cold start{of} takes {whole} ({', '.join(parts)}); "
-            f"{plural(control['n_starts'], 'start')} took {text(m.cold_share.value, 'share')} "
-            "of the time rented."
+        took = (
+            f"; {plural(control['n_starts'], 'start')} took {text(m.cold_share.value, 'share')} "
+            "of the time rented"
         )
+        all_of_them = took if pool == some[-1] else ""
+        out.append(f"A cold start{of} takes {whole} ({', '.join(parts)}){all_of_them}.")
     return out
 
 

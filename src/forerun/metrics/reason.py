@@ -6,7 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.metrics import adapters, encoders, fleet, lanes, power, responses, tuning, waits, work
+from forerun.metrics import (
+    adapters,
+    encoders,
+    fleet,
+    images,
+    lanes,
+    power,
+    responses,
+    streams,
+    tuning,
+    waits,
+    work,
+)
 from forerun.metrics.answer import Metrics
 from forerun.metrics.figure import plural, ratio, text
 from forerun.metrics.latency import PS, finished, queue_s, ttft_s
@@ -38,14 +50,16 @@ class Steps:
 def explain(log: Log, metrics: Metrics) -> list[str]:
     """Sentences that say what bounds a run, most telling first."""
     part = view(log, (metrics.start_s, metrics.end_s) if not _whole(log, metrics) else None)
-    out = [*_misses(metrics), *_first_token(part), *_load(part, metrics)]
+    made = images.makes(log)  # what is said of tokens says nothing of images
+    out = [*_misses(metrics), *([] if made else _first_token(part)), *_load(part, metrics)]
     steps = spent(part)
     if steps is None:
         out.append("What bounds the steps is unknown: the log kept no steps.")
     else:
-        out += [*_waiting(part, metrics), *_bound(metrics, steps), *_gaps(part, metrics)]
+        out += [*_waiting(part, metrics), *_bound(metrics, steps)]
+        out += [] if made else [*_phases(metrics, steps), *_gaps(part, metrics)]
         out += _speculation(part)
-    out += encoders.told(part)
+    out += [*images.told(part), *streams.told(part)] if made else encoders.told(part)
     out += [*_moves(part, metrics), *_tiers(part), *_turns(part, metrics)]
     out += [*lanes.told(part, metrics), *_preemption(metrics)]
     out += adapters.told(part, metrics.adapter_hit, metrics.adapter_wait_s)
@@ -151,6 +165,8 @@ def _load(part: View, m: Metrics) -> list[str]:
     if m.batch_mean.value is None:
         return [f"{busy}."]
     seats = "/".join(sorted({str(t.max_seqs) for t in part.log.tables}))
+    if images.makes(part.log):
+        return [f"{busy}, with {text(m.batch_mean.value, 'factor')} requests each on average."]
     return [
         f"{busy}, with {text(m.batch_mean.value, 'factor')} of at most {seats} requests each and "
         f"{text(m.kv_mean.value, 'share')} of the KV blocks in use on average."
@@ -204,11 +220,19 @@ def _waiting(part: View, m: Metrics) -> list[str]:
         if m.kv_wait_s.value is None
         else "while no step ran (the API server, or memory full of KV that waits to be moved)",
     }
+    if images.makes(part.log):
+        most = "/".join(sorted({f"{t.max_tokens:,}" for t in tables if t.max_seqs > 1}))
+        words[waits.TOKENS] = words[waits.POLICY] = (
+            f"for room in a step, which computes {most} tokens at most"
+        )
     if m.turns.value is not None:
         words[waits.POLICY] = "while other models ran or were drained for theirs"
         words[waits.OUTSIDE] = "while no step ran (weights were loaded, or the API server)"
-    parts = sorted(((s / total, name) for name, s in found.items()), reverse=True)
-    told = [f"{text(share, 'share')} is {words[name]}" for share, name in parts if share >= 0.01]
+    shares: dict[str, float] = {}
+    for name, seconds in found.items():
+        shares[words[name]] = shares.get(words[name], 0.0) + seconds / total
+    parts = sorted(((share, why) for why, share in shares.items()), reverse=True)
+    told = [f"{text(share, 'share')} is {why}" for share, why in parts if share >= 0.01]
     return [f"Of the time requests wait to be scheduled, {_listed(told)}."]
 
 
@@ -233,8 +257,13 @@ def _bound(m: Metrics, s: Steps) -> list[str]:
         )
     else:
         why = f"{name} bounds them"
+    return [f"{figures}: {why}."]
+
+
+def _phases(m: Metrics, s: Steps) -> list[str]:
+    if not m.busy.value:
+        return []
     return [
-        f"{figures}: {why}.",
         f"{text(s.prefill, 'share')} of busy time is in steps that compute prompts, "
         f"{text(1 - s.prefill, 'share')} in steps that only decode.",
     ]

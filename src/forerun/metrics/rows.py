@@ -25,6 +25,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "encoders": (
         "items_encoded", "items_per_s", "encoding", "embeddings_moved_bytes_per_s",
+        "embedding_hit", "encoder_saved_s",
+    ),
+    "images": (
+        "images_per_s", "frames_per_s", "denoising_step_s", "showing", "energy_j_per_image",
+        "usd_per_image", "energy_j_per_frame", "usd_per_frame",
+    ),
+    "streams": (
+        "frame_p50_s", "frame_p99_s", "frames_in_time", "good_frames_per_s", "uneven_p99_s",
+        "stream_fps",
     ),
     "responses": ("response_hit", "response_wrong", "response_missed"),
     "models": ("turns", "weights_loaded_bytes", "loading", "draining"),

@@ -21,6 +21,7 @@ from forerun.metrics import (
     encoders,
     energy,
     goodput,
+    images,
     kv,
     lanes,
     latency,
@@ -30,6 +31,7 @@ from forerun.metrics import (
     rental,
     responses,
     stats,
+    streams,
     tenants,
     tuning,
     work,
@@ -76,6 +78,9 @@ def score(
     if drawn.gco2e is not None:
         grams = drawn.gco2e * pue
     met, good_share = _attainment(part, slo, rng)
+    in_time = streams.met(part, slo)
+    if in_time is not None:
+        met = in_time and met is not False
     latencies: dict[str, Any] = {
         name: stats.quantiles(getattr(latency, name)(done), rng=rng)
         for name in ("ttft_s", "tpot_s", "e2el_s", "queue_s")
@@ -105,6 +110,8 @@ def score(
         **shares,
         **kv.figures(part),
         **encoders.figures(part),
+        **images.figures(part, joule, money.cost_usd(paid, duration)),
+        **streams.figures(part, slo),
         **responses.figures(part),
         **models.figures(part),
         **adapters.figures(part),

@@ -7,6 +7,7 @@ from typing import Literal
 
 from forerun.ops.attention import Attention
 from forerun.ops.collectives import Collective
+from forerun.ops.conv import Conv
 from forerun.ops.elementwise import Elementwise
 from forerun.ops.embedding import Embedding
 from forerun.ops.matmul import Matmul
@@ -14,7 +15,7 @@ from forerun.ops.moe import Experts
 from forerun.ops.sampling import Sampling
 from forerun.ops.ssm import Scan
 
-Shape = Embedding | Matmul | Attention | Experts | Elementwise | Scan | Sampling | Collective
+Shape = Embedding | Matmul | Attention | Experts | Elementwise | Scan | Sampling | Collective | Conv
 
 #: what a step counts: tokens computed, sequences sampled, decoding requests, or prefill chunks
 Axis = Literal["tokens", "seqs", "decode", "prefill"]
@@ -52,7 +53,7 @@ class Op:
     def dtype(self) -> str:
         """Format of its weights, or of its arithmetic where it has none."""
         shape = self.shape
-        if isinstance(shape, Matmul | Experts):
+        if isinstance(shape, Matmul | Experts | Conv):
             return shape.dtype
         return shape.math if isinstance(shape, Attention | Scan) else "bf16"
 

@@ -20,7 +20,7 @@ from forerun.spec.dtype import WEIGHT_BYTES
 from forerun.spec.model import Dense, Gqa, Layers, Linear, Mixer, Model, Moe
 
 #: of an encoder, unless requests show images
-NOT_PRICED = "the image encoder takes memory; its compute is not priced"
+NOT_PRICED = "the encoder of images or sound takes memory; its compute is not priced"
 
 
 def lower(model: Model, pool: Pool) -> Graph:
@@ -71,10 +71,10 @@ def _assumed(model: Model, pool: Pool) -> list[str]:
         out.append("experts are chosen uniformly and independently by every token")
     if any(isinstance(g.mixer, Gqa) and g.mixer.chunked for g in model.layers):
         out.append("chunked attention is priced as a sliding window: an upper bound, at most twice")
-    if model.vision is not None:
+    if model.vision is not None or model.audio is not None:
         out.append(NOT_PRICED)
-        if model.vision.params is None:
-            out.append("the image encoder's size is not known: estimated from its shape")
+    if model.vision is not None and model.vision.params is None:
+        out.append("the image encoder's size is not known: estimated from its shape")
     if model.mtp_layers:
         out.append("multi-token-prediction layers are neither run nor kept in memory")
     return out
@@ -106,6 +106,9 @@ def _before(model: Model, pool: Pool, f: Formats) -> list[Op]:
     if model.vision is not None:
         params = vision_params(model) / pool.tp
         ops.append(op("vision", Elementwise(0, 0, kernels=0, params=params), "vision"))
+    if model.audio is not None:
+        params = audio_params(model) / pool.tp
+        ops.append(op("audio", Elementwise(0, 0, kernels=0, params=params), "audio"))
     if pool.pp > 1:
         handed = 2 * model.hidden * f.act_bytes  # hidden state and residual, as vLLM sends them
         ops.append(
@@ -113,6 +116,15 @@ def _before(model: Model, pool: Pool, f: Formats) -> list[Op]:
                pool.pp - 1, split=split, devices=W, group=EMBED)
         )  # fmt: skip
     return ops
+
+
+def audio_params(model: Model) -> float:
+    """Parameters of the audio encoder; 0 where there is none."""
+    if model.audio is None:
+        return 0.0
+    a = model.audio
+    shape = a.n_layers * (4 * a.hidden**2 + 2 * a.hidden * a.inter)
+    return float(a.params if a.params is not None else shape)
 
 
 def vision_params(model: Model) -> float:

@@ -11,7 +11,7 @@ from forerun.spec.params import PARTS
 
 PLAIN = ("bf16", "fp16", "fp32", "tf32", "fp64")
 #: parts no method quantises (names as in spec.params.PARTS)
-NEVER = frozenset({"embedding", "norms", "other", "router", "vision"})
+NEVER = frozenset({"embedding", "norms", "other", "router", "vision", "audio"})
 #: parts that stay when a pool asks for a format the checkpoint does not have: engines that quantise
 #: on loading leave the LM head too
 ON_LOADING = NEVER | {"lm_head"}

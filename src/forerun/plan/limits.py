@@ -48,6 +48,9 @@ def check_plannable(case: Case, objective: str, source: Deployment | None) -> No
     if case.regions:
         what = "a plan's pools are all in one place"
         problems.append(Problem("regions", what, FIX))
+    if case.traffic.render is not None:
+        what = "bounds of plans are of text: prompts, tokens and KV"
+        problems.append(Problem("traffic.render", what, FIX))
     if case.traffic.media is not None:
         what = "bounds of plans do not price image encoders"
         problems.append(Problem("traffic.media", what, FIX))
@@ -68,6 +71,7 @@ def _of_deployment(source: Deployment) -> list[Problem]:
         "kv_tiers": bool(source.kv_tiers),
         "adapters": source.adapters is not None,
         "response_cache": source.response_cache is not None,
+        "embedding_cache": source.embedding_cache is not None,
         "gate": source.gate.name != "everyone",
         "power": source.power is not None,
         "rebalance": source.rebalance is not None,

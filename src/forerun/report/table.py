@@ -9,6 +9,7 @@ from typing import TextIO
 
 from forerun.metrics.answer import Metrics, model_band
 from forerun.metrics.figure import Figure, text
+from forerun.metrics.images import OF_ANSWERS, OF_TEXT
 from forerun.metrics.rows import GROUPS, WORKFLOWS
 from forerun.metrics.stats import Quantiles
 from forerun.metrics.workflows import Workflows
@@ -44,10 +45,26 @@ LABELS = {
     "kv_fetch_s": "wait for KV from tiers, mean",
     "kv_wait_s": "wait for room and KV, mean",
     "kv_wait_p99_s": "wait for room and KV, p99",
-    "items_encoded": "images or groups of frames encoded",
-    "items_per_s": "images or groups of frames",
+    "items_encoded": "images, frames or sounds encoded",
+    "items_per_s": "images, frames or sounds",
     "encoding": "time in encoder steps",
     "embeddings_moved_bytes_per_s": "embeddings moved",
+    "embedding_hit": "embeddings found, not computed",
+    "encoder_saved_s": "time of encoders saved",
+    "images_per_s": "images or videos made",
+    "frames_per_s": "frames",
+    "denoising_step_s": "time of a step",
+    "showing": "latents to pixels",
+    "energy_j_per_image": "energy per image or video",
+    "usd_per_image": "cost per image or video",
+    "energy_j_per_frame": "energy per frame",
+    "usd_per_frame": "cost per frame",
+    "frame_p50_s": "a frame after its place, p50",
+    "frame_p99_s": "a frame after its place, p99",
+    "frames_in_time": "frames in time",
+    "good_frames_per_s": "frames in time, a second",
+    "uneven_p99_s": "unevenness of chunks, p99",
+    "stream_fps": "frames of a stream, median",
     "response_hit": "answers given again",
     "response_wrong": "of them another question's",
     "response_missed": "right answers kept and not found",
@@ -102,7 +119,8 @@ LABELS = {
 }
 #: a figure each for what a fleet may do or not
 OPTIONAL = (
-    "kv", "encoders", "models", "responses", "adapters", "tuning", "lanes", "tenants", "power",
+    "kv", "encoders", "images", "streams", "models", "responses", "adapters", "tuning", "lanes",
+    "tenants", "power",
 )  # fmt: skip
 Line = tuple[str, str, str, str, str]
 
@@ -110,7 +128,11 @@ Line = tuple[str, str, str, str, str]
 def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
     """(group, lines of HEAD) for a reader; a figure nobody asked for (no price) is left out."""
     lines: list[Line] = []
+    hidden = OF_TEXT if metrics.images_per_s.value is not None else frozenset()
+    hidden |= OF_ANSWERS if metrics.frame_p50_s.value is not None else frozenset()
     for name in ("ttft_s", "tpot_s", "itl_s", "e2el_s", "queue_s"):
+        if name in hidden:
+            continue
         found = getattr(metrics, name)
         if found is None or found.n == 0:
             why = "the log kept no steps" if found is None else "no request has one"
@@ -124,6 +146,9 @@ def groups(metrics: Metrics) -> Iterator[tuple[str, list[Line]]]:
         known = [name for name in names if getattr(metrics, name).value is not None]
         if group in OPTIONAL:
             names = tuple(known)
+        names = tuple(name for name in names if name not in hidden)
+        if not names and known:
+            continue
         if known or group not in ("money", "carbon", "fleet", *OPTIONAL):
             yield group, [_figure(name, getattr(metrics, name)) for name in names]
 
@@ -188,9 +213,12 @@ def counts_words(metrics: Metrics) -> str:
         if getattr(c, name):
             ends.append(f"{getattr(c, name):,} {name}")
     at_most = "" if metrics.replicas_mean.value is None else "up to "
+    came = f"{c.input_tokens:,} tokens in, {c.output_tokens:,} out"
+    if metrics.images_per_s.value is not None:
+        came = f"{c.output_tokens:,} steps of denoising"
     return (
         f"{', '.join(ends)} in {text(metrics.duration_s, 's')} on {at_most}{metrics.n_devices} "
-        f"devices; {c.input_tokens:,} tokens in, {c.output_tokens:,} out"
+        f"devices; {came}"
     )
 
 
@@ -202,6 +230,13 @@ def verdict(result: Result) -> str:
         for term in ("ttft_s", "tpot_s", "itl_s", "e2el_s")
         if getattr(slo, term) is not None
     )
+    if slo.frame_s is not None and m.frames_in_time.value is not None:
+        word = "met" if m.slo_met else "missed"
+        return (
+            f"SLO {word}: {text(m.frames_in_time.value, 'share')} of frames are in time, "
+            f"{text(slo.attainment, 'share')} asked for (a frame <= {text(slo.frame_s, 's')} after "
+            f"its place{', ' + bounds if bounds else ''})"
+        )
     if not bounds and not slo.classes:
         return "no SLO was given"
     word = {True: "met", False: "missed", None: "not decided, no request arrived"}[m.slo_met]

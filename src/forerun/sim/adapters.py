@@ -42,10 +42,15 @@ class Fitting:
     rank_s: float = 0.0  # to read one rank
     token_s: float = 0.0  # for what a token brings and takes
     rank_flop_s: float = 0.0  # to compute a token with one rank
+    blocks: np.ndarray | None = None  # int64 [A], of the KV cache; None: they have slots
+    leaves: str = "prefixes"  # one of rows_fleet.LEAVES
+    early_s: float = 0.0  # requests start so long before theirs is there
 
 
-def fitting(graph: Graph, pool: Pool, device: Device, how: Adapters, n: int) -> Fitting:
-    """The n adapters at a pool.
+def fitting(
+    graph: Graph, pool: Pool, device: Device, how: Adapters, n: int, block_bytes: float = 0.0
+) -> Fitting:
+    """The n adapters at a pool; block_bytes : of a KV block of a replica, where they take such.
 
     Raises SpecError where the model has nothing they could change, or nothing says by which link
     they come.
@@ -81,11 +86,13 @@ def fitting(graph: Graph, pool: Pool, device: Device, how: Adapters, n: int) -> 
         rank_s=added.rank_s,
         token_s=added.token_s,
         rank_flop_s=added.rank_flop_s,
+        blocks=np.ceil(whole / block_bytes).astype(np.int64) if how.memory == "paged" else None,
+        leaves=how.evict,
     )
 
 
 def fill_adapters(engines: Any, fittings: Sequence[Fitting | None]) -> None:
-    """What engines say of adapters."""
+    """What engines say of adapters; those in the KV cache have as many slots as there are."""
     for row, one in zip(engines, fittings, strict=True):
         if one is None:
             continue
@@ -94,7 +101,11 @@ def fill_adapters(engines: Any, fittings: Sequence[Fitting | None]) -> None:
             one.n_slots,
             one.host_slots,
         )
+        row.early_ps = round(one.early_s * PS)
         row.in_step, row.in_order, row.gathered = one.in_step, one.in_order, one.gathered
+        if one.blocks is not None:
+            row.paged, row.leaves = 1, rows_fleet.LEAVES[one.leaves]
+            row.n_slots, row.adapter_room = len(one.ranks), int(one.blocks.max(initial=0))
         row.adapter_launch_ps, row.rank_ps = round(one.launch_s * PS), round(one.rank_s * PS)
         row.adapted_ps, row.rank_flop_ps = round(one.token_s * PS), round(one.rank_flop_s * PS)
 
@@ -105,15 +116,19 @@ def adapter_arrays(fittings: Sequence[Fitting | None], n_replicas: int) -> dict[
     n = 0 if first is None else len(first.ranks)
     adapters = state.rows(n, rows_fleet.ADAPTER)
     times = np.zeros((len(fittings), n, 2), dtype=np.int64)
+    blocks = np.zeros((len(fittings), n), dtype=np.int64)
     if first is not None:
         adapters.rank, adapters.bytes = first.ranks, first.load_bytes
         for p, one in enumerate(fittings):
-            assert one is not None
+            if one is None:  # a row that encodes
+                continue
+            blocks[p] = 0 if one.blocks is None else one.blocks
             times[p] = np.rint(np.stack([one.near_s, one.far_s], axis=1) * PS)
     slots = np.zeros((n_replicas, n), dtype=rows_fleet.SLOT).view(np.recarray)
     return {
         "adapters": adapters,
         "adapter_ps": times,
+        "adapter_blocks": blocks,
         "slots": slots,
         "fitted": state.rows(n_replicas, rows_fleet.FITTED),
     }

@@ -112,19 +112,21 @@ def encodes(pools: Sequence[Served]) -> bool:
 def _beside_images(pools: Sequence[Served], again: Sequence[bool], cached: bool) -> list[Problem]:
     """What images have not been combined with yet."""
     problems, drop = [], "text only, or drop this"
+    makes = any(served.denoises for served in pools)  # then what is encoded is text
     if cached:
         what = "an answer is given again by a text, and images are no text"
         problems.append(Problem("deployment.response_cache", what, drop))
-    if any(served.adapters is not None for served in pools):
-        what = "adapters are not yet combined with images"
-        problems.append(Problem("deployment.adapters", what, drop))
+    apart = any(served.pool.role == "encode" and served.n_blocks > 0 for served in pools)
+    if apart and not makes and any(served.adapters is not None for served in pools):
+        what = "adapters are not yet combined with pools that encode"
+        problems.append(Problem("deployment.adapters", what, "no pool with role: encode"))
     for served, asked in zip(pools, again, strict=True):
         where = f"deployment.pools.{served.pool.name}"
         if not served.pool.replicas:
             continue
-        if served.pool.engine.tuning is not None:
-            what = "fine-tuning is not yet combined with images"
-            problems.append(Problem(f"{where}.engine.tuning", what, drop))
+        if served.pool.role == "encode" and served.pool.engine.tuning is not None:
+            what = "a pool that encodes has no model to tune"
+            problems.append(Problem(f"{where}.engine.tuning", what, "tuning in other pools"))
         if served.block is not None and served.lane == 0:
             what = "encoders are not yet priced on a share of SMs"
             problems.append(Problem(f"{where}.sm_share", what, drop))
@@ -226,9 +228,6 @@ def check_tuning(pools: Sequence[Served]) -> None:
         if served.group is not None:
             what = "a replica that takes turns with models cannot tune one"
             problems.append(Problem(where, what, "a pool for each model"))
-        if served.pool.autoscale is not None:
-            what = "replicas that come and go by a rule cannot tune yet"
-            problems.append(Problem(where, what, "no autoscale in this pool"))
         if how.grain > served.budget:
             what = f"{how.grain} tokens at a time do not fit a step of {served.budget}"
             problems.append(Problem(where, what, f"grain: {served.budget}"))

@@ -40,15 +40,25 @@ def live_slots(now: state.State) -> np.ndarray:
 
 
 def unfinished(now: state.State) -> np.ndarray:
-    """Rows of dtype DONE for the requests in the system, as of each replica's last event."""
+    """Rows of dtype DONE for the requests in the system, as of each replica's last event.
+
+    One row a request, however many copies of it there are; one that its client is about to send
+    again is under way too.
+    """
     slots = live_slots(now)
-    if now.clock["has_clients"][0]:  # one row a request, however many copies of it there are
+    clients = bool(now.clock["has_clients"][0])
+    if clients:
         slots = slots[now.calls["slot"][now.live["request"][slots]] == slots]
     live = np.asarray(now.live)[slots]
-    rows = np.zeros(len(live), dtype=rows_log.DONE)
-    same = ("request", "arrival_ps", "scheduled_ps", "first_token_ps", "isl", "osl", "n_out")
+    waits = _to_be_sent_again(now) if clients else np.asarray(now.pending)[:0]
+    rows = np.zeros(len(live) + len(waits), dtype=rows_log.DONE)
+    here, again = rows[: len(live)], rows[len(live) :]
+    same = ("request", "arrival_ps", "isl", "osl", "model")
+    for name in same:
+        here[name], again[name] = live[name], waits[name]
     for name in (
-        *same,
+        "scheduled_ps",
+        "first_token_ps",
         "replica",
         "n_preempt",
         "recomputed",
@@ -56,20 +66,34 @@ def unfinished(now: state.State) -> np.ndarray:
         "cached",
         "prefill_replica",
         "n_retries",
-        "model",
         "away_ps",
         "n_drafted",
         "n_extra",
     ):
-        rows[name] = live[name]
-    decoding = live["phase"] == rows_request.DECODING
-    rows["n_out"] += np.where(
-        decoding, now.replicas["decoded"][live["replica"]] - live["joined"], 0
-    )
+        here[name] = live[name]
+    here["n_out"] = live["n_out"] + _decoded(now, live)
+    here["tag"], again["tag"] = live["tenant"], waits["tenant"]
+    for name in ("scheduled_ps", "first_token_ps", "replica", "prefill_replica"):
+        again[name] = -1
+    if clients:
+        rows["n_retries"] += (now.calls["attempt"][rows["request"]] - 1).astype(np.int32)
     rows["done_ps"] = -1
     rows["status"] = rows_log.STATUS["unfinished"]
-    rows["tag"] = live["tenant"]
     return rows
+
+
+def _to_be_sent_again(now: state.State) -> np.ndarray:
+    """Rows of ARRIVAL of requests that were lost or refused and whose clients wait to retry."""
+    pending = np.asarray(now.pending)[: int(now.clock["n_pending"][0])]
+    calls = np.asarray(now.calls)[pending["request"]]
+    return pending[(pending["on_way"] == 0) & (calls["attempt"] > 0) & (calls["lost"] == 0)]
+
+
+def _decoded(now: state.State, live: np.ndarray) -> np.ndarray:
+    """Tokens that requests have decoded since they joined the decoders of their replicas."""
+    decodes = live["phase"] == rows_request.DECODING
+    steps: np.ndarray = now.replicas["decoded"][live["replica"]] - live["joined"]
+    return np.where(decodes, steps, 0)
 
 
 def encoded(now: state.State) -> np.ndarray:
@@ -80,14 +104,23 @@ def encoded(now: state.State) -> np.ndarray:
     return rows
 
 
-def client_counts(clock: Any) -> dict[str, int]:
-    """What clients did beside waiting, and the work that was for nothing."""
+def client_counts(now: state.State) -> dict[str, int]:
+    """What clients did beside waiting, and the work that was for nothing.
+
+    That of copies under way counts, unless theirs is the row of the request.
+    """
+    clock = now.clock[0]
+    slots = live_slots(now)
+    spare = np.asarray(now.live)[slots[now.calls["slot"][now.live["request"][slots]] != slots]]
+    more = _decoded(now, spare)
+    in_cache = np.where(spare["stage"] == rows_request.ENCODING, 0, spare["n_computed"] + more)
+    computed = in_cache + spare["recomputed"] - spare["cached"]
     return {
         "given_up": int(clock.n_given_up),
         "sent_again": int(clock.n_sent_again),
         "hedged": int(clock.n_hedged),
-        "wasted_tokens": int(clock.wasted_tokens),
-        "wasted_output_tokens": int(clock.wasted_out),
+        "wasted_tokens": int(clock.wasted_tokens + computed.sum()),
+        "wasted_output_tokens": int(clock.wasted_out + (spare["n_out"] + more).sum()),
     }
 
 
@@ -153,9 +186,9 @@ def assumed(
         )
     if any(served.pool.role == "encode" for served in pools):
         out.append(
-            "images and video stand at the start of their prompts, all of a request the same size; "
-            "reading and resizing them is not priced; their embeddings stay with a request until "
-            "it ends or its replica fails"
+            "images, video and sound stand at the start of their prompts, all of a request the "
+            "same size; reading and resizing them is not priced; their embeddings stay with a "
+            "request until it ends or its replica fails"
         )
     if tiers:
         out.append(

@@ -1,4 +1,4 @@
-"""Image encoders ready to run: in front of the model on its replicas, or in pools of their own."""
+"""Encoders of images and sound, ready to run in front of the model or in pools of their own."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ from forerun.spec.model import Model
 SHORT = 64
 
 
-def alone(model: Model, pool: Pool, device: Device, units_most: int) -> Served:
+def alone(
+    model: Model, pool: Pool, device: Device, units_most: int, kept_bytes: float = 0.0
+) -> Served:
     """A pool that encodes: its memory holds the encoder and embeddings until they have left.
+
+    kept_bytes : of each device, for embeddings that are kept after that.
 
     What it counts as tokens are patches; a step has those of `budget`, and max_num_seqs requests.
     Raises Infeasible where the encoder does not fit or the pool's clock or cap is none of its
@@ -43,11 +47,12 @@ def alone(model: Model, pool: Pool, device: Device, units_most: int) -> Served:
     pool = pool.model_copy(update={"engine": engine, "stream_kv": False})
     weights = encoder_bytes(model, pool.tp)
     held = weights + activation_bytes(graph, pool) + reserve_bytes(device, pool)
-    left = visible_bytes(device) * engine.gpu_memory_utilization - held
+    left = visible_bytes(device) * engine.gpu_memory_utilization - held - kept_bytes
     a_block = engine.block_tokens * embedding_bytes(model) / _patches_a_token(model)
     n_blocks = engine.n_blocks or int(max(0.0, left) // a_block)
     if n_blocks < 1:
-        what = f"the image encoder of {model.name} takes {units.show(held, 'bytes')} of each device"
+        held += kept_bytes
+        what = f"the encoder of {model.name} takes {units.show(held, 'bytes')} of each device"
         fix = "a device with more memory, or a smaller max_num_batched_tokens"
         raise Infeasible.one(f"deployment.pools.{pool.name}", what, fix)
     rate, latency_s = port(pool, device)
@@ -77,7 +82,9 @@ def in_front(model: Model, pool: Pool, device: Device, units_most: int) -> tuple
     fitted = engine_fit.on_pool(engine_fit.of_pool(pool), model.name, pool)
     graph = lower_encoder(model, fitted)
     most = budget(model, fitted, units_most)
-    stepping = {"max_num_batched_tokens": most, "max_num_seqs": 1, "speculation": None}
+    stepping = {
+        "max_num_batched_tokens": most, "max_num_seqs": 1, "speculation": None, "tuning": None,
+    }  # fmt: skip
     idle = pool.model_copy(
         update={
             "name": f"{pool.name} encoder",
@@ -94,7 +101,10 @@ def in_front(model: Model, pool: Pool, device: Device, units_most: int) -> tuple
     table = as_set(replace(table, host_step_s=0.0, host_seq_s=0.0), pool, device)
     beyond = activation_bytes(graph, idle) - measure(model, pool, device).activation_bytes
     taken = max(0.0, beyond) + most / _patches_a_token(model) * embedding_bytes(model)
-    return Served(pool=idle, table=table, n_blocks=0, max_len=0), taken
+    row = Served(
+        pool=idle, table=table, n_blocks=0, max_len=0, kv_token_bytes=embedding_bytes(model)
+    )
+    return row, taken
 
 
 def budget(model: Model, pool: Pool, units_most: int) -> int:
@@ -104,5 +114,6 @@ def budget(model: Model, pool: Pool, units_most: int) -> int:
 
 
 def _patches_a_token(model: Model) -> float:
-    assert model.vision is not None  # `lower_encoder` has looked
-    return model.vision.patches_a_token
+    encoder = model.vision or model.audio
+    assert encoder is not None  # `lower_encoder` has looked
+    return encoder.patches_a_token

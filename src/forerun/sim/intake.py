@@ -8,6 +8,7 @@ import numpy as np
 
 from forerun.errors import SpecError
 from forerun.sim import calls
+from forerun.sim import embeddings as embedding_room
 from forerun.sim import responses as response_room
 from forerun.sim import tables as table_arrays
 from forerun.sim.check import check_caps, check_items
@@ -18,7 +19,7 @@ from forerun.sim.room import gate_memory_for, pending_for, tenants_for
 from forerun.sim.settings import LONGEST_S, Settings
 from forerun.sim.setup import PS
 from forerun.spec.deployment import ResponseCache
-from forerun.spec.requests import CONTENT, Requests, chained
+from forerun.spec.requests import CONTENT, STREAMS, Requests, chained
 
 
 def _plain_rows(n: int) -> Any:
@@ -68,10 +69,19 @@ class Intake(Settings):
         self._name_models(rows, requests)
         self._name_regions(rows, requests)
         self._name_adapters(rows, requests)
+        if requests.frames is not None:
+            self._frames.append(np.asarray(requests.frames))
+            if STREAMS in requests.meta and requests.session is not None:
+                self._sessions.append(requests.session)
+                self._pace = requests.meta[STREAMS]
         if requests.n_items is not None:
             check_items(self.pools, requests)
             rows.n_items, rows.item_units = requests.n_items, requests.item_units
             rows.item_tokens = requests.item_tokens
+            if self.embeddings is not None:
+                more = embedding_room.named(self._state, self._item_numbers, requests)
+                rows.item_at = more.pop("at")
+                self._put(**more)
             self._has_items = True
         self._name_prefixes(rows, requests)
         self._cap(rows, requests)
@@ -114,14 +124,18 @@ class Intake(Settings):
         if requests.attended_tokens is not None:
             most = requests.attended_tokens
             rows.most_read = np.where(most > 0, most, NO_CAP)
+        if self._clock.denoises:
+            denoised = [one.model for one in self.pools if one.denoises]
+            asked = np.broadcast_to(rows.model, len(rows))
+            rows.most_kept = np.where(np.isin(asked, denoised), rows.isl, rows.most_kept)
 
     def _asks(self, cache: ResponseCache, requests: Requests) -> np.ndarray:
         """Note what these requests ask of the response cache; how long it takes to look."""
         asks: Any = response_room.asks_of(cache, requests)
         assert requests.wordings is not None
         if not self._asked:
-            n_models = self._state.serves.shape[1]
-            self._put(**response_room.arrays(cache, requests.wordings, n_models))
+            n_authors = self._state.parked.shape[1]  # models, and adapters
+            self._put(**response_room.arrays(cache, requests.wordings, n_authors))
         elif requests.wordings is not self._asked[0].wordings:
             what = "name other texts than those before"
             raise SpecError.one("requests", what, "one table of wordings in a run")

@@ -60,6 +60,15 @@ class Tenant:
 
 
 @dataclass(frozen=True, eq=False)
+class Streams:
+    """Which stream each request is a chunk of, and the pace of all."""
+
+    session: np.ndarray  # int64 [N], by request
+    fps: float
+    frames: int  # of a chunk
+
+
+@dataclass(frozen=True, eq=False)
 class Log:
     """One row a request, one row a leap, one row an unusual gap.
 
@@ -91,4 +100,6 @@ class Log:
     encodes: np.ndarray | None = None  # of dtype ENCODES, one row a replica; None without items
     tuned: np.ndarray | None = None  # structured array of dtype TUNED, one row a replica
     fitted: np.ndarray | None = None  # structured array of dtype FITTED, one row a replica
+    frames: np.ndarray | None = None  # int64 [N], of each answer that a diffusion model makes
+    streams: Streams | None = None  # of video
     answered: Answered | None = None  # what the response cache did, where there is one

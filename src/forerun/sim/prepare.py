@@ -26,6 +26,7 @@ from forerun.ops.lower import lower
 from forerun.sim import drafts, lanes
 from forerun.sim.adapters import fitting
 from forerun.sim.control.experts import with_levels
+from forerun.sim.embeddings import Cache
 from forerun.sim.moe.check import check_experts
 from forerun.sim.moe.rows import rows_of
 from forerun.sim.power.check import check_pool
@@ -134,9 +135,14 @@ def prepare(
         picked = first.table.pick
         if picked is not None and pool.engine.attended_tokens and pool.engine.n_blocks is None:
             n_blocks = int(n_blocks / (1 + picked.memory_share))  # summaries of pages
+        mean_token = held.kv_bytes(float(usual)) / usual * held.devices_per_group
         a_token = held.kv_bytes_per_token_replica
         if pool.engine.kv_precision is not None:  # on average, as blocks are
-            a_token = held.kv_bytes(float(usual)) / usual * held.devices_per_group
+            a_token = mean_token
+        block_bytes = mean_token * pool.engine.block_tokens
+        fitted = None
+        if adapters is not None:
+            fitted = fitting(graph, pool, device, adapters, n_adapters, block_bytes)
         served = Served(
             pool=pool,
             table=first.table,
@@ -150,7 +156,7 @@ def prepare(
             weights_bytes=held.weights_bytes,
             course=first.course,
             waits=first.waits,
-            adapters=fitting(graph, pool, device, adapters, n_adapters) if adapters else None,
+            adapters=fitted,
         )
         if pool.sm_share is not None:
             served, *more = lanes.lanes_of(served, device, partial(table_of, graph))
@@ -225,6 +231,19 @@ def tiers(deployment: Deployment) -> tuple[Tier, ...]:
             )
         )
     return tuple(out)
+
+
+def embedding_cache(deployment: Deployment) -> Cache | None:
+    """The deployment's cache of embeddings with the rate of its link."""
+    said = deployment.embedding_cache
+    if said is None:
+        return None
+    rate, latency_s = said.bandwidth_bytes_per_s, said.latency_s
+    if said.link is not None:
+        link = catalog.link(said.link)
+        rate = link.bandwidth_bytes_per_s if rate is None else rate
+        latency_s = link.latency_s if latency_s is None else latency_s
+    return Cache(said.capacity_bytes, said.memory == "fleet", rate, latency_s or 0.0)
 
 
 def port(pool: Pool, device: Device) -> tuple[float, float]:

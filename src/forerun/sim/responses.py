@@ -48,13 +48,13 @@ def empty() -> dict[str, np.ndarray]:
     }
 
 
-def arrays(cache: ResponseCache, wordings: Wordings, n_models: int) -> dict[str, np.ndarray]:
+def arrays(cache: ResponseCache, wordings: Wordings, n_authors: int) -> dict[str, np.ndarray]:
     """An empty cache for these texts.  Raises SpecError for a category that no request is of."""
     check_categories(cache, wordings)
     texts = state.rows(len(wordings), rows_fleet.TEXT)
     texts.question, texts.shelf = wordings.question, wordings.category
     texts.near_at, texts.n_near = wordings.near_starts[:-1], np.diff(wordings.near_starts)
-    answers = state.rows(len(wordings) * n_models, rows_fleet.ANSWER)
+    answers = state.rows(len(wordings) * n_authors, rows_fleet.ANSWER)
     answers.request = -1
     shelves = state.rows(len(wordings.names), rows_fleet.SHELF)
     for row, name in zip(shelves, wordings.names, strict=True):
@@ -67,7 +67,7 @@ def arrays(cache: ResponseCache, wordings: Wordings, n_models: int) -> dict[str,
         "shelves": shelves,
         "answer_links": np.full((2, len(answers), 2), -1),
         "shelf_ends": np.full((2, len(shelves), 2), -1),
-        "n_right": np.zeros(wordings.n_questions * n_models, dtype=np.int64),
+        "n_right": np.zeros(wordings.n_questions * n_authors, dtype=np.int64),
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from forerun.errors import SpecError
 from forerun.sim import calls
+from forerun.sim import embeddings as embedding_room
 from forerun.sim import responses as response_room
 from forerun.sim.collect import (
     assumed,
@@ -26,7 +27,7 @@ from forerun.sim.core.jit import JIT
 from forerun.sim.core.order import NEVER
 from forerun.sim.intake import Intake
 from forerun.sim.lanes import told
-from forerun.sim.log import Log
+from forerun.sim.log import Log, Streams
 from forerun.sim.room import wider
 from forerun.sim.settings import Batches
 from forerun.sim.setup import CHUNK, PS, Served
@@ -51,18 +52,45 @@ class Server(Intake):
         rows: Any = self._arrivals(requests)
         clock, old = self._clock, self._state.arrivals
         if len(rows) and self.concurrency is None:
-            latest = old["ready_ps"][clock.n_arrivals - 1] if clock.n_arrivals else 0
-            if rows.ready_ps[0] < max(clock.now_ps, latest):
+            if rows.ready_ps.min() < clock.now_ps or rows.arrival_ps.min() < self._latest_ps:
+                before = max(int(clock.now_ps), self._latest_ps)
                 raise SpecError.one(
                     "requests",
-                    f"one arrives at {rows.ready_ps[0] / PS:.6f} s, before the clock or its "
-                    f"predecessor at {max(clock.now_ps, latest) / PS:.6f} s",
+                    f"one arrives at {rows.arrival_ps.min() / PS:.6f} s, before the clock or its "
+                    f"predecessor at {before / PS:.6f} s",
                     "inject requests in the order of their arrival",
                 )
+            self._latest_ps = int(rows.arrival_ps.max())
         ahead = old[clock.next_arrival : clock.n_arrivals]
-        buffer = rows if not len(ahead) else np.concatenate([ahead, rows]).view(np.recarray)
-        clock.next_arrival, clock.n_arrivals = 0, len(buffer)
-        self._put(arrivals=buffer)
+        self._fill([ahead, self._later, rows])
+
+    def _fill(self, parts: Sequence[Any]) -> None:
+        """Put rows into the buffer; those that one to come may overtake wait until that is known.
+
+        A long prompt is ready later than a short one that was sent after it.
+        """
+        some = [part for part in parts if len(part)] or [parts[0]]
+        buffer: Any = some[0] if len(some) == 1 else np.concatenate(some)  # they may be many
+        buffer = buffer.view(np.recarray)
+        n, clock = len(buffer), self._clock
+        if self.concurrency is None and (np.diff(buffer.ready_ps) < 0).any():
+            buffer = buffer[np.argsort(buffer.ready_ps, kind="stable")]
+        host = self.pools[0].pool.engine
+        unequal = host.host_prompt_token_s > 0 or self.responses is not None
+        if unequal and clock.last_chunk == 0 and self.concurrency is None:
+            sure_ps = self._latest_ps + round(host.host_request_s * PS)
+            n = int(np.searchsorted(buffer.ready_ps, sure_ps, side="right"))
+        self._later = buffer[n:]
+        clock.next_arrival, clock.n_arrivals = 0, n
+        self._put(arrivals=buffer[:n])
+
+    def _all_are_known(self) -> None:
+        """No requests come after those that were put in."""
+        self._clock.last_chunk = 1
+        if len(self._later):
+            clock = self._clock
+            ahead = self._state.arrivals[clock.next_arrival : clock.n_arrivals]
+            self._fill([ahead, self._later])
 
     def command(self, time_s: float, verb: str, replica: int, value: int = 0) -> None:
         """Order something of a replica for a time not yet past (`VERBS` in `sim.core.state`).
@@ -74,6 +102,12 @@ class Server(Intake):
             if (own == "encode") != (self.pools[value].pool.role == "encode"):
                 what = f"replica {replica} ({own}) cannot switch to {self.pools[value].pool.name}"
                 raise SpecError.one("command", what, "a pool that encodes keeps to that")
+            if self.pools[self.pool_of_replica[replica]].denoises != self.pools[value].denoises:
+                what = f"replica {replica} cannot switch to {self.pools[value].pool.name}"
+                raise SpecError.one("command", what, "a pool that denoises keeps to that")
+        if verb == "move" and self.pools[self.pool_of_replica[replica]].denoises:
+            what = f"replica {replica} denoises, and latents do not move between replicas"
+            raise SpecError.one("command", what, "drain it")
         clock, old = self._clock, self._state.commands
         row = state.rows(1, state.COMMAND)
         row.time_ps, row.verb = max(round(time_s * PS), int(clock.now_ps)), state.VERBS[verb]
@@ -158,7 +192,7 @@ class Server(Intake):
             end_ps=self._end_ps(under_way),
             n_unfinished=len(under_way),
             loads=np.array(self._state.loads),
-            encodes=encoded(self._state) if self._has_items else None,
+            encodes=encoded(self._state) if self._has_items or self._clock.denoises else None,
             tuned=np.array(self._state.tuned) if self._clock.tunes else None,
             fitted=np.array(self._state.fitted) if self._clock.has_adapters else None,
             replicas=np.array(self._state.totals),
@@ -172,7 +206,7 @@ class Server(Intake):
             n_fetched=int(self._state.stores["n_waits"].sum()),
             graph=calls.graph_of(self._state) if len(self._state.calls) else None,
             meta={
-                **({} if self.client is None else {"clients": client_counts(self._clock)}),
+                **({} if self.client is None else {"clients": client_counts(self._state)}),
                 "policies": {
                     kind: sorted({f.name for f in found})
                     for kind, found in self._found.items()
@@ -186,6 +220,7 @@ class Server(Intake):
                     if served.pool.role == "encode" and served.n_blocks > 0
                 ),
                 "hash_tokens": self.hash_tokens,
+                "embeddings": embedding_room.told(self._state),
                 "tuning": [served.pool.engine.tuning for served in self.pools],
                 "models": tuple(self.models),
                 "tenants": tuple(self.tenants),
@@ -198,6 +233,10 @@ class Server(Intake):
                 ),
             },
             answered=self._answered(),
+            frames=np.concatenate(self._frames) if self._frames else None,
+            streams=Streams(np.concatenate(self._sessions), *self._pace)
+            if self._sessions
+            else None,
         )
 
     def _end_ps(self, under_way: np.ndarray) -> int:
@@ -264,7 +303,7 @@ def run(
             server._advance_into(until_s)
         if progress is not None:
             progress(server.n_injected)
-    server._clock.last_chunk = 1
+    server._all_are_known()
     server.advance(until_s)
     return server.log_so_far()
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from forerun.errors import SpecError
+from forerun.sim import embeddings as embedding_room
 from forerun.sim import policy as policy_room
 from forerun.sim.check import (
     check_adapters,
@@ -27,7 +28,9 @@ from forerun.sim.check import (
     check_weights,
     check_widths,
 )
+from forerun.sim.check_denoise import check_denoisers
 from forerun.sim.core import compile as compiler
+from forerun.sim.core import rows_request, state
 from forerun.sim.core.jit import JIT
 from forerun.sim.core.signatures import KINDS
 from forerun.sim.log import Tenant
@@ -69,6 +72,7 @@ class Settings:
     tiers: Sequence[Tier] = ()  # below the replicas' memory, the nearest first
     gate: Policy | Callable[..., Any] = EVERYONE
     responses: ResponseCache | None = None  # answers kept in front, given again
+    embeddings: embedding_room.Cache | None = None  # kept of what has been encoded
     seed: int = 0
     log: str = "full"
     leap: bool = True
@@ -89,6 +93,10 @@ class Settings:
         self._check()
         self._kept: list[Batches] = []
         self._has_items = False
+        self._item_numbers: dict[int, int] = {}
+        self._frames: list[np.ndarray] = []
+        self._sessions: list[np.ndarray] = []  # of chunks of streams
+        self._pace = (0.0, 0)
         self.pool_of_replica = pool_of_replica(self.pools)
         self._state = new_state(
             self.pools,
@@ -120,6 +128,7 @@ class Settings:
                 gated=self._found["gate"][0].name != EVERYONE.name,
                 way_s=self.way_s,
                 responses=self.responses,
+                embeddings=self.embeddings,
             ),
         )
         self._asked: list[Requests] = []
@@ -132,6 +141,8 @@ class Settings:
         self._put(**{kind: function for kind, (function, _) in chosen.items()})
         self._put(**{f"{kind}_params": params for kind, (_, params) in chosen.items()})
         self.n_injected = 0
+        self._latest_ps = 0  # when the last of the requests put in was sent
+        self._later: np.ndarray = state.rows(0, rows_request.ARRIVAL)
         self._clock.last_chunk = 1
         self._released = False
 
@@ -149,7 +160,9 @@ class Settings:
         for kind, chosen in fleet.items():
             self._found[kind] = [policy_room.find(kind, self.policies.get(kind, chosen))]
         again = [order.again for order in self._found["order"]]
-        check_encoders(self.pools, again, cached=self.responses is not None)
+        cached = self.responses is not None
+        check_denoisers(self.pools, again, n_tiers=len(self.tiers), cached=cached)
+        check_encoders(self.pools, again, cached=cached)
         self._fair = policy_room.fair_knobs(self._found["order"])
         check_weights(self.tenants, any(again))
         check_fair(self.pools, again)
@@ -162,6 +175,7 @@ class Settings:
         check_tiers(self.pools, self.tiers, self.hash_tokens)
         check_models(self.pools)
         check_regions(self.pools, self.way_s)
+        embedding_room.check_cache(self.embeddings, self.pools, len(self.way_s))
         check_adapters(self.pools)
         check_tuning(self.pools)
 

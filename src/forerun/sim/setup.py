@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from forerun.cost.table import CostTable
-from forerun.sim import responses
+from forerun.sim import embeddings, responses
 from forerun.sim import tables as table_arrays
 from forerun.sim import tiers as tier_arrays
 from forerun.sim.adapters import Fitting, adapter_arrays, fill_adapters
 from forerun.sim.core import rows_fleet, rows_log, rows_request, signatures, state
 from forerun.sim.core.order import NEVER
+from forerun.sim.embeddings import Cache
 from forerun.sim.speculation import Drafting, draft_arrays
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Pool, ResponseCache
@@ -40,7 +41,7 @@ class Served:
     draft: Drafting | None = None  # who proposes tokens, when anybody does
     weights_bytes: float = 0.0  # on each device
     model: int = 0  # which of the run's models it serves
-    group: int | None = None  # what a replica may run in turn has one number; None: nothing else
+    group: Any = None  # what a replica may run in turn has the same; None: nothing else
     #: numbers of blocks and their shares of its weights; what models that name one block have of it
     #: is the same, and is loaded and kept once
     blocks: tuple[tuple[int, float], ...] = ()
@@ -58,6 +59,8 @@ class Served:
     course: Any = None  # which level when (`sim.moe.rows.Course`)
     waits: Any = None  # for experts on the host (`sim.moe.rows.Waits`)
     encoder: int = -1  # row by whose costs it encodes in front of the model; -1: it does not
+    denoises: bool = False  # its requests compute all their tokens in each step, and then ...
+    shows: int = -1  # ... become pixels by the costs of this row; -1: that is not priced
     block: str | None = None  # where prompts and answers share devices: whose rows belong together
     lane: int = 0  # which of them: 4 * level + 2 * (it answers) + (the other lane is in a step)
     switch_s: float = 0.0  # that a lane stands still for when its share changes
@@ -97,6 +100,7 @@ class Options:
     client: Client | None = None
     gated: bool = False  # a policy says who is let in
     responses: ResponseCache | None = None
+    embeddings: Cache | None = None  # kept of what has been encoded
     go_on: bool = False  # successors of a request that gave no answer are sent all the same
     way_s: Sequence[Sequence[float]] = ((0.0,),)  # one way between regions
 
@@ -130,6 +134,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     load = np.zeros((signatures.LOAD_FIELDS, n), dtype=np.int64)
     load[signatures.POOL] = pool_of
     load[signatures.KV_CAPACITY] = engines.n_blocks[pool_of]
+    embeddings.join(options.embeddings, engines, replicas)
     engines.speed = _speeds(pools)
     load[signatures.SPEED] = engines.speed[pool_of]
     load[signatures.REPLICA] = np.arange(n)
@@ -148,6 +153,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     serves = _serves(pools)
     tunes = engines.tunes.any()
     clock[0].tunes = int(tunes)
+    clock[0].denoises = int(engines.denoises.any())
     fittings = [served.adapters for served in pools]
     fill_adapters(engines, fittings)
     clock[0].has_adapters = int(fittings[0] is not None)
@@ -201,6 +207,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         lines=state.rows(0, rows_fleet.LINE),
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
         **adapter_arrays(fittings, n),
+        **embeddings.arrays(options.embeddings, n),
         **_turns(pools, pool_of, serves),
         lanes=state.rows(n, rows_fleet.LANE),
         replicas=replicas,
@@ -266,6 +273,7 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.mixed_cross_ps = round(table.mixed_cross_s * PS)
     row.role = rows_fleet.ROLE[served.pool.role]
     row.encoder_row = served.encoder
+    row.denoises, row.shows_row = int(served.denoises), served.shows
     if served.pool.role == "encode":
         row.reserve = rows_fleet.RESERVE["prompt"]  # memory for all items of a request at once
     row.kv_token_bytes = round(served.kv_token_bytes)
@@ -322,6 +330,7 @@ def _turns(
         "resident": resident,
         "block_ps": block_ps,
         "block_bytes": block_bytes,
+        "in_steps": state.rows(len(pool_of), rows_log.LEAP),
         "loads": state.rows(len(pool_of), rows_fleet.LOADS),
         "queued": np.zeros((signatures.QUEUED_FIELDS, n_models), dtype=np.int64),
     }

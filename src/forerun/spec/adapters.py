@@ -34,12 +34,20 @@ class Adapters(Spec):
     max_loras: int = Field(default=8, ge=1)
     slots: int | None = Field(default=None, ge=1)  # max_loras when absent, as in vLLM
     max_cpu_loras: int | None = Field(default=None, ge=1)  # all when absent
+    #: slots of reserved memory, or blocks of the KV cache, of which an adapter takes what it needs
+    #: (S-LoRA's unified paging) ...
+    memory: Literal["slots", "paged"] = "slots"
+    #: ... and gives them back as soon as nobody runs with it or waits for it, or when room is
+    #: needed: before idle prefix blocks, or after them
+    evict: Literal["at_once", "adapters", "prefixes"] = "prefixes"
     link: str | None = None  # from the host; the device's own when absent
     far_link: str | None = None  # from a disk or a store elsewhere to the host
     #: beside steps, from the moment a request is sent (S-LoRA), or in the step that needs it (vLLM)
     load: Literal["beside", "in_step"] = "beside"
     wait: Literal["apart", "in_order"] = "apart"  # whether others overtake who waits for an adapter
     kernel: Literal["grouped", "gathered"] = "grouped"  # weights read once a step, or by each token
+    #: denoising begins with the model alone, where the adapter is there within so many steps
+    early_steps: int = Field(default=0, ge=0)
     padded: bool = True  # kernels compute every adapter at the largest rank
 
     @model_validator(mode="before")
@@ -60,6 +68,10 @@ class Adapters(Spec):
             raise ValueError("ranks are at least 1")
         if not self.modules:
             raise ValueError("adapters change at least one of attention and ffn")
+        if self.memory == "paged" and self.slots is not None:
+            raise ValueError("slots are of reserved memory; with memory: paged there are none")
+        if self.memory == "slots" and "evict" in self.model_fields_set:
+            raise ValueError("evict says which KV blocks adapters leave (memory: paged)")
         if self.n_slots < self.max_loras:
             raise ValueError(
                 f"{self.slots} slots cannot hold the {self.max_loras} adapters of a batch "

@@ -23,7 +23,17 @@ def check_case(case: Case) -> list[Problem]:
         changes += check_power(case.deployment)
     changes += check_shares(case)
     changes += check_regions(case)
+    changes += check_frames(case)
     return [*check_traffic(case), *check_fleet(case), *check_pools(case), *changes]
+
+
+def check_frames(case: Case) -> list[Problem]:
+    """Only streams have frames that can be late."""
+    render = case.traffic.render
+    if case.slo.frame_s is None or (render is not None and render.stream is not None):
+        return []
+    what = "only video streams have frames with places in time"
+    return [Problem("slo.frame_s", what, "render: {stream: {fps: 16}}, or e2el_s")]
 
 
 def check_traffic(case: Case) -> list[Problem]:
@@ -168,16 +178,6 @@ def _check_shares(where: str, pool: Pool, case: Case) -> list[Problem]:
         "faults": (bool(case.faults), "a replica of two lanes cannot yet fail and come back"),
     }  # fmt: skip
     problems = [Problem(at, what, drop) for at, (clash, what) in clashes.items() if clash]
-    others = [one for one in case.deployment.pools if one is not pool]
-    if pool.sm_share.policy.name != "fixed" and any(
-        one.autoscale is not None
-        or (one.moe is not None and (one.moe.routing.drift > 0 or one.moe.rebalance_s))
-        for one in others
-    ):
-        what = (
-            "a policy of shares cannot yet run beside pools that are scaled or whose experts drift"
-        )
-        problems.append(Problem(f"{where}.sm_share.policy", what, "policy: fixed"))
     return problems + _check_share_rule(f"{where}.sm_share", pool.sm_share, case)
 
 
@@ -223,12 +223,6 @@ def check_models(case: Case) -> list[Problem]:
         if len(pool.models) > 1 and pool.pp > 1:
             what = "the stages of a replica cannot take turns with models yet"
             problems.append(Problem(f"{where}.pp", what, "pp: 1, or a pool for each model"))
-        if len(pool.models) > 1 and pool.autoscale is not None:
-            what = "replicas that take turns with models cannot come and go by a rule yet"
-            problems.append(Problem(f"{where}.autoscale", what, "a pool for each model"))
-        if len(pool.models) > 1 and case.faults:
-            what = "failures of replicas that take turns with models are not simulated yet"
-            problems.append(Problem(f"{where}.models", what, "a pool for each model, or no faults"))
         served |= set(pool.models or names)
     unserved = [name for name in names if name not in served]
     if unserved and not problems:

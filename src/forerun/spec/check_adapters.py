@@ -24,9 +24,9 @@ def check_adapters(case: Case) -> list[Problem]:
     if kept and named is None and case.traffic.trace is None:
         what = "no request names one"
         problems.append(Problem("deployment.adapters", what, "traffic.adapters: {n: 100}"))
-    if kept and case.deployment is not None and case.deployment.response_cache is not None:
-        what = "an answer would be given again for another adapter"
-        problems.append(Problem("deployment.response_cache", what, "drop one of the two"))
+    if kept and kept.early_steps and case.traffic.render is None:
+        what = "only denoising begins with the model alone: an answer is of one adapter throughout"
+        problems.append(Problem("deployment.adapters.early_steps", what, "drop it"))
     if (kept or named) and len(case.models) > 1:
         what = "adapters are of one model, and the case has several"
         problems.append(Problem("models", what, "a case for each model"))

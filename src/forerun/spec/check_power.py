@@ -71,8 +71,3 @@ def check_fed(row: RowPower, pools: Sequence[Pool]) -> Sentences:
     for pool in pools:
         if row.pools and pool.name not in row.pools:
             continue
-        if len(pool.models) > 1:
-            what = (
-                f"models of {pool.name} take turns, which like a clock changes what a replica runs"
-            )
-            yield "policy", what, "a pool for each model, or policy: watch"

@@ -6,6 +6,7 @@ from forerun import units
 from forerun.errors import Problem, nearest
 from forerun.spec.case import Case
 from forerun.spec.regions import one_way_s
+from forerun.spec.workload import Traffic
 
 LATENCY_POLICIES = ("nearest", "cheapest", "greenest")
 
@@ -32,20 +33,21 @@ def check_regions(case: Case) -> list[Problem]:
             if other not in names:
                 what = f"{other!r} is not one of the case's regions"
                 out.append(Problem(f"regions.{name}.rtt_s", what, nearest(other, names)))
-        if region.ahead_s and case.traffic.arrivals != "diurnal":
+        if region.ahead_s and not any(one.arrivals == "diurnal" for one in _traffics(case)):
             what = f"is {units.show(region.ahead_s, 'time')}, and only diurnal arrivals have a day"
             out.append(Problem(f"regions.{name}.ahead_s", what, "arrivals: diurnal"))
     out += _distances(case, [pool.region for pool in pools if pool.region in names])
     if case.traffic.concurrency:
         what = "a closed loop's clients are in no region"
         out.append(Problem("traffic.concurrency", what, "rate_per_s, or no regions"))
-    if case.models and any(asked.traffic is not None for asked in case.models.values()):
-        what = "models with traffic of their own do not say where it comes from"
-        out.append(Problem("models", what, "shares of the case's traffic, or no regions"))
-    if any(tenant.traffic is not None for tenant in case.tenants.values()):
-        what = "tenants with traffic of their own do not say where it comes from"
-        out.append(Problem("tenants", what, "shares of the case's traffic, or no regions"))
     return out
+
+
+def _traffics(case: Case) -> list[Traffic]:
+    """The case's traffic, and what models and tenants have of their own."""
+    own = [said.traffic for said in case.models.values()]
+    own += [said.traffic for said in case.tenants.values()]
+    return [case.traffic, *(one for one in own if one is not None)]
 
 
 def _distances(case: Case, there: list) -> list[Problem]:

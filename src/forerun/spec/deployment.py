@@ -71,6 +71,7 @@ class Engine(Spec):
     tuning: Tuning | None = None  # a backlog for what steps leave
     max_num_seqs: int = Field(default=256, ge=1)
     max_num_batched_tokens: int = Field(default=8192, ge=1)
+    max_step_s: float | None = Field(default=None, gt=0)  # of denoising; one alone may take more
     max_model_len: int | None = Field(default=None, ge=1)
     block_tokens: int = Field(default=16, ge=1)
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
@@ -121,8 +122,9 @@ class Engine(Spec):
             data = {k: v for k, v in data.items() if k not in ("speculate", "speculation")}
         if self.tuning is None:
             data = {k: v for k, v in data.items() if k not in ("tune", "tuning")}
-        if self.kv_precision is None:
-            data.pop("kv_precision", None)
+        for name in ("kv_precision", "max_step_s"):
+            if getattr(self, name) is None:
+                data.pop(name, None)
         if self.calibration is not None:
             said = self.model_fields_set
             data = {k: v for k, v in data.items() if not k.startswith("host_") or k in said}
@@ -266,6 +268,34 @@ class ResponseCache(Shelf):
         return Shelf(**said)
 
 
+class EmbeddingCache(Spec):
+    """Embeddings that whoever encodes keeps for images, video and sound that come again.
+
+    `memory` says where: on the devices of each replica, whole on each (vLLM's encoder cache), in
+    each replica's host (NVIDIA Dynamo's embedding cache), or in one store of the fleet (vLLM's EC
+    connectors).  The one used longest ago makes room.  What is not on the device is read by a
+    `link`, or at `bandwidth_bytes_per_s`, one request after another.
+    """
+
+    capacity_bytes: float = Field(gt=0)
+    memory: Literal["device", "host", "fleet"] = "device"
+    link: str | None = None  # a catalog name
+    bandwidth_bytes_per_s: float | None = Field(default=None, gt=0)
+    latency_s: float | None = Field(default=None, ge=0)  # the link's when absent
+
+    @model_validator(mode="after")
+    def _read_by(self) -> EmbeddingCache:
+        by_link = self.link is not None or self.bandwidth_bytes_per_s is not None
+        if self.memory == "device" and (by_link or self.latency_s is not None):
+            raise ValueError("memory device is read where it is: drop link, bandwidth and latency")
+        if self.memory != "device" and not by_link:
+            raise ValueError(
+                f"memory {self.memory} does not say how it is read: link, as in link: pcie5-x16, "
+                "or bandwidth_bytes_per_s"
+            )
+        return self
+
+
 class Deployment(Spec):
     """What runs where, and who decides.
 
@@ -289,6 +319,7 @@ class Deployment(Spec):
     adapters: Adapters | None = None  # how replicas keep and run those that requests name
     rebalance: Rebalance | None = None  # else requests stay where the router sent them
     response_cache: ResponseCache | None = None  # answers given again, before the gate
+    embedding_cache: EmbeddingCache | None = None  # of images, video and sound, by their names
     techniques: tuple[Policy, ...] = ()
     power: RowPower | None = None  # that pools share, and who keeps them within it
 
@@ -297,7 +328,7 @@ class Deployment(Spec):
         """What moves nobody, keeps no answers or adapters, and says nothing of power, reads (and
         hashes) as it always did."""
         data: dict[str, Any] = plain(self)
-        for name in ("rebalance", "adapters", "response_cache", "power"):
+        for name in ("rebalance", "adapters", "response_cache", "embedding_cache", "power"):
             if getattr(self, name) is None:
                 data.pop(name, None)
         return data

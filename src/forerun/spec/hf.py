@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from forerun.errors import Problem, SpecError
+from forerun.spec.hf_audio import audio
 from forerun.spec.hf_decoders import STYLES, Body, decoder
+from forerun.spec.hf_diffusion import is_pipeline, read_pipeline
 from forerun.spec.hf_families import FAMILIES
 from forerun.spec.hf_fields import Fields
 from forerun.spec.hf_hybrids import HYBRIDS
@@ -47,6 +49,8 @@ def read_config(config: Mapping[str, Any], *, name: str, source: str) -> Model:
         raise SpecError.one(
             source, f"holds {type(config).__name__}, not an object", "a config.json"
         )
+    if is_pipeline(config):
+        return read_pipeline(config, name=name, source=source)
     text, outer = _decoder_fields(config, source)
     kind = str(text.data.get("model_type") or config.get("model_type") or "")
     body = _nested("the layers", source, lambda: _body(kind, text))
@@ -54,6 +58,9 @@ def read_config(config: Mapping[str, Any], *, name: str, source: str) -> Model:
         raise SpecError(*text.problems)
     encoder = _nested(
         "vision_config", source, lambda: vision(config, hidden=text.number("hidden"), say=text.say)
+    )
+    hears = _nested(
+        "audio_config", source, lambda: audio(config, hidden=text.number("hidden"), say=text.say)
     )
     quant = _nested("quantization_config", source, lambda: quantization(config, text, body))
     _say_format_of_name(name, quant, text)
@@ -81,6 +88,7 @@ def read_config(config: Mapping[str, Any], *, name: str, source: str) -> Model:
             dtype=_dtype(config, text),
             quantization=quant,
             vision=encoder,
+            audio=hears,
             published_params=published.get("published_params"),
             published_active_params=published.get("published_active_params"),
             source=published.get("source") or source,
@@ -125,7 +133,7 @@ def _decoder_fields(config: Mapping[str, Any], source: str) -> tuple[Fields, lis
             "dtype",
             "torch_dtype",
         }
-        return text, _audio(config)
+        return text, []
     text = Fields(nested, source)
     text.asked |= {"quantization_config", "dtype", "torch_dtype"}
     outer = Fields(config, source)
@@ -135,15 +143,7 @@ def _decoder_fields(config: Mapping[str, Any], source: str) -> tuple[Fields, lis
     }  # fmt: skip
     # some files repeat the decoder's fields outside: they are not news
     outer.asked |= {k for k in config if k in nested}
-    return text, outer.unknown() + _audio(config)
-
-
-def _audio(config: Mapping[str, Any]) -> list[str]:
-    if config.get("audio_config"):
-        return [
-            "audio_config: the audio encoder is not described; its weights and work are left out"
-        ]
-    return []
+    return text, outer.unknown()
 
 
 def _body(kind: str, text: Fields) -> Body:

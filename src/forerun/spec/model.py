@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from forerun.spec.base import Spec
+from forerun.spec.diffusion import Diffusion
 from forerun.spec.dtype import Dtype
 
 
@@ -152,6 +153,27 @@ class Vision(Spec):
         return (patches + self.class_tokens) / (self.tokens_per_image or patches // self.merge**2)
 
 
+class Audio(Spec):
+    """The audio encoder of a model: two convolutions over a spectrogram, then layers (Whisper)."""
+
+    n_layers: int
+    hidden: int
+    n_heads: int
+    inter: int
+    mels: int = 128  # rows of the spectrogram, 100 columns a second
+    window_s: float = 30.0  # computed at a time; shorter sound is padded to it
+    rate: float = 50.0  # positions a second after the convolutions, the second of stride 2
+    merge: int  # positions that become one token of the decoder's prompt ...
+    pooled: bool = False  # ... as their mean; else side by side
+    chunked: bool = False  # longer sound is several windows
+    projector: tuple[int, ...] = ()  # widths between its layers; none: a single product
+    params: int | None = None  # with the projector; None when not known
+
+    @property
+    def patches_a_token(self) -> float:
+        return float(self.merge)
+
+
 class Quantization(Spec):
     """What a checkpoint stores: formats by part."""
 
@@ -164,7 +186,8 @@ class Quantization(Spec):
 
 
 class Model(Spec):
-    """An autoregressive decoder (with an encoder for images, where it has one)."""
+    """An autoregressive decoder (with an encoder for images or sound, where it has one); or a
+    diffusion model, whose `layers` are empty."""
 
     name: str
     hf_id: str | None = None
@@ -179,6 +202,8 @@ class Model(Spec):
     dtype: Dtype = "bf16"
     quantization: Quantization | None = None
     vision: Vision | None = None
+    audio: Audio | None = None
+    diffusion: Diffusion | None = None
     final_norms: int = 1  # vectors of `hidden` in the last norm (2 with a bias)
     mtp_layers: int = 0  # multi-token-prediction layers shipped beside the decoder, not counted
     extra_params: int = 0  # parameters outside the parts above, when known exactly

@@ -15,8 +15,8 @@ from forerun.spec.model import Dense, FeedForward, Gqa, Layers, Linear, Mixer, M
 #: the parts, in the order of a forward pass; `experts` are the routed ones, whose biases are a part
 #: of their own because no format narrows them
 PARTS = (
-    "vision", "embedding", "norms", "attention", "indexer", "linear_attention", "dense", "router",
-    "experts", "expert_bias", "shared_experts", "other", "lm_head",
+    "vision", "audio", "embedding", "norms", "attention", "indexer", "linear_attention", "dense",
+    "router", "experts", "expert_bias", "shared_experts", "other", "lm_head",
 )  # fmt: skip
 
 
@@ -49,7 +49,12 @@ def count(model: Model) -> Params:
     total = sum(parts.values())
     return Params(
         total=total,
-        active=total - parts["vision"] - parts["experts"] - parts["expert_bias"] + chosen,
+        active=total
+        - parts["vision"]
+        - parts["audio"]
+        - parts["experts"]
+        - parts["expert_bias"]
+        + chosen,
         embedding=parts["embedding"],
         by_part=tuple((name, parts[name]) for name in PARTS if parts[name]),
     )
@@ -132,6 +137,7 @@ def _by_part(model: Model) -> Counter[str]:
     out["norms"] = model.final_norms * hidden
     out["other"] += model.extra_params
     out["vision"] = (model.vision.params or 0) if model.vision else 0
+    out["audio"] = (model.audio.params or 0) if model.audio else 0
     for run in model.layers:
         for name, n in _layer(run, hidden).items():
             out[name] += run.n * n

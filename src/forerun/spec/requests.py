@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 COLUMNS = (
     "arrival_s", "isl", "osl", "priority", "session", "tenant", "model", "adapter", "deadline_s",
     "workflow", "region", "took_s", "acceptance", "n_items", "item_width", "item_height",
-    "item_units", "item_tokens", "wording", "kept_tokens", "attended_tokens",
+    "item_units", "item_tokens", "item_s", "wording", "kept_tokens", "attended_tokens",
+    "frames",
 )  # fmt: skip
 
 #: meta["blocks"] of requests whose block hashes name what stands in a block, not what a prompt
 #: holds up to its end
 CONTENT = "content"
+
+
+#: meta key of requests that are chunks of streams: (frames a second, frames of a chunk)
+STREAMS = "streams"
 
 
 def chained(hashes: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -69,8 +74,14 @@ class Requests:
     item_width, item_height : int64 [N], their size in pixels.
     item_units, item_tokens : int64 [N], what the model's encoder computes for each of them
         (patches), and tokens of the prompt that it becomes; `isl` counts those.
+    item_s    : float64 [N], seconds of each item where it is sound; 0 where it is none.
+    item_names, item_starts : int64 [sum], int64 [N+1]: what each item is, -1 for one like no other;
+        those of request i are item_names[item_starts[i]:item_starts[i+1]].  Before the model is
+        known that of a video stands once, for all of its frames.
     kept_tokens, attended_tokens : int64 [N], caps of its own on KV in memory and on what decoding
         reads of it, beside the engine's; 0 where it has none.
+    frames    : int64 [N], images of the answer, where a diffusion model makes it: `isl` counts what
+        it computes in each of `osl` steps, and item_width and item_height are of the answer.
     wording   : int64 [N], the text of each, a place in `wordings`; -1 where it is like no other.
     """
 
@@ -99,8 +110,12 @@ class Requests:
     item_height: np.ndarray | None = None
     item_units: np.ndarray | None = None
     item_tokens: np.ndarray | None = None
+    item_s: np.ndarray | None = None
+    item_names: np.ndarray | None = None
+    item_starts: np.ndarray | None = None
     kept_tokens: np.ndarray | None = None
     attended_tokens: np.ndarray | None = None
+    frames: np.ndarray | None = None
     wording: np.ndarray | None = None
     wordings: Wordings | None = None  # all texts: which ask the same, which look alike
     meta: Mapping[str, Any] = field(default_factory=dict)  # source, format, rows skipped and why
@@ -122,6 +137,11 @@ class Requests:
             starts = self.block_starts[start : max(start, stop) + 1]
             taken["block_hashes"] = self.block_hashes[starts[0] : starts[-1]]
             taken["block_starts"] = starts - starts[0]
+        if self.item_names is not None and self.item_starts is not None:
+            start, stop, _ = part.indices(len(self))
+            starts = self.item_starts[start : max(start, stop) + 1]
+            taken["item_names"] = self.item_names[starts[0] : starts[-1]]
+            taken["item_starts"] = starts - starts[0]
         return replace(self, **taken)
 
     @property

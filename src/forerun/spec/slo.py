@@ -28,13 +28,15 @@ class Slo(Spec):
     """Bounds on one request's latencies; a request that meets all of them is good.
 
     The service meets the SLO when at least `attainment` of all requests are good.
-    A request with one output token has no tpot and meets any bound on it.
+    A request with one output token has no tpot and meets any bound on it.  Of video streams, at
+    least `attainment` of the frames are to be made `frame_s` after their place at most.
     """
 
     ttft_s: float | None = Field(default=None, gt=0)
     tpot_s: float | None = Field(default=None, gt=0)
     itl_s: float | None = Field(default=None, gt=0)  # the longest gap of a request
     e2el_s: float | None = Field(default=None, gt=0)
+    frame_s: float | None = Field(default=None, gt=0)  # each frame of a stream, from its place
     attainment: float = Field(default=0.99, gt=0, le=1)
     classes: dict[str, SloClass] = {}  # of tenants that are promised something else
 
@@ -44,6 +46,8 @@ class Slo(Spec):
         data: dict[str, Any] = plain(self)
         if not self.classes:
             data.pop("classes", None)
+        if self.frame_s is None:
+            data.pop("frame_s", None)
         return data
 
 

@@ -101,13 +101,20 @@ class Media(Spec):
 
     `share` of the requests have some: `n` images each, or `seconds` of video at `fps` frames a
     second.  They are `size` pixels, one or several sizes with their weights; the model says how
-    many patches and tokens that is, or `patches` and `tokens` of an item say it (audio, too).
+    many patches and tokens that is, or `patches` and `tokens` of an item say it.  `audio` is
+    sound in place of pictures: n pieces, each so many seconds long.
+
+    With `distinct` prompts show some of so many images (videos, pieces of sound) of each size, the
+    k-th with weight 1 / (k + 1) ** skew: prefix caching and caches of embeddings know them again.
     """
 
     share: float = Field(default=1.0, gt=0, le=1)
     n: Lengths = Lengths(mean=1)
     seconds: Lengths | None = None
     fps: float = Field(default=2.0, gt=0)
+    audio: Lengths | None = None
+    distinct: int | None = Field(default=None, ge=1, le=1_000_000)
+    skew: float = Field(default=1.0, ge=0)  # Zipf's exponent; 0: all as often
     size: dict[str, float] = {}  # {"1280x720": 0.7, "336x336": 0.3}
     patches: int | None = Field(default=None, ge=1)
     tokens: int | None = Field(default=None, ge=1)
@@ -118,7 +125,7 @@ class Media(Spec):
         if not isinstance(data, dict):
             return data
         data = dict(data)
-        for key in ("n", "seconds"):
+        for key in ("n", "seconds", "audio"):
             if isinstance(data.get(key), (int, float)):
                 data[key] = {"kind": "fixed", "mean": data[key]}
         if isinstance(data.get("size"), str):
@@ -129,14 +136,77 @@ class Media(Spec):
     def _sized(self) -> Media:
         if (self.patches is None) != (self.tokens is None):
             raise ValueError("patches and tokens of an item are given together")
-        if not self.size and self.patches is None:
+        if self.audio is not None and (self.size or self.patches or self.seconds):
+            raise ValueError("audio is sound alone: drop size, seconds, patches and tokens")
+        if not self.size and self.patches is None and self.audio is None:
             raise ValueError("gives neither a size, as in size: 1280x720, nor patches and tokens")
-        for name, weight in self.size.items():
-            sides = name.split("x")
-            if len(sides) != 2 or not all(s.isdigit() and int(s) > 0 for s in sides):
-                raise ValueError(f"{name!r} is not a size in pixels, as in 1280x720")
-            if weight <= 0:
-                raise ValueError(f"{name} has the weight {weight:g}, which is not above 0")
+        check_sizes(self.size)
+        return self
+
+
+def check_sizes(sizes: dict[str, float]) -> None:
+    """Raises ValueError for what is no size in pixels, and for a weight that is not above 0."""
+    for name, weight in sizes.items():
+        sides = name.split("x")
+        if len(sides) != 2 or not all(s.isdigit() and int(s) > 0 for s in sides):
+            raise ValueError(f"{name!r} is not a size in pixels, as in 1280x720")
+        if weight <= 0:
+            raise ValueError(f"{name} has the weight {weight:g}, which is not above 0")
+
+
+class Stream(Spec):
+    """Video that is made while it is watched: chunks of `frames`, at the pace of `fps`.
+
+    The latents of the last `past_frames` frames stay, and each chunk's attend to them (a rolling
+    cache).  Sources of the defaults: StreamDiffusionV2's repository (chunks of 4 frames, 6 latents
+    of 4 frames each in the cache), at Wan 2.1's 16 frames a second.
+    """
+
+    fps: float = Field(default=16.0, gt=0)
+    frames: int = Field(default=4, ge=1)  # of a chunk
+    past_frames: int = Field(default=24, ge=0)
+    seconds: Lengths = Lengths(mean=30)  # of a stream
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data):
+        if isinstance(data, dict) and isinstance(data.get("seconds"), (int, float)):
+            data = {**data, "seconds": {"kind": "fixed", "mean": data["seconds"]}}
+        return data
+
+
+class Render(Spec):
+    """Images or videos that requests ask a diffusion model for.
+
+    They are `size` pixels, one or several sizes with their weights, and take `steps` of denoising;
+    `frames` makes them videos.  With guidance each step runs twice, with and without the prompt.
+    What is not said is as the model's maker runs it.  With `stream`, what arrives are streams
+    (which `n_requests` and `rate_per_s` count), and each of their chunks is a request.
+    """
+
+    size: dict[str, float]  # {"1024x1024": 0.8, "2048x2048": 0.2}
+    steps: Lengths | None = None
+    frames: int | None = Field(default=None, ge=1)
+    guided: bool | None = None
+    stream: Stream | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data):
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        if isinstance(data.get("steps"), (int, float)):
+            data["steps"] = {"kind": "fixed", "mean": data["steps"]}
+        if isinstance(data.get("size"), str):
+            data["size"] = {data["size"]: 1.0}
+        return data
+
+    @model_validator(mode="after")
+    def _sized(self) -> Render:
+        if not self.size:
+            raise ValueError("gives no size, as in size: 1024x1024")
+        check_sizes(self.size)
         return self
 
 
@@ -226,6 +296,7 @@ class Traffic(Spec):
     workflow: Workflow | None = None
     documents: Documents | None = None  # before the prompts that isl or the trace describe
     media: Media | None = None  # images or video before the text of the prompts
+    render: Render | None = None  # images or video that requests ask a diffusion model for
     adapters: AdapterTraffic | None = None  # that requests name
     client: Client | None = None
     kept_tokens: Lengths | None = None  # caps of the requests' own, see `engine.kept_tokens` ...
@@ -236,7 +307,7 @@ class Traffic(Spec):
     def _without_questions(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What says nothing of these reads (and hashes) as it always did."""
         data: dict[str, Any] = plain(self)
-        for name in ("questions", "kept_tokens", "attended_tokens", "media"):
+        for name in ("questions", "kept_tokens", "attended_tokens", "media", "render"):
             if not getattr(self, name):
                 data.pop(name, None)
         return data

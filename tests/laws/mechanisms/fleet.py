@@ -24,26 +24,27 @@ def unequal(case: Case) -> None:
         pools.append({k: v for k, v in other.items() if k not in ("role", "stream_kv")})
 
 
-MODELS = {
-    "a": {"model": "qwen3-30b-a3b", "share": 0.6},
-    "b": {"model": "qwen3-30b-a3b", "share": 0.4},
-}
+SHARES = {"a": 0.6, "b": 0.4}
+
+
+def two_models(case: Case) -> Case:
+    return {name: {"model": case["model"], "share": share} for name, share in SHARES.items()}
 
 
 def models_apart(case: Case) -> None:
-    case["models"] = copy.deepcopy(MODELS)
+    case["models"] = two_models(case)
     pools = case["deployment"]["pools"]
     case["deployment"]["pools"] = [
         {**copy.deepcopy(pool), "name": f"{pool['name']}-{name}", "models": [name]}
         for pool in pools
-        for name in MODELS
+        for name in SHARES
     ]
 
 
 def models_in_turn(case: Case) -> None:
-    case["models"] = copy.deepcopy(MODELS)
+    case["models"] = two_models(case)
     for pool in case["deployment"]["pools"]:
-        pool |= {"models": list(MODELS), "weights_link": "nvlink4"}
+        pool |= {"models": list(SHARES), "weights_link": "nvlink4"}
 
 
 MECHANISMS = [

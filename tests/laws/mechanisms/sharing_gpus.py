@@ -32,6 +32,7 @@ MECHANISMS = [
     Mechanism("adapters", adapters(), slot="adapters"),
     Mechanism("adapters in order", adapters(load="in_step", wait="in_order", kernel="gathered"),
               slot="adapters"),
+    Mechanism("adapters in KV blocks", adapters(memory="paged", slots=None), slot="adapters"),
     Mechanism("tuning in what steps leave", tuning("slack", step_s=0.05), tuning("fixed", tokens=0),
               slot="tuning"),
     Mechanism("tuning when idle", tuning("idle_only"), slot="tuning"),

@@ -101,5 +101,8 @@ def cold_starts(models: Sequence[Model], pools: Sequence[Served]) -> list[Cold]:
     out = []
     for model, served in zip(models, pools, strict=True):
         device = catalog.device(served.pool.device)
-        out.append(cold(served.pool, device, memory(model, served.pool, device).weights_bytes))
+        weights = served.weights_bytes
+        if model.diffusion is None:
+            weights = memory(model, served.pool, device).weights_bytes
+        out.append(cold(served.pool, device, weights))
     return out

@@ -17,6 +17,10 @@ from typing import Any
 from forerun.sim.serve import Server
 from forerun.sim.setup import Served
 
+#: how two lanes on the same devices divide them (`sim.control.shares`): a number of a level; it
+#: stands in the lane's number
+SHARES = "shares"
+
 #: a pool, and those of its dials that are not as in the pool itself: name and value
 Key = tuple[int, frozenset[tuple[str, Any]]]
 
@@ -27,18 +31,30 @@ def varied(
     """The rows, then each of them at each other value of a dial, without replicas.
 
     ways : by value, what the dial does to a row; None where it has no such value.
-    Where an encoder runs in front of a model, its row is varied with the model's.
+    Where an encoder runs in front of a model, or latents become pixels behind it, those rows are
+    varied with the model's.
     """
     more = [
-        replace(row, like=p, dial=(dial, value), levels=(), course=None, group=None)
+        replace(
+            row,
+            like=p,
+            dial=(dial, value),
+            levels=(),
+            course=None,
+            group=None if served.group is None else (served.group, dial, value),
+        )
         for p, served in enumerate(pools)
         for value, way in ways.items()
         if (row := way(served)) is not None
     ]
     number = {(row.like, row.dial): n for n, row in enumerate(more, start=len(pools))}
     return [*pools, *(
-        row if row.encoder < 0
-        else replace(row, encoder=number.get((row.encoder, row.dial), row.encoder))
+        row if row.encoder < 0 and row.shows < 0
+        else replace(
+            row,
+            encoder=number.get((row.encoder, row.dial), row.encoder),
+            shows=number.get((row.shows, row.dial), row.shows),
+        )
         for row in more
     )]  # fmt: skip
 
@@ -46,8 +62,12 @@ def varied(
 def keys(pools: Sequence[Served]) -> list[Key]:
     """What each row is.  A row that is like another one comes after it."""
     out: list[Key] = []
+    lanes = {(served.block, served.lane): p for p, served in enumerate(pools) if served.block}
     for p, served in enumerate(pools):
-        if served.like is None or served.dial is None:
+        if served.block is not None and served.lane >= 4:
+            home = lanes[served.block, served.lane % 4]
+            out.append((home, frozenset({(SHARES, served.lane // 4)})))
+        elif served.like is None or served.dial is None:
             out.append((p, frozenset()))
         else:
             home, shown = out[served.like]
@@ -67,7 +87,8 @@ class Dials:
         self._turned_s = [-1.0] * n  # when a dial of it was last turned
 
     def home(self, i: int) -> int:
-        """The pool that replica i runs as, or is about to."""
+        """The pool that replica i runs as, or is about to; with models that take turns the core
+        may go on with another one before an order comes."""
         return self.keys[int(self.server._state.replicas["next_pool"][i])][0]
 
     def turn(self, i: int, dial: str, value: Any, now_s: float) -> None:
@@ -80,9 +101,13 @@ class Dials:
             shown.pop(dial, None)
         else:
             shown[dial] = value
-        row = self.rows[self.home(i), frozenset(shown.items())]
+        row = self.row(i, self.home(i))
         # what was ordered at this very moment is not yet to be seen
         pending = self._turned_s[i] == self.server.now_s
         if pending or row != int(self.server._state.replicas["next_pool"][i]):
-            self.server.command(now_s, "switch", i, row)
+            self.server.command(now_s, "set", i, row)
             self._turned_s[i] = self.server.now_s
+
+    def row(self, i: int, p: int) -> int:
+        """Pool p as the dials of replica i have it."""
+        return self.rows[p, frozenset(self.shown[i].items())]

@@ -16,9 +16,11 @@ from forerun.sim.control.cold import WARM, Cold
 from forerun.sim.control.experts import Experts, has_course
 from forerun.sim.control.faults import Faults
 from forerun.sim.control.find import find
+from forerun.sim.control.fleet import pools_of
 from forerun.sim.control.hardware import Hardware
 from forerun.sim.control.rebalancer import Rebalancer, check_moves
-from forerun.sim.control.scaler import Scaler
+from forerun.sim.control.scaler import OTHER_LANE, Scaler, takes_as
+from forerun.sim.control.shares import Shares, is_shared
 from forerun.sim.control.slow import with_slow
 from forerun.sim.log import Log
 from forerun.sim.power.controller import PowerControl
@@ -28,8 +30,9 @@ from forerun.sim.settings import LONGEST_S
 from forerun.sim.setup import Served
 from forerun.spec.control import Fault, Rebalance
 from forerun.spec.power import RowPower
+from forerun.spec.slo import Slo
 
-Looking = Scaler | PowerControl | Rebalancer
+Looking = Scaler | PowerControl | Rebalancer | Shares
 DAY_S = 86_400.0
 
 
@@ -49,14 +52,15 @@ def is_controlled(
     """Whether anything changes while the fleet runs."""
     acts = power is not None and power.policy.name != "watch"
     scales = any(served.pool.autoscale is not None for served in pools)
-    return bool(faults) or acts or scales or rebalance is not None or has_course(pools)
+    other = rebalance is not None or has_course(pools) or is_shared(pools)
+    return bool(faults) or acts or scales or other
 
 
 class Control:
     """Everything that changes the fleet of a server while it runs.
 
     The server runs `with_rows(pools, faults, power)`.  colds : cold starts by pool, none takes time
-    when absent.
+    when absent.  slo : whose bounds a policy of shares aims at where its pool names none.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Control:
         colds: Sequence[Cold] = (),
         power: RowPower | None = None,
         rebalance: Rebalance | None = None,
+        slo: Slo | None = None,
     ) -> None:
         check_moves(server.pools, rebalance)
         self.server = server
@@ -75,14 +80,14 @@ class Control:
         self.hardware = Hardware(
             server,
             colds=[*colds, *[WARM] * (len(pools) - len(colds))],
-            wanted=[first_replicas(p) for p in pools],
+            wanted=wanted_at_first(server.pools),
             moves=[bool(p.autoscale and p.autoscale.scale_in == "move") for p in pools],
             pays_while_down=[p.autoscale is None for p in pools],
         )
         self.scalers = [
             Scaler(self.hardware, p, pool.autoscale, rule)
             for p, (pool, rule) in enumerate(zip(pools, rules, strict=True))
-            if pool.autoscale is not None and rule is not None and pool.replicas > 0
+            if pool.autoscale is not None and rule is not None and p in self.hardware.pool
         ]
         self.experts = Experts(self.hardware.dials)
         self.faults = Faults(self.hardware, faults, draws, server.seed)
@@ -95,6 +100,7 @@ class Control:
         if rebalance is not None:
             rule = find("rebalance", rebalance.policy)
             self.rebalancers.append(Rebalancer(self.hardware, rebalance, rule))
+        self.shares = Shares(self.hardware.dials, slo)
         # whether replicas come, go or draw another power
         self.changes_fleet = bool(faults or self.scalers or self.power)
         self.patience_s = DAY_S + max(
@@ -136,7 +142,7 @@ class Control:
 
     def _reach(self, until_s: float) -> tuple[float, list[Looking] | None]:
         """Advance to the next look; who looks then, or None if `until_s` came before it."""
-        looking: list[Looking] = [*self.scalers, *self.power, *self.rebalancers]
+        looking: list[Looking] = [*self.scalers, *self.power, *self.rebalancers, self.shares]
         each = [self.hardware.next_s, self.experts.next_s, *(one.next_s for one in looking)]
         now = min(each) if min(each) < LONGEST_S else np.inf  # the clock does not reach later ones
         due = [one for one in looking if one.next_s <= now]
@@ -152,6 +158,9 @@ class Control:
     def log(self) -> Log:
         """The server's log with what its replicas were paid and up for, and what was decided."""
         log = self.server.log_so_far()
+        if self.shares.blocks:
+            lanes = log.meta["lanes"] | {"switches": self.shares.switches}
+            log = replace(log, meta={**log.meta, "lanes": lanes})
         if not (self.changes_fleet or self.rebalancers):
             return log
         spans = self.hardware.spans(self.server.now_s) if self.changes_fleet else None
@@ -162,16 +171,13 @@ class Control:
     def told(self) -> dict[str, Any]:
         """Cold starts, counts and decisions, as plain values."""
         hardware = self.hardware
-        own = [p for p, served in enumerate(self.server.pools) if served.pool.replicas > 0]
         moved = [
             {"looks": one.n_looks, "ordered": one.n_ordered, "policy": one.spec.policy.name}
             for one in self.rebalancers
         ]
         return {
             **({"rebalance": moved[0]} if moved else {}),
-            "cold_starts": {
-                self.server.pools[p].pool.name: dict(hardware.colds[p].stages) for p in own
-            },
+            "cold_starts": self._cold_starts(),
             "n_starts": hardware.n_starts,
             **{f"n_{why}": n for why, n in hardware.counts.items()},
             "decisions": [
@@ -182,10 +188,29 @@ class Control:
             **({"power": self.power[0].told_words()} if self.power else {}),
         }
 
+    def _cold_starts(self) -> dict[str, dict[str, float]]:
+        """By pool; where models take turns, by pool and model."""
+        server, hardware = self.server, self.hardware
+        names = server.models or range(1 + max(served.model for served in server.pools))
+        out = {}
+        for p in np.unique(hardware.pool).tolist():
+            if takes_as(server.pools[p]) == OTHER_LANE:
+                continue
+            for q in hardware.rows[p]:
+                served = server.pools[q]
+                of = "" if len(hardware.rows[p]) == 1 else f" with {names[served.model]}"
+                out[f"{served.pool.name}{of}"] = dict(hardware.colds[q].stages)
+        return out
 
-def first_replicas(pool: Any) -> int:
-    """How many replicas of a pool are up at the start."""
-    rule = pool.autoscale
-    if rule is None:
-        return pool.replicas
-    return rule.min_replicas if rule.initial_replicas is None else rule.initial_replicas
+
+def wanted_at_first(pools: Sequence[Served]) -> list[int]:
+    """How many replicas of each pool are up at the start; none of what is no pool of its own."""
+    out = [0] * len(pools)
+    for p, first in enumerate(pools_of(pools)):
+        rule = pools[p].pool.autoscale
+        if rule is None:
+            out[first] += pools[p].pool.replicas
+        elif p == first:
+            n = rule.min_replicas if rule.initial_replicas is None else rule.initial_replicas
+            out[p] = n
+    return out

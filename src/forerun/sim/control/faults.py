@@ -42,7 +42,7 @@ def domains(fault: Fault, hardware: Hardware) -> list[Domain]:
     places: list[str | None] = []
     for p, served in enumerate(hardware.server.pools):
         pool = served.pool
-        units = [int(u) for u in np.flatnonzero(hardware.pool == p)]
+        units = [int(u) for u in hardware.of_pool(p)]
         if not units or fault.pool not in (None, pool.name):
             continue
         if fault.region not in (None, pool.region):
@@ -205,5 +205,5 @@ class Upgrade:
     def _back(self, group: list[int], now: float) -> None:
         for u in group:
             self.hardware.mend(u, now)
-        cold = max(self.hardware.colds[self.hardware.pool[u]].time_s for u in group)
+        cold = max(self.hardware.cold_s(u) for u in group)
         self.hardware.at(now + cold, self.begin)

@@ -16,25 +16,47 @@ from forerun.sim.control import peek
 from forerun.sim.core.signatures import OUTSTANDING, RUNNING, WAITING_REQUESTS
 from forerun.sim.log import UP
 from forerun.sim.serve import PS, Server
+from forerun.sim.setup import Served
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One replica: its rows in the core, its pool, its number within it."""
+    """One replica: its rows in the core, its pool, its number within it, and as what it begins.
+
+    Rows of models that take turns are one pool, the first of them; its replicas begin with one
+    after another.
+    """
 
     lanes: slice
     pool: int
     number: int
+    row: int
 
 
 def units_of(server: Server) -> tuple[Unit, ...]:
-    """Every replica that there is room for, pool by pool."""
+    """Every replica that there is room for, row by row."""
     out, first = [], 0
+    pool_of = pools_of(server.pools)
     for p, served in enumerate(server.pools):
-        for number in range(served.pool.replicas):
-            out.append(Unit(slice(first, first + served.pool.pp), p, number))
+        rows = [q for q, pool in enumerate(pool_of) if pool == pool_of[p]]
+        counts = [server.pools[q].pool.replicas for q in rows]
+        at = rows.index(p)
+        for n in range(served.pool.replicas):
+            # round after round, those of each model that has so many
+            before = sum(min(own, n) for own in counts) + sum(own > n for own in counts[:at])
+            lanes = slice(first, first + served.pool.pp)
+            out.append(Unit(lanes, pool_of[p], before, p))
             first += served.pool.pp
     return tuple(out)
+
+
+def pools_of(pools: Sequence[Served]) -> list[int]:
+    """By row the pool it belongs to: itself, or the first row of models that take turns."""
+    first: dict[Any, int] = {}
+    return [
+        p if served.group is None else first.setdefault(served.group, p)
+        for p, served in enumerate(pools)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +72,22 @@ class Fleet:
     kv_capacity: np.ndarray
     busy_s: np.ndarray  # in steps since the start
     idle_s: np.ndarray  # since the last step ended; 0 while in one
-    n_held: int  # requests that wait in front of the fleet, none of their prompts computed ...
-    n_held_answers: int  # ... and computed
-    n_arrived: int
+    held: np.ndarray  # [2, models] requests that wait in front: without KV, with a computed prompt
     server: Server
+
+    @property
+    def n_held(self) -> int:
+        """Requests that wait in front of the fleet."""
+        return int(self.held.sum())
+
+    def held_for(self, role: str) -> np.ndarray:
+        """Those that a pool of a role could take: int64 [models]."""
+        return self.held[int(role == "decode") : 1 + int(role in ("both", "decode"))].sum(axis=0)
+
+    @cached_property
+    def arrived(self) -> np.ndarray:
+        """Requests that have reached the front so far: int64 [models]."""
+        return peek.arrived(self.server)
 
     @cached_property
     def ended(self) -> np.ndarray:
@@ -73,7 +107,6 @@ def look(server: Server, units: Sequence[Unit], state: np.ndarray) -> Fleet:
     in_step = replicas["n_steps"] > 0
     since = np.where(in_step, clock.now_ps - replicas["start_ps"], 0)
     idle = np.where(in_step, 0, clock.now_ps - replicas["ended_ps"])
-    n_held, n_answers = peek.held(server)
     return Fleet(
         time_s=int(clock.now_ps) / PS,
         state=state.copy(),
@@ -84,9 +117,7 @@ def look(server: Server, units: Sequence[Unit], state: np.ndarray) -> Fleet:
         kv_capacity=total(now.engines["n_blocks"][replicas["pool"]]),
         busy_s=total(now.totals["busy_ps"] + since) / PS / total(np.ones(len(replicas))),
         idle_s=np.minimum.reduceat(idle, first) / PS,
-        n_held=n_held,
-        n_held_answers=n_answers,
-        n_arrived=peek.n_arrived(server),
+        held=peek.held(server),
         server=server,
     )
 
@@ -94,15 +125,17 @@ def look(server: Server, units: Sequence[Unit], state: np.ndarray) -> Fleet:
 class PoolView:
     """One pool as a scale rule sees it.
 
+    shares : float64 [models], its part of the requests in front for each model.
     time_s, elapsed_s : now, and since the last look.      cold_s : what a start takes.
     wanted : replicas rented or being rented, as last decided.
     idle_s : float64 [replicas up], since each last did something; 0 while it works.
     """
 
     def __init__(
-        self, now: Fleet, before: Fleet, mine: np.ndarray, share: float, wanted: int, cold_s: float
-    ) -> None:
-        self.now, self.before, self.mine, self.share = now, before, mine, share
+        self, now: Fleet, before: Fleet, mine: np.ndarray, shares: np.ndarray, wanted: int,
+        cold_s: float,
+    ) -> None:  # fmt: skip
+        self.now, self.before, self.mine, self.shares = now, before, mine, shares
         self.wanted, self.cold_s = wanted, cold_s
 
     @property
@@ -134,7 +167,7 @@ class PoolView:
         """
         now, up = self.now, self.up
         if metric in ("waiting", "outstanding"):
-            front = self.share * (now.n_held + now.n_held_answers)
+            front = float(self.shares @ now.held.sum(axis=0))
             return float(getattr(now, metric)[self.mine].sum()) + front
         if metric == "running":
             return float(now.running[self.mine].sum())
@@ -148,7 +181,7 @@ class PoolView:
             spent = now.busy_s - self.before.busy_s
             return float(spent[self.mine].sum()) / self.elapsed_s
         assert metric == "requests_per_s", metric
-        return self.share * (now.n_arrived - self.before.n_arrived) / self.elapsed_s
+        return float(self.shares @ (now.arrived - self.before.arrived)) / self.elapsed_s
 
     def _ttft_s(self, n_up: int) -> float | None:
         rows = self.now.ended

@@ -19,7 +19,7 @@ import numpy as np
 from forerun.sim.control import peek
 from forerun.sim.control.cold import Cold
 from forerun.sim.control.dials import Dials
-from forerun.sim.control.fleet import Unit, units_of
+from forerun.sim.control.fleet import Unit, look, pools_of, units_of
 from forerun.sim.core.signatures import OUTSTANDING
 from forerun.sim.log import COLD, DOWN, DRAINING, GONE, OFF, SPAN, UP, WANTED
 from forerun.sim.serve import PS, Server
@@ -31,10 +31,14 @@ EVERYBODY = 1 << 30  # more than a replica runs
 
 @dataclass
 class Hardware:
-    """The units of a server.  `wanted` replicas of each pool are kept rented."""
+    """The units of a server.  `wanted` replicas of each pool are kept rented.
+
+    A pool of models that take turns is its first row (`pools_of`).  A replica of it that starts
+    cold begins with the model that it is needed for (`_needed`).
+    """
 
     server: Server
-    colds: Sequence[Cold]  # by pool
+    colds: Sequence[Cold]  # by row
     wanted: list[int]
     moves: Sequence[bool]  # by pool: what is stopped gives its decoding requests away
     pays_while_down: Sequence[bool]  # by pool: owned or reserved, so a failed replica is paid for
@@ -56,14 +60,25 @@ class Hardware:
         self.held_down = np.zeros(n, dtype=np.int64)  # by how many faults
         self.leaving = np.zeros(n, dtype=bool)  # notice was given
         self.pool = np.array([unit.pool for unit in self.units])
-        number = np.array([unit.number for unit in self.units])
-        off = number >= np.array(self.wanted)[self.pool]
+        self.number = np.array([unit.number for unit in self.units])
+        self.row = np.array([unit.row for unit in self.units])  # that it began as when it started
+        pool_of = pools_of(self.server.pools)
+        self.rows = [  # that replicas of a pool begin as
+            [q for q, served in enumerate(self.server.pools) if pool_of[q] == p and not served.dial]
+            for p in range(len(self.wanted))
+        ]
+        off = self.number >= np.array(self.wanted)[self.pool]
         self.state[off] = OFF
         peek.shut(self.server, [i for u in np.flatnonzero(off) for i in self.lanes(int(u))])
 
     def lanes(self, u: int) -> range:
         lanes = self.units[u].lanes
         return range(lanes.start, lanes.stop)
+
+    def of_pool(self, p: int) -> np.ndarray:
+        """The units of pool p, by their numbers."""
+        mine = np.flatnonzero(self.pool == p)
+        return mine[np.argsort(self.number[mine])]
 
     # -- time ------------------------------------------------------------------------------------
 
@@ -101,21 +116,18 @@ class Hardware:
         Started first: those that drain, then the lowest number.  Stopped first: those that are not
         up yet, then the one with the fewest requests, of equal ones the highest number.
         """
-        mine = self.pool == p
-        on = np.flatnonzero(mine & np.isin(self.state, (COLD, UP)) & ~self.leaving)
+        mine = self.of_pool(p)
+        on = mine[np.isin(self.state[mine], (COLD, UP)) & ~self.leaving[mine]]
         if len(on) < self.wanted[p]:
-            able = mine & (self.held_down == 0) & ~self.leaving
-            spare = [
-                *np.flatnonzero(able & (self.state == DRAINING)),
-                *np.flatnonzero(able & (self.state == OFF)),
-            ]
+            able = mine[(self.held_down[mine] == 0) & ~self.leaving[mine]]
+            spare = [*able[self.state[able] == DRAINING], *able[self.state[able] == OFF]]
             for u in spare[: self.wanted[p] - len(on)]:
                 self.start(int(u), now_s)
         elif len(on) > self.wanted[p]:
             load = [peek.load(self.server, OUTSTANDING, self.lanes(int(u))) for u in on]
-            order = sorted(zip(self.state[on] == UP, load, -on, strict=True))
-            for _, _, minus in order[: len(on) - self.wanted[p]]:
-                self.stop(int(-minus), now_s)
+            order = sorted(zip(self.state[on] == UP, load, -self.number[on], on, strict=True))
+            for *_, u in order[: len(on) - self.wanted[p]]:
+                self.stop(int(u), now_s)
 
     def start(self, u: int, now_s: float) -> None:
         """Rent unit u; one that drains goes on at once, any other starts cold."""
@@ -123,7 +135,8 @@ class Hardware:
             self._enter(u, UP, now_s)
             self._order(now_s, "open", u)
             return
-        time_s = self.colds[self.pool[u]].time_s
+        self.row[u] = self._needed(u)
+        time_s = self.cold_s(u)
         self.n_starts += 1
         self._enter(u, COLD, now_s)
         turn = int(self.turn[u])
@@ -177,9 +190,40 @@ class Hardware:
             for i in self.lanes(u):
                 self.server.command(now_s, "move", i, EVERYBODY)
 
+    def cold_s(self, u: int) -> float:
+        """What the last start of unit u took, or takes."""
+        return self.colds[self.row[u]].time_s
+
     def is_idle(self, u: int) -> bool:
         """Whether unit u has nothing left to do."""
         return peek.empty_since_s(self.server, self.lanes(u)) is not None
+
+    def _needed(self, u: int) -> int:
+        """The row that unit u begins as: of the model with most requests for each replica that has
+        it or begins with it; of equal ones, of the one that fewest have, then of its own first.
+
+        Counted are requests that wait in front or are with a replica of its pool.
+        Source: D'Hondt's rule of dividing seats.
+        """
+        p = int(self.pool[u])
+        rows = self.rows[p]
+        if len(rows) == 1:
+            return rows[0]
+        now = look(self.server, self.units, self.state)
+        mine = self.of_pool(p)
+        lanes = [i for v in mine for i in self.lanes(int(v))]
+        asked = peek.asked(self.server, lanes) + now.held_for(self.server.pools[p].pool.role)
+        pools = self.server.pools
+        have = np.zeros(len(asked))
+        for v in mine[np.isin(self.state[mine], (COLD, UP)) & ~self.leaving[mine]]:
+            runs = int(self.server._state.replicas["next_pool"][self.units[v].lanes.start])
+            have[pools[self.row[v] if self.state[v] == COLD else runs].model] += 1
+
+        def need(q: int) -> tuple[float, float, bool]:
+            m = pools[q].model
+            return asked[m] / (1 + have[m]), -have[m], q == self.units[u].row
+
+        return max(rows, key=need)
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -187,7 +231,10 @@ class Hardware:
         if self.turn[u] == turn and self.state[u] == COLD:
             self._enter(u, DRAINING if self.leaving[u] else UP, now_s)
             if not self.leaving[u]:
-                self._order(now_s, "open", u, 1)
+                for i in self.lanes(u):
+                    turns = len(self.rows[self.pool[u]]) > 1
+                    row = self.row[u] if turns else self.dials.home(i)
+                    self.server.command(now_s, "open", i, 1 + self.dials.row(i, int(row)))
 
     def _release_if_empty(self, u: int, now_s: float) -> None:
         ended_s = peek.empty_since_s(self.server, self.lanes(u))
@@ -210,7 +257,7 @@ class Hardware:
         """Note how many replicas of pool p were wanted until now, as the first ones of it."""
         since, self.wanted_since_s[p] = self.wanted_since_s[p], now_s
         if now_s > since:
-            for u in np.flatnonzero(self.pool == p)[: self.wanted[p]]:
+            for u in self.of_pool(p)[: self.wanted[p]]:
                 self._spans += [(i, WANTED, since, now_s) for i in self.lanes(int(u))]
 
     def set_dial(self, u: int, dial: str, value: Any, now_s: float) -> None:

@@ -69,9 +69,11 @@ def not_before(time_ps: int) -> float:
     return time_s
 
 
-def anybody_takes(server: Server) -> bool:
-    """Whether some replica is open."""
-    return bool(server._state.replicas["accepts"].any())
+def anybody_takes(server: Server, models: Sequence[int]) -> bool:
+    """Whether each of these models has a replica that is open."""
+    now = server._state
+    rows = now.replicas["pool"][now.replicas["accepts"] == 1]
+    return bool((now.serves[rows][:, list(models)] >= 0).any(axis=0).all())
 
 
 def load(server: Server, field: int, lanes: Sequence[int]) -> int:
@@ -104,15 +106,39 @@ def waiting_blocks(server: Server) -> np.ndarray:
     return np.bincount(i, weights=need, minlength=len(now.replicas)).astype(np.int64)
 
 
-def held(server: Server) -> tuple[int, int]:
-    """Requests that wait in front of the fleet: without any KV, and with a computed prompt."""
+def held(server: Server) -> np.ndarray:
+    """Requests that wait in front of the fleet, without any KV and with a computed prompt: int64
+    [2, models]."""
     live = server._state.live
-    r, counts = int(server._clock.held_head), [0, 0]
+    r = int(server._clock.held_head)
+    counts = np.zeros((2, n_models(server)), dtype=np.int64)
     while r >= 0:
         if live["phase"][r] == HELD and live["aborted"][r] == 0:
-            counts[int(live["source"][r] >= 0 and live["stage"][r] == PLAIN)] += 1
+            counts[int(live["source"][r] >= 0 and live["stage"][r] == PLAIN), live["model"][r]] += 1
         r = int(live["next"][r])
-    return counts[0], counts[1]
+    return counts
+
+
+def n_models(server: Server) -> int:
+    return int(server._state.serves.shape[1])
+
+
+def asked(server: Server, replicas: Iterable[int]) -> np.ndarray:
+    """Requests that are with these replicas: int64 [models]."""
+    live = server._state.live
+    slots = live_slots(server._state)
+    slots = slots[(live["aborted"][slots] == 0) & (live["phase"][slots] != HELD)]
+    here = np.isin(live["replica"][slots], list(replicas))
+    return np.bincount(live["model"][slots[here]], minlength=n_models(server))
+
+
+def arrived(server: Server) -> np.ndarray:
+    """Requests that have reached the front so far: int64 [models]."""
+    n = n_models(server)
+    if n == 1:
+        return np.array([n_arrived(server)])
+    live = server._state.live["model"][live_slots(server._state)]
+    return np.bincount(live, minlength=n) + np.bincount(ended_rows(server)["model"], minlength=n)
 
 
 def ended_rows(server: Server) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from forerun.errors import PolicyError, Problem, SpecError
 from forerun.sim.check import encodes
 from forerun.sim.control import peek
-from forerun.sim.control.fleet import look
+from forerun.sim.control.fleet import look, pools_of
 from forerun.sim.control.hardware import Hardware
 from forerun.sim.log import UP
 from forerun.sim.setup import Served
@@ -39,7 +39,7 @@ class Replicas:
 
 
 class Rebalancer:
-    """A rule for all replicas that answer, by model."""
+    """A rule for all replicas that answer, by the model that they run."""
 
     def __init__(self, hardware: Hardware, spec: Rebalance, rule: Rule) -> None:
         self.hardware, self.spec, self.rule = hardware, spec, rule
@@ -47,12 +47,9 @@ class Rebalancer:
         self.n_looks = self.n_ordered = 0
         pools = hardware.server.pools
         able = [p for p, served in enumerate(pools) if served.pool.role != "prefill"]
-        models = sorted({pools[p].model for p in able})
-        self.groups = [
-            np.flatnonzero(np.isin(hardware.pool, [p for p in able if pools[p].model == m]))
-            for m in models
-        ]
-        self.memory = [{} for _ in models]
+        self.able = np.flatnonzero(np.isin(hardware.pool, able))
+        self.models = sorted({pools[p].model for p in able})
+        self.memory = [{} for _ in self.models]
 
     @property
     def next_s(self) -> float:
@@ -65,15 +62,17 @@ class Rebalancer:
         now = look(hardware.server, hardware.units, hardware.state)
         wanted = peek.waiting_blocks(hardware.server)
         decoding = hardware.server._state.replicas["n_decode"]
-        block = hardware.server._state.engines["block_tokens"]
-        for group, memory in zip(self.groups, self.memory, strict=True):
-            up = group[hardware.state[group] == UP]
+        engines = hardware.server._state.engines
+        row = hardware.server._state.replicas["next_pool"][[u.lanes.start for u in hardware.units]]
+        up_now = self.able[hardware.state[self.able] == UP]
+        for m, memory in zip(self.models, self.memory, strict=True):
+            up = up_now[engines["model"][row[up_now]] == m]
             if len(up) < 2:
                 continue
             lanes = [hardware.lanes(int(u)) for u in up]
             view = Replicas(
                 time_s=now_s,
-                block_tokens=block[hardware.pool[up]],
+                block_tokens=engines["block_tokens"][row[up]],
                 kv_blocks=now.kv_capacity[up],
                 kv_blocks_free=now.kv_capacity[up] - now.kv_blocks[up],
                 kv_blocks_wanted=np.array([wanted[list(own)].sum() for own in lanes]),
@@ -121,12 +120,12 @@ def check_moves(pools: Sequence[Served], rebalance: Rebalance | None) -> None:
         if encodes(pools):
             what = "moving requests by a rule is not yet combined with images"
             problems.append(Problem(where, what, "text only, or no rebalance"))
-        if any(served.group is not None for served in pools):
-            what = "requests of replicas that take turns with models cannot be moved yet"
-            problems.append(Problem(where, what, "a pool for each model, or no rebalance"))
-        most: dict[int, int] = {}
-        for served in able:
-            most[served.model] = most.get(served.model, 0) + served.pool.replicas
+        own = pools_of(pools)
+        n_of = np.bincount(own, weights=[served.pool.replicas for served in pools])
+        most: dict[int, float] = {}
+        for p, served in enumerate(pools):
+            if served.pool.role in ("both", "decode") and served.dial is None:
+                most[served.model] = most.get(served.model, 0) + n_of[own[p]]
         if all(n < 2 for n in most.values()):
             what = "there is no second replica to move requests to"
             problems.append(Problem(where, what, "replicas: 2, or no rebalance"))

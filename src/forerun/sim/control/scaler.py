@@ -12,8 +12,10 @@ from forerun.sim.control import peek
 from forerun.sim.control.fleet import Fleet, PoolView, look
 from forerun.sim.control.hardware import Hardware
 from forerun.sim.log import UP
+from forerun.sim.setup import Served
 from forerun.spec.control import Autoscale
 
+OTHER_LANE = "the other lane"
 Rule = Callable[[PoolView, Autoscale, dict], float]
 
 
@@ -24,7 +26,10 @@ class Scaler:
         self.hardware, self.p, self.spec, self.rule = hardware, p, spec, rule
         self.memory: dict[str, Any] = {}
         self.n_looks = 0
-        room = hardware.server.pools[p].pool.replicas
+        room = int((hardware.pool == p).sum())
+        rows = hardware.rows[p]
+        self.models = sorted({hardware.server.pools[q].model for q in rows})
+        self.cold_s = max(hardware.colds[q].time_s for q in rows)
         self.most = room if spec.max_replicas is None else spec.max_replicas
         self.wishes = [(0.0, hardware.wanted[p])]
         self.before = self._look()
@@ -39,7 +44,7 @@ class Scaler:
     def next_s(self) -> float:
         """When it wants to look: at its period, or when a request finds nobody."""
         server = self.hardware.server
-        if self.hardware.wanted[self.p] == 0 and not peek.anybody_takes(server):
+        if self.hardware.wanted[self.p] == 0 and not peek.anybody_takes(server, self.models):
             return min(self.next_look_s, peek.next_arrival_s(server))
         return self.next_look_s
 
@@ -52,7 +57,7 @@ class Scaler:
             view = self._view(now)
             self.before = now
             wanted = self.held_back(now_s, self.bounded(self.rule(view, self.spec, self.memory)))
-        if wanted == 0 and now.n_held + now.n_held_answers > 0 and self._serves(now):
+        if wanted == 0 and self._serves(now):
             wanted = min(1, self.most)
             self.wishes.append((now_s, wanted))
         if wanted != hardware.wanted[self.p]:
@@ -88,26 +93,33 @@ class Scaler:
     def _serves(self, now: Fleet) -> bool:
         """Whether this pool can take one of those who wait."""
         role = self.hardware.server.pools[self.p].pool.role
-        return (now.n_held > 0 and role != "decode") or (
-            now.n_held_answers > 0 and role in ("both", "decode")
-        )
+        return bool(now.held_for(role)[self.models].any())
 
     def _view(self, now: Fleet) -> PoolView:
         hardware = self.hardware
-        cold_s = hardware.colds[self.p].time_s
         mine = hardware.pool == self.p
         wanted = hardware.wanted[self.p]
-        return PoolView(now, self.before, mine, self._share(now), wanted, cold_s)
+        return PoolView(now, self.before, mine, self._shares(now), wanted, self.cold_s)
 
-    def _share(self, now: Fleet) -> float:
-        """This pool's part of the requests that come and wait: by its replicas up in its role."""
-        pools = self.hardware.server.pools
+    def _shares(self, now: Fleet) -> np.ndarray:
+        """This pool's part of the requests that come and wait, by model: by its replicas up among
+        those of its role that serve the model."""
+        hardware = self.hardware
+        pools = hardware.server.pools
         role = pools[self.p].pool.role
-        rivals = [
-            p for p, served in enumerate(pools)
-            if served.pool.role == role and served.pool.replicas > 0
-        ]  # fmt: skip
-        up = [int(((self.hardware.pool == p) & (now.state == UP)).sum()) for p in rivals]
-        if sum(up) == 0:
-            return 1 / len(rivals)
-        return up[rivals.index(self.p)] / sum(up)
+        rivals = [p for p in np.unique(hardware.pool).tolist() if takes_as(pools[p]) == role]
+        out = np.zeros(now.held.shape[1])
+        for m in self.models:
+            able = [p for p in rivals if m in {pools[q].model for q in hardware.rows[p]}]
+            up = [int(((hardware.pool == p) & (now.state == UP)).sum()) for p in able]
+            mine = up[able.index(self.p)]
+            out[m] = mine / sum(up) if sum(up) else 1 / len(able)
+        return out
+
+
+def takes_as(served: Served) -> str:
+    """The role in which a pool takes requests: two lanes on the same devices do all, by the lane
+    of prompts."""
+    if served.block is None:
+        return served.pool.role
+    return "both" if served.pool.role == "prefill" else OTHER_LANE

@@ -1,13 +1,13 @@
 """`Shares`: how prompts and answers divide the SMs of a replica, looked at every so often.
 
 A look reads what only events change, so it sees the same whether steps are leapt over or taken; a
-change is an order to both lanes (`switch`), which each carries out at its next step boundary.
+change turns a dial of both lanes, each of which goes on otherwise from its next step boundary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,16 +17,13 @@ from forerun.cost.table import CostTable, grid
 from forerun.errors import PolicyError
 from forerun.sim.collect import live_slots
 from forerun.sim.control import peek
+from forerun.sim.control.dials import SHARES, Dials
 from forerun.sim.control.find import find
 from forerun.sim.core.rows_request import DECODING, WAITING
-from forerun.sim.log import Log
 from forerun.sim.serve import PS, Server
-from forerun.sim.settings import LONGEST_S
 from forerun.sim.setup import Served
 from forerun.spec.slo import Slo
 from forerun.spec.sm_share import SmShare
-
-DAY_S = 86_400.0
 
 
 def is_shared(pools: Sequence[Served]) -> bool:
@@ -77,7 +74,7 @@ class Lanes:
 
 
 class _Block:
-    """One pool: its rule, its rows by level, its replicas."""
+    """One pool: its rule, its replicas, and what answers cost beside prompts by level."""
 
     def __init__(self, server: Server, p: int, slo: Slo) -> None:
         served = server.pools[p]
@@ -88,8 +85,6 @@ class _Block:
         self.name = served.block
         self.policy: Callable[..., Any] = find("share", rule.policy)
         rows = {one.lane: q for q, one in enumerate(server.pools) if one.block == served.block}
-        self.prompts = [rows[4 * k] for k in range(len(rule.shares))]
-        self.answers = [rows[4 * k + 2] for k in range(len(rule.shares))]
         self.tables = [server.pools[rows[4 * k + 3]].table for k in range(len(rule.shares))]
         self.first = np.flatnonzero(server.pool_of_replica == p)
         self.second = np.array(server._state.replicas["partner"])[self.first]
@@ -102,8 +97,9 @@ class Shares:
     slo : whose bounds a policy aims at where `sm_share` names none.
     """
 
-    def __init__(self, server: Server, slo: Slo | None = None) -> None:
-        self.server = server
+    def __init__(self, dials: Dials, slo: Slo | None = None) -> None:
+        self.dials = dials
+        self.server = server = dials.server
         self.blocks = [
             _Block(server, p, slo or Slo()) for p, one in enumerate(server.pools)
             if one.block is not None and one.pool.replicas > 0 and one.pool.role == "prefill"
@@ -113,34 +109,22 @@ class Shares:
             block.next_s = block.rule.every_s
         self.switches: list[dict[str, Any]] = []
 
-    def run(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """From now until every request has ended, or nothing can happen to those that are left.
+    @property
+    def next_s(self) -> float:
+        """When it looks next at some pool; infinite where it looks at none."""
+        return min((block.next_s for block in self.blocks), default=np.inf)
 
-        progress : called now and then with (requests arrived, requests in all).
-        """
-        server = self.server
-        stuck_since, done = server.now_s, peek.progress(server)
-        while not peek.at_rest(server):
-            now = min(block.next_s for block in self.blocks)
-            server.advance(now if now < LONGEST_S else np.inf)
-            if now >= LONGEST_S or peek.at_rest(server):
-                break
-            if peek.progress(server) != done or peek.next_arrival_s(server) < np.inf:
-                stuck_since, done = now, peek.progress(server)
-            elif now - stuck_since > DAY_S:
-                break
-            for block in self.blocks:
-                if block.next_s <= now:
-                    self._look(block, now)
-                    block.next_s = now + block.rule.every_s
-            if progress is not None:
-                progress(peek.n_arrived(server), server.n_injected)
-        peek.end_at_last_event(server)
+    def act(self, now_s: float) -> None:
+        """Look at the pools whose time has come."""
+        for block in self.blocks:
+            if block.next_s <= now_s:
+                self._look(block, now_s)
+                block.next_s = now_s + block.rule.every_s
 
     def _look(self, block: _Block, now: float) -> None:
         """Ask the policy; order what it says.  Raises PolicyError for what is no level."""
         level = block.policy(self._view(block, now), block.rule, block.memory)
-        n = len(block.prompts)
+        n = len(block.tables)
         if not (isinstance(level, int | np.integer) and 0 <= level < n):
             raise PolicyError.one(
                 f"policy {block.rule.policy.name}",
@@ -150,9 +134,8 @@ class Shares:
             )
         if level == block.level:
             return
-        for rows, replicas in ((block.prompts, block.first), (block.answers, block.second)):
-            for i in replicas.tolist():
-                self.server.command(now, "switch", i, rows[int(level)])
+        for i in [*block.first.tolist(), *block.second.tolist()]:
+            self.dials.turn(i, SHARES, int(level) or None, now)
         prefill, decode = block.rule.shares[int(level)]
         self.switches.append(
             {"time_s": now, "pool": block.name, "prefill": prefill, "decode": decode}
@@ -181,9 +164,3 @@ class Shares:
             n_answering=n / len(block.first), mean_ctx=float(ctx.mean()) if n else 0.0,
             tables=block.tables,
         )  # fmt: skip
-
-    def log(self) -> Log:
-        """The server's log with what was decided."""
-        log = self.server.log_so_far()
-        lanes = log.meta["lanes"] | {"switches": self.switches}
-        return replace(log, meta={**log.meta, "lanes": lanes})

@@ -1,7 +1,8 @@
 """Adapters (LoRA): what a replica keeps of them, how they come, what they add to a step.
 
 A replica has slots for a few adapters; others come from its host, one after another, and the one
-that was used longest ago makes room.  An adapter that somebody runs with stays.  A request whose
+that was used longest ago makes room; or adapters take blocks of the KV cache (`paging`).  An
+adapter that somebody runs with stays.  A request whose
 adapter is not there, or would be one too many in the batch, waits apart, and those behind it go
 on; or all wait (`in_order`).  The end of a load is known when it begins: a boundary, not an event.
 
@@ -10,21 +11,26 @@ Legend: i replica, r slot of a request, a adapter, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import queue
+from forerun.sim.core import paging, prefix, queue, tiers
 from forerun.sim.core.jit import jit
+from forerun.sim.core.kv import blocks_now, idle_blocks
+from forerun.sim.core.kv import take as take_blocks
 from forerun.sim.core.order import NEVER
+from forerun.sim.core.rows_request import DECODING, SHOWING
 from forerun.sim.core.wake import cut_leap
 
 
 @jit
 def next_ready(state, i, t):
-    """When the next adapter that is on its way to replica i is there; NEVER when none is."""
+    """When the next adapter that is on its way to replica i is there, or so near that requests
+    start without it; NEVER when none is."""
     first = NEVER
     if state.fitted[i].free_ps > t:
         for a in range(state.slots.shape[1]):
             slot = state.slots[i, a]
-            if slot.held == 1 and t < slot.ready_ps < first:
-                first = slot.ready_ps
+            if slot.held == 1 and slot.ready_ps > t:
+                early_ps = slot.ready_ps - state.engines[state.replicas[i].pool].early_ps
+                first = min(first, early_ps if early_ps > t else slot.ready_ps)
     return first
 
 
@@ -69,21 +75,54 @@ def place_for(state, i, t):
 
 
 @jit
-def begin(state, i, a, t):
-    """Adapter a is fetched for replica i if it can have a slot; True when it is on its way."""
-    fitted, slot = state.fitted[i], state.slots[i, a]
+def make_place(state, i, a, t):
+    """Adapter a can have a slot of replica i, or blocks: idle ones make room.  False: it cannot."""
+    fitted = state.fitted[i]
+    if state.engines[state.replicas[i].pool].paged == 1:
+        return make_blocks(state, i, a)
     old = place_for(state, i, t)
-    if old == -2:
-        return False
     if old >= 0:
         state.slots[i, old].held = 0
         fitted.n_held -= 1
         fitted.n_evicted += 1
+    return old > -2
+
+
+@jit
+def make_blocks(state, i, a):
+    """The same in the KV cache.  Where loading goes on beside steps, no adapter that somebody waits
+    for makes room for another."""
+    p, fitted = state.replicas[i].pool, state.fitted[i]
+    engine = state.engines[p]
+    prefix.settle(state, i)
+    alone = engine.in_step == 0 and engine.in_order == 0
+    room = engine.n_blocks - engine.watermark - state.adapter_blocks[p, a] - blocks_now(state, i)
+    if room < (paging.waited_for(state, i) if alone else 0):
+        return False
+    while idle_blocks(state, i) > room:
+        out = paging.next_out(state, i)
+        if out >= 0:
+            paging.drop(state, i, out)
+            fitted.n_evicted += 1
+        else:
+            tiers.drop(state, i)
+    state.slots[i, a].blocks = state.adapter_blocks[p, a]
+    fitted.idle_blocks += state.slots[i, a].blocks
+    return True
+
+
+@jit
+def begin(state, i, a, t):
+    """Adapter a is fetched for replica i if there is room; True when it is on its way."""
+    fitted, slot = state.fitted[i], state.slots[i, a]
+    if not make_place(state, i, a, t):
+        return False
     spent = load_ps(state, i, a)
     use_host(state, i, a)
     fitted.ticks += 1
     slot.held, slot.used = 1, fitted.ticks
     fitted.n_held += 1
+    fitted.most_held = max(fitted.most_held, fitted.n_held)
     fitted.n_loads += 1
     fitted.load_ps += spent
     fitted.bytes += state.adapters[a].bytes
@@ -133,7 +172,7 @@ def come(state, i, r, t):
     alone = engine.in_step == 0 and engine.in_order == 0
     early = slot.held == 0 and alone and state.replicas[i].n_apart == 0
     if early and begin(state, i, a, t) and state.replicas[i].n_steps > 0:
-        cut_leap(state, i, slot.ready_ps)
+        cut_leap(state, i, t if engine.paged == 1 else slot.ready_ps)  # it counted on the blocks
 
 
 @jit
@@ -143,8 +182,9 @@ def may_start(state, i, a, t):
     if slot.n_using == 0 and state.fitted[i].n_active >= engine.max_adapters:
         return False
     if slot.held == 1:
-        return slot.ready_ps <= t
-    return engine.in_step == 1 and place_for(state, i, t) > -2
+        return slot.ready_ps <= t + engine.early_ps
+    # in blocks it needs room as KV does, which whoever starts it looks for
+    return engine.in_step == 1 and (engine.paged == 1 or place_for(state, i, t) > -2)
 
 
 @jit
@@ -219,6 +259,9 @@ def take(state, i, a, t):
     if slot.n_using == 0:
         state.fitted[i].n_active += 1
     slot.n_using += 1
+    if slot.n_using == 1 and slot.blocks > 0:
+        state.fitted[i].idle_blocks -= slot.blocks
+        take_blocks(state, i, slot.blocks)
 
 
 @jit
@@ -230,6 +273,12 @@ def leave(state, i, a):
         fitted.n_active -= 1
         fitted.ticks += 1
         slot.used = fitted.ticks
+        if slot.blocks > 0:
+            fitted.idle_blocks += slot.blocks
+            take_blocks(state, i, -slot.blocks)
+            at_once = state.engines[state.replicas[i].pool].leaves == paging.AT_ONCE
+            if at_once and slot.n_waiting == 0:
+                paging.drop(state, i, a)
 
 
 @jit
@@ -241,8 +290,7 @@ def fall(state, i):
         slot = state.slots[i, a]
         slot.host = 0
         if slot.held == 1 and slot.n_using == 0:
-            slot.held = 0
-            fitted.n_held -= 1
+            paging.drop(state, i, a)
 
 
 # -- what they cost -------------------------------------------------------------------------------
@@ -260,6 +308,33 @@ def decode(state, i, a, n):
     if before == 0 or slot.n_decoding == 0:
         fitted.n_distinct += n
         fitted.distinct_ranks += n * rank
+
+
+@jit
+def price_denoising(state, i, decoding, t):
+    """The same as `price` where each request in the step computes all its tokens.
+
+    Those whose adapter is still on its way run without it.
+    """
+    replica, fitted = state.replicas[i], state.fitted[i]
+    engine = state.engines[replica.pool]
+    n = tokens = ranks = work = 0
+    fitted.rounds += 1
+    r = replica.run_head
+    while r >= 0:
+        request = state.live[r]
+        mine = decoding if request.phase == DECODING else min(request.chunk, 1)
+        if mine == 1 and request.adapter >= 0 and request.phase != SHOWING:
+            slot, rank = state.slots[i, request.adapter], state.adapters[request.adapter].rank
+            if slot.ready_ps <= t:
+                tokens += request.isl
+                work += request.isl * rank
+                if slot.seen != fitted.rounds:
+                    slot.seen = fitted.rounds
+                    n += 1
+                    ranks += rank
+        r = request.next
+    return added(state, i, engine, n, tokens, ranks, work)
 
 
 @jit
@@ -289,6 +364,13 @@ def price(state, i, decoding):
                 n += 1
                 ranks += rank
         r = request.chunk_next
+    return added(state, i, engine, n, tokens, ranks, work)
+
+
+@jit
+def added(state, i, engine, n, tokens, ranks, work):
+    """What n adapters of so many ranks add for so many tokens; noted for the log."""
+    replica = state.replicas[i]
     replica.n_adapters, replica.n_adapted = n, tokens
     if n == 0:
         return 0

@@ -43,6 +43,7 @@ def _copy(target, source):
     target.region, target.on_way = source.region, source.on_way
     target.n_items = source.n_items
     target.item_units, target.item_tokens = source.item_units, source.item_tokens
+    target.item_at = source.item_at
     target.most_kept, target.most_read = source.most_kept, source.most_read
 
 

@@ -61,7 +61,9 @@ def lose(state, r):
     clock = state.clock[0]
     request = state.live[r]
     clock.wasted_out += request.n_out
-    if request.stage != ENCODING:
+    if state.engines[request.pool].denoises == 1:
+        clock.wasted_tokens += request.isl * request.n_out  # all of them in each step
+    elif request.stage != ENCODING:
         clock.wasted_tokens += request.n_computed
     clock.wasted_tokens += request.recomputed - request.cached
 

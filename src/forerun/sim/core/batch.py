@@ -11,10 +11,12 @@ from __future__ import annotations
 from forerun.sim.core import (
     adapters,
     decoders,
+    denoise,
     encode,
     fair,
     fetch,
     lanes,
+    paging,
     prefix,
     tiers,
     tuning,
@@ -121,7 +123,8 @@ def grow_chunks(state, i, left, whole, decoding):
         if q > left and whole == 0:
             q = left
         elif q > left:
-            q = left if request.n_preempt + request.n_retries > 0 else 0
+            again = request.n_preempt + request.n_retries > 0 and engine.denoises == 0
+            q = left if again else 0
         if request.stage == ENCODING:
             q -= q % request.item_units  # items are computed whole
         request.chunk = q
@@ -225,6 +228,8 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         here = prefix.leading(state, i, r)  # prefix blocks
         coming = comes(state, i, r, here)
         have = here * state.clock[0].hash_tokens + coming
+        found = encode.found(state, i, r) if request.stage == ENCODING else 0
+        have += found * request.item_units if found > 0 else 0
         brings = request.stage == EMBEDDED
         up = brings or (coming > 0 and request.source < 0)
         if up and replica.n_running + replica.n_coming >= engine.max_seqs:
@@ -255,15 +260,16 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
             blocks = blocks_for(min(request.n_known, kept(state, i, r) + engine.max_tokens), b)
         shared = here * prefix.blocks_a_hash(state, i) if here > 0 else 0
         held = shared - prefix.idle_among(state, i, r, here) * (shared // max(here, 1))
-        if replica.n_blocks + keep + blocks - held > engine.n_blocks - engine.watermark:
+        more = paging.wants(state, i, request.adapter) if request.adapter >= 0 else 0
+        if replica.n_blocks + keep + blocks + more - held > engine.n_blocks - engine.watermark:
             return left, unsettled
         if state.admit(request, replica, engine, state.admit_params) == 0:
             return left, unsettled
         lists.dequeue(state, i)
+        if here > 0:
+            prefix.hold_leading(state, i, r, here)  # so that nothing else drops them
         if request.adapter >= 0:
             adapters.take(state, i, request.adapter, t)
-        if here > 0:
-            prefix.hold_leading(state, i, r, here)
         request.n_blocks = blocks
         state.load[OUTSTANDING_TOKENS, i] -= have
         if up and not brings:
@@ -275,7 +281,9 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         elif request.source >= 0:
             fetch.pull(state, i, r, footprint - shared * b, t)
         elif not up:
-            lists.note_reuse(request, have)
+            if request.stage == ENCODING:
+                encode.take_found(state, i, r, found)
+            lists.note_reuse(request, have if request.stage != ENCODING else 0)
             request.n_computed = have
             lists.start_running(state, i, r, t)
             lists.join_chunks(state, i, r)
@@ -356,13 +364,16 @@ def fill(state, i, t, alone):
 def form(state, i, t):
     """Shape the leap of replica i that starts at t; returns when it ends, NEVER if it idles."""
     replica = state.replicas[i]
-    replica.n_steps = 0
+    replica.n_steps = replica.denoised = 0
     if t < replica.free_ps:
         return replica.free_ps
     running, waiting = replica.n_running, replica.n_waiting
+    evicted = state.fitted[i].n_evicted
     has_encoded = replica.has_encoded  # nobody joins between the encoder's step and the model's
     if has_encoded == 1:
         replica.has_encoded = 0
+    if replica.show_head >= 0:
+        return denoise.show(state, i, t)
     lists.drop_aborted_heads(state, i)
     if replica.ready_head >= 0:
         join_ready(state, i, t)
@@ -378,6 +389,9 @@ def form(state, i, t):
             if end >= 0:
                 drafts.cancel(state, i)
                 return end
+        paged = state.engines[replica.pool].paged == 1 and replica.n_apart > 0
+        if paged and state.fitted[i].n_evicted != evicted:
+            unsettled += 1  # another adapter may have room now
         if replica.n_parked > 0 and (replica.n_running != running or replica.n_waiting != waiting):
             unsettled += 1  # a turn policy sees that somebody started, or waits no longer
     elif not tuning.goes_on(state, i):

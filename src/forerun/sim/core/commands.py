@@ -12,10 +12,12 @@ from __future__ import annotations
 from forerun.sim.core import (
     adapters,
     decoders,
+    embeddings,
     failures,
     fair,
     fetch,
     front,
+    paging,
     prefix,
     queue,
     tiers,
@@ -28,19 +30,14 @@ from forerun.sim.core.kv import FULL, blocks_for, blocks_now, kept, make_room_fo
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.rows_fleet import ROLE
 from forerun.sim.core.rows_request import DECODING
-from forerun.sim.core.signatures import (
-    KV_CAPACITY,
-    OUTSTANDING,
-    POOL,
-    SPEED,
-)
+from forerun.sim.core.signatures import OUTSTANDING
 from forerun.sim.core.state import VERBS
 from forerun.sim.core.step_end import let_go
 from forerun.sim.core.wake import cut_leap, wake
 
 BOTH, DECODE = ROLE["both"], ROLE["decode"]
 OPEN, CLOSE, FAIL = VERBS["open"], VERBS["close"], VERBS["fail"]
-SWITCH, MOVE, LINK = VERBS["switch"], VERBS["move"], VERBS["link"]
+SWITCH, MOVE, LINK, SET = VERBS["switch"], VERBS["move"], VERBS["link"], VERBS["set"]
 MILLION = 1_000_000
 
 
@@ -63,9 +60,11 @@ def obey(state, t):
     replica = state.replicas[i]
     if command.verb == OPEN:
         replica.accepts = 1
-        if command.value == 1:
+        if command.value > 0:
             tiers.fall(state, i)
             adapters.fall(state, i)
+            embeddings.fall(state, i)
+            turns.begin(state, i, command.value - 1)
         restrict(state)
         if clock.tunes == 1:
             wake(state, i, t)
@@ -77,10 +76,13 @@ def obey(state, t):
             wake(state, i, t)  # it tunes no more
     elif command.verb == FAIL:
         failures.fail(state, i, t, command.value)
-    elif command.verb == SWITCH:
-        replica.next_pool = command.value
+    elif command.verb == SWITCH or command.verb == SET:
+        if command.verb == SET:
+            replica.next_pool = turns.row_of(state, command.value, replica.next_pool, command.value)
+        else:
+            replica.next_pool = command.value
+            state.loads[i].chosen_ps = t
         replica.n_orders += 1
-        state.loads[i].chosen_ps = t
         wake(state, i, t)
     elif command.verb == MOVE and replica.n_decode > 0:
         replica.n_to_move += command.value
@@ -113,14 +115,17 @@ def at_boundary(state, i, t):
     replica = state.replicas[i]
     if t < replica.free_ps:
         return
-    if replica.n_parked > 0 and replica.next_pool == replica.pool:
+    if replica.n_parked > 0 and not turns.drains(state, i):
         turns.ask(state, i, t)
     replica.n_orders = 0
-    if replica.next_pool != replica.pool:
-        if not turns.drains(state, i) or turns.is_empty(state, i):
-            change_pool(state, i, t)
-        else:
-            replica.n_orders = 1  # when it is empty
+    p = replica.next_pool
+    if turns.drains(state, i) and not turns.is_empty(state, i):
+        replica.n_orders = 1  # when it is empty; until then its model with that row's costs
+        p = turns.row_of(state, p, replica.pool, replica.pool)
+        if state.engines[p].role != state.engines[replica.pool].role:
+            p = replica.pool
+    if p != replica.pool:
+        change_pool(state, i, p, t)
     m = state.engines[replica.pool].model
     n = replica.n_to_move if front.another_takes(state, i, DECODE, m) else 0
     replica.n_to_move = 0
@@ -138,14 +143,16 @@ def move(state, i, r, t):
     """
     request = state.live[r]
     request.source = i
+    state.clock[0].moves = 1
     j = front.choose(state, r, DECODE)
+    state.clock[0].moves = 0
     request.source = -1
     if j < 0:
         return False
-    p = state.serves[state.replicas[j].pool, request.model]
+    p = state.replicas[j].pool
     known = request.n_computed + state.replicas[i].decoded - request.joined
     rest = request.isl + request.osl - known
-    if p != state.replicas[j].pool or not front.fits(state, p, known, rest, request.most_kept):
+    if not front.fits(state, p, known, rest, request.most_kept):
         return False
     engine = state.engines[p]
     prefix.settle(state, j)
@@ -157,9 +164,11 @@ def move(state, i, r, t):
     if engine.reserve == FULL:
         blocks = blocks_for(request.isl + request.osl - 1, engine.block_tokens)
     spare = blocks_for(state.replicas[j].n_taking, engine.block_tokens)  # what a step takes
+    if request.adapter >= 0:
+        if not adapters.may_start(state, j, request.adapter, t):
+            return False
+        spare += paging.wants(state, j, request.adapter)
     if blocks_now(state, j) + spare + blocks - held > engine.n_blocks - engine.watermark:
-        return False
-    if request.adapter >= 0 and not adapters.may_start(state, j, request.adapter, t):
         return False
     decoders.leave_decoders(state, i, r)
     let_go(state, i, r, t)
@@ -168,10 +177,10 @@ def move(state, i, r, t):
     if engine.fair == 1:
         request.key = request.arrival_ps
     state.load[OUTSTANDING, j] += 1
-    if request.adapter >= 0:
-        adapters.take(state, j, request.adapter, t)
     if here > 0:
         prefix.hold_leading(state, j, r, here)
+    if request.adapter >= 0:
+        adapters.take(state, j, request.adapter, t)
     request.n_blocks = blocks
     take(state, j, blocks - shared)
     prefix.settle(state, j)
@@ -182,22 +191,18 @@ def move(state, i, r, t):
 
 
 @jit
-def change_pool(state, i, t):
-    """Replica i goes on with the costs, policies, role and model of another pool."""
+def change_pool(state, i, p, t):
+    """Replica i goes on with the costs, policies, role and model of row p."""
     replica = state.replicas[i]
-    p = replica.next_pool
     if state.engines[replica.pool].fair == 1:
         fair.gather(state, i)
-    if turns.drains(state, i):
+    if state.engines[p].model != state.engines[replica.pool].model:
         turns.take_up(state, i, p, t)
     if state.replicas[i].partner >= 0:
         replica.free_ps = t + state.engines[p].switch_ps
-    replica.pool = p
+    turns.put_on(state, i, p)
     if state.engines[p].fair == 1:
         queue_by_tenant(state, i)
-    state.load[POOL, i] = p
-    state.load[KV_CAPACITY, i] = state.engines[p].n_blocks
-    state.load[SPEED, i] = state.engines[p].speed
     make_room_for(state, i, replica.n_blocks)
     failures.send_parked(state, i, 0, t, 0)
     restrict(state)

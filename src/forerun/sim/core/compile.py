@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from forerun.sim.core import arrivals, kv, live, serve, wake
+from forerun.sim.core import arrivals, kv, live, serve, step_end, wake
 from forerun.sim.core.jit import JIT, cache_dir, jit
 from forerun.sim.core.once import once
 from forerun.sim.core.plain import guarded
@@ -28,13 +28,14 @@ def _set_cache_dir() -> None:
 
 @cache
 def entry(name: str) -> Any:
-    """One of `advance`, `abort`, `cut_leap`, `look`, `release`, taking a State first: compiled when
-    first asked for (from the cache folder when it can be), or as it is."""
+    """One of the functions below, taking a State first: compiled when first asked for (from the
+    cache folder when it can be), or as it is."""
     function = {
         "advance": serve.advance,
         "abort": live.abort,
         "cut_leap": wake.cut_leap,
         "look": kv.look,
+        "under_way": step_end.under_way,
         "release": arrivals.release,
     }[name]
     if not JIT:
@@ -49,9 +50,9 @@ def entry(name: str) -> Any:
     # level 2 takes half a second more than level 1 and runs 3 % faster; level 3 adds nothing
     setattr(config, "OPT", type(usual)(2))  # noqa: B010
     i8 = types.int64
-    takes: dict[str, list[Any]] = {"advance": [i8], "release": [i8], "look": []}
+    takes: dict[str, list[Any]] = {"advance": [i8], "release": [i8], "look": [], "under_way": []}
     arguments = takes.get(name, [i8, i8])
-    result = types.void if name in ("release", "look") else i8
+    result = types.void if name in ("release", "look", "under_way") else i8
     try:
         with once(function.py_func.__qualname__):
             compiled = jit(signature=result(native.STATE, *arguments), cache=True)(function.py_func)

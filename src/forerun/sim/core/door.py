@@ -88,7 +88,7 @@ def receive(state, arrival):
         turn_away(state, arrival, CANCELLED)
         return
     if clock.has_answers == 1:
-        k = responses.find(state, arrival.request, arrival.model, clock.now_ps)
+        k = responses.find(state, arrival.request, responses.who(state, arrival), clock.now_ps)
         if k >= 0:
             answer(state, arrival, k)
             return
@@ -142,6 +142,7 @@ def fill(state, arrival):
     if arrival.n_items > 0:
         request.item_units, request.item_tokens = arrival.item_units, arrival.item_tokens
         request.n_encoded = request.encoding = 0
+        request.item_at = arrival.item_at
     place_in_workflow(state, request)
     request.first_by_ps = NEVER
     if request.tenant < state.tenants.shape[0]:

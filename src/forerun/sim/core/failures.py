@@ -9,6 +9,8 @@ from forerun.sim.core import (
     adapters,
     attempts,
     decoders,
+    denoise,
+    embeddings,
     encode,
     front,
     heaps,
@@ -16,6 +18,7 @@ from forerun.sim.core import (
     queue,
     tiers,
     transfer,
+    turns,
 )
 from forerun.sim.core import live as lists
 from forerun.sim.core.clock import steps_to_reach
@@ -51,13 +54,15 @@ def fail(state, i, t, lose):
             began = complete(state, i, k)
         totals.lost_ps += t - began
         replica.n_steps = 0
-        replica.chunk = replica.encoding = 0
+        replica.chunk = replica.encoding = replica.n_encoding = 0
         heaps.reschedule(state, i, NEVER)
     stop_transfers(state, i, t)
     forget_sources(state, i, t)
     empty(state, i, t, lose)
     tiers.fall(state, i)
     adapters.fall(state, i)
+    embeddings.fall(state, i)
+    turns.fall(state, i)
 
 
 @jit
@@ -118,6 +123,8 @@ def forget_sources(state, i, t):
 def empty(state, i, t, lose):
     """Every request of replica i leaves it: running ones, ready ones, waiting ones."""
     replica = state.replicas[i]
+    if state.engines[replica.pool].denoises == 1:
+        denoise.stop_showing(state, i)
     while replica.ready_head >= 0:
         r = replica.ready_head
         replica.ready_head = state.live[r].chunk_next
@@ -194,6 +201,8 @@ def forget(state, r):
     """What r had computed is lost."""
     request = state.live[r]
     encode.start_over(request)
+    if state.clock[0].denoises == 1:
+        denoise.start_over(state, r)
     request.recomputed += request.n_computed
     request.n_computed = 0
     request.n_known = request.isl + request.n_out
@@ -218,6 +227,7 @@ def send_again(state, i, r, t, lose):
     else:
         request.n_retries -= 1
         request.recomputed += request.n_computed
+        request.n_computed = 0  # so that it is counted once, where a copy is lost
         lists.write_done(state, i, r, t, lists.ABORTED if request.aborted == 1 else FAILED)
     lists.free(state, r)
 

@@ -30,8 +30,11 @@ def fits(state, p, isl, osl, most_kept):
     engine = state.engines[p]
     last = isl if engine.role == PREFILL else isl + osl - 1  # the last token needs no cache
     last = min(last, min(engine.keeps, most_kept) + engine.max_tokens)  # cut after each step
+    if engine.denoises == 1:
+        last = isl  # nothing grows
     short = isl + osl <= engine.max_len
-    return short and blocks_for(last, engine.block_tokens) <= engine.n_blocks - engine.watermark
+    room = engine.n_blocks - engine.watermark - engine.adapter_room
+    return short and blocks_for(last, engine.block_tokens) <= room
 
 
 @jit
@@ -139,7 +142,9 @@ def choose(state, r, role):
         return checked(state, r, pick(state, r, state.load), state.replicas.shape[0])
     n = 0
     for i in range(state.replicas.shape[0]):
-        if i != source and i != avoid and takes(state, i, role, model):
+        if i in (source, avoid) or not takes(state, i, role, model):
+            continue
+        if clock.moves == 0 or turns.runs(state, i, model):
             state.offered_of[n] = i
             n += 1
             if state.serves.shape[1] > 1:
@@ -186,7 +191,7 @@ def reach(state, r, t):
     if request.aborted == 1:
         lists.write_done(state, -1, r, t, ABORTED)
         lists.free(state, r)
-    elif takes(state, i, PREFILL, request.model):
+    elif takes(state, i, ENCODE if request.stage == ENCODING else PREFILL, request.model):
         deliver(state, i, r, t)
     else:
         send(state, r, t)

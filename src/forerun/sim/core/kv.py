@@ -10,7 +10,7 @@ Legend: i replica, r slot, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import tiers
+from forerun.sim.core import paging, tiers
 from forerun.sim.core.clock import steps_to_reach
 from forerun.sim.core.jit import jit
 from forerun.sim.core.rows_fleet import RESERVE
@@ -95,7 +95,7 @@ def take(state, i, n):
         state.lanes[i].touched = 1
         in_use = replica.n_blocks = blocks_now(state, m)
     state.load[KV_BLOCKS, i] = in_use
-    if n > 0 and state.stores[m].n_idle > 0:
+    if n > 0 and state.stores[m].n_idle + state.fitted[m].idle_blocks > 0:
         make_room_for(state, m, in_use)
     if in_use > state.totals[m].peak_blocks:
         state.totals[m].peak_blocks = in_use
@@ -103,11 +103,25 @@ def take(state, i, n):
 
 @jit
 def make_room_for(state, i, in_use):
-    """Drop idle prefix blocks of replica i until they and `in_use` blocks fit its memory."""
-    engine = state.engines[state.replicas[i].pool]
-    each = state.clock[0].hash_tokens // engine.block_tokens
-    while state.stores[i].n_idle > 0 and in_use + state.stores[i].n_idle * each > engine.n_blocks:
-        tiers.drop(state, i)
+    """Drop idle prefix blocks and adapters of replica i until they and `in_use` blocks fit its
+    memory."""
+    most = state.engines[state.replicas[i].pool].n_blocks
+    while in_use + idle_blocks(state, i) > most:
+        a = paging.next_out(state, i)
+        if a >= 0:
+            paging.drop(state, i, a)
+            state.fitted[i].n_evicted += 1
+        elif state.stores[i].n_idle > 0:
+            tiers.drop(state, i)
+        else:
+            return
+
+
+@jit
+def idle_blocks(state, i):
+    """Blocks of replica i that nobody uses, and that hold something."""
+    each = state.clock[0].hash_tokens // state.engines[state.replicas[i].pool].block_tokens
+    return state.stores[i].n_idle * each + state.fitted[i].idle_blocks
 
 
 @jit

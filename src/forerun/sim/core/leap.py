@@ -5,11 +5,11 @@ Legend: i replica, r slot, t picoseconds, p row of costs, b tokens a block.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, encode, fair, lanes, prefix, tuning
+from forerun.sim.core import adapters, denoise, encode, fair, lanes, prefix, tuning
 from forerun.sim.core import speculate as drafts
 from forerun.sim.core.clock import span, steps_to_reach
 from forerun.sim.core.jit import jit
-from forerun.sim.core.kv import blocks_for, kept, steps_until_full
+from forerun.sim.core.kv import blocks_for, idle_blocks, kept, steps_until_full
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.price import decode_cost, lookup, prefill_cost, square_root
 from forerun.sim.core.rows_fleet import NO_CAP
@@ -141,6 +141,9 @@ def leap(state, i, t, decoding, unsettled):
         if state.stores[i].below >= 0 and state.stores[i].n_idle > 0:
             # a step that sends prefix blocks down goes alone: others look at the tiers
             free -= state.stores[i].n_idle * prefix.blocks_a_hash(state, i)
+        if state.fitted[i].idle_blocks > 0:
+            # so does one that drops anything where adapters are among it: who waits may come to
+            free = engine.n_blocks - replica.n_blocks - idle_blocks(state, i)
         # a lone chunk already holds the blocks of this step, so its growth counts from the next
         grown = chunk if engine.reserve == 0 else 0
         if n_decode > 0:
@@ -180,6 +183,8 @@ def price_leap(state, i, t, decoding, unsettled):
     row that holds when the other one starts or stops."""
     replica = state.replicas[i]
     replica.row = replica.pool
+    if state.engines[replica.pool].denoises == 1:
+        return denoise.leap(state, i, t, decoding, unsettled)
     again = 0
     if replica.partner >= 0:
         again = 1

@@ -1,9 +1,19 @@
-"""For routers that look far: the least of a figure, near enough and not too full."""
+"""For routers: what comes before what, and for those that look far the least of a figure, near
+enough and not too full."""
 
 from __future__ import annotations
 
 from forerun.sim.core.jit import jit
 from forerun.sim.core.signatures import OUTSTANDING, WAY_PS
+
+
+@jit
+def is_better(load, c, cost, best, least):
+    """Whether column c costs less than the best so far (-1: none), or as much with fewer requests
+    there; of columns that are alike in both the first one stays."""
+    if best < 0 or cost < least:
+        return True
+    return cost == least and load[OUTSTANDING, c] < load[OUTSTANDING, best]
 
 
 @jit
@@ -15,9 +25,6 @@ def least_near(load, figure, within_s, spill):
     for c in range(load.shape[1]):
         if load[WAY_PS, c] > within_s * 1e12 or load[OUTSTANDING, c] >= spill:
             continue
-        less = best < 0 or load[figure, c] < load[figure, best]
-        if less or (
-            load[figure, c] == load[figure, best] and load[OUTSTANDING, c] < load[OUTSTANDING, best]
-        ):
+        if is_better(load, c, load[figure, c], best, load[figure, max(best, 0)]):
             best = c
     return best if best >= 0 else load[OUTSTANDING].argmin()

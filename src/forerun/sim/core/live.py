@@ -121,6 +121,16 @@ def drop_aborted_of_tenants(state, i):
 
 
 @jit
+def drop_aborted_apart(state, i, column):
+    """The same for those who wait apart."""
+    r = state.parked[i, column]
+    while r >= 0 and state.live[r].aborted == 1:
+        state.parked[i, column] = queue.pop(state.live, r)
+        free(state, r)
+        r = state.parked[i, column]
+
+
+@jit
 def free(state, r):
     """Give slot r back."""
     clock = state.clock[0]
@@ -269,7 +279,7 @@ def write_done(state, i, r, t, status):
     if i >= 0 and status == FINISHED:
         state.totals[i].n_done += 1
         if state.clock[0].has_answers == 1:
-            responses.keep(state, request.request, request.model, request.n_out, t)
+            responses.keep(state, request.request, responses.who(state, request), request.n_out, t)
     if state.clock[0].has_calls == 1 and request.scheduled_ps >= 0:
         state.calls[request.request].ran_ps = t - request.scheduled_ps
     ended(state, request.request, t, status)
@@ -298,7 +308,10 @@ def leave_source(state, r, t):
     state.replicas[source].n_away -= 1
     request.source = -1
     request.n_left = request.n_left_shared = 0
-    waits = state.replicas[source].n_waiting + state.replicas[source].n_orders > 0
+    replica = state.replicas[source]
+    waits = replica.n_waiting + replica.n_orders + replica.n_parked > 0
+    paged = state.engines[replica.pool].paged == 1
+    waits = waits or (paged and replica.n_apart > 0)  # their adapters may come
     if waits or state.stores[source].below >= 0:
         wake(state, source, t)  # its leap counted on fewer idle blocks
 
@@ -339,18 +352,17 @@ def abort(state, r, t):
             state.slots[i, request.adapter].n_waiting -= 1
             if replica.n_apart > 0:
                 wake(state, i, t)  # its adapter may make room for another one
+        column = request.model
         if request.aside == 1:
             column = state.serves.shape[1] + request.adapter
-            state.n_parked[i, column] -= 1
             replica.n_apart -= 1
-            while state.parked[i, column] >= 0 and state.live[state.parked[i, column]].aborted == 1:
-                gone = state.parked[i, column]
-                state.parked[i, column] = queue.pop(state.live, gone)
-                free(state, gone)
-            return cut
-        if request.model != state.engines[replica.pool].model:
-            state.n_parked[i, request.model] -= 1
+        elif request.model != state.engines[replica.pool].model:
             replica.n_parked -= 1
+        else:
+            column = -1
+        if column >= 0:
+            state.n_parked[i, column] -= 1
+            drop_aborted_apart(state, i, column)
             return cut
         replica.n_waiting -= 1
         if state.engines[replica.pool].fair == 1:

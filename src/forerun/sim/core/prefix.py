@@ -124,7 +124,7 @@ def settle(state, i):
     i = state.replicas[i].memory
     in_use = blocks_now(state, i)
     state.totals[i].peak_blocks = max(state.totals[i].peak_blocks, in_use)
-    if state.stores[i].n_idle > 0:
+    if state.stores[i].n_idle + state.fitted[i].idle_blocks > 0:
         make_room_for(state, i, in_use)
 
 

@@ -5,7 +5,7 @@ its category: for so long, and as many as the shelf takes; the one used longest 
 request gets the answer of the text most like its own, if that is like enough.  Whether it was the
 right answer is the log's to say: the cache cannot know.
 
-Legend: w text, k row of `answers` (text and model), c shelf, t picoseconds.
+Legend: w text, k row of `answers` (text and who answered), c shelf, t picoseconds.
 """
 
 from __future__ import annotations
@@ -69,27 +69,34 @@ def expire(state, c, t):
 
 
 @jit
-def find(state, request, model, t):
+def who(state, row):
+    """Whose answer a request, or an arrival, wants: a model's, or an adapter's after those of
+    models.  They are as many as there are queues apart."""
+    return row.model if row.adapter < 0 else state.serves.shape[1] + row.adapter
+
+
+@jit
+def find(state, request, author, t):
     """The answer that a request gets at t; -1 when it gets none, or goes past the cache."""
     ask = state.asks[request]
     if ask.wording < 0:
         return -1
-    n_models = state.serves.shape[1]
+    n_authors = state.parked.shape[1]
     text = state.texts[ask.wording]
     c = text.shelf
     expire(state, c, t)
     ask.n_asked += 1
-    k = ask.wording * n_models + model
+    k = ask.wording * n_authors + author
     e, end = text.near_at, text.near_at + text.n_near
     if state.answers[k].request < 0:
         k = -1
     while k < 0 and e < end and state.similarity[e] >= state.shelves[c].threshold:
-        k = state.near[e] * n_models + model
+        k = state.near[e] * n_authors + author
         if state.answers[k].request < 0:
             k = -1
         e += 1
     if k < 0:
-        if state.n_right[text.question * n_models + model] > 0:
+        if state.n_right[text.question * n_authors + author] > 0:
             ask.n_missed += 1
         return -1
     ask.got = state.answers[k].request
@@ -99,7 +106,7 @@ def find(state, request, model, t):
 
 
 @jit
-def keep(state, request, model, n_tokens, t):
+def keep(state, request, author, n_tokens, t):
     """The answer to a request, of n_tokens, has ended at t: it is kept, others make room."""
     ask = state.asks[request]
     if ask.wording < 0:
@@ -108,7 +115,7 @@ def keep(state, request, model, n_tokens, t):
     c = text.shelf
     shelf = state.shelves[c]
     expire(state, c, t)
-    k = ask.wording * state.serves.shape[1] + model
+    k = ask.wording * state.parked.shape[1] + author
     n_bytes = shelf.entry_bytes + shelf.token_bytes * n_tokens
     if shelf.ttl_ps == 0 or shelf.most == 0 or n_bytes > shelf.most_bytes:
         return
@@ -119,7 +126,7 @@ def keep(state, request, model, n_tokens, t):
         drop(state, c, state.shelf_ends[USED, c, FIRST])
         shelf.n_evicted += 1
     row.request, row.since_ps, row.n_bytes, row.n_tokens = request, t, n_bytes, n_tokens
-    row.question = text.question * state.serves.shape[1] + model
+    row.question = text.question * state.parked.shape[1] + author
     _append(state, USED, c, k)
     _append(state, AGE, c, k)
     shelf.n += 1

@@ -67,6 +67,12 @@ REPLICA = np.dtype(
         ("n_tune", "i8"),  # tuning tokens in each step ...
         ("tune_added_ps", "i8"),  # ... and the time they add to it
         ("last_tenant", "i8"),  # whose queue was the last to become empty; -1 none yet
+        ("album", "i8"),  # where it looks for embeddings before it encodes; -1: nowhere
+        ("n_encoding", "i8"),  # items in the step, when it is one of the encoder ...
+        ("n_missed", "i8"),  # ... and those of them that are computed
+        ("denoised", "i8"),  # tokens of a step that denoises, beyond one for each decoder
+        ("showing", "i8"),  # tokens of those whose latents become pixels in the step, if it is one
+        ("show_head", "i8"),  # requests that wait for that, or are in it, linked by chunk_next
     ],
     align=True,
 )
@@ -135,6 +141,12 @@ ENGINE = np.dtype(
         ("switch_ps", "i8"),  # that a lane stands still for when its share changes
         ("fair", "i8"),  # 1: a queue a tenant, and the order policy is asked again ...
         ("every_order", "i8"),  # ... 1: of what changes inside a leap beside counters
+        ("paged", "i8"),  # 1: adapters take blocks of the KV cache, and have no slots of their own
+        ("leaves", "i8"),  # one of LEAVES
+        ("adapter_room", "i8"),  # blocks of the largest adapter
+        ("early_ps", "i8"),  # requests start so long before their adapter is there
+        ("denoises", "i8"),  # 1: requests compute all their tokens in each step ...
+        ("shows_row", "i8"),  # ... and become pixels by the costs of this row; -1: nobody prices it
     ],
     align=True,
 )
@@ -142,6 +154,10 @@ ENGINE = np.dtype(
 NO_CAP = 1 << 40
 
 RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
+
+#: when an adapter in the blocks of the KV cache leaves: as soon as nobody runs with it or waits for
+#: it, or when room is needed, before idle prefix blocks or after them
+LEAVES = {"at_once": 0, "adapters": 1, "prefixes": 2}
 
 #: what a replica is for: everything, prompts only, answers to prompts computed elsewhere, or the
 #: images, video and audio of prompts
@@ -153,9 +169,37 @@ ENCODES = np.dtype(
         ("n_items", "i8"),  # images, pairs of frames, stretches of audio ...
         ("n_units", "i8"),  # ... and what of them was computed
         ("busy_ps", "i8"),  # of the encoder's steps
+        ("n_asked", "i8"),  # items that were looked for where embeddings are kept ...
+        ("n_found", "i8"),  # ... and found, ...
+        ("spared_ps", "i8"),  # ... which steps would have taken so much longer without
+        ("read_ps", "i8"),  # until what was found was read, beside what else the step did
+        ("n_shown", "i8"),  # latents that became pixels ...
+        ("shown_tokens", "i8"),  # ... what of them was computed in each step before ...
+        ("show_ps", "i8"),  # ... and how long that took
     ],
     align=True,
 )
+
+#: a cache of embeddings
+ALBUM = np.dtype(
+    [
+        ("most_bytes", "i8"),
+        ("n_bytes", "i8"),
+        ("peak_bytes", "i8"),
+        ("n", "i8"),  # embeddings kept
+        ("n_evicted", "i8"),
+        ("oldest", "i8"),  # linked by use
+        ("newest", "i8"),
+        ("shared", "i8"),  # 1: of the fleet, else of one replica
+        ("bytes_per_ps", "f8"),  # by which it is read; 0: where it is needed
+        ("latency_ps", "i8"),
+        ("free_ps", "i8"),  # when the last reading has its bytes
+    ],
+    align=True,
+)
+
+#: an item in a cache of embeddings; n_bytes is 0 where it is not kept
+PICTURE = np.dtype([("n_bytes", "i8"), ("prev", "i8"), ("next", "i8")], align=True)
 
 #: a tenant of the whole fleet: what a token counts for it, in millionths over its weight, and when
 #: its first tokens are due after sending (NEVER when not said)
@@ -211,6 +255,7 @@ SLOT = np.dtype(
         ("n_waiting", "i8"),
         ("n_decoding", "i8"),
         ("seen", "i8"),  # round of pricing in which it was counted
+        ("blocks", "i8"),  # that it takes of the KV cache
     ],
     align=True,
 )
@@ -237,6 +282,8 @@ FITTED = np.dtype(
         ("load_ps", "i8"),
         ("wait_ps", "i8"),  # of requests that stood apart
         ("bytes", "f8"),
+        ("idle_blocks", "i8"),  # of adapters that nobody runs with, in the KV cache
+        ("most_held", "i8"),
     ],
     align=True,
 )

@@ -29,6 +29,7 @@ ARRIVAL = np.dtype(
         ("item_tokens", "i8"),  # ... and tokens of the prompt that come of it
         ("most_kept", "i8"),  # its own caps: of KV tokens in memory ...
         ("most_read", "i8"),  # ... and of those that decoding reads; NO_CAP
+        ("item_at", "i8"),  # the first of its items in `items`
     ],
     align=True,
 )
@@ -82,8 +83,9 @@ ASK = np.dtype(
 
 #: phases of a live request.  FETCHING: it holds blocks that its KV is on the way to, and no seat;
 #: READY: the KV is there, and it joins at the next boundary at which a seat is free; HELD: no
-#: replica takes requests, and it waits in front of the router; ON_WAY: to a replica far away.
-WAITING, COMPUTING, DECODING, FETCHING, READY, HELD, ON_WAY = 0, 1, 2, 3, 4, 5, 6
+#: replica takes requests, and it waits in front of the router; ON_WAY: to a replica far away;
+#: SHOWING: it is denoised, and its latents become pixels.
+WAITING, COMPUTING, DECODING, FETCHING, READY, HELD, ON_WAY, SHOWING = 0, 1, 2, 3, 4, 5, 6, 7
 
 #: stages of a live request.  ENCODING: what it has to compute are units of its items, on a pool
 #: that encodes; EMBEDDED: their embeddings are still there; PLAIN: what it computes are tokens.
@@ -176,6 +178,7 @@ LIVE = np.dtype(
         ("item_tokens", "i8"),
         ("n_encoded", "i8"),  # the first so many of its items are encoded, or need not be
         ("encoding", "i8"),  # items of it in the encoder's step under way
+        ("item_at", "i8"),
     ],
     align=True,
 )

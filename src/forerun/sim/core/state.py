@@ -14,6 +14,7 @@ import numpy as np
 
 from forerun.sim.core.rows_fleet import (
     ADAPTER,
+    ALBUM,
     ANSWER,
     ENCODES,
     ENGINE,
@@ -23,6 +24,7 @@ from forerun.sim.core.rows_fleet import (
     LINE,
     LOADS,
     OFFER,
+    PICTURE,
     PORT,
     REPLICA,
     SHELF,
@@ -39,11 +41,13 @@ from forerun.sim.core.signatures import KINDS
 #: what a policy can do wrong, as `clock.wrong_kind` says it; 0 is nothing
 MISTAKE = {"stuck": 1, "batch": 2, "route": 3, "place": 4, "fetch": 5, "speculate": 6, "turn": 7}
 
-#: what a caller can order of a replica: it takes requests (value 1: it starts with no prefix kept)
-#: or takes no more, it is gone and its requests are sent again (value 1: they fail), it runs as one
-#: of pool `value`, it gives `value` of its decoding requests to whom the `place` policy chooses,
-#: as long as there is room, its link has `value` millionths of its bandwidth
-VERBS = {"open": 0, "close": 1, "fail": 2, "switch": 3, "move": 4, "link": 5}
+#: what a caller can order of a replica: it takes requests (value 1 + p: it is empty and starts
+#: cold, as one of row p, with no prefix kept) or takes no more; it is gone, its requests are sent
+#: again (value 1: they fail), it runs as one of row `value`, it gives `value` of its decoding
+#: requests to whom the `place` policy chooses, as long as there is room, its link has `value`
+#: millionths of its bandwidth, it runs as row `value` but with the model that it has or is about to
+#: have
+VERBS = {"open": 0, "close": 1, "fail": 2, "switch": 3, "move": 4, "link": 5, "set": 6}
 
 #: for a time to come
 COMMAND = np.dtype(
@@ -117,6 +121,8 @@ CLOCK = np.dtype(
         ("fair_shared", "i8"),  # ... over the fleet, else by replica
         ("fair_lift", "i8"),  # 1: who comes back has saved nothing up
         ("last_tenant", "i8"),  # as of a replica, over the fleet
+        ("moves", "i8"),  # 1: a place is sought for a request that decodes
+        ("denoises", "i8"),  # 1: some replicas denoise
     ],
     align=True,
 )
@@ -161,11 +167,15 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "block_bytes": (I8, 2),  # [P, K], the same of load_bytes
     "loads": (LOADS, 1),  # [R]
     "encodes": (ENCODES, 1),  # [R]
+    "items": (I8, 1),  # of the prompts in `arrivals`, by number; -1 for one without a name
+    "albums": (ALBUM, 1),  # [C]
+    "pictures": (PICTURE, 2),  # [C, items with a name]
     "adapters": (ADAPTER, 1),  # [A]
     "slots": (SLOT, 2),  # [R, A]
     "fitted": (FITTED, 1),  # [R]
     "tuned": (TUNED, 1),  # [R]
     "tune_ps": (I8, 2),  # [P, G], of tuning tokens beside their forward products
+    "adapter_blocks": (I8, 2),  # [P, A], of the KV cache, that an adapter takes
     "adapter_ps": (I8, 3),  # [P, A, 2], from the host to a replica, and from beyond to the host
     "lanes": (LANE, 1),  # [R]
     "queued": (I8, 2),  # [fields, N], what the turn policy reads; rows in signatures.py
@@ -194,6 +204,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "done": (DONE, 1),  # [..]
     "leaps": (LEAP, 1),  # [..]
     "gaps": (GAP, 1),  # [..]
+    "in_steps": (LEAP, 1),  # [R], of the steps under way, when `step_end.under_way` was asked last
     "tokens_ps": (I8, 2),  # [P, G]
     "seqs_ps": (I8, 2),  # [P, G]
     # a row a pool, then one a pool whose steps with chunks differ (`mixed_row`), P' in all
@@ -247,9 +258,10 @@ def new_replicas(pool_of_replica):
     replicas.pool = pool_of_replica
     replicas.place = np.arange(n)
     links = ("queue", "last_tenant", "run_head", "run_tail", "chunk_head", "chunk_tail")
-    for link in (*links, "ready_head", "ready_tail"):
+    for link in (*links, "ready_head", "ready_tail", "show_head"):
         replicas[link] = -1
     replicas.accepts = 1
     replicas.partner, replicas.memory = -1, np.arange(n)
+    replicas.album = -1
     replicas.next_pool = pool_of_replica
     return replicas

@@ -8,6 +8,7 @@ from __future__ import annotations
 from forerun.sim.core import (
     attempts,
     decoders,
+    denoise,
     encode,
     fair,
     front,
@@ -25,7 +26,7 @@ from forerun.sim.core.rows_log import STATUS
 from forerun.sim.core.rows_request import DECODING, ENCODING
 from forerun.sim.core.signatures import OUTSTANDING, OUTSTANDING_TOKENS
 
-FINISHED, ABORTED = STATUS["finished"], STATUS["aborted"]
+ABORTED = STATUS["aborted"]
 PREFILL, ENCODE = ROLE["prefill"], ROLE["encode"]
 
 
@@ -47,13 +48,29 @@ def write_leap(state, i, k):
     clock = state.clock[0]
     if clock.keep_leaps == 0:
         return
-    replica = state.replicas[i]
-    row = state.leaps[clock.n_leaps]
+    describe(state, i, k, state.leaps[clock.n_leaps])
     clock.n_leaps += 1
+
+
+@jit
+def under_way(state):
+    """Put the steps that replicas are in into `in_steps`, as rows that end when they are planned
+    to."""
+    for i in range(state.replicas.shape[0]):
+        row = state.in_steps[i]
+        row.n_steps = 0
+        if state.replicas[i].n_steps > 0:
+            describe(state, i, state.replicas[i].n_steps, row)
+
+
+@jit
+def describe(state, i, k, row):
+    """What the first k steps of replica i's leap are."""
+    replica = state.replicas[i]
     row.start_ps, row.first_ps, row.slope_ps = replica.start_ps, replica.first_ps, replica.slope_ps
     row.n_steps, row.replica, row.pool = k, i, replica.row
     row.n_still = replica.n_decode - replica.n_reading if replica.in_step > 0 else 0
-    row.n_tokens = replica.in_step + replica.chunk + replica.n_draft
+    row.n_tokens = replica.in_step + replica.chunk + replica.n_draft + replica.denoised
     row.n_seqs, row.n_decode = replica.n_seqs, replica.in_step
     encodes = state.engines[replica.pool].role == ENCODE
     n_chunks = 0
@@ -61,8 +78,6 @@ def write_leap(state, i, k):
     while r >= 0:
         if state.live[r].chunk > 0:
             n_chunks += state.live[r].chunk // state.live[r].item_units if encodes else 1
-        if replica.encoding > 0 and state.live[r].n_items > 0:
-            n_chunks += state.live[r].encoding
         r = state.live[r].chunk_next
     row.n_chunks = n_chunks
     row.ctx = replica.ctx if replica.in_step > 0 else 0
@@ -76,8 +91,12 @@ def write_leap(state, i, k):
     row.draft_tokens = replica.draft_tokens
     row.n_tuned = replica.n_tune
     row.n_adapters, row.n_adapted = replica.n_adapters, replica.n_adapted
-    if replica.encoding > 0:  # its row is that of the encoder
+    if replica.n_encoding > 0:  # its row is that of the encoder
         row.n_tokens = row.chunk = replica.encoding
+        row.n_chunks = replica.n_missed
+    if replica.showing > 0:
+        row.n_tokens = row.chunk = replica.showing
+        row.n_chunks = denoise.n_to_show(state, i)
     row.scored = row.n_scored = row.n_picking = 0
     if replica.in_step > 0:
         row.scored, row.n_scored = replica.scored, replica.n_scored
@@ -131,13 +150,16 @@ def complete(state, i, k):
         decoders.stop_growing(state, i, r)
         if state.live[r].osl - state.live[r].n_out == replica.decoded - state.live[r].joined:
             decoders.leave_decoders(state, i, r)
-            lists.end_running(state, i, r, t, FINISHED)
+            denoise.finish(state, i, r, t)
         else:
             decoders.await_next_change(state, i, r)
-    if replica.chunk > 0:
+    reads = replica.n_encoding > 0 and state.engines[replica.pool].role == ENCODE
+    if replica.chunk > 0 or reads:
         complete_chunks(state, i, k, t)
-    if replica.encoding > 0:
+    if replica.n_encoding > 0:
         encode.settle(state, i)
+    if replica.showing > 0:
+        denoise.settle(state, i, t)
     replica.n_steps = 0
     replica.chunk = 0
     replica.ended_ps = t
@@ -156,10 +178,10 @@ def pass_steps(state, i, k):
     totals = state.totals[i]
     t = replica.start_ps + span(replica.first_ps, replica.slope_ps, k)
     totals.busy_ps += t - replica.start_ps
-    if replica.encoding > 0:
+    if replica.n_encoding > 0:
         state.encodes[i].busy_ps += t - replica.start_ps
     totals.n_steps += k
-    totals.n_tokens += k * (replica.in_step + replica.chunk) + replica.n_draft
+    totals.n_tokens += k * (replica.in_step + replica.chunk + replica.denoised) + replica.n_draft
     write_leap(state, i, k)
     if k > 1 and replica.chunk > 0:
         note_peak(state, i, k)
@@ -217,7 +239,7 @@ def complete_chunks(state, i, k, t):
             request.n_blocks += extra
             take(state, i, extra)
         prefix.publish(state, i, r)
-        if tokens > 0 and request.n_computed == request.n_known:
+        if (tokens > 0 or request.encoding > 0) and request.n_computed == request.n_known:
             lists.unlink_chunk(state, i, r)
             if request.stage == ENCODING:
                 if request.aborted == 1:
@@ -240,7 +262,7 @@ def complete_chunks(state, i, k, t):
                 write_gap(state, i, t, gap, 1, 1)
             request.last_token_ps = t
             if request.n_out == request.osl or request.aborted == 1:
-                lists.end_running(state, i, r, t, FINISHED)
+                denoise.finish(state, i, r, t)
             elif state.replicas[i].partner >= 0:
                 lanes.hand_over(state, i, r, t)
             elif state.engines[replica.pool].role == PREFILL:
@@ -264,7 +286,7 @@ def let_go(state, i, r, t):
     replica = state.replicas[i]
     lists.unlink_running(state, i, r)
     if request.stage == ENCODING:
-        encode.finish(request)
+        encode.finish(state, i, r)
     else:
         request.n_known = request.n_computed
     request.source, request.left_ps = i, t

@@ -11,10 +11,17 @@ Legend: i replica, m model, p row of `engines`, t picoseconds.
 from __future__ import annotations
 
 from forerun.sim.core import live as lists
-from forerun.sim.core import queue, tiers
+from forerun.sim.core import tiers
 from forerun.sim.core.jit import jit
 from forerun.sim.core.order import NEVER
-from forerun.sim.core.signatures import HEAD_PS, LOAD_PS, QUEUED
+from forerun.sim.core.signatures import (
+    HEAD_PS,
+    KV_CAPACITY,
+    LOAD_PS,
+    POOL,
+    QUEUED,
+    SPEED,
+)
 from forerun.sim.core.state import MISTAKE
 
 BAD_TURN = MISTAKE["turn"]
@@ -25,6 +32,12 @@ def drains(state, i):
     """Whether replica i is to take up another model than it runs."""
     replica = state.replicas[i]
     return state.engines[replica.next_pool].model != state.engines[replica.pool].model
+
+
+@jit
+def runs(state, i, m):
+    """Whether replica i runs model m, and is not about to run another one."""
+    return state.engines[state.replicas[i].pool].model == m and not drains(state, i)
 
 
 @jit
@@ -72,10 +85,7 @@ def look(state, i):
     queued = state.queued
     for m in range(queued.shape[1]):
         p = state.serves[replica.pool, m]
-        while state.parked[i, m] >= 0 and state.live[state.parked[i, m]].aborted == 1:
-            r = state.parked[i, m]
-            state.parked[i, m] = queue.pop(state.live, r)
-            lists.free(state, r)
+        lists.drop_aborted_apart(state, i, m)
         head = state.parked[i, m]
         queued[QUEUED, m] = state.n_parked[i, m]
         if m == state.engines[replica.pool].model:
@@ -109,8 +119,9 @@ def ask(state, i, t):
         clock = state.clock[0]
         clock.wrong_kind, clock.wrong_replica, clock.wrong_value = BAD_TURN, i, m
         return
-    replica.next_pool = state.serves[replica.pool, m]
-    loads.chosen_ps = t
+    if state.serves[replica.next_pool, m] >= 0:  # else it is to become another pool's first
+        replica.next_pool = state.serves[replica.next_pool, m]
+        loads.chosen_ps = t
 
 
 @jit
@@ -150,3 +161,38 @@ def keep(state, i, m, most):
                 oldest = k
     if n > most:
         resident[i, oldest] = -1
+
+
+@jit
+def fall(state, i):
+    """Replica i is gone with all weights; when it comes back it has those of its model."""
+    mine = state.engines[state.replicas[i].pool].model
+    for m in range(state.resident.shape[1]):
+        state.resident[i, m] = -1
+    state.resident[i, mine] = state.loads[i].n + state.resident.shape[1]
+
+
+@jit
+def begin(state, i, p):
+    """Replica i, which has started cold and is empty, begins with the model of row p."""
+    if p != state.replicas[i].pool:
+        state.replicas[i].next_pool = p
+        put_on(state, i, p)
+    fall(state, i)
+
+
+@jit
+def put_on(state, i, p):
+    """Replica i runs row p from now on."""
+    state.replicas[i].pool = p
+    state.load[POOL, i] = p
+    state.load[KV_CAPACITY, i] = state.engines[p].n_blocks
+    state.load[SPEED, i] = state.engines[p].speed
+
+
+@jit
+def row_of(state, p, old, otherwise):
+    """The row as which replicas like those of row p run the model of row `old`; `otherwise` where
+    they do not run it."""
+    own = state.serves[p, state.engines[old].model]
+    return own if own >= 0 else otherwise

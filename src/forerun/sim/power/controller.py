@@ -13,7 +13,7 @@ import numpy as np
 
 from forerun.cost.clocked import most_w
 from forerun.errors import PolicyError
-from forerun.sim.control.fleet import look
+from forerun.sim.control.fleet import look, pools_of
 from forerun.sim.control.hardware import Hardware
 from forerun.sim.power.course import budget_w
 from forerun.sim.power.meter import Meter
@@ -33,7 +33,8 @@ class PowerControl:
         self.memory: dict[str, Any] = {}
         self.n_looks = 0
         served = hardware.server.pools
-        self.numbers = fed(spec, served)
+        pool_of = pools_of(served)
+        self.numbers = sorted({pool_of[p] for p in fed(spec, served)})
         self.pools = []
         for p in self.numbers:
             said = served[p].pool.power
@@ -45,7 +46,8 @@ class PowerControl:
                     tables=[served[rows[0]].table for rows in at],
                     mine=hardware.pool == p,
                     most_w=[
-                        served[p].pool.replicas * max(most_w(served[row].table) for row in rows)
+                        int((hardware.pool == p).sum())
+                        * max(most_w(served[row].table) for row in rows)
                         for rows in at
                     ],
                 )
@@ -86,7 +88,8 @@ class PowerControl:
     def _rows(self, p: int, k: int) -> list[int]:
         """The rows of pool p at a level, first the one that no other dial changes."""
         known = enumerate(self.hardware.dials.keys)
-        of_p = [(row, dict(shown)) for row, (home, shown) in known if home == p]
+        mine = self.hardware.rows[p]
+        of_p = [(row, dict(shown)) for row, (home, shown) in known if home in mine]
         found = [(len(shown), row) for row, shown in of_p if shown.get(DIAL, 0) == k]
         return [row for _, row in sorted(found)]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from forerun.sim.amounts import energy_by
 from forerun.sim.control.hardware import Hardware
-from forerun.sim.core.rows_fleet import ROLE
+from forerun.sim.core import compile as compiler
 from forerun.sim.core.rows_log import LEAP
 from forerun.sim.leaps import end_ps
 from forerun.sim.log import POWERED
@@ -111,41 +111,6 @@ def _shown(watts: np.ndarray) -> np.ndarray:
 
 def under_way(server: Server) -> np.ndarray:
     """The steps that replicas are in, as rows of LEAP that end when they are planned to."""
-    state = server._state
-    busy = np.flatnonzero(state.replicas["n_steps"] > 0)
-    out = np.zeros(len(busy), dtype=LEAP)
-    now = state.replicas[busy]
-    for name in ("start_ps", "first_ps", "slope_ps", "n_steps", "n_seqs", "chunk", "past",
-                 "n_draft", "depth", "draft_tokens"):  # fmt: skip
-        out[name] = now[name]
-    out["pool"] = now["row"]
-    out["replica"] = busy
-    out["n_decode"] = now["in_step"]
-    decodes = now["in_step"] > 0
-    out["n_still"] = np.where(decodes, now["n_decode"] - now["n_reading"], 0)
-    for name in ("ctx", "scored", "n_scored", "n_picking"):
-        out[name] = np.where(decodes, now[name], 0)
-    out["n_tuned"] = now["n_tune"]
-    out["n_adapters"], out["n_adapted"] = now["n_adapters"], now["n_adapted"]
-    out["n_tokens"] = now["in_step"] + now["chunk"] + now["n_draft"]
-    encodes = now["encoding"] > 0
-    for name in ("n_tokens", "chunk"):
-        out[name] = np.where(encodes, now["encoding"], out[name])
-    for row, i in zip(out, busy, strict=True):
-        row["n_chunks"] = _n_chunks(state, int(i))
-    return out
-
-
-def _n_chunks(state: object, i: int) -> int:
-    """Prompts that compute in the step of replica i, or items that are encoded in it."""
-    live, replica = state.live, state.replicas[i]  # type: ignore[attr-defined]
-    role = state.engines["role"][replica["pool"]]  # type: ignore[attr-defined]
-    r, n = int(replica["chunk_head"]), 0
-    while r >= 0:
-        chunk = int(live["chunk"][r])
-        if chunk > 0:
-            n += chunk // int(live["item_units"][r]) if role == ROLE["encode"] else 1
-        if replica["encoding"] > 0 and live["n_items"][r] > 0:
-            n += int(live["encoding"][r])
-        r = int(live["chunk_next"][r])
-    return n
+    compiler.entry("under_way")(server._state)
+    rows = np.asarray(server._state.in_steps)
+    return rows[rows["n_steps"] > 0]

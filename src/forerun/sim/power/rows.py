@@ -29,7 +29,9 @@ def with_levels(pools: Sequence[Served], row: RowPower | None) -> list[Served]:
     if row is None or row.policy.name == "watch":
         return list(pools)
     chosen, homes = set(fed(row, pools)), [home for home, _ in keys(pools)]
-    chosen |= {pools[p].encoder for p in chosen}
+    turn = {pools[p].group for p in chosen} - {None}
+    chosen |= {p for p, served in enumerate(pools) if served.group in turn}
+    chosen |= {behind for p in chosen for behind in (pools[p].encoder, pools[p].shows)}
     mine = {id(served) for served, home in zip(pools, homes, strict=True) if home in chosen}
 
     def at(k: int, served: Served) -> Served | None:

@@ -56,7 +56,7 @@ class RowView:
         self.power_w = float(self.pool_w.sum()) + other_w
         self.level = list(told)
         self.low = [pool.low for pool in pools]
-        front = (fleet.n_held + fleet.n_held_answers) / len(pools)
+        front = fleet.n_held / len(pools)
         self.waiting = np.array([float(fleet.waiting[pool.mine].sum()) + front for pool in pools])
         self.running = np.array([float(fleet.running[pool.mine].sum()) for pool in pools])
 

@@ -32,6 +32,7 @@ def check_traffic(traffic: Traffic) -> None:
         *check_lengths("attended_tokens", traffic.attended_tokens),
         *check_workflow(traffic),
         *check_turns(traffic),
+        *check_render(traffic),
     ]
     if problems:
         raise SpecError(*(Problem(f"traffic.{where}", what, fix) for where, what, fix in problems))
@@ -91,7 +92,7 @@ def check_trace(t: Traffic) -> Sentences:
             fix = "trace: chat (bundled) or the path of a file"
             yield "trace", "arrivals come from a trace and none is named", fix
         for name in ("isl", "osl"):
-            if getattr(t, name) is None and t.workflow is None:
+            if getattr(t, name) is None and t.workflow is None and t.render is None:
                 yield name, "missing: without a trace, lengths must be said", f"{name}: 500"
         if t.format:
             yield "format", "there is no trace to read in this format", "trace: path"
@@ -115,6 +116,34 @@ def check_turns(t: Traffic) -> Sentences:
     elif t.concurrency or t.arrivals not in (None, "trace"):
         what = "a conversation goes on by the clock of its trace, and these arrivals have another"
         yield "turns", what, "arrivals: trace"
+
+
+def check_render(t: Traffic) -> Sentences:
+    if t.render is None:
+        return
+    for name in ("isl", "osl", "trace", "workflow", "documents", "media", "kept_tokens"):
+        if getattr(t, name) is not None:
+            what = "is of text, and these requests ask for images or video"
+            fix = (
+                "drop it; render.steps says how many steps they take"
+                if name == "osl"
+                else "drop it"
+            )
+            yield name, what, fix
+    if t.attended_tokens is not None:
+        yield "attended_tokens", "is not combined with images that are made", "drop it"
+    if t.questions:
+        yield "questions", "are of text, and these requests ask for images or video", "drop them"
+    if t.render.stream is not None:
+        for name in ("concurrency", "client"):
+            if getattr(t, name) is not None:
+                yield name, "chunks of a stream come at its pace", "drop it, or the stream"
+        if t.render.frames is not None:
+            yield "render.frames", "a stream has frames of its own", "stream: {frames: 4}"
+        for inner, what, fix in check_lengths("seconds", t.render.stream.seconds):
+            yield f"render.stream.{inner}", what.replace("tokens", "seconds"), fix
+    for inner, what, fix in check_lengths("steps", t.render.steps):
+        yield f"render.{inner}", what.replace("tokens", "steps"), fix
 
 
 def check_unused(t: Traffic) -> Sentences:

@@ -15,7 +15,7 @@ MAX_TOKENS = 2**31 - 1  # the simulator's log holds lengths in 32 bits
 _EXTRA = (
     "priority", "session", "tenant", "model", "adapter", "deadline_s", "workflow", "region",
     "took_s", "acceptance", "wording", "kept_tokens", "attended_tokens", "n_items", "item_width",
-    "item_height", "item_units", "item_tokens",
+    "item_height", "item_units", "item_tokens", "item_s", "frames",
 )  # fmt: skip
 _GRAPH = ("successors", "successor_starts", "delay_s")
 
@@ -31,6 +31,7 @@ def build(
     osl: np.ndarray,
     extra: Mapping[str, np.ndarray] | None = None,
     hashes: tuple[np.ndarray, np.ndarray, int] | None = None,
+    items: tuple[np.ndarray, np.ndarray] | None = None,
     skip_bad: bool = False,
     sort: bool = False,
     meta: Mapping[str, Any] | None = None,
@@ -40,6 +41,7 @@ def build(
     arrival : float64 [N] seconds, or int64 [N] nanoseconds of a wall clock (shifted to begin at
               0), or None if the file has no times (all 0, and `meta["arrivals"]` is "absent").
     isl, osl: float64 [N] as read.  hashes: block_hashes, block_starts, hash_tokens.
+    items: item_names, item_starts.
     Raises TraceError naming all bad rows, unless skip_bad, which drops and counts them and sorts.
     """
     extra = dict(extra or {})
@@ -99,6 +101,8 @@ def build(
     )  # fmt: skip
     blocks = take_blocks(whole, kept) if hashes else (None, None)
     columns: dict[str, Any] = {name: extra[name][kept] for name in _EXTRA if name in extra}
+    if items is not None:
+        columns["item_names"], columns["item_starts"] = take_lists(*items, kept)
     return Requests(
         arrival_s=picked.astype(np.float64),
         isl=isl[kept].astype(np.int64),
@@ -138,10 +142,17 @@ def take_blocks(requests: Requests, index: np.ndarray) -> tuple[np.ndarray, np.n
     starts, hashes = requests.block_starts, requests.block_hashes
     assert starts is not None
     assert hashes is not None
+    return take_lists(hashes, starts, index)
+
+
+def take_lists(
+    values: np.ndarray, starts: np.ndarray, index: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The lists of the chosen ones, one after another, and where each begins."""
     count = (starts[1:] - starts[:-1])[index]
     new = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
     within = np.arange(new[-1]) - np.repeat(new[:-1], count)
-    return hashes[np.repeat(starts[:-1][index], count) + within], new
+    return values[np.repeat(starts[:-1][index], count) + within], new
 
 
 def take(requests: Requests, index: np.ndarray, **replaced: Any) -> Requests:
@@ -155,6 +166,10 @@ def take(requests: Requests, index: np.ndarray, **replaced: Any) -> Requests:
         columns["block_hashes"], columns["block_starts"] = take_blocks(requests, index)
         columns["hash_tokens"] = requests.hash_tokens
         columns["answers_named"] = requests.answers_named
+    if requests.item_names is not None and requests.item_starts is not None:
+        columns["item_names"], columns["item_starts"] = take_lists(
+            requests.item_names, requests.item_starts, index
+        )
     columns["wordings"] = requests.wordings
     if requests.successors is not None:
         columns |= take_successors(requests, index)
@@ -165,7 +180,8 @@ def same(a: Requests, b: Requests, *, time_tol_s: float = 0.0) -> bool:
     """Are all columns equal (meta aside), arrivals within a tolerance?"""
     if len(a) != len(b) or np.abs(a.arrival_s - b.arrival_s).max(initial=0) > time_tol_s:
         return False
-    names = ("isl", "osl", *_EXTRA, *_GRAPH, "block_hashes", "block_starts")
+    lists = ("block_hashes", "block_starts", "item_names", "item_starts")
+    names = ("isl", "osl", *_EXTRA, *_GRAPH, *lists)
     pairs = [(getattr(a, name), getattr(b, name)) for name in names]
     if any((x is None) != (y is None) for x, y in pairs):
         return False
@@ -176,5 +192,6 @@ def same(a: Requests, b: Requests, *, time_tol_s: float = 0.0) -> bool:
 
 def lost(requests: Requests, format: str, *held: str) -> tuple[str, ...]:
     """Sentences: which columns of these requests a format cannot hold."""
-    names = [n for n in (*_EXTRA, "successors", "block_hashes") if getattr(requests, n) is not None]
+    lists = ("successors", "block_hashes", "item_names")
+    names = [n for n in (*_EXTRA, *lists) if getattr(requests, n) is not None]
     return tuple(f"{format} holds no {name}: left out" for name in names if name not in held)

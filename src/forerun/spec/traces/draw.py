@@ -24,10 +24,12 @@ from forerun.spec.traces._documents import with_documents
 from forerun.spec.traces._media import with_media
 from forerun.spec.traces._processes import arrival_chunks, draw_tokens, length_chunks
 from forerun.spec.traces._questions import with_questions
+from forerun.spec.traces._renders import with_render
+from forerun.spec.traces._streams import with_streams
 from forerun.spec.traces._turns import after_answer
 from forerun.spec.traces._workflows import draw_workflows
 from forerun.spec.traces.synth import Synth, load
-from forerun.spec.workload import Traffic
+from forerun.spec.workload import Lengths, Traffic
 
 CHUNK = 1_000_000
 MAX = 2**62
@@ -45,6 +47,9 @@ def requests_of(traffic: Traffic, *, seed: int, models: bool = False) -> Request
     Raises SpecError naming everything that is missing or contradicts itself.
     """
     check_traffic(traffic)
+    if traffic.render is not None:  # lengths are the model's to say
+        one = Lengths(mean=1)
+        traffic = traffic.model_copy(update={"isl": one, "osl": one})
     if traffic.workflow is not None:
         requests = _workflows(traffic, seed)
     elif traffic.trace is None:
@@ -62,6 +67,10 @@ def requests_of(traffic: Traffic, *, seed: int, models: bool = False) -> Request
         requests = with_documents(requests, traffic.documents, seed=seed)
     if traffic.media is not None:
         requests = with_media(requests, traffic.media, seed=seed)
+    if traffic.render is not None:
+        requests = with_render(requests, traffic.render, seed=seed)
+        if traffic.render.stream is not None:
+            requests = with_streams(requests, traffic.render, seed=seed)
     if traffic.adapters is not None:
         requests = with_adapters(requests, traffic.adapters, seed=seed)
     caps: dict[str, Any] = {
@@ -100,7 +109,7 @@ def iter_requests(traffic: Traffic, *, seed: int, chunk: int = CHUNK) -> Iterato
         raise SpecError.one("chunk", f"{chunk} is not at least 1")
     check_traffic(traffic)
     names = (
-        "concurrency", "workflow", "documents", "media", "questions", "kept_tokens",
+        "concurrency", "workflow", "documents", "media", "render", "questions", "kept_tokens",
         "attended_tokens", "adapters",
     )  # fmt: skip
     at_once = any(getattr(traffic, name) for name in names)

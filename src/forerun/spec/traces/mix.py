@@ -10,15 +10,17 @@ import numpy as np
 
 from forerun.errors import SpecError, nearest
 from forerun.spec.case import Case
+from forerun.spec.items import FRAMES
 from forerun.spec.requests import Requests
 from forerun.spec.streams import stream
 from forerun.spec.traces._columns import take
-from forerun.spec.traces.draw import requests_of
+from forerun.spec.traces.regional import drawn_in
 
 #: what a request has of a column that its traffic does not tell
 _UNSAID: dict[str, Any] = {
     "priority": 0, "session": -1, "tenant": 0, "workflow": -1, "deadline_s": np.inf,
     "n_items": 0, "item_width": 0, "item_height": 0, "item_units": 0, "item_tokens": 0,
+    "item_s": 0.0,
     "region": 0, "took_s": np.nan, "adapter": -1,
     "kept_tokens": 0, "attended_tokens": 0,
 }  # fmt: skip
@@ -32,14 +34,14 @@ def mixed(case: Case) -> Requests:
     random (stream `models`) by the shares of the models that have no traffic of their own.  A
     model's own traffic is drawn with a seed of its own.
     """
-    common = requests_of(case.traffic, seed=case.seed, models=True)
+    common = drawn_in(case.regions, case.traffic, seed=case.seed, models=True)
     shared = [m for m, asked in enumerate(case.models.values()) if asked.traffic is None]
     which = _named(case, common) if common.model is not None else _drawn(case, common, shared)
     parts = [replace(common, model=which)]
     for m, (name, asked) in enumerate(case.models.items()):
         if asked.traffic is not None:
             seed = int(stream(case.seed, f"traffic of {name}").integers(2**31))
-            own = requests_of(asked.traffic, seed=seed)
+            own = drawn_in(case.regions, asked.traffic, seed=seed)
             parts.append(replace(own, model=np.full(len(own), m, dtype=np.int64)))
     return merged(parts)
 
@@ -91,9 +93,32 @@ def merged(parts: Sequence[Requests], *, apart: Sequence[str] = _NUMBERED) -> Re
     for name, unsaid in _UNSAID.items():
         if any(getattr(part, name) is not None for part in parts):
             columns[name] = np.concatenate(_apart(parts, name, unsaid, name in apart))
-    columns |= _blocks(parts) | _successors(parts) | _texts(parts)
+    columns |= _blocks(parts) | _successors(parts) | _texts(parts) | _items(parts)
     order = np.argsort(columns["arrival_s"], kind="stable")
-    return take(Requests(**columns, meta=parts[0].meta), order)
+    shows = {bool(part.meta.get(FRAMES)) for part in parts if part.n_items is not None}
+    if len(shows) > 1:
+        what = "some traffics show images and others video, whose frames are counted otherwise"
+        raise SpecError.one("models", what, "images in all of them, or video")
+    meta = {**parts[0].meta, FRAMES: True} if shows == {True} else parts[0].meta
+    return take(Requests(**columns, meta=meta), order)
+
+
+def _items(parts: Sequence[Requests]) -> dict[str, Any]:
+    """What each part's images are; a number in two traffics is two images."""
+    if all(part.item_names is None for part in parts):
+        return {}
+    names, counts = [], []
+    for k, part in enumerate(parts):
+        if part.item_names is not None and part.item_starts is not None:
+            known = part.item_names >= 0
+            names.append(np.where(known, part.item_names ^ np.int64(k << 48), -1))
+            counts.append(np.diff(part.item_starts))
+            continue
+        n = np.zeros(len(part), dtype=np.int64) if part.n_items is None else part.n_items
+        names.append(np.full(n.sum(), -1))
+        counts.append(n)
+    starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
+    return {"item_names": np.concatenate(names), "item_starts": starts}
 
 
 def _texts(parts: Sequence[Requests]) -> dict[str, Any]:

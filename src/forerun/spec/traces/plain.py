@@ -3,7 +3,9 @@
 Arrival: arrival_s, timestamp, ... in seconds, or with a suffix _ms, _us, _ns; wall-clock strings
 and seconds since 1970 are counted from the first row.  Lengths: isl | input_tokens |
 prompt_tokens ... and osl | output_tokens ....  Optional: priority, session, tenant, deadline_s;
-images, image_width, image_height (in pixels): images of a prompt, whose tokens isl leaves out.
+images, image_width, image_height (in pixels): images of a prompt, whose tokens isl leaves out;
+image_hashes: a word for each of them, with spaces between, the same for the same image;
+audio_s: with it they are pieces of sound, each so many seconds long.
 adapter (a number, -1 for none); took_s, what the answer took from arrival to its end;
 kept_tokens and attended_tokens, 0 for none.
 For a response cache: query_id (requests with one have the same text), question_id (the same right
@@ -62,6 +64,8 @@ _OPTIONAL = {
     "n_items": Column(("images", "n_images", "num_images"), required=False),
     "item_width": Column(("image_width",), required=False),
     "item_height": Column(("image_height",), required=False),
+    "item_names": Column(("image_hashes", "mm_hashes"), "text", required=False),
+    "item_s": Column(("audio_s",), required=False),
     "kept_tokens": Column(("kept_tokens",), required=False),
     "attended_tokens": Column(("attended_tokens",), required=False),
     "query": Column(("query_id", "query", "text_id"), "text", required=False),
@@ -108,7 +112,7 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
     for name, labels in table.labels.items():
         if name == "model":  # its numbers are places in this list
             meta["models"] = tuple(labels)
-        elif name in _TEXTS:
+        elif name in _TEXTS or name == "item_names":
             meta[name] = tuple(labels)
         else:
             if name == "tenant":
@@ -126,9 +130,10 @@ def read(path: str | Path, *, skip_bad: bool = False, sort: bool = False) -> Req
         values = {n: None if v is None else v[~bad] for n, v in values.items()}
         extra, lines = {n: v[~bad] for n, v in extra.items()}, lines[~bad]
         extra[name] = extra[name].astype(np.int64)
+    names = _item_names(extra, meta, head.path)
     requests = build(
         faults, format=NAME, n_rows=table.n_rows, lines=lines, **values,
-        extra=extra, meta=meta, skip_bad=skip_bad, sort=sort,
+        extra=extra, items=names, meta=meta, skip_bad=skip_bad, sort=sort,
     )  # fmt: skip
     return requests if wordings is None else replace(requests, wordings=wordings)
 
@@ -140,6 +145,34 @@ def _whole_or_none(values: np.ndarray, name: str, path: Path) -> np.ndarray:
         what = f"{name} {values[bad[0]]:g} is not a whole number of tokens"
         raise TraceError.one(str(path), what, "0 for none")
     return values.astype(np.int64)
+
+
+def _item_names(
+    columns: dict[str, Any], labels: dict[str, Any], path: Path
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Numbers for the words in image_hashes, which is taken out, and where each row's begin.
+
+    Raises TraceError where a row has another number of them than of images.
+    """
+    if "item_names" not in columns:
+        return None
+    which, cells = columns.pop("item_names"), [cell.split() for cell in labels.pop("item_names")]
+    count = np.array([len(cell) for cell in cells], dtype=np.int64)[which]
+    shown = columns.get("n_items")
+    if shown is None:
+        columns["n_items"] = shown = count
+    if (bad := np.flatnonzero((count > 0) & (count != shown))).size:
+        i = bad[0]
+        what = f"a row has {shown[i]:g} images and {count[i]} image_hashes"
+        raise TraceError.one(str(path), what, "one for each image, or none")
+    codes: dict[str, int] = {}
+    numbers = [[codes.setdefault(word, len(codes)) for word in cell] for cell in cells]
+    rows = [
+        numbers[k] or [-1] * int(n) for k, n in zip(which.tolist(), shown.tolist(), strict=True)
+    ]
+    flat = [k for row in rows for k in row]
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    return np.array(flat, dtype=np.int64), starts
 
 
 _TEXTS = ("query", "question", "category")

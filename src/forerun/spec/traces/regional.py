@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from forerun.spec.regions import Region
 from forerun.spec.requests import Requests
 from forerun.spec.streams import stream
+from forerun.spec.traces.draw import requests_of
 from forerun.spec.workload import Traffic
+
+
+def drawn_in(regions: Mapping[str, Region], traffic: Traffic, *, seed: int, **how: Any) -> Requests:
+    """The requests of a traffic (as `requests_of` gives them), with regions from all of them."""
+    if not regions:
+        return requests_of(traffic, seed=seed, **how)
+    drawn = requests_of(summed(traffic, regions), seed=seed, **how)
+    return with_regions(drawn, traffic, regions, seed=seed)
 
 
 def summed(traffic: Traffic, regions: Mapping[str, Region]) -> Traffic:

@@ -11,8 +11,8 @@ from forerun.spec.case import Case
 from forerun.spec.requests import Requests
 from forerun.spec.slo import SloClass
 from forerun.spec.streams import stream
-from forerun.spec.traces.draw import requests_of
 from forerun.spec.traces.mix import drawn_by_share, merged
+from forerun.spec.traces.regional import drawn_in
 
 
 def with_senders(case: Case, common: Requests) -> Requests:
@@ -33,7 +33,7 @@ def with_senders(case: Case, common: Requests) -> Requests:
     for u, (name, said) in enumerate(case.tenants.items()):
         if said.traffic is not None:
             seed = int(stream(case.seed, f"traffic of tenant {name}").integers(2**31))
-            own = requests_of(said.traffic, seed=seed)
+            own = drawn_in(case.regions, said.traffic, seed=seed)
             parts.append(replace(own, tenant=np.full(len(own), u, dtype=np.int64)))
     return _promised(case, merged(parts, apart=("session", "workflow")))
 

@@ -4,6 +4,7 @@ For unequal hardware: a replica half as fast gets half as many.  Speed is that o
 sequences, relative to the fastest pool.
 """
 
+from forerun.sim.core.least import is_better
 from forerun.sim.core.signatures import OUTSTANDING, SPEED
 
 
@@ -11,6 +12,6 @@ def fastest_free(request, load, params, memory, rng):
     best = 0
     for c in range(1, load.shape[1]):
         mine = (load[OUTSTANDING, c] + 1) * load[SPEED, best]
-        if mine < (load[OUTSTANDING, best] + 1) * load[SPEED, c]:
+        if is_better(load, c, mine, best, (load[OUTSTANDING, best] + 1) * load[SPEED, c]):
             best = c
     return best

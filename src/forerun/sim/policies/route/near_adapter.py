@@ -6,6 +6,7 @@ adapter mod replicas.  So each replica comes to hold a part of the adapters.
 adapters where they are, and lets replicas be loaded more unevenly.
 """
 
+from forerun.sim.core.least import is_better
 from forerun.sim.core.signatures import OUTSTANDING, TO_LOAD
 
 PARAMS = {"load_requests": 8.0}
@@ -13,13 +14,13 @@ PARAMS = {"load_requests": 8.0}
 
 def near_adapter(request, load, params, memory, rng):
     n = load.shape[1]
-    best = 0
+    best = -1
     least = 0.0
     for c in range(n):
         cost = load[OUTSTANDING, c] + params[0] * (load[TO_LOAD, c] > 0)
         if request.adapter >= 0 and request.adapter % n == c:
             cost -= 0.5
-        if c == 0 or cost < least:
+        if is_better(load, c, cost, best, least):
             best = c
             least = cost
     return best

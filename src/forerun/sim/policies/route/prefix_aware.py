@@ -7,6 +7,7 @@ Source: the cost of NVIDIA Dynamo's KV router, overlap and active blocks weighed
 (docs/architecture/kv_cache_routing.md, 2025).
 """
 
+from forerun.sim.core.least import is_better
 from forerun.sim.core.signatures import CACHED, OUTSTANDING, OUTSTANDING_TOKENS
 
 CACHED_WANTED = True
@@ -14,11 +15,11 @@ PARAMS = {"load_tokens": 256.0}
 
 
 def prefix_aware(request, load, params, memory, rng):
-    best = 0
+    best = -1
     least = 0.0
     for c in range(load.shape[1]):
         cost = load[OUTSTANDING_TOKENS, c] - load[CACHED, c] + params[0] * load[OUTSTANDING, c]
-        if c == 0 or cost < least:
+        if is_better(load, c, cost, best, least):
             best = c
             least = cost
     return best
