@@ -1,11 +1,13 @@
 """What share of its peak a card sustains within its power limit."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from forerun import catalog
+from forerun.calibrate.operators import _residual_of
 from forerun.cost.calibration import Calibration, Errors, Store, save
 from forerun.cost.choose import coefs_across, coefs_scaled, starting, takes_residual
 from forerun.cost.families import family
@@ -49,12 +51,21 @@ def test_a_lower_power_limit_never_sustains_more():
 
 
 def test_a_card_with_power_to_spare_keeps_its_clock_where_a_wider_one_does_not():
-    # the same architecture: 0.94 and 0.72 were measured (RTX 3090, RTX A6000), 0.93 and 0.8 (H20,
+    # the same architecture: 0.94 and 0.74 were measured (RTX 3090, RTX A6000), 0.93 and 0.8 (H20,
     # H100)
     for spare, short in (("rtx-3090", "rtx-a6000"), ("h20", "h100-sxm")):
         free, held = (sustained(catalog.device(n), "bf16") for n in (spare, short))
         assert free == FULL
         assert held == pytest.approx(0.75, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "mamf"),
+    [("a100-sxm-80gb", 0.859), ("h100-sxm", 0.801), ("b200", 0.776), ("mi250x-gcd", 0.767)],
+)
+def test_large_products_reach_nearly_the_published_achievable_rate(name, mamf):
+    # stas00/ml-engineering, compute/accelerator, "Maximum Achievable Matmul FLOPS", bf16
+    assert sustained(catalog.device(name), "bf16") == pytest.approx(0.95 * mamf, rel=0.03)
 
 
 def test_a_device_without_a_clock_on_its_sheet_has_what_its_architecture_has():
@@ -100,3 +111,15 @@ def test_a_residual_is_for_the_engines_it_was_found_right_for(tmp_path):
         found = Store(tmp_path).general("gemm")
         assert found is not None
         assert found.residual_of == told
+
+
+@pytest.mark.parametrize(("n_devices", "wanted"), [(3, "not *"), (4, "*")])
+def test_a_residual_of_three_devices_is_used_for_nobody(n_devices, wanted):
+    """However right it was for each of them: it was learnt from the other two."""
+    machine = np.array([f"d{i}" for i in range(n_devices)], dtype=object)
+    rows = SimpleNamespace(
+        machine=machine, s=SimpleNamespace(engine=np.array([f"e{i}" for i in range(n_devices)])),
+        time_s=np.ones(n_devices),
+    )  # fmt: skip
+    right, wrong = np.ones(n_devices), np.full(n_devices, 2.0)
+    assert _residual_of(rows, right, wrong, np.ones(n_devices)) == (wanted,)

@@ -39,13 +39,13 @@ FIFTHS = 5
 #: how many devices' worth of doubt stand against moving a starting value for all: devices left out
 #: are predicted worse with fewer (GEMM 12.0 to 11.4 %, prefill 26 to 24 %) and with far more
 SHRINK = 8.0
-#: experts are predicted better with few (31.0 and 78.8 % against 31.5 and 82.0 %), and so are 70
-#: runs of several pools on GB200, which nobody measured experts on (15.8 against 29.0 %)
+#: experts are predicted better with few (31.0 and 78.8 % against 31.5 and 82.0 %)
 SHRINK_OF = {"moe": 2.0}
 #: and against an engine's own launch: it is the engine's software that starts a kernel
 SHRINK_LAUNCH = 0.5
 #: an engine on fewer devices has no say whether a residual helps it elsewhere: each would be
-#: predicted from one other
+#: predicted from one other.  A family needs one more: that of experts, learnt from two devices and
+#: right for the third, made 70 runs of several pools on GB200 worse (TPOT off by 26, not 16 %)
 LEAST_DEVICES = 3
 ALONE_S = 1.2e-6  # a start below this is not of a kernel that anything waited for
 
@@ -179,7 +179,7 @@ def fit_general(
     takes = _residual_of(used, learnt, plain, weight)
     whole = replace(whole, residual_of=takes)
     said = np.where(choose.takes_residual(whole, used.s), learnt, plain)
-    if not any(not one.startswith("not ") for one in takes):
+    if all(one.startswith("not ") for one in takes):
         whole = replace(whole, trees=None)
     off = np.log(used.time_s / said)
     low, high = np.empty(used.x.n), np.empty(used.x.n)
@@ -211,8 +211,11 @@ def _residual_of(
     used: Data, learnt: np.ndarray, plain: np.ndarray, weight: np.ndarray
 ) -> tuple[str, ...]:
     """Engines whose rows are predicted better with a residual on devices left out, the others as
-    "not <engine>"; "*" stands for all that were measured on fewer than LEAST_DEVICES."""
+    "not <engine>"; "*" stands for all that were measured on fewer than LEAST_DEVICES.  For no
+    engine where all devices are so few."""
     engine, machine = used.s.engine.astype(str), used.machine.astype(str)
+    if len(np.unique(machine)) <= LEAST_DEVICES:
+        return ("not *",)
     off = [np.abs(np.log(used.time_s / said)) for said in (learnt, plain)]
     several = [
         e for e in np.unique(engine) if len(np.unique(machine[engine == e])) >= LEAST_DEVICES
@@ -240,7 +243,7 @@ def from_siblings(rest: Data, others: Sequence[Calibration]) -> tuple[np.ndarray
                 continue
             own, measured = found
             part = rest.take(at)
-            chosen = choose.Chosen(rest.module, own, measured, None, False, "", True)
+            chosen = choose.Chosen(rest.module, own, measured, None, False, "", scaled=True)
             x = chosen.rows(part.x)
             said[at] = chosen.physics(x, part.s) * np.exp(chosen.residual(x, part.s))
             known[at] = True

@@ -80,8 +80,8 @@ class Calibration:
     written_by: str = __version__
     schema: int = SCHEMA
     notes: tuple[str, ...] = field(default=())
-    #: engines whose rows take the residual of a general calibration, "*" for those not measured on
-    #: two devices; it may learn how one tool measures, which says nothing of another
+    #: engines whose rows take the residual of a general calibration, or "not <engine>"; "*" is for
+    #: all that it does not name.  It may learn how one tool measures, which says nothing of others
     residual_of: tuple[str, ...] = ("*",)
 
     @property

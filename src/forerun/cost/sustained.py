@@ -10,12 +10,17 @@ e_1 is of a process and of what makes a flop (a lane or a matrix unit); cards th
 sells at low clocks, with few units, or with wide limits then differ as they do.  Power falls with
 the clock, and with the voltage until that is at its lowest: between linear and cubic.
 
-Estimates, each from the sustained rates of two devices or more: 0.78 pJ gives both A100 (0.74 of
-312 Tflop/s at 1.41 GHz and 400 W) and RTX A6000 (0.74 of 155 at 1.8 GHz and 300 W); 0.23 pJ both
-H100 (0.78 of 989 at 1.98 GHz and 700 W) and RTX PRO 6000 (0.78 of 504 at 2.62 GHz and 600 W); 7 pJ
-a lane's fp32 flop gives T4 (0.4 of 8.1 at 70 W) and leaves V100, P100 and P4 free.  Blackwell and
-CDNA from their best products (MAMF, stas00/ml-engineering).  FULL: H20, RTX 3090, Arc Pro B60, V100
-and P100, which have power to spare, reach 0.91 to 0.97.
+e_1 of matrix units makes a device of the architecture sustain 0.95 of its "maximum achievable
+matmul" in 16 bits (MAMF, stas00/ml-engineering, compute/accelerator, read 2026-11): A100 SXM 85.9 %
+of its peak, H100 SXM 80.1 %, B200 77.6 %, MI250X 76.7 %, MI300X 60.1 %, with 400, 700, 1,000, 280
+and 750 W.  Those of Ampere and Hopper then say 0.79 of RTX A6000 (0.74 was measured) and, for a process of the
+same age, 0.77 of RTX PRO 6000 (0.78).  Limits matter less to MAMF, whose products are short, than
+here: GB200 0.71 of it and 0.75 here, B300 0.75 and 0.84, GH200 0.80 and 0.93, A100 PCIe with 300 W
+0.78 and 0.64.
+
+Estimates: 7 pJ a lane's fp32 flop gives T4 (0.4 of 8.1 Tflop/s at 70 W) and leaves V100, P100 and
+P4 free; the others by the age of their process.  FULL: H20, RTX 3090, Arc Pro B60, V100 and P100,
+which have power to spare, reach 0.91 to 0.97.
 """
 
 from __future__ import annotations
@@ -30,8 +35,8 @@ CLOCK_POWER = 1.8
 CLOCK_BY_POWER = 0.8
 #: J a flop at 1 GHz, of 16-bit matrix units and of fp32 lanes, by the start of an architecture
 MATRIX_J: dict[str, float] = {
-    "volta": 1.0e-12, "turing": 1.0e-12, "ampere": 0.77e-12, "ada": 0.23e-12,
-    "hopper": 0.23e-12, "blackwellrtx": 0.23e-12, "blackwell": 0.14e-12, "rubin": 0.07e-12,
+    "volta": 1.0e-12, "turing": 1.0e-12, "ampere": 0.70e-12, "ada": 0.23e-12,
+    "hopper": 0.23e-12, "blackwellrtx": 0.23e-12, "blackwell": 0.15e-12, "rubin": 0.075e-12,
     "cdna1": 0.9e-12, "cdna2": 0.53e-12, "cdna3": 0.21e-12, "cdna4": 0.16e-12, "xe2": 0.23e-12,
 }  # fmt: skip
 LANE_J: dict[str, float] = {
