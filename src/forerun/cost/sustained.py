@@ -12,11 +12,10 @@ the clock, and with the voltage until that is at its lowest: between linear and 
 
 e_1 of matrix units makes a device of the architecture sustain 0.95 of its "maximum achievable
 matmul" in 16 bits (MAMF, stas00/ml-engineering, compute/accelerator, read 2026-11): A100 SXM 85.9 %
-of its peak, H100 SXM 80.1 %, B200 77.6 %, MI250X 76.7 %, MI300X 60.1 %, with 400, 700, 1,000, 280
-and 750 W.  Those of Ampere and Hopper then say 0.79 of RTX A6000 (0.74 was measured) and, for a process of the
-same age, 0.77 of RTX PRO 6000 (0.78).  Limits matter less to MAMF, whose products are short, than
-here: GB200 0.71 of it and 0.75 here, B300 0.75 and 0.84, GH200 0.80 and 0.93, A100 PCIe with 300 W
-0.78 and 0.64.
+of its peak, H100 SXM 80.1 %, B200 77.6 %, MI250X 76.7 %, MI300X 60.1 %.  It then says 0.79 of RTX
+A6000 (0.74 was measured) and, a process of the same age, 0.77 of RTX PRO 6000 (0.78).  Limits
+matter less to MAMF, whose products are short, than here: 0.95 of it is 0.71 for GB200, 0.75 for
+B300, 0.80 for GH200 and 0.78 for A100 PCIe of 300 W, and here 0.75, 0.84, 0.93 and 0.64.
 
 Estimates: 7 pJ a lane's fp32 flop gives T4 (0.4 of 8.1 Tflop/s at 70 W) and leaves V100, P100 and
 P4 free; the others by the age of their process.  FULL: H20, RTX 3090, Arc Pro B60, V100 and P100,
