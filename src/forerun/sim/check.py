@@ -40,14 +40,19 @@ def check_roles(pools: Sequence[Served]) -> None:
             Problem(where, f"no pool has the role {missing}", f"a pool with role: {missing}")
         )
     if any(one.pool.role == "prefill" and one.block is None for one in pools):
+        lacking = [
+            served
+            for served in pools
+            if served.port_bytes_per_s <= 0 and served.n_blocks > 0 and served.pool.replicas > 0
+        ]
         problems += [
             Problem(
-                f"{where}.{served.pool.name}.link",
+                f"{where}.{served.block or served.pool.name}.link",
                 f"KV moves between pools, and {served.pool.device} has no network link",
                 "link: NAME (see forerun show link)",
             )
-            for served in pools
-            if served.port_bytes_per_s <= 0 and served.n_blocks > 0 and served.block is None
+            for served in lacking
+            if served.block is None or served.pool.role == "decode"
         ]
     if problems:
         raise SpecError(*problems)
