@@ -10,10 +10,13 @@ from serving import table
 from forerun.sim.control.slow import stretched
 
 
-def lanes(*, replicas=1, levels=((2.0, 1.5),), beside=1.7, switch_s=0.0, name="g", **how):
+def lanes(
+    *, replicas=1, levels=((2.0, 1.5),), beside=1.7, switch_s=0.0, name="g", bytes_per_s=0.0, **how
+):
     """Rows of one pool: of each level the prompts' and the answers', alone and beside each other.
 
     levels : how many times as long as on all of the device (prompts, answers) takes alone.
+    bytes_per_s : of the link; none without.
     """
     how = {"n_blocks": 30, "costs": table(), **how}
     rows = []
@@ -29,8 +32,27 @@ def lanes(*, replicas=1, levels=((2.0, 1.5),), beside=1.7, switch_s=0.0, name="g
                         table=stretched(one.table, factor * more),
                         block=name,
                         lane=4 * level + 2 * k + busy,
-                        port_bytes_per_s=0.0,
+                        port_bytes_per_s=bytes_per_s,
                         switch_s=switch_s,
                     )
                 )
     return rows
+
+
+LINK = 2e6
+
+
+def devices():
+    """Two devices with lanes, three that are tight, some beside pools of every role."""
+    two = lanes(replicas=2, bytes_per_s=LINK)
+    return {
+        "two": two,
+        "tight": lanes(replicas=3, n_blocks=26, bytes_per_s=LINK),
+        "beside prompts": [*two, pool("prefill", "p", n_blocks=26)],
+        "beside answers": [
+            *two,
+            pool("prefill", "p", n_blocks=26),
+            pool("decode", "d", n_blocks=30),
+        ],
+        "beside all": [*lanes(bytes_per_s=LINK), pool(n_blocks=26, name="other")],
+    }
