@@ -8,6 +8,7 @@ from dataclasses import replace
 import fleets
 import numpy as np
 import seeing
+import sharing_devices
 from adapting import WAYS, fitted, naming
 from denoising import BRANCHES, asked_for, denoising_fleets, using, with_branches
 from families import asking, engine_turn, turning
@@ -84,6 +85,10 @@ if __name__ == "__main__":
     for name, pools in devices().items():
         log = fleets.serve(flows, pools, commands=troubles(4, pools)).log_so_far()
         print("devices", name, digest(log))
+    log = fleets.serve(
+        looking(4, 40, isl=60), sharing_devices.seeing(lanes(n_blocks=40))
+    ).log_so_far()
+    print("devices that see", digest(log), log.encodes.tolist())
     print("two pools", digest(simulate(workload(3, 25), pools)))
     for name, speculates in kinds(n_blocks=30).items():
         print("speculation", name, digest(simulate(workload(4, 25), speculates, seed=6)))

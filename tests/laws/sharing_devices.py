@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fleets import pool
+from seeing import encoder
 from serving import table
 
 from forerun.sim.control.slow import stretched
@@ -56,3 +57,16 @@ def devices():
         ],
         "beside all": [*lanes(bytes_per_s=LINK), pool(n_blocks=26, name="other")],
     }
+
+
+def seeing(rows, *, flat=3e-3, beside=1.4):
+    """The same rows, each lane of prompts with an encoder, alone and beside answers."""
+    mine = [p for p, one in enumerate(rows) if one.block is not None and one.pool.role == "prefill"]
+    more, out = [], list(rows)
+    for k, p in enumerate(mine):
+        one = encoder(n_blocks=0, replicas=1, name=f"encoder {k}", flat=flat)
+        factor = (2.0 + rows[p].lane // 4) * (beside if rows[p].lane % 2 else 1.0)
+        idle = one.pool.model_copy(update={"replicas": 0})
+        more.append(replace(one, pool=idle, table=stretched(one.table, factor)))
+        out[p] = replace(rows[p], encoder=len(rows) + k)
+    return [*out, *more]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from forerun.cost.part import Part
 from forerun.cost.table import CostTable
 from forerun.sim import embeddings, responses
 from forerun.sim import tables as table_arrays
@@ -66,6 +67,7 @@ class Served:
     block: str | None = None  # where prompts and answers share devices: whose rows belong together
     lane: int = 0  # which of them: 4 * level + 2 * (it answers) + (the other lane is in a step)
     switch_s: float = 0.0  # that a lane stands still for when its share changes
+    part: Part | None = None  # of its devices, by whose costs a lane runs; None: all of them
 
     @property
     def seats(self) -> int:

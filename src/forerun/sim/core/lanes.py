@@ -47,6 +47,22 @@ def other_way(state, i):
 
 
 @jit
+def encoders(state, i):
+    """A step of the encoder is formed: its rows of costs, by the condition that holds and by the
+    other one."""
+    begin(state, i)
+    p = row_of(state, i, state.lanes[i].beside)
+    return state.engines[p].encoder_row, state.engines[state.replicas[i].row].encoder_row
+
+
+@jit
+def other_price(state, i, ps):
+    """What that step of the encoder takes by the other condition."""
+    lane = state.lanes[i]
+    lane.other_first_ps, lane.other_slope_ps = ps, 0
+
+
+@jit
 def partner_holds(state, i):
     """Whether the other lane has requests, or KV comes to it or leaves it: memory comes back."""
     j = state.replicas[i].partner
@@ -156,7 +172,8 @@ def last_apart(state, i, done):
     lane.other_first_ps += done * lane.other_slope_ps
     note_alone(state, i, 1)
     replica.first_ps += lane.stretch_ps
-    replica.row = row_of(state, i, lane.beside)
+    p = row_of(state, i, lane.beside)
+    replica.row = state.engines[p].encoder_row if replica.n_encoding > 0 else p
 
 
 @jit
