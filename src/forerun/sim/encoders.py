@@ -121,10 +121,14 @@ def of_lanes(
     devices, with its `block` and `lane`."""
     mine = [row for row in rows if row.block is not None and row.pool.role == "prefill"]
     found = [in_front(model, pool, device, units_most, row.part)[0] for row in mine]
+    said = "encoders on a share of SMs: answers beside one are slowed as by a usual prompt"
     return [
-        replace(one, block=row.block, lane=row.lane, table=replace(one.table, stages=2))
+        replace(
+            one, block=row.block, lane=row.lane,
+            table=replace(one.table, stages=2, assumed=(*one.table.assumed, said)),
+        )
         for one, row in zip(found, mine, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def budget(model: Model, pool: Pool, units_most: int) -> int:
