@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from control import burst, by_state, drive, scaled
-from fleets import assert_laws, assert_tells_the_same, pool, serve, sharing
+from fleets import assert_laws, assert_tells_the_same, both_ways, pool, serve, sharing
 from serving import PS, workload
 from sharing_devices import LINK, devices, lanes
 from test_lane_fleet_laws import asked
@@ -13,8 +15,13 @@ from test_share_control_laws import LEVELS, shared
 
 from forerun.sim.control.dials import SHARES, keys
 from forerun.sim.control.drive import Control, with_rows
+from forerun.sim.control.experts import with_levels
 from forerun.sim.control.fleet import look
+from forerun.sim.control.slow import stretched
 from forerun.sim.log import COLD, UP
+from forerun.sim.moe.course import Window
+from forerun.sim.moe.layout import Spread
+from forerun.sim.moe.rows import Course
 from forerun.sim.serve import Server
 from forerun.spec.control import Fault, Rebalance
 from forerun.spec.deployment import Policy
@@ -165,3 +172,53 @@ def test_a_device_that_was_repaired_starts_cold_with_both_lanes():
     assert (log.requests["n_retries"] == 1).all()
     first = log.leaps["start_ps"][log.leaps["start_ps"] > 0.03 * PS].min()
     assert first == pytest.approx(0.33 * PS)
+
+
+# -- experts whose load changes --------------------------------------------------------------------
+
+
+def drifting_devices(window_s, order):
+    """Lanes whose shares a policy chooses, with experts at three levels of load."""
+    rows = shared(2, bytes_per_s=LINK)
+    at = [Spread(load, 1.0) for load in (1.0, 1.3, 1.7)]
+    windows = [Window(at[k], False, 0.0) for k in order]
+    rest = (Window(at[k % 3], False, 0.0) for k in range(10**9))
+    rows = [replace(one, course=Course(windows, tuple(at), window_s, rest)) for one in rows]
+    more = [
+        replace(
+            one,
+            pool=one.pool.model_copy(update={"replicas": 0}),
+            table=stretched(one.table, at[k].load / at[order[0]].load),
+        )
+        for k in range(3)
+        if k != order[0]
+        for one in rows
+    ]
+    return with_levels(rows[:1], [(0, [*rows[1:], *more])])
+
+
+def test_a_leap_equals_stepping_when_experts_of_lanes_drift_and_devices_are_struck():
+    for seed, faults in enumerate(((), (SLOW,), (CRASH, SPOT))):
+        pools = drifting_devices(0.07, [0, 2, 1, 2, 0])
+        leapt = both_ways(drive, asked(seed), pools, faults=faults, cold_s=0.03, seed=seed)
+        assert_laws(leapt.server, asked(seed), all_sent=False)
+        home = keys(leapt.server.pools)
+        used = np.unique(leapt.log().leaps["pool"]).tolist()
+        assert len({dict(home[p][1]).get("experts") for p in used}) == 3
+
+
+def test_every_lane_has_a_row_at_every_load_whose_company_is_loaded_alike():
+    pools = with_rows(drifting_devices(0.07, [1, 2, 0]), (SLOW,))
+    home = keys(pools)
+    assert len(set(home)) == len(pools) == 12 * 3 * 2
+    engines = Server(pools)._state.engines
+    for p, one in enumerate(pools):
+        other = int(engines.beside[p])
+        assert pools[other].lane == one.lane | 1
+        assert home[other][1] == home[p][1]
+        load = {0: 1.0, 2: 1.7, None: 1.3}[dict(home[p][1]).get("experts")]
+        slow = dict(home[p][1]).get("slow", 1.0)
+        base = pools[next(q for q in range(len(pools)) if pools[q].lane == one.lane)]
+        time = base.table.time_s.tokens * (load / 1.3 * slow)
+        np.testing.assert_allclose(one.table.time_s.tokens, time)
+    assert [p for p, one in enumerate(pools) if one.levels] == [0, 2]

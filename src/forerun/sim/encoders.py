@@ -119,7 +119,8 @@ def of_lanes(
 ) -> list[Served]:
     """The rows by whose costs lanes encode that compute prompts: each has one, on its part of the
     devices, with its `block` and `lane`."""
-    mine = [row for row in rows if row.block is not None and row.pool.role == "prefill"]
+    lanes = [row for row in rows if row.block is not None and row.dial is None]
+    mine = [row for row in lanes if row.pool.role == "prefill"]
     found = [in_front(model, pool, device, units_most, row.part)[0] for row in mine]
     said = "encoders on a share of SMs: answers beside one are slowed as by a usual prompt"
     return [

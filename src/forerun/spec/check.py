@@ -130,7 +130,8 @@ def _check_shares(where: str, pool: Pool, case: Case) -> list[Problem]:
         f"{where}.role": (pool.role != "both", f"a pool for {pool.role} has nobody to share with"),
         f"{where}.pp": (pool.pp > 1, "lanes of pipeline stages and of phases are not combined"),
         f"{where}.moe": (
-            pool.moe is not None, "experts at run time and sm_share both choose what a step costs"
+            pool.moe is not None and pool.moe.offload is not None,
+            "both lanes would fetch experts over one link to the host, which is not priced",
         ),
         f"{where}.models": (
             len(pool.models) > 1, "models that take turns and sm_share both change what runs"

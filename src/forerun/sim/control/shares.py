@@ -85,7 +85,11 @@ class _Block:
         self.rule: SmShare = rule.model_copy(update=targets)
         self.name = served.block
         self.policy: Callable[..., Any] = find("share", rule.policy)
-        rows = {one.lane: q for q, one in enumerate(server.pools) if one.block == served.block}
+        rows = {
+            one.lane: q
+            for q, one in enumerate(server.pools)
+            if one.block == served.block and one.dial is None
+        }
         self.tables = [server.pools[rows[4 * k + 3]].table for k in range(len(rule.shares))]
         self.first = np.flatnonzero(server.pool_of_replica == p)
         self.second = np.array(server._state.replicas["partner"])[self.first]
