@@ -237,8 +237,13 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
 if TYPE_CHECKING:
     State = Any
 else:
-    #: all of a run: the arrays of LAYOUT, and a policy of each kind
-    State = namedtuple("State", [*LAYOUT, *KINDS])
+
+    class State(namedtuple("State", [*LAYOUT, *KINDS])):
+        """All of a run: the arrays of LAYOUT, and a policy of each kind.
+
+        One whose array is another is another State, so what is worked out from a State's addresses
+        is kept with it (see `native.Pointer`).
+        """
 
 
 def rows(n, dtype):
