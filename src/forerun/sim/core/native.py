@@ -139,9 +139,10 @@ class Pointer:
     def __init__(self, state: State) -> None:
         known = state.__dict__
         if "table" not in known:
-            known["table"] = _table(state)
+            table = _table(state)
+            known["table"] = table, table.ctypes.data
         self.state = state
-        self.address = known["table"].ctypes.data
+        self.address = known["table"][1]
 
 
 def _table(state: State) -> np.ndarray:
