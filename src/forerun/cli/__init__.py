@@ -81,6 +81,7 @@ def main(args: Sequence[str] | None = None) -> None:
     A command makes hundreds of thousands of objects and keeps them to its end.  Looking through
     them for cycles again and again, and once more at the end, took a sixth of a prediction.
     """
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # we have none, it looks for some
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
     if os.environ.get("FORERUN_DEBUG") == "1":

@@ -60,6 +60,8 @@ each tenant, from GATE_OF_TENANT on.  `rng` is a stream for `rng.uniform` and `r
 
 from __future__ import annotations
 
+from functools import cache
+
 from forerun.sim.core import rows_fleet, rows_request
 
 # rows of `load`
@@ -102,6 +104,7 @@ KINDS = (
 )  # fmt: skip
 
 
+@cache
 def numba_signatures():
     """The numba signature of each kind (imports numba)."""
     from numba import from_dtype, types
