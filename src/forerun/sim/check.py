@@ -202,9 +202,6 @@ def check_adapters(pools: Sequence[Served]) -> None:
         if served.pool.pp * served.pool.dp * served.pool.cp > 1:
             what = "adapters of a replica with pp, dp or cp are not simulated yet"
             problems.append(Problem(where, what, "tp alone"))
-        if served.draft is not None:
-            what = "proposed tokens are verified without adapters"
-            problems.append(Problem(f"{where}.engine.speculation", what, "drop one of the two"))
         if many or served.group is not None:
             what = "adapters are of one model, and the case has several"
             problems.append(Problem(f"{where}.models", what, "a case for each model"))

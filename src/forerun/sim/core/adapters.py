@@ -351,6 +351,8 @@ def price(state, i, decoding):
     if decoding == 1:
         n, tokens = fitted.n_distinct, fitted.n_decode
         ranks, work = fitted.distinct_ranks, fitted.decode_ranks
+        tokens += fitted.n_draft
+        work += fitted.draft_ranks
     fitted.rounds += 1
     r = replica.chunk_head
     while r >= 0:
@@ -372,6 +374,12 @@ def added(state, i, engine, n, tokens, ranks, work):
     """What n adapters of so many ranks add for so many tokens; noted for the log."""
     replica = state.replicas[i]
     replica.n_adapters, replica.n_adapted = n, tokens
+    return cost_ps(engine, n, tokens, ranks, work)
+
+
+@jit
+def cost_ps(engine, n, tokens, ranks, work):
+    """What n adapters add to a step of `engine`, as in `price`."""
     if n == 0:
         return 0
     read = work if engine.gathered == 1 else ranks

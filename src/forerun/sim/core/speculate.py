@@ -10,7 +10,7 @@ accepted, n decoders, c cached tokens.
 
 from __future__ import annotations
 
-from forerun.sim.core import fair, heaps
+from forerun.sim.core import adapters, fair, heaps
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for, need, take
 from forerun.sim.core.order import NEVER
@@ -66,8 +66,18 @@ def choose(state, i, room):
                 free -= slots(state, i, r, k)
                 replica.n_draft += state.draft_nodes[p, k]
                 replica.lookahead += slots(state, i, r, k)
+                if request.adapter >= 0:
+                    adapt(state, i, request, 1)
         r = request.next
     return wanted
+
+
+@jit
+def adapt(state, i, request, sign):
+    """What is proposed for a request is verified with its adapter (sign 1), or no more (-1)."""
+    n = sign * state.draft_nodes[state.replicas[i].pool, request.draft]
+    state.fitted[i].n_draft += n
+    state.fitted[i].draft_ranks += n * state.adapters[request.adapter].rank
 
 
 @jit
@@ -91,6 +101,8 @@ def drop(state, i, r):
     request = state.live[r]
     replica.n_draft -= state.draft_nodes[replica.pool, request.draft]
     replica.lookahead -= slots(state, i, r, request.draft)
+    if request.adapter >= 0:
+        adapt(state, i, request, -1)
     request.draft = 0
 
 
@@ -252,7 +264,18 @@ def quote(state, i, room):
             time += lookup(state.seqs_ps[p], tokens)
             if k > 0:
                 time += verify_ps(state, p, n, tokens - n, replica.ctx)
+            if engine.max_adapters > 0:
+                time += adapted_ps(state, i, 1 + state.draft_nodes[p, k])
             state.draft_ps[k] = time + drafts
+
+
+@jit
+def adapted_ps(state, i, queries):
+    """What the adapters of replica i's decoders add to a step with so many tokens of each."""
+    fitted = state.fitted[i]
+    tokens, work = fitted.n_decode * queries, fitted.decode_ranks * queries
+    engine = state.engines[state.replicas[i].pool]
+    return adapters.cost_ps(engine, fitted.n_distinct, tokens, fitted.distinct_ranks, work)
 
 
 # -- after a step: which of them were right --------------------------------------------------------
@@ -278,6 +301,7 @@ def settle(state, i):
     totals.n_extra += n_extra
     totals.n_out += n_extra
     replica.n_draft = replica.lookahead = 0
+    state.fitted[i].n_draft = state.fitted[i].draft_ranks = 0
     return n_extra
 
 

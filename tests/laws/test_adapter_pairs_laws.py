@@ -1,0 +1,131 @@
+"""Laws of adapters beside what else changes a step or a replica: proposals, models, tenants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from adapting import WAYS, assert_adapters, assert_same_adapters, fitted, naming
+from fleets import assert_laws, both_ways, pool, serve, sharing, troubles
+from serving import PS
+from speculating import kinds, speculating
+
+from forerun.spec.deployment import Policy
+from forerun.spec.requests import Requests
+
+
+def way(number):
+    return list(WAYS.values())[number % len(WAYS)]
+
+
+def equal(n, *, osl=9, adapter=None):
+    """n equal requests that come together, with these adapters."""
+    named = None if adapter is None else np.array(adapter)
+    return Requests(np.zeros(n), np.full(n, 32), np.full(n, osl), adapter=named)
+
+
+# -- proposals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_a_leap_equals_stepping_where_what_is_proposed_has_adapters(kind):
+    accepted = adapted = lost = 0
+    for seed in range(len(WAYS)):
+        requests = naming(sharing(seed, 45, isl=60, ties=seed % 2 == 0, rate=80), seed=seed)
+        pools = fitted(kinds(n_blocks=34)[kind], **way(seed))
+        orders = troubles(seed, pools) if seed % 3 == 1 else ()
+        leapt = both_ways(serve, requests, pools, seed=seed, commands=orders)
+        log = assert_laws(leapt, requests)
+        assert_adapters(leapt, pools)
+        for name in ("n_draft", "draft_ranks"):
+            assert not log.fitted[name].any(), name
+        assert (log.leaps["n_adapted"] <= log.leaps["n_tokens"]).all()
+        accepted += log.replicas["n_extra"].sum()
+        adapted += (log.leaps["n_adapted"] * (log.leaps["n_draft"] > 0)).sum()
+        lost += log.replicas["n_preempt"].sum()
+    assert accepted > 400
+    assert adapted > 1000
+    assert lost > 0 or kind in ("full", "static")  # memory is tight enough to tell something
+
+
+def test_adapters_beside_nothing_proposed_write_the_log_of_adapters_alone():
+    requests = naming(sharing(4, 60, isl=60))
+    for how in WAYS.values():
+        plain, asked = (
+            serve(requests, fitted([one], **how), seed=3).log_so_far()
+            for one in (
+                pool(replicas=2, n_blocks=40),
+                speculating(kind="ngram", params={"k": 0}, replicas=2, n_blocks=40),
+            )
+        )
+        assert_same_adapters(plain, asked)
+
+
+def test_adapters_that_cost_nothing_leave_proposals_as_they_were():
+    free = dict.fromkeys(("launch_s", "rank_s", "token_s", "rank_flop_s"), 0.0)
+    free |= {"near_s": np.zeros(1), "far_s": np.zeros(1)}
+    requests = sharing(2, 50, isl=60)
+    named = replace(requests, adapter=np.zeros(50, dtype=np.int64))
+    for pools in kinds(n_blocks=30).values():
+        with_one = fitted(pools, n=1, **free)
+        plain = serve(requests, pools, seed=3).log_so_far()
+        again = serve(named, with_one, seed=3).log_so_far()
+        assert plain.requests.tobytes() == again.requests.tobytes()
+        assert plain.replicas.tobytes() == again.replicas.tobytes()
+
+
+def test_a_step_that_verifies_pays_adapters_for_what_is_proposed_too():
+    """By hand: two decoders, two tokens proposed for each, ranks 8 and 16 or one of them twice."""
+    us = PS // 10**6
+
+    def step(adapters, **how):
+        one = fitted([speculating(k=2, acceptance=0.0)], max_adapters=3, near_s=np.zeros(6), **how)
+        log = serve(equal(2, adapter=adapters), one).log_so_far()
+        rows = log.leaps[(log.leaps["n_draft"] == 4) & (log.leaps["n_chunks"] == 0)]
+        return int(rows["first_ps"][0]), rows[0]
+
+    plain, row = step([-1, -1])
+    assert row["n_adapted"] == 0
+    other, row = step([0, 1])
+    assert (row["n_adapters"], row["n_adapted"]) == (2, 6)
+    assert other - plain == (100 + (8 + 16) * 20 + 6 * 10) * us
+    same, row = step([1, 1])
+    assert (row["n_adapters"], row["n_adapted"]) == (1, 6)
+    assert same - plain == (100 + 16 * 20 + 6 * 10) * us  # ranks are read once, for all six
+    half, row = step([1, -1])
+    assert (row["n_adapters"], row["n_adapted"]) == (1, 3)
+    assert half - plain == (100 + 16 * 20 + 3 * 10) * us
+    gathered, _ = step([1, 1], gathered=True)
+    assert gathered - plain == (100 + 6 * 16 * 20 + 6 * 10) * us
+    computed, _ = step([0, 1], rank_flop_s=1e-3)
+    assert computed - plain == (100 + 3 * (8 + 16) * 1000) * us
+
+
+def test_a_policy_that_knows_what_steps_take_proposes_less_where_adapters_cost_more_a_token():
+    known = {"prior": 0.8, "weight": 1e9}
+    proposed = []
+    for token_s in (0.0, 1e-4, 1e-3):
+        one = speculating(k=5, policy="goodput", params=known, acceptance=0.8, n_blocks=4000)
+        pools = fitted([one], n=1, token_s=token_s, near_s=np.zeros(1), far_s=np.zeros(1))
+        log = serve(equal(4, osl=300, adapter=[0] * 4), pools).log_so_far()
+        rounds = log.leaps[log.leaps["n_decode"] > 0]
+        proposed.append(rounds["n_draft"].sum() / rounds["n_decode"].sum())
+        ends = {}
+        for k in range(6):
+            one = speculating(k=5, params={"k": k}, acceptance=0.8, n_blocks=4000)
+            ends[k] = serve(
+                equal(4, osl=300, adapter=[0] * 4), [replace(one, adapters=pools[0].adapters)]
+            ).log_so_far().end_ps
+        assert log.end_ps < 1.03 * min(ends.values())  # by brute force over all lengths
+    assert proposed[0] > proposed[1] > proposed[2]
+
+
+def test_a_router_sends_requests_that_speculate_where_their_adapters_are():
+    requests = naming(sharing(1, 120, isl=40, rate=40))
+    pools = fitted([speculating(replicas=3)], n_slots=2)
+    aware, blind = (
+        serve(requests, pools, route=Policy(name=name)).log_so_far().fitted["n_loads"].sum()
+        for name in ("near_adapter", "round_robin")
+    )
+    assert aware < 0.6 * blind
