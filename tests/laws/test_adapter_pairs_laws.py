@@ -114,9 +114,13 @@ def test_a_policy_that_knows_what_steps_take_proposes_less_where_adapters_cost_m
         ends = {}
         for k in range(6):
             one = speculating(k=5, params={"k": k}, acceptance=0.8, n_blocks=4000)
-            ends[k] = serve(
-                equal(4, osl=300, adapter=[0] * 4), [replace(one, adapters=pools[0].adapters)]
-            ).log_so_far().end_ps
+            ends[k] = (
+                serve(
+                    equal(4, osl=300, adapter=[0] * 4), [replace(one, adapters=pools[0].adapters)]
+                )
+                .log_so_far()
+                .end_ps
+            )
         assert log.end_ps < 1.03 * min(ends.values())  # by brute force over all lengths
     assert proposed[0] > proposed[1] > proposed[2]
 
