@@ -6,13 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from adapting import WAYS, assert_adapters, assert_same_adapters, fitted, naming
+from adapting import WAYS, assert_adapters, assert_same_adapters, fitted, fitting, naming
+from families import asking, engine_turn, fixed, model_fleets, turning
 from fleets import assert_laws, both_ways, pool, serve, sharing, troubles
 from serving import PS
 from speculating import kinds, speculating
 
+from forerun.errors import SpecError
+from forerun.sim.adapters import numbered
+from forerun.sim.serve import Server
 from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
+from forerun.spec.traces._columns import take
 
 
 def way(number):
@@ -133,3 +138,124 @@ def test_a_router_sends_requests_that_speculate_where_their_adapters_are():
         for name in ("near_adapter", "round_robin")
     )
     assert aware < 0.6 * blind
+
+
+# -- models, apart and in turn ---------------------------------------------------------------------
+
+TURNS = ("while_wanted", "longest_queue", "oldest_first", "patience")
+
+
+def of_each(pools, n=4, **how):
+    """The same pools, whose models have n, n + 1, .. adapters; those of the last model none."""
+    last = max(one.model for one in pools)
+    out = []
+    for one in pools:
+        own = None if one.model == last else fitting(n + one.model, **how)
+        out.append(replace(one, adapters=own))
+    return out
+
+
+def naming_own(requests, n=4, n_models=3, seed=0):
+    """Requests for a random model and one of its adapters, or none; the last model has none."""
+    asked = asking(requests, n_models, seed)
+    draw = np.random.default_rng(seed + 11)
+    named = draw.integers(-1, n + asked.model)
+    return replace(asked, adapter=np.where(asked.model == n_models - 1, -1, named))
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("name", model_fleets())
+def test_a_leap_equals_stepping_with_adapters_of_several_models(name, turn):
+    loads = turns = 0
+    for seed in range(len(WAYS)):
+        requests = naming_own(sharing(seed, 60, isl=60, ties=seed % 2 == 0, rate=80), seed=seed)
+        pools = engine_turn(of_each(model_fleets(n_resident=1 + seed % 2)[name], **way(seed)), turn)
+        orders = troubles(seed, pools) if seed % 3 == 1 else ()
+        route = Policy(name=("near_adapter", "prefers_loaded", "round_robin")[seed % 3])
+        leapt = both_ways(serve, requests, pools, seed=3, commands=orders, route=route)
+        log = assert_laws(leapt, requests)
+        assert_adapters(leapt, pools)
+        assert_of_its_model(leapt)
+        loads += log.fitted["n_loads"].sum()
+        turns += log.loads["n"].sum()
+    assert loads > 100
+    assert turns > 50 or name == "apart"
+
+
+def assert_of_its_model(server):
+    """No replica has adapters of a model that it does not run."""
+    state = server._state
+    starts = numbered([p.adapters for p in server.pools], [p.model for p in server.pools])
+    for i, slots in enumerate(state.slots["held"]):
+        m = state.engines.model[state.replicas.pool[i]]
+        held = np.flatnonzero(slots)
+        assert ((starts[m] <= held) & (held < starts[m + 1])).all()
+
+
+def test_adapters_never_outlast_the_turn_of_their_model():
+    switched = 0
+    for seed in range(4):
+        requests = naming_own(sharing(seed, 60, isl=60, rate=80), seed=seed)
+        pools = of_each(turning(replicas=2), **way(seed + 4))
+        server = Server(pools, n_requests=60, hash_tokens=8, seed=seed)
+        server.inject(requests)
+        for t in np.linspace(0, 4, 200):
+            server.advance(float(t))
+            assert_of_its_model(server)
+            switched += int(server._state.slots["held"].any())
+        server.advance()
+        assert_laws(server, requests)
+    assert switched > 100
+
+
+def test_adapters_of_models_apart_are_as_in_a_fleet_of_each_model_alone():
+    """Models that share nothing but the router do not meet."""
+    requests = naming_own(sharing(3, 60, isl=60, rate=80), n_models=2, seed=3)
+    requests = replace(requests, adapter=np.maximum(requests.adapter, -1))
+    pools = [replace(fixed(m), adapters=fitting(5)) for m in (0, 1)]
+    both = serve(requests, pools, seed=3).log_so_far()
+    for m in (0, 1):
+        mine = np.flatnonzero(requests.model == m)
+        own = take(requests, mine, model=np.zeros(len(mine), dtype=np.int64))
+        alone = serve(own, [replace(pools[m], model=0)], seed=3).log_so_far()
+        for name in ("first_token_ps", "done_ps", "cached"):
+            np.testing.assert_array_equal(
+                both.requests[mine][name], alone.requests[name], err_msg=name
+            )
+        np.testing.assert_array_equal(both.fitted["n_loads"][m], alone.fitted["n_loads"][0])
+
+
+def test_an_adapter_comes_again_with_its_model_and_after_its_weights():
+    """By hand: a request for each model in turn, each for its own adapter 0 (rank 8: 8 ms)."""
+    n = 4
+    requests = Requests(
+        np.arange(n) * 1.0, np.full(n, 32), np.full(n, 3),
+        model=np.arange(n) % 2, adapter=np.zeros(n, dtype=np.int64),
+    )  # fmt: skip
+    pools = [replace(one, adapters=fitting()) for one in turning(2, load_s=0.05)]
+    log = serve(requests, pools).log_so_far()
+    ms = PS // 1000
+    waited = (log.requests["scheduled_ps"] - log.requests["arrival_ps"]) // ms
+    assert waited.tolist() == [8, 58, 58, 58]  # the first model is there
+    assert (log.fitted["n_loads"][0], log.fitted["n_evicted"][0]) == (4, 3)
+    assert log.fitted["n_there"][0] == 0
+
+
+def test_the_adapters_of_two_models_are_not_the_same():
+    """One model's adapter 0 says nothing of the other's: each has its own rank and its own load."""
+    requests = Requests(
+        np.arange(4) * 1.0, np.full(4, 32), np.full(4, 3),
+        model=np.array([0, 1, 0, 1]), adapter=np.zeros(4, dtype=np.int64),
+    )  # fmt: skip
+    ranks = (np.array([8]), np.array([16]))
+    pools = [
+        replace(fixed(m), adapters=fitting(
+            1, ranks=ranks[m], load_bytes=ranks[m] * 1e3, near_s=ranks[m] * 1e-3, far_s=np.zeros(1)
+        ))
+        for m in (0, 1)
+    ]  # fmt: skip
+    log = serve(requests, pools).log_so_far()
+    assert log.fitted["n_loads"].tolist() == [1, 1]
+    assert log.fitted["bytes"].tolist() == [8e3, 16e3]
+    with pytest.raises(SpecError, match="adapters up to 1, and there are 1"):
+        serve(replace(requests, adapter=np.array([0, 0, 0, 1])), pools)

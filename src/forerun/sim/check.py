@@ -196,15 +196,11 @@ def check_adapters(pools: Sequence[Served]) -> None:
     problems = []
     if all(served.adapters is None for served in pools):
         return
-    many = len({served.model for served in pools}) > 1
     for served in pools:
         where = f"deployment.pools.{served.pool.name}"
         if served.pool.pp * served.pool.dp * served.pool.cp > 1:
             what = "adapters of a replica with pp, dp or cp are not simulated yet"
             problems.append(Problem(where, what, "tp alone"))
-        if many or served.group is not None:
-            what = "adapters are of one model, and the case has several"
-            problems.append(Problem(f"{where}.models", what, "a case for each model"))
     if problems:
         raise SpecError(*dict.fromkeys(problems))
 

@@ -35,21 +35,22 @@ def next_ready(state, i, t):
 
 
 @jit
-def load_ps(state, i, a):
-    """Picoseconds that adapter a takes to replica i: from its host, or to there first."""
-    p = state.replicas[i].pool
+def load_ps(state, i, p, a):
+    """Picoseconds that adapter a takes to replica i as row p: from its host, or to there first."""
     far = state.engines[p].host_slots > 0 and state.slots[i, a].host == 0
     return state.adapter_ps[p, a, 0] + (state.adapter_ps[p, a, 1] if far else 0)
 
 
 @jit
-def until_ready(state, i, a, t):
-    """Picoseconds from t until replica i could run adapter a, if it has room for it."""
+def until_ready(state, i, request, t):
+    """Picoseconds from t until replica i could run a request's adapter, if it has room for it."""
+    p, a = state.serves[state.replicas[i].pool, request.model], request.adapter
+    if a < 0 or p < 0:
+        return 0
     slot, free_ps = state.slots[i, a], state.fitted[i].free_ps
     if slot.held == 1:
         return max(0, slot.ready_ps - t)
-    in_step = state.engines[state.replicas[i].pool].in_step
-    return load_ps(state, i, a) + (max(0, free_ps - t) if in_step == 0 else 0)
+    return load_ps(state, i, p, a) + (max(0, free_ps - t) if state.engines[p].in_step == 0 else 0)
 
 
 @jit
@@ -117,7 +118,7 @@ def begin(state, i, a, t):
     fitted, slot = state.fitted[i], state.slots[i, a]
     if not make_place(state, i, a, t):
         return False
-    spent = load_ps(state, i, a)
+    spent = load_ps(state, i, state.replicas[i].pool, a)
     use_host(state, i, a)
     fitted.ticks += 1
     slot.held, slot.used = 1, fitted.ticks
@@ -170,7 +171,9 @@ def come(state, i, r, t):
     if slot.held == 1 and slot.ready_ps <= t:
         state.fitted[i].n_there += 1
     alone = engine.in_step == 0 and engine.in_order == 0
-    early = slot.held == 0 and alone and state.replicas[i].n_apart == 0
+    stays = state.live[r].model == engine.model  # and is not about to make room for another one
+    stays = stays and state.engines[state.replicas[i].next_pool].model == engine.model
+    early = slot.held == 0 and alone and stays and state.replicas[i].n_apart == 0
     if early and begin(state, i, a, t) and state.replicas[i].n_steps > 0:
         cut_leap(state, i, t if engine.paged == 1 else slot.ready_ps)  # it counted on the blocks
 

@@ -367,17 +367,16 @@ def form(state, i, t):
     replica.n_steps = replica.denoised = replica.branch_ps = 0
     if t < replica.free_ps:
         return replica.free_ps
-    running, waiting = replica.n_running, replica.n_waiting
+    running, waiting = replica.n_running, replica.n_waiting + replica.n_apart
     evicted = state.fitted[i].n_evicted
     has_encoded = replica.has_encoded  # nobody joins between the encoder's step and the model's
-    if has_encoded == 1:
-        replica.has_encoded = 0
+    replica.has_encoded = 0
     if replica.show_head >= 0:
         return denoise.show(state, i, t)
     lists.drop_aborted_heads(state, i)
     if replica.ready_head >= 0:
         join_ready(state, i, t)
-    if replica.n_apart > 0:
+    if replica.n_apart > 0 and not turns.drains(state, i):
         adapters.call_back(state, i, t)
     decoding = unsettled = 0
     if replica.n_running > 0 or replica.n_waiting > 0:
@@ -392,7 +391,8 @@ def form(state, i, t):
         paged = state.engines[replica.pool].paged == 1 and replica.n_apart > 0
         if paged and state.fitted[i].n_evicted != evicted:
             unsettled += 1  # another adapter may have room now
-        if replica.n_parked > 0 and (replica.n_running != running or replica.n_waiting != waiting):
+        still = replica.n_running == running and replica.n_waiting + replica.n_apart == waiting
+        if replica.n_parked > 0 and not still:
             unsettled += 1  # a turn policy sees that somebody started, or waits no longer
     elif not tuning.goes_on(state, i):
         return adapters.next_ready(state, i, t)

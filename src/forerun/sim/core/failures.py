@@ -179,8 +179,9 @@ def send_parked(state, i, every, t, lose):
                     state.replicas[i].n_parked -= 1
                 else:
                     state.replicas[i].n_apart -= 1
-                    state.slots[i, m - n_models].n_waiting -= 1
                     state.live[r].aside = 0
+                if state.live[r].adapter >= 0:
+                    state.slots[i, state.live[r].adapter].n_waiting -= 1
                 state.load[WAITING_REQUESTS, i] -= 1
                 state.load[OUTSTANDING_TOKENS, i] -= state.live[r].n_known
                 if state.live[r].swapped > 0:
