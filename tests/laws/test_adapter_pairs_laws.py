@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from adapting import WAYS, assert_adapters, assert_same_adapters, fitted, fitting, naming
 from families import asking, engine_turn, fixed, model_fleets, turning
-from fleets import assert_laws, both_ways, pool, serve, sharing, troubles
+from fleets import assert_laws, both_ways, fleets, pool, serve, sharing, troubles
 from serving import PS
 from speculating import kinds, speculating
+from test_fair_laws import KNOBS, assert_counted, fair, of_tenants, told
 
 from forerun.errors import SpecError
 from forerun.sim.adapters import numbered
@@ -18,6 +19,7 @@ from forerun.sim.serve import Server
 from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
 from forerun.spec.traces._columns import take
+from forerun.spec.workload import Client
 
 
 def way(number):
@@ -259,3 +261,87 @@ def test_the_adapters_of_two_models_are_not_the_same():
     assert log.fitted["bytes"].tolist() == [8e3, 16e3]
     with pytest.raises(SpecError, match="adapters up to 1, and there are 1"):
         serve(replace(requests, adapter=np.array([0, 0, 0, 1])), pools)
+
+
+# -- tenants ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("knobs", range(len(KNOBS)))
+def test_a_leap_equals_stepping_where_tenants_share_adapters(knobs):
+    apart = 0
+    for seed in range(len(WAYS)):
+        requests = of_tenants(sharing(seed, 60, isl=60, ties=seed % 2 == 0, rate=80), 4, seed)
+        requests = naming(requests, seed=seed)
+        client = Client(first_token_s=0.06, hedge_s=0.02, retries=2) if seed % 5 == 4 else None
+        for name, pools in fleets().items():
+            pools = fair(fitted(pools, **way(seed)), **KNOBS[knobs])
+            if name == "unequal" and seed % 4 == 1:
+                pools = [pools[0], *fitted([pool(replicas=1, n_blocks=26)], **way(seed))]
+            orders = troubles(seed, pools) if seed % 3 == 1 else ()
+            leapt = both_ways(
+                serve, requests, pools, seed=3, commands=orders, client=client,
+                tenants=told((1, 2.5)),
+            )  # fmt: skip
+            log = assert_laws(leapt, requests, all_sent=client is None)
+            assert_adapters(leapt, pools)
+            assert not leapt._state.lines.n.any()
+            assert not leapt._state.lines.n_decode.any()
+            apart += log.fitted["wait_ps"].sum()
+    assert apart > 0
+
+
+@pytest.mark.parametrize("turn", TURNS[1::2])
+def test_a_leap_equals_stepping_with_tenants_adapters_models_and_proposals(turn):
+    for seed in range(len(WAYS)):
+        requests = of_tenants(sharing(seed, 50, isl=60, ties=True, rate=80), 3, seed)
+        fleet = list(model_fleets(n_resident=1 + seed % 2).values())[seed % 4]
+        pools = fair(engine_turn(of_each(fleet, **way(seed)), turn))
+        leapt = both_ways(serve, naming_own(requests, seed=seed), pools, seed=3)
+        assert_laws(leapt, requests)
+        assert_adapters(leapt, pools)
+        assert not leapt._state.lines.n.any()
+        pools = fair(fitted(list(kinds(n_blocks=40).values())[seed % 10], **way(seed)))
+        leapt = both_ways(serve, naming(requests, seed=seed), pools, seed=3)
+        assert_laws(leapt, requests)
+        assert_adapters(leapt, pools)
+        assert not leapt._state.lines.n.any()
+
+
+def test_counters_count_what_was_computed_whoever_waits_for_adapters():
+    for seed, how in enumerate(WAYS.values()):
+        requests = naming(of_tenants(sharing(seed, 60, isl=60, rate=80), 4, seed), seed=seed)
+        pools = fair(fitted(fleets()["one"], **how), lift=0)
+        server = serve(requests, pools, seed=3, tenants=told((1, 2)))
+        assert_counted(server, requests, server.log_so_far(), weights=(1, 2))
+
+
+def test_who_waits_for_an_adapter_has_not_been_away():
+    """A tenant's counter is lifted where it comes back, not where its adapter has come."""
+    for how in ({}, {"paged": True}):
+        n = 40
+        tenant = np.arange(n) % 2
+        requests = Requests(
+            np.zeros(n), np.full(n, 32), np.full(n, 12),
+            tenant=tenant, adapter=np.where(tenant == 0, -1, 2),
+        )  # fmt: skip
+        one = pool(n_blocks=40, max_num_seqs=2)
+        server = serve(requests, fair(fitted([one], near_s=np.full(6, 0.15), **how)))
+        # all the while the adapter of the second tenant came, the first was served, and then ...
+        began = server.log_so_far().requests["scheduled_ps"]
+        order = np.argsort(began, kind="stable")
+        first = int(np.flatnonzero(tenant[order] == 1)[0])
+        assert first > 2
+        ahead = tenant[order][first : 2 * first]
+        assert ahead.all()  # ... the second one, until it had as much
+
+
+def test_a_fair_engine_without_tenants_serves_adapters_as_they_come():
+    requests = naming(sharing(5, 60, isl=60, rate=80))
+    for how in WAYS.values():
+        plain, shared = (
+            serve(requests, pools, seed=3).log_so_far()
+            for pools in (
+                fitted(fleets()["one"], **how), fair(fitted(fleets()["one"], **how))
+            )
+        )  # fmt: skip
+        assert_same_adapters(plain, shared)

@@ -313,14 +313,11 @@ def check_drafts(pools: Sequence[Served]) -> None:
 
 
 def check_fair(pools: Sequence[Served], again: Sequence[bool]) -> None:
-    """Raises SpecError where queues by tenant would have to be queues by adapter, or of a lane."""
+    """Raises SpecError where queues by tenant would have to be queues of a lane."""
     problems = []
     for served, asked in zip(pools, again, strict=True):
         where = f"deployment.pools.{served.pool.name}.engine.order"
         fix = "an order that is asked once: fcfs, priority, earliest_deadline"
-        if asked and served.adapters is not None:
-            what = "requests stand apart by adapter here, and not yet by tenant too"
-            problems.append(Problem(where, what, fix))
         if asked and served.block is not None:
             what = "prompts and answers of a tenant are counted by two lanes apart"
             problems.append(Problem(where, what, fix))

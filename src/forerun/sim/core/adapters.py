@@ -2,16 +2,16 @@
 
 A replica has slots for a few adapters; others come from its host, one after another, and the one
 that was used longest ago makes room; or adapters take blocks of the KV cache (`paging`).  An
-adapter that somebody runs with stays.  A request whose
-adapter is not there, or would be one too many in the batch, waits apart, and those behind it go
-on; or all wait (`in_order`).  The end of a load is known when it begins: a boundary, not an event.
+adapter that somebody runs with stays.  A request whose adapter is not there, or would be one too
+many in the batch, waits (`apart`).  The end of a load is known when it begins: a boundary, not an
+event.
 
 Legend: i replica, r slot of a request, a adapter, t picoseconds.
 """
 
 from __future__ import annotations
 
-from forerun.sim.core import paging, prefix, queue, tiers
+from forerun.sim.core import paging, prefix, tiers
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_now, idle_blocks
 from forerun.sim.core.kv import take as take_blocks
@@ -158,7 +158,7 @@ def use_host(state, i, a):
     slot.host = fitted.ticks
 
 
-# -- who waits, and who may start -----------------------------------------------------------------
+# -- who may start, and who runs with one ----------------------------------------------------------
 
 
 @jit
@@ -188,69 +188,6 @@ def may_start(state, i, a, t):
         return slot.ready_ps <= t + engine.early_ps
     # in blocks it needs room as KV does, which whoever starts it looks for
     return engine.in_step == 1 and (engine.paged == 1 or place_for(state, i, t) > -2)
-
-
-@jit
-def put_aside(state, i, t):
-    """The first in the queue of replica i waits for its adapter: apart, so that others go on, or
-    (False) where it is, before them."""
-    replica = state.replicas[i]
-    r = replica.queue
-    request = state.live[r]
-    a = request.adapter
-    engine = state.engines[replica.pool]
-    if state.slots[i, a].held == 0 and engine.in_step == 0:
-        begin(state, i, a, t)
-    if may_start(state, i, a, t):
-        return True  # it took no time
-    if engine.in_order == 1:
-        return False
-    replica.queue = queue.pop(state.live, r)
-    replica.n_waiting -= 1
-    column = state.serves.shape[1] + a
-    state.parked[i, column] = queue.push(state.live, state.parked[i, column], r)
-    state.n_parked[i, column] += 1
-    replica.n_apart += 1
-    request.aside, request.aside_ps = 1, t
-    return True
-
-
-@jit
-def call_back(state, i, t):
-    """Those of replica i that wait apart and may start queue again; what can be fetched is."""
-    replica = state.replicas[i]
-    first = state.serves.shape[1]
-    fetched = True
-    while fetched:
-        head = -1  # who has waited longest of those whose adapters are not on their way
-        for a in range(state.slots.shape[1]):
-            if state.parked[i, first + a] < 0:
-                continue
-            if may_start(state, i, a, t):
-                queue_again(state, i, a, t)
-            elif state.slots[i, a].held == 0:
-                r = state.parked[i, first + a]
-                if head < 0 or queue.before(state.live, r, head):
-                    head = r
-        in_step = state.engines[replica.pool].in_step
-        fetched = head >= 0 and in_step == 0 and begin(state, i, state.live[head].adapter, t)
-
-
-@jit
-def queue_again(state, i, a, t):
-    """All requests of replica i that wait apart for adapter a are in its queue again."""
-    replica = state.replicas[i]
-    column = state.serves.shape[1] + a
-    while state.parked[i, column] >= 0:
-        r = state.parked[i, column]
-        state.parked[i, column] = queue.pop(state.live, r)
-        replica.queue = queue.push(state.live, replica.queue, r)
-        if state.live[r].aborted == 0:  # else it is counted no more
-            replica.n_waiting += 1
-            state.fitted[i].wait_ps += t - state.live[r].aside_ps
-        state.live[r].aside = 0
-    replica.n_apart -= state.n_parked[i, column]
-    state.n_parked[i, column] = 0
 
 
 @jit

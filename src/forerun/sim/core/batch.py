@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from forerun.sim.core import (
     adapters,
+    apart,
     decoders,
     denoise,
     encode,
@@ -221,9 +222,9 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         r = replica.queue
         request = state.live[r]
         if request.adapter >= 0 and not adapters.may_start(state, i, request.adapter, t):
-            if not adapters.put_aside(state, i, t):
+            if not apart.put_aside(state, i, t):
                 return left, unsettled
-            lists.drop_aborted_heads(state, i)
+            look_who_is_next(state, i)
             continue
         here = prefix.leading(state, i, r)  # prefix blocks
         coming = comes(state, i, r, here)
@@ -367,7 +368,7 @@ def form(state, i, t):
     replica.n_steps = replica.denoised = replica.branch_ps = 0
     if t < replica.free_ps:
         return replica.free_ps
-    running, waiting = replica.n_running, replica.n_waiting + replica.n_apart
+    were = turns.seen(replica)
     evicted = state.fitted[i].n_evicted
     has_encoded = replica.has_encoded  # nobody joins between the encoder's step and the model's
     replica.has_encoded = 0
@@ -377,7 +378,7 @@ def form(state, i, t):
     if replica.ready_head >= 0:
         join_ready(state, i, t)
     if replica.n_apart > 0 and not turns.drains(state, i):
-        adapters.call_back(state, i, t)
+        apart.call_back(state, i, t)
     decoding = unsettled = 0
     if replica.n_running > 0 or replica.n_waiting > 0:
         decoding, unsettled = fill(state, i, t, has_encoded)
@@ -391,8 +392,7 @@ def form(state, i, t):
         paged = state.engines[replica.pool].paged == 1 and replica.n_apart > 0
         if paged and state.fitted[i].n_evicted != evicted:
             unsettled += 1  # another adapter may have room now
-        still = replica.n_running == running and replica.n_waiting + replica.n_apart == waiting
-        if replica.n_parked > 0 and not still:
+        if replica.n_parked > 0 and turns.seen(replica) != were:
             unsettled += 1  # a turn policy sees that somebody started, or waits no longer
     elif not tuning.goes_on(state, i):
         return adapters.next_ready(state, i, t)

@@ -12,6 +12,7 @@ from forerun.sim.core import (
     denoise,
     embeddings,
     encode,
+    fair,
     front,
     heaps,
     prefix,
@@ -180,6 +181,8 @@ def send_parked(state, i, every, t, lose):
                 else:
                     state.replicas[i].n_apart -= 1
                     state.live[r].aside = 0
+                    if state.engines[state.replicas[i].pool].fair == 1:
+                        fair.count_out(state, i, state.live[r].tenant)
                 if state.live[r].adapter >= 0:
                     state.slots[i, state.live[r].adapter].n_waiting -= 1
                 state.load[WAITING_REQUESTS, i] -= 1

@@ -356,6 +356,8 @@ def abort(state, r, t):
         if request.aside == 1:
             column = state.serves.shape[1] + request.adapter
             replica.n_apart -= 1
+            if state.engines[replica.pool].fair == 1:
+                fair.line_of(state, i, request.tenant).n -= 1
         elif request.model != state.engines[replica.pool].model:
             replica.n_parked -= 1
         else:

@@ -11,7 +11,7 @@ Legend: i replica, m model, p row of `engines`, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, paging, queue, tiers
+from forerun.sim.core import apart, paging, queue, tiers
 from forerun.sim.core import live as lists
 from forerun.sim.core.jit import jit
 from forerun.sim.core.order import NEVER
@@ -100,6 +100,12 @@ def look(state, i):
 
 
 @jit
+def seen(replica):
+    """What a turn policy sees of its model's requests: how many run, and how many wait."""
+    return replica.n_running, replica.n_waiting + replica.n_apart
+
+
+@jit
 def first_of_all(state, i):
     """The first in the queue of replica i, or of those who wait apart for adapters."""
     first = state.replicas[i].queue
@@ -167,9 +173,8 @@ def take_up(state, i, p, t):
 def put_adapters_down(state, i, t):
     """Replica i, which is empty, has none of its model's adapters any more (its host does); who
     waits for one waits for the model."""
+    apart.queue_all_again(state, i, t)
     for a in range(state.slots.shape[1]):
-        if state.parked[i, state.serves.shape[1] + a] >= 0:
-            adapters.queue_again(state, i, a, t)
         if state.slots[i, a].held == 1:
             paging.drop(state, i, a)
             state.fitted[i].n_evicted += 1
