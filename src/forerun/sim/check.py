@@ -238,11 +238,6 @@ def check_caps(
     problems = []
     for served in pools:
         engine, where = served.pool.engine, f"deployment.pools.{served.pool.name}.engine"
-        if served.draft is not None and (
-            engine.kept_tokens or engine.attended_tokens or kept or read
-        ):
-            what = "proposed tokens are verified against all cached tokens, without caps"
-            problems.append(Problem(where, what, "drop speculation, or the caps"))
         capped = engine.kept_tokens or engine.attended_tokens or kept or read
         if served.block is not None and served.pool.replicas and capped:
             what = "caps on kept or attended tokens are not yet combined with sm_share"
