@@ -9,8 +9,10 @@ import pytest
 from adapting import WAYS, assert_adapters, assert_same_adapters, fitted, fitting, naming
 from families import asking, engine_turn, fixed, model_fleets, turning
 from fleets import assert_laws, both_ways, fleets, pool, serve, sharing, troubles
+from seeing import looking, seeing_fleets
 from serving import PS
 from speculating import kinds, speculating
+from test_encoder_laws import disturbed
 from test_fair_laws import KNOBS, assert_counted, fair, of_tenants, told
 
 from forerun.errors import SpecError
@@ -345,3 +347,47 @@ def test_a_fair_engine_without_tenants_serves_adapters_as_they_come():
             )
         )  # fmt: skip
         assert_same_adapters(plain, shared)
+
+
+# -- images ----------------------------------------------------------------------------------------
+
+
+def but_encoders(pools, **how):
+    """Adapters of the pools that compute prompts and answers; encoders have none."""
+    return [one if one.pool.role == "encode" else fitted([one], **how)[0] for one in pools]
+
+
+@pytest.mark.parametrize("name", seeing_fleets())
+def test_a_leap_equals_stepping_where_requests_with_adapters_show_images(name):
+    apart = again = 0
+    for seed in range(2 * len(WAYS)):
+        requests = naming(looking(seed, 50, isl=60, ties=seed % 2 == 0, rate=80), seed=seed)
+        pools = but_encoders(seeing_fleets()[name], **way(seed))
+        orders = disturbed(seed, pools) if seed % 2 else ()
+        client = Client(first_token_s=0.06, retries=2) if seed % 5 == 4 else None
+        leapt = both_ways(serve, requests, pools, seed=3, commands=orders, client=client)
+        log = assert_laws(leapt, requests, all_sent=client is None)
+        assert_adapters(leapt, pools)
+        apart += log.fitted["wait_ps"].sum()
+        again += log.requests["n_retries"].sum()
+        encoders = np.flatnonzero([one.pool.role == "encode" for one in pools])
+        on = np.isin(leapt._state.replicas.pool, encoders)
+        assert not log.fitted[on]["n_asked"].any()
+    assert apart > 0
+    assert again > 0
+
+
+def test_the_encoder_of_a_request_that_waits_for_its_adapter_can_fail():
+    """Its images are encoded again, wherever it waits meanwhile."""
+    requests = replace(
+        looking(1, 6, share=1.0, isl=40), adapter=np.full(6, 2), arrival_s=np.zeros(6)
+    )
+    for how in ({}, {"in_order": True}, {"paged": True}):
+        pools = but_encoders(seeing_fleets()["apart"], near_s=np.full(6, 0.3), **how)
+        orders = [(0.1, "fail", 0, 0), (0.1, "fail", 1, 0), (0.5, "open", 0, 0)]
+        leapt = both_ways(serve, requests, pools, seed=3, commands=orders)
+        log = assert_laws(leapt, requests)
+        assert_adapters(leapt, pools)
+        assert (log.requests["status"] == 0).all()
+        assert log.requests["n_retries"].min() >= 1
+        assert (log.requests["first_token_ps"] > PS // 2).all()

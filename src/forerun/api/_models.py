@@ -156,12 +156,9 @@ def _of_pool(
         if pool.role == "encode" and pool.controlnets is not None:
             where = f"deployment.pools.{pool.name}.controlnets"
             raise SpecError.one(where, "a pool that encodes text denoises nothing", "drop it")
-        if pool.role == "encode" and not n_named:
+        if pool.role == "encode":
             return [[diffusion.alone(models[0], pool, device)]]
         how = edited.deployment.adapters if n_named else None
-        if how is not None and apart:
-            what = "adapters are not yet combined with text that is encoded on a pool of its own"
-            raise SpecError.one("deployment.adapters", what, "encoders in front: no such pool")
         return [
             diffusion.stages(
                 models[0], pool, device, renders, apart=numbers[0] in apart, adapters=how,

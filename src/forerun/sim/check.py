@@ -112,14 +112,9 @@ def encodes(pools: Sequence[Served]) -> bool:
 def _beside_images(pools: Sequence[Served], again: Sequence[bool], cached: bool) -> list[Problem]:
     """What images have not been combined with yet."""
     problems, drop = [], "text only, or drop this"
-    makes = any(served.denoises for served in pools)  # then what is encoded is text
     if cached:
         what = "an answer is given again by a text, and images are no text"
         problems.append(Problem("deployment.response_cache", what, drop))
-    apart = any(served.pool.role == "encode" and served.n_blocks > 0 for served in pools)
-    if apart and not makes and any(served.adapters is not None for served in pools):
-        what = "adapters are not yet combined with pools that encode"
-        problems.append(Problem("deployment.adapters", what, "no pool with role: encode"))
     for served, asked in zip(pools, again, strict=True):
         where = f"deployment.pools.{served.pool.name}"
         if not served.pool.replicas:

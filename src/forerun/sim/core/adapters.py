@@ -16,8 +16,14 @@ from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_now, idle_blocks
 from forerun.sim.core.kv import take as take_blocks
 from forerun.sim.core.order import NEVER
-from forerun.sim.core.rows_request import DECODING, SHOWING
+from forerun.sim.core.rows_request import DECODING, ENCODING, SHOWING
 from forerun.sim.core.wake import cut_leap
+
+
+@jit
+def of(request):
+    """The adapter that what a request has to compute next needs; -1 none: encoders have none."""
+    return -1 if request.stage == ENCODING else request.adapter
 
 
 @jit
@@ -44,7 +50,7 @@ def load_ps(state, i, p, a):
 @jit
 def until_ready(state, i, request, t):
     """Picoseconds from t until replica i could run a request's adapter, if it has room for it."""
-    p, a = state.serves[state.replicas[i].pool, request.model], request.adapter
+    p, a = state.serves[state.replicas[i].pool, request.model], of(request)
     if a < 0 or p < 0:
         return 0
     slot, free_ps = state.slots[i, a], state.fitted[i].free_ps
@@ -297,7 +303,7 @@ def price(state, i, decoding):
     r = replica.chunk_head
     while r >= 0:
         request = state.live[r]
-        if request.chunk > 0 and request.adapter >= 0:
+        if request.chunk > 0 and of(request) >= 0:
             slot, rank = state.slots[i, request.adapter], state.adapters[request.adapter].rank
             tokens += request.chunk
             work += request.chunk * rank

@@ -3,7 +3,7 @@
 There is no prefill or decode phase: each request has n_computed chasing n_known.  A request with
 more than one token to go computes a chunk; the others decode.
 
-Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
+Legend: i replica, r slot, t picoseconds, p pool, b tokens a block, a adapter.
 """
 
 from __future__ import annotations
@@ -220,8 +220,8 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         if admitted >= n_max:
             return left, admitted
         r = replica.queue
-        request = state.live[r]
-        if request.adapter >= 0 and not adapters.may_start(state, i, request.adapter, t):
+        request, a = state.live[r], adapters.of(state.live[r])
+        if a >= 0 and not adapters.may_start(state, i, a, t):
             if not apart.put_aside(state, i, t):
                 return left, unsettled
             look_who_is_next(state, i)
@@ -261,7 +261,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
             blocks = blocks_for(min(request.n_known, kept(state, i, r) + engine.max_tokens), b)
         shared = here * prefix.blocks_a_hash(state, i) if here > 0 else 0
         held = shared - prefix.idle_among(state, i, r, here) * (shared // max(here, 1))
-        more = paging.wants(state, i, request.adapter) if request.adapter >= 0 else 0
+        more = paging.wants(state, i, a) if a >= 0 else 0
         if replica.n_blocks + keep + blocks + more - held > engine.n_blocks - engine.watermark:
             return left, unsettled
         if state.admit(request, replica, engine, state.admit_params) == 0:
@@ -269,8 +269,8 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         lists.dequeue(state, i)
         if here > 0:
             prefix.hold_leading(state, i, r, here)  # so that nothing else drops them
-        if request.adapter >= 0:
-            adapters.take(state, i, request.adapter, t)
+        if a >= 0:
+            adapters.take(state, i, a, t)
         request.n_blocks = blocks
         state.load[OUTSTANDING_TOKENS, i] -= have
         if up and not brings:
