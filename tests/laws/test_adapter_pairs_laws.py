@@ -360,8 +360,8 @@ def but_encoders(pools, **how):
 @pytest.mark.parametrize("name", seeing_fleets())
 def test_a_leap_equals_stepping_where_requests_with_adapters_show_images(name):
     apart = again = 0
-    for seed in range(2 * len(WAYS)):
-        requests = naming(looking(seed, 50, isl=60, ties=seed % 2 == 0, rate=80), seed=seed)
+    for seed in range(len(WAYS)):
+        requests = naming(looking(seed, 40, isl=60, ties=seed % 2 == 0, rate=80), seed=seed)
         pools = but_encoders(seeing_fleets()[name], **way(seed))
         orders = disturbed(seed, pools) if seed % 2 else ()
         client = Client(first_token_s=0.06, retries=2) if seed % 5 == 4 else None
