@@ -28,6 +28,11 @@ def way(number):
     return list(WAYS.values())[number % len(WAYS)]
 
 
+def every_other(number):
+    """Half of the ways, by turns, so that this file stays short."""
+    return range(number % 2, len(WAYS), 2)
+
+
 def equal(n, *, osl=9, adapter=None):
     """n equal requests that come together, with these adapters."""
     named = None if adapter is None else np.array(adapter)
@@ -40,7 +45,7 @@ def equal(n, *, osl=9, adapter=None):
 @pytest.mark.parametrize("kind", kinds())
 def test_a_leap_equals_stepping_where_what_is_proposed_has_adapters(kind):
     accepted = adapted = lost = 0
-    for seed in range(len(WAYS)):
+    for seed in every_other(list(kinds()).index(kind)):
         requests = naming(sharing(seed, 45, isl=60, ties=seed % 2 == 0, rate=80), seed=seed)
         pools = fitted(kinds(n_blocks=34)[kind], **way(seed))
         orders = troubles(seed, pools) if seed % 3 == 1 else ()
@@ -53,8 +58,8 @@ def test_a_leap_equals_stepping_where_what_is_proposed_has_adapters(kind):
         accepted += log.replicas["n_extra"].sum()
         adapted += (log.leaps["n_adapted"] * (log.leaps["n_draft"] > 0)).sum()
         lost += log.replicas["n_preempt"].sum()
-    assert accepted > 400
-    assert adapted > 1000
+    assert accepted > 200
+    assert adapted > 500
     assert lost > 0 or kind in ("full", "static")  # memory is tight enough to tell something
 
 
@@ -171,7 +176,7 @@ def naming_own(requests, n=4, n_models=3, seed=0):
 @pytest.mark.parametrize("name", model_fleets())
 def test_a_leap_equals_stepping_with_adapters_of_several_models(name, turn):
     loads = turns = 0
-    for seed in range(len(WAYS)):
+    for seed in every_other(TURNS.index(turn)):
         requests = naming_own(sharing(seed, 60, isl=60, ties=seed % 2 == 0, rate=80), seed=seed)
         pools = engine_turn(of_each(model_fleets(n_resident=1 + seed % 2)[name], **way(seed)), turn)
         orders = troubles(seed, pools) if seed % 3 == 1 else ()
@@ -182,8 +187,8 @@ def test_a_leap_equals_stepping_with_adapters_of_several_models(name, turn):
         assert_of_its_model(leapt)
         loads += log.fitted["n_loads"].sum()
         turns += log.loads["n"].sum()
-    assert loads > 100
-    assert turns > 50 or name == "apart"
+    assert loads > 50
+    assert turns > 25 or name == "apart"
 
 
 def assert_of_its_model(server):
@@ -271,7 +276,7 @@ def test_the_adapters_of_two_models_are_not_the_same():
 @pytest.mark.parametrize("knobs", range(len(KNOBS)))
 def test_a_leap_equals_stepping_where_tenants_share_adapters(knobs):
     apart = 0
-    for seed in range(len(WAYS)):
+    for seed in every_other(knobs):
         requests = of_tenants(sharing(seed, 60, isl=60, ties=seed % 2 == 0, rate=80), 4, seed)
         requests = naming(requests, seed=seed)
         client = Client(first_token_s=0.06, hedge_s=0.02, retries=2) if seed % 5 == 4 else None
