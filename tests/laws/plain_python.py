@@ -134,6 +134,18 @@ if __name__ == "__main__":
         pools = fitted([fleets.pool(replicas=2, n_blocks=30, **how)], **way)
         log = fleets.serve(wanted, pools, route=Policy(name="near_adapter")).log_so_far()
         print("adapters", name, digest(log), log.fitted.tolist(), log.tuned.tolist())
+    several = replace(asking(wanted, 2, 5), tenant=np.arange(len(wanted)) % 3)
+    for name, pools in {
+        "proposals": kinds(n_blocks=40)["draft"],
+        "turns": turning(2, replicas=2),
+        "tenants": [fleets.pool(replicas=2, n_blocks=30, order=Policy(name="vtc"))],
+        "images": seeing_fleets()["apart"],
+    }.items():
+        asked = several if name == "turns" else replace(several, model=None)
+        if name == "images":
+            asked = naming(looking(4, 40, isl=60))
+        log = fleets.serve(asked, fitted(pools, **WAYS["beside"]), seed=3).log_so_far()
+        print("adapters beside", name, digest(log), log.fitted.tolist(), log.loads.tolist())
     for where, branch in BRANCHES.items():
         pools = with_branches(denoising_fleets()["text and pixels"], branch)
         log = fleets.serve(using(asked_for(4, 30), 4), pools).log_so_far()

@@ -156,8 +156,6 @@ def test_what_was_never_combined_with_images_is_refused_before_the_run():
             with pytest.raises(SpecError, match=said):
                 serve(requests, mine, **more)
         if pools[0].pool.role == "encode":
-            with pytest.raises(SpecError, match="not yet combined with pools that encode"):
-                serve(requests, fitted(pools))
             with pytest.raises(SpecError, match="has no model to tune"):
                 serve(requests, with_engine(pools, **tuning))
         with pytest.raises(SpecError, match="by a rule is not yet combined with images"):

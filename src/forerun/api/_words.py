@@ -86,7 +86,7 @@ def _speculation_words(pool: Pool) -> str:
 
 def adapter_words(how: Adapters, wanted: Requests) -> str:
     """How many adapters there are, and how replicas keep them."""
-    n, ranks = n_named(wanted), ", ".join(map(str, sorted(set(how.ranks))))
+    n, ranks = sum(n_named(wanted).values()), ", ".join(map(str, sorted(set(how.ranks))))
     room = f"{how.n_slots} slots a replica" if how.memory == "slots" else "in the KV cache's blocks"
     told = f"{n:,} of rank {ranks}; {room}, {how.max_loras} in a batch"
     if how.max_cpu_loras:

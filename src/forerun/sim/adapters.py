@@ -110,20 +110,34 @@ def fill_adapters(engines: Any, fittings: Sequence[Fitting | None]) -> None:
         row.adapted_ps, row.rank_flop_ps = round(one.token_s * PS), round(one.rank_flop_s * PS)
 
 
-def adapter_arrays(fittings: Sequence[Fitting | None], n_replicas: int) -> dict[str, np.ndarray]:
-    """The fields of a `State` on adapters; nothing is loaded at first."""
-    first = fittings[0]
-    n = 0 if first is None else len(first.ranks)
+def numbered(fittings: Sequence[Fitting | None], models: Sequence[int]) -> np.ndarray:
+    """Where the adapters of each model begin among those of all, int64 [models + 1].
+
+    models : of each pool; a model's own are numbered from 0 in requests.
+    """
+    n = np.zeros(max(models) + 2, dtype=np.int64)
+    for one, m in zip(fittings, models, strict=True):
+        n[m + 1] = max(n[m + 1], 0 if one is None else len(one.ranks))
+    return np.cumsum(n)
+
+
+def adapter_arrays(
+    fittings: Sequence[Fitting | None], models: Sequence[int], n_replicas: int
+) -> dict[str, np.ndarray]:
+    """The fields of a `State` on adapters; nothing is loaded at first.  models : of each pool."""
+    starts = numbered(fittings, models)
+    n = int(starts[-1])
     adapters = state.rows(n, rows_fleet.ADAPTER)
     times = np.zeros((len(fittings), n, 2), dtype=np.int64)
     blocks = np.zeros((len(fittings), n), dtype=np.int64)
-    if first is not None:
-        adapters.rank, adapters.bytes = first.ranks, first.load_bytes
-        for p, one in enumerate(fittings):
-            if one is None:  # a row that encodes
-                continue
-            blocks[p] = 0 if one.blocks is None else one.blocks
-            times[p] = np.rint(np.stack([one.near_s, one.far_s], axis=1) * PS)
+    for p in reversed(range(len(fittings))):  # what replicas differ in is told of the first pool
+        one = fittings[p]
+        if one is None:  # a row that encodes, or a model without
+            continue
+        mine = slice(starts[models[p]], starts[models[p]] + len(one.ranks))
+        adapters.rank[mine], adapters.bytes[mine] = one.ranks, one.load_bytes
+        blocks[p, mine] = 0 if one.blocks is None else one.blocks
+        times[p, mine] = np.rint(np.stack([one.near_s, one.far_s], axis=1) * PS)
     slots = np.zeros((n_replicas, n), dtype=rows_fleet.SLOT).view(np.recarray)
     return {
         "adapters": adapters,

@@ -11,6 +11,7 @@ from forerun.sim import calls
 from forerun.sim import embeddings as embedding_room
 from forerun.sim import responses as response_room
 from forerun.sim import tables as table_arrays
+from forerun.sim.adapters import numbered
 from forerun.sim.check import check_caps, check_items
 from forerun.sim.core import rows_request, state
 from forerun.sim.core.order import NEVER
@@ -166,14 +167,18 @@ class Intake(Settings):
         rows.region = requests.region
 
     def _name_adapters(self, rows: Any, requests: Requests) -> None:
-        """The adapter that each request names; -1 none.  Raises SpecError for unknown ones."""
+        """The adapter that each request names of its model's; -1 none.  Raises SpecError for
+        unknown ones."""
         if requests.adapter is None:
             return
-        known = len(self._state.adapters)
-        if len(requests) and not -1 <= requests.adapter.min() <= requests.adapter.max() < known:
-            what = f"name adapters up to {requests.adapter.max()}, and there are {known}"
-            raise SpecError.one("requests", what, f"deployment.adapters.n: {known + 1} or more")
-        rows.adapter = requests.adapter
+        pools, named = self.pools, requests.adapter
+        starts = numbered([one.adapters for one in pools], [one.model for one in pools])
+        first, known = starts[rows.model], starts[rows.model + 1] - starts[rows.model]
+        if not ((named >= -1) & (named < known)).all():
+            k = int(((named < -1) | (named >= known)).argmax())
+            what = f"name adapters up to {named.max()}, and there are {known[k]}"
+            raise SpecError.one("requests", what, f"deployment.adapters.n: {known[k] + 1} or more")
+        rows.adapter = np.where(named < 0, -1, first + named)
 
     def _use_controls(self, requests: Requests) -> None:
         """The ControlNets that each request uses.  Raises SpecError for ones that nobody has."""

@@ -13,7 +13,7 @@ from forerun.cost.table import CostTable
 from forerun.sim import embeddings, responses
 from forerun.sim import tables as table_arrays
 from forerun.sim import tiers as tier_arrays
-from forerun.sim.adapters import Fitting, adapter_arrays, fill_adapters
+from forerun.sim.adapters import Fitting, adapter_arrays, fill_adapters, numbered
 from forerun.sim.branches import Branching, fill_branches
 from forerun.sim.core import rows_fleet, rows_log, rows_request, signatures, state
 from forerun.sim.core.order import NEVER
@@ -164,7 +164,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].denoises = int(engines.denoises.any())
     fittings = [served.adapters for served in pools]
     fill_adapters(engines, fittings)
-    clock[0].has_adapters = int(fittings[0] is not None)
+    clock[0].has_adapters = int(any(one is not None for one in fittings))
     apart = (engines.role[pool_of] != rows_fleet.ROLE["both"]).any() or serves.shape[1] > 1
     clock[0].restricted = int(apart)
     clock[0].next_move_ps = NEVER
@@ -215,7 +215,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         tenants=state.rows(0, rows_fleet.TENANT),
         lines=state.rows(0, rows_fleet.LINE),
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
-        **adapter_arrays(fittings, n),
+        **adapter_arrays(fittings, [one.model for one in pools], n),
         **embeddings.arrays(options.embeddings, n),
         **_turns(pools, pool_of, serves),
         lanes=state.rows(n, rows_fleet.LANE),
@@ -328,8 +328,8 @@ def _turns(
         at = served.index(pools[p].model)
         for k, m in enumerate([*served[at:], *served[:at]][: pools[p].n_resident]):
             resident[i, m] = n_models - 1 - k
-    n_adapters = len(pools[0].adapters.ranks) if pools[0].adapters else 0
-    shape = (len(pool_of), n_models + n_adapters)
+    of_models = numbered([one.adapters for one in pools], [one.model for one in pools])
+    shape = (len(pool_of), n_models + int(of_models[-1]))
     n_blocks = 1 + max((k for one in pools for k, _ in one.blocks), default=-1)
     block_ps, block_bytes = np.zeros((2, len(pools), n_blocks), dtype=np.int64)
     for p, one in enumerate(pools):

@@ -2,22 +2,28 @@
 
 A replica has slots for a few adapters; others come from its host, one after another, and the one
 that was used longest ago makes room; or adapters take blocks of the KV cache (`paging`).  An
-adapter that somebody runs with stays.  A request whose
-adapter is not there, or would be one too many in the batch, waits apart, and those behind it go
-on; or all wait (`in_order`).  The end of a load is known when it begins: a boundary, not an event.
+adapter that somebody runs with stays.  A request whose adapter is not there, or would be one too
+many in the batch, waits (`apart`).  The end of a load is known when it begins: a boundary, not an
+event.
 
 Legend: i replica, r slot of a request, a adapter, t picoseconds.
 """
 
 from __future__ import annotations
 
-from forerun.sim.core import paging, prefix, queue, tiers
+from forerun.sim.core import paging, prefix, tiers
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_now, idle_blocks
 from forerun.sim.core.kv import take as take_blocks
 from forerun.sim.core.order import NEVER
-from forerun.sim.core.rows_request import DECODING, SHOWING
+from forerun.sim.core.rows_request import DECODING, ENCODING, SHOWING
 from forerun.sim.core.wake import cut_leap
+
+
+@jit
+def of(request):
+    """The adapter that what a request has to compute next needs; -1 none: encoders have none."""
+    return -1 if request.stage == ENCODING else request.adapter
 
 
 @jit
@@ -35,21 +41,22 @@ def next_ready(state, i, t):
 
 
 @jit
-def load_ps(state, i, a):
-    """Picoseconds that adapter a takes to replica i: from its host, or to there first."""
-    p = state.replicas[i].pool
+def load_ps(state, i, p, a):
+    """Picoseconds that adapter a takes to replica i as row p: from its host, or to there first."""
     far = state.engines[p].host_slots > 0 and state.slots[i, a].host == 0
     return state.adapter_ps[p, a, 0] + (state.adapter_ps[p, a, 1] if far else 0)
 
 
 @jit
-def until_ready(state, i, a, t):
-    """Picoseconds from t until replica i could run adapter a, if it has room for it."""
+def until_ready(state, i, request, t):
+    """Picoseconds from t until replica i could run a request's adapter, if it has room for it."""
+    p, a = state.serves[state.replicas[i].pool, request.model], of(request)
+    if a < 0 or p < 0:
+        return 0
     slot, free_ps = state.slots[i, a], state.fitted[i].free_ps
     if slot.held == 1:
         return max(0, slot.ready_ps - t)
-    in_step = state.engines[state.replicas[i].pool].in_step
-    return load_ps(state, i, a) + (max(0, free_ps - t) if in_step == 0 else 0)
+    return load_ps(state, i, p, a) + (max(0, free_ps - t) if state.engines[p].in_step == 0 else 0)
 
 
 @jit
@@ -117,7 +124,7 @@ def begin(state, i, a, t):
     fitted, slot = state.fitted[i], state.slots[i, a]
     if not make_place(state, i, a, t):
         return False
-    spent = load_ps(state, i, a)
+    spent = load_ps(state, i, state.replicas[i].pool, a)
     use_host(state, i, a)
     fitted.ticks += 1
     slot.held, slot.used = 1, fitted.ticks
@@ -157,7 +164,7 @@ def use_host(state, i, a):
     slot.host = fitted.ticks
 
 
-# -- who waits, and who may start -----------------------------------------------------------------
+# -- who may start, and who runs with one ----------------------------------------------------------
 
 
 @jit
@@ -170,7 +177,9 @@ def come(state, i, r, t):
     if slot.held == 1 and slot.ready_ps <= t:
         state.fitted[i].n_there += 1
     alone = engine.in_step == 0 and engine.in_order == 0
-    early = slot.held == 0 and alone and state.replicas[i].n_apart == 0
+    stays = state.live[r].model == engine.model  # and is not about to make room for another one
+    stays = stays and state.engines[state.replicas[i].next_pool].model == engine.model
+    early = slot.held == 0 and alone and stays and state.replicas[i].n_apart == 0
     if early and begin(state, i, a, t) and state.replicas[i].n_steps > 0:
         cut_leap(state, i, t if engine.paged == 1 else slot.ready_ps)  # it counted on the blocks
 
@@ -185,69 +194,6 @@ def may_start(state, i, a, t):
         return slot.ready_ps <= t + engine.early_ps
     # in blocks it needs room as KV does, which whoever starts it looks for
     return engine.in_step == 1 and (engine.paged == 1 or place_for(state, i, t) > -2)
-
-
-@jit
-def put_aside(state, i, t):
-    """The first in the queue of replica i waits for its adapter: apart, so that others go on, or
-    (False) where it is, before them."""
-    replica = state.replicas[i]
-    r = replica.queue
-    request = state.live[r]
-    a = request.adapter
-    engine = state.engines[replica.pool]
-    if state.slots[i, a].held == 0 and engine.in_step == 0:
-        begin(state, i, a, t)
-    if may_start(state, i, a, t):
-        return True  # it took no time
-    if engine.in_order == 1:
-        return False
-    replica.queue = queue.pop(state.live, r)
-    replica.n_waiting -= 1
-    column = state.serves.shape[1] + a
-    state.parked[i, column] = queue.push(state.live, state.parked[i, column], r)
-    state.n_parked[i, column] += 1
-    replica.n_apart += 1
-    request.aside, request.aside_ps = 1, t
-    return True
-
-
-@jit
-def call_back(state, i, t):
-    """Those of replica i that wait apart and may start queue again; what can be fetched is."""
-    replica = state.replicas[i]
-    first = state.serves.shape[1]
-    fetched = True
-    while fetched:
-        head = -1  # who has waited longest of those whose adapters are not on their way
-        for a in range(state.slots.shape[1]):
-            if state.parked[i, first + a] < 0:
-                continue
-            if may_start(state, i, a, t):
-                queue_again(state, i, a, t)
-            elif state.slots[i, a].held == 0:
-                r = state.parked[i, first + a]
-                if head < 0 or queue.before(state.live, r, head):
-                    head = r
-        in_step = state.engines[replica.pool].in_step
-        fetched = head >= 0 and in_step == 0 and begin(state, i, state.live[head].adapter, t)
-
-
-@jit
-def queue_again(state, i, a, t):
-    """All requests of replica i that wait apart for adapter a are in its queue again."""
-    replica = state.replicas[i]
-    column = state.serves.shape[1] + a
-    while state.parked[i, column] >= 0:
-        r = state.parked[i, column]
-        state.parked[i, column] = queue.pop(state.live, r)
-        replica.queue = queue.push(state.live, replica.queue, r)
-        if state.live[r].aborted == 0:  # else it is counted no more
-            replica.n_waiting += 1
-            state.fitted[i].wait_ps += t - state.live[r].aside_ps
-        state.live[r].aside = 0
-    replica.n_apart -= state.n_parked[i, column]
-    state.n_parked[i, column] = 0
 
 
 @jit
@@ -351,11 +297,13 @@ def price(state, i, decoding):
     if decoding == 1:
         n, tokens = fitted.n_distinct, fitted.n_decode
         ranks, work = fitted.distinct_ranks, fitted.decode_ranks
+        tokens += fitted.n_draft
+        work += fitted.draft_ranks
     fitted.rounds += 1
     r = replica.chunk_head
     while r >= 0:
         request = state.live[r]
-        if request.chunk > 0 and request.adapter >= 0:
+        if request.chunk > 0 and of(request) >= 0:
             slot, rank = state.slots[i, request.adapter], state.adapters[request.adapter].rank
             tokens += request.chunk
             work += request.chunk * rank
@@ -372,6 +320,12 @@ def added(state, i, engine, n, tokens, ranks, work):
     """What n adapters of so many ranks add for so many tokens; noted for the log."""
     replica = state.replicas[i]
     replica.n_adapters, replica.n_adapted = n, tokens
+    return cost_ps(engine, n, tokens, ranks, work)
+
+
+@jit
+def cost_ps(engine, n, tokens, ranks, work):
+    """What n adapters add to a step of `engine`, as in `price`."""
     if n == 0:
         return 0
     read = work if engine.gathered == 1 else ranks

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from forerun.sim.core import (
     adapters,
+    apart,
     decoders,
     embeddings,
     failures,
@@ -194,6 +195,8 @@ def move(state, i, r, t):
 def change_pool(state, i, p, t):
     """Replica i goes on with the costs, policies, role and model of row p."""
     replica = state.replicas[i]
+    if state.clock[0].fair == 1 and replica.n_apart > 0:
+        apart.queue_all_again(state, i, t)
     if state.engines[replica.pool].fair == 1:
         fair.gather(state, i)
     if state.engines[p].model != state.engines[replica.pool].model:

@@ -14,6 +14,7 @@ from forerun.sim.core import (
     denoise,
     embeddings,
     encode,
+    fair,
     front,
     heaps,
     lanes,
@@ -198,8 +199,11 @@ def send_parked(state, i, every, t, lose):
                     state.replicas[i].n_parked -= 1
                 else:
                     state.replicas[i].n_apart -= 1
-                    state.slots[i, m - n_models].n_waiting -= 1
                     state.live[r].aside = 0
+                    if state.engines[state.replicas[i].pool].fair == 1:
+                        fair.count_out(state, i, state.live[r].tenant)
+                if state.live[r].adapter >= 0:
+                    state.slots[i, state.live[r].adapter].n_waiting -= 1
                 state.load[WAITING_REQUESTS, i] -= 1
                 state.load[OUTSTANDING_TOKENS, i] -= state.live[r].n_known
                 if state.live[r].swapped > 0:

@@ -80,9 +80,7 @@ def refresh(state, r):
         if clock.refresh_cached == 1:
             state.load[CACHED, i] = prefix.tokens_kept(state, i, r)
         if clock.has_adapters == 1:
-            a = state.live[r].adapter
-            wait_ps = adapters.until_ready(state, i, a, clock.now_ps) if a >= 0 else 0
-            state.load[TO_LOAD, i] = wait_ps
+            state.load[TO_LOAD, i] = adapters.until_ready(state, i, state.live[r], clock.now_ps)
 
 
 @jit
@@ -148,7 +146,9 @@ def choose(state, r, role):
             state.offered_of[n] = i
             n += 1
             if state.serves.shape[1] > 1:
-                state.load[TO_LOAD, i] = turns.until_loaded(state, i, model)
+                load_ps = turns.until_loaded(state, i, model)
+                load_ps += state.load[TO_LOAD, i] if clock.has_adapters == 1 else 0
+                state.load[TO_LOAD, i] = load_ps
     if n == 0:
         return NOBODY
     fields = state.load.shape[0]

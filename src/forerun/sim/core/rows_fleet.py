@@ -306,6 +306,8 @@ FITTED = np.dtype(
         ("bytes", "f8"),
         ("idle_blocks", "i8"),  # of adapters that nobody runs with, in the KV cache
         ("most_held", "i8"),
+        ("n_draft", "i8"),  # tokens proposed for requests with one, in the step under way ...
+        ("draft_ranks", "i8"),  # ... and the sum of their ranks
     ],
     align=True,
 )
