@@ -11,7 +11,7 @@ from serving import PS, workload
 from test_response_laws import asking, same_bytes, troubled
 
 from forerun.sim.core import doubt
-from forerun.spec.deployment import ResponseCache
+from forerun.spec.caches import ResponseCache
 from forerun.spec.requests import Requests
 from forerun.spec.streams import stream
 from forerun.spec.workload import Client, Questions

@@ -12,7 +12,8 @@ from flows import assert_order, woven
 from serving import PS, workload
 
 from forerun.errors import SpecError
-from forerun.spec.deployment import Policy, ResponseCache
+from forerun.spec.caches import ResponseCache
+from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
 from forerun.spec.traces._questions import with_questions
 from forerun.spec.wordings import apart, placed

@@ -11,7 +11,7 @@ import numpy as np
 from forerun.errors import Problem, SpecError
 from forerun.sim.core import rows_fleet, rows_kept, state
 from forerun.sim.tables import PS
-from forerun.spec.deployment import EmbeddingCache
+from forerun.spec.caches import EmbeddingCache
 from forerun.spec.requests import Requests
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from forerun.errors import Problem, SpecError, nearest
 from forerun.sim.core import doubt, rows_kept, rows_request, state
 from forerun.sim.core.order import NEVER
-from forerun.spec.deployment import ResponseCache, Shelf
+from forerun.spec.caches import ResponseCache, Shelf
 from forerun.spec.requests import Requests
 from forerun.spec.wordings import Wordings
 

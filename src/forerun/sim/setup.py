@@ -19,7 +19,8 @@ from forerun.sim.core.order import NEVER
 from forerun.sim.embeddings import Cache
 from forerun.sim.speculation import Drafting, draft_arrays
 from forerun.sim.tiers import Tier
-from forerun.spec.deployment import Pool, ResponseCache
+from forerun.spec.caches import ResponseCache
+from forerun.spec.deployment import Pool
 from forerun.spec.streams import stream
 from forerun.spec.workload import Client
 
