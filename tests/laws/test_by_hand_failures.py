@@ -152,7 +152,7 @@ def test_swapped_kv_of_a_replica_that_fails_leaves_the_tier_of_the_fleet():
 def test_a_place_behind_kv_that_nobody_waits_for_is_free_when_its_source_fails():
     """100 tokens take 0.501 s over the link, 25 blocks of 30 are kept for them; the client goes
     at 0.3 s.  The second's prompt, 8 blocks, was computed elsewhere: its KV of 161 ms begins to
-    move when the first one's source fails at 0.32 s, and it ends before its client goes at 0.5 s."""
+    move when the source of the first fails at 0.32 s, and ends before its client goes at 0.5 s."""
     slow = {"bytes_per_s": 2e5}
     split = [pool("prefill", "p", replicas=2, **slow), pool("decode", "d", n_blocks=30, **slow)]
     requests = replace(plain([0, 0.2]), isl=np.array([100, 32]))
