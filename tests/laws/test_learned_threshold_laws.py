@@ -122,6 +122,12 @@ def test_no_more_requests_than_said_get_a_wrong_answer_in_the_long_run(questions
     assert is_wrong.sum() > max_error * other.sum()
 
 
+def test_every_cosine_has_a_bin():
+    bin_of = getattr(doubt.bin_of, "py_func", doubt.bin_of)
+    cosines = (-1.0, -0.01, 0.0, 0.5, 63 / 64, 1.0, 1.0 + 1e-12)
+    assert [bin_of(one) for one in cosines] == [0, 0, 0, 32, 63, 63, 63]
+
+
 def test_more_is_given_as_more_is_learnt():
     requests = one_by_one(3, 12_000)
     hit, other, _, explored = fates(requests, told(requests, max_error=0.05))
