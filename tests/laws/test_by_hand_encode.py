@@ -113,14 +113,16 @@ def test_reading_takes_as_long_as_its_link_to_the_picosecond_and_the_link_is_fre
 
 
 def test_what_is_read_beside_what_is_computed_is_only_what_was_found():
-    """One of two images is there: 5,000 bytes at 100 kB/s are 50 ms, longer than the other's step,
-    which is hidden in it."""
+    """One of two images is there: 5,000 bytes at 100 kB/s after 1 ms are 51 ms, longer than the
+    other's step, which is hidden in it.  Where nothing is found nothing is read."""
     pools = kept_in(in_front([pool()]))
     requests = shown([[1], [1, 2]])
-    log = serve(requests, pools, embeddings=Cache(1e6, bytes_per_s=1e5)).log_so_far()
+    log = serve(
+        requests, pools, embeddings=Cache(1e6, bytes_per_s=1e5, latency_s=1e-3)
+    ).log_so_far()
     text = serve(replace(requests, n_items=None), pools).log_so_far()
-    assert (log.requests["first_token_ps"] - text.requests["first_token_ps"])[1] == 50 * MS
-    assert log.encodes["read_ps"].sum() == 50 * MS
+    assert (log.requests["first_token_ps"] - text.requests["first_token_ps"])[1] == 51 * MS
+    assert log.encodes["read_ps"].sum() == 51 * MS
 
 
 def test_routers_forget_those_whose_images_are_lost_while_they_wait():
