@@ -9,6 +9,7 @@ from serving import served, table, token_times, workload
 
 from forerun.sim.log import Log
 from forerun.sim.serve import Server
+from forerun.spec.requests import Requests
 
 
 def pool(role="both", name="main", *, bytes_per_s=2e6, latency_s=1e-3, **engine):
@@ -61,6 +62,17 @@ def sharing(seed, n, *, block=8, roots=4, **settings):
         block_starts=np.array(starts),
         hash_tokens=block,
     )
+
+
+def prompts(*rows, at, isl=32, osl=8):
+    """Requests at these moments; their prompts' blocks of 8 tokens."""
+    n = len(rows)
+    flat = np.array([h for row in rows for h in row], dtype=np.int64)
+    starts = np.cumsum([0, *(len(row) for row in rows)])
+    return Requests(
+        np.asarray(at, dtype=float), np.full(n, isl), np.full(n, osl),
+        block_hashes=flat, block_starts=starts, hash_tokens=8,
+    )  # fmt: skip
 
 
 def serve(requests, pools, *, commands=(), **settings):

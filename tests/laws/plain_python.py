@@ -22,7 +22,8 @@ from test_lane_fleet_laws import troubles
 from forerun.sim.core.jit import JIT
 from forerun.sim.embeddings import Cache
 from forerun.sim.tiers import Tier
-from forerun.spec.deployment import Policy, ResponseCache
+from forerun.spec.caches import ResponseCache
+from forerun.spec.deployment import Policy
 from forerun.spec.traces._questions import with_questions
 from forerun.spec.tuning import Tuning
 from forerun.spec.workload import Client, Questions

@@ -25,8 +25,9 @@ from forerun.sim.embeddings import Cache
 from forerun.sim.leaps import end_ps
 from forerun.sim.power.meter import under_way
 from forerun.sim.serve import Server
+from forerun.spec.caches import ResponseCache
 from forerun.spec.control import Fault, Rebalance
-from forerun.spec.deployment import Policy, ResponseCache
+from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
 from forerun.spec.tuning import Tuning
 

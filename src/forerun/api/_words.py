@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from forerun.api import _control_words as control_words
+from forerun.spec.caches import Category, ResponseCache, Shelf
 from forerun.spec.case import Case
 from forerun.spec.check_adapters import n_named
-from forerun.spec.deployment import Category, Deployment, Pool, ResponseCache, Shelf
+from forerun.spec.deployment import Deployment, Pool
 
 if TYPE_CHECKING:
     from forerun.spec.adapters import Adapters

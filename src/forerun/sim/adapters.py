@@ -12,7 +12,7 @@ from forerun import catalog
 from forerun.cost import lora
 from forerun.errors import SpecError
 from forerun.ops.graph import Graph
-from forerun.sim.core import rows_fleet, state
+from forerun.sim.core import rows_kept, state
 from forerun.spec.adapters import Adapters
 from forerun.spec.deployment import Pool
 from forerun.spec.device import Device
@@ -43,7 +43,7 @@ class Fitting:
     token_s: float = 0.0  # for what a token brings and takes
     rank_flop_s: float = 0.0  # to compute a token with one rank
     blocks: np.ndarray | None = None  # int64 [A], of the KV cache; None: they have slots
-    leaves: str = "prefixes"  # one of rows_fleet.LEAVES
+    leaves: str = "prefixes"  # one of rows_kept.LEAVES
     early_s: float = 0.0  # requests start so long before theirs is there
 
 
@@ -104,7 +104,7 @@ def fill_adapters(engines: Any, fittings: Sequence[Fitting | None]) -> None:
         row.early_ps = round(one.early_s * PS)
         row.in_step, row.in_order, row.gathered = one.in_step, one.in_order, one.gathered
         if one.blocks is not None:
-            row.paged, row.leaves = 1, rows_fleet.LEAVES[one.leaves]
+            row.paged, row.leaves = 1, rows_kept.LEAVES[one.leaves]
             row.n_slots, row.adapter_room = len(one.ranks), int(one.blocks.max(initial=0))
         row.adapter_launch_ps, row.rank_ps = round(one.launch_s * PS), round(one.rank_s * PS)
         row.adapted_ps, row.rank_flop_ps = round(one.token_s * PS), round(one.rank_flop_s * PS)
@@ -127,7 +127,7 @@ def adapter_arrays(
     """The fields of a `State` on adapters; nothing is loaded at first.  models : of each pool."""
     starts = numbered(fittings, models)
     n = int(starts[-1])
-    adapters = state.rows(n, rows_fleet.ADAPTER)
+    adapters = state.rows(n, rows_kept.ADAPTER)
     times = np.zeros((len(fittings), n, 2), dtype=np.int64)
     blocks = np.zeros((len(fittings), n), dtype=np.int64)
     for p in reversed(range(len(fittings))):  # what replicas differ in is told of the first pool
@@ -138,11 +138,11 @@ def adapter_arrays(
         adapters.rank[mine], adapters.bytes[mine] = one.ranks, one.load_bytes
         blocks[p, mine] = 0 if one.blocks is None else one.blocks
         times[p, mine] = np.rint(np.stack([one.near_s, one.far_s], axis=1) * PS)
-    slots = np.zeros((n_replicas, n), dtype=rows_fleet.SLOT).view(np.recarray)
+    slots = np.zeros((n_replicas, n), dtype=rows_kept.SLOT).view(np.recarray)
     return {
         "adapters": adapters,
         "adapter_ps": times,
         "adapter_blocks": blocks,
         "slots": slots,
-        "fitted": state.rows(n_replicas, rows_fleet.FITTED),
+        "fitted": state.rows(n_replicas, rows_kept.FITTED),
     }

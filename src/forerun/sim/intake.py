@@ -19,7 +19,7 @@ from forerun.sim.core.rows_fleet import NO_CAP
 from forerun.sim.room import gate_memory_for, pending_for, tenants_for
 from forerun.sim.settings import LONGEST_S, Settings
 from forerun.sim.setup import PS
-from forerun.spec.deployment import ResponseCache
+from forerun.spec.caches import ResponseCache
 from forerun.spec.requests import CONTENT, STREAMS, Requests, chained
 
 

@@ -36,7 +36,8 @@ from forerun.sim.core.signatures import KINDS
 from forerun.sim.log import Tenant
 from forerun.sim.setup import Options, Served, new_state, pool_of_replica
 from forerun.sim.tiers import Tier, check_tiers
-from forerun.spec.deployment import Engine, Policy, ResponseCache
+from forerun.spec.caches import ResponseCache
+from forerun.spec.deployment import Engine, Policy
 from forerun.spec.requests import Requests
 from forerun.spec.workload import Client
 

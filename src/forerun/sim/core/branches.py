@@ -13,16 +13,14 @@ from __future__ import annotations
 
 from forerun.sim.core.jit import jit
 from forerun.sim.core.price import lookup, own_ps
-from forerun.sim.core.rows_request import DECODING, SHOWING
+from forerun.sim.core.rows_request import DECODING
 
 
 @jit
 def used_by(state, request, decoding):
     """Branches that a request uses in the step, bit k for the k-th."""
     mine = decoding if request.phase == DECODING else min(request.chunk, 1)
-    if mine == 1 and request.phase != SHOWING:
-        return state.controls[request.request]
-    return 0
+    return state.controls[request.request] if mine == 1 else 0
 
 
 @jit

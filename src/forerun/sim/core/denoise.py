@@ -89,9 +89,7 @@ def begin(state, i, t, first, steps):
     replica = state.replicas[i]
     replica.start_ps, replica.first_ps, replica.slope_ps = t, first, 0
     replica.n_steps = steps
-    replica.left_waiting = replica.n_waiting + replica.n_parked + replica.n_apart
-    replica.past = replica.depth = replica.draft_tokens = 0
-    replica.n_tune = replica.tune_added_ps = 0
+    replica.left_waiting = replica.n_waiting + replica.n_apart
 
 
 @jit
@@ -119,7 +117,7 @@ def show(state, i, t):
         r = state.live[r].chunk_next
     replica.row = row
     begin(state, i, t, ps, 1)
-    replica.in_step = replica.n_seqs = replica.chunk = replica.denoised = 0
+    replica.in_step = replica.n_seqs = replica.chunk = 0
     replica.showing = tokens
     return t + ps
 
@@ -154,7 +152,7 @@ def settle(state, i, t):
 def stop_showing(state, i):
     """Replica i fails: those who were to be shown join those who compute, to be sent again."""
     replica = state.replicas[i]
-    replica.showing = replica.denoised = 0
+    replica.showing = 0
     while replica.show_head >= 0:
         r = replica.show_head
         replica.show_head = state.live[r].chunk_next

@@ -13,27 +13,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from forerun.sim.core.rows_fleet import (
-    ADAPTER,
-    ALBUM,
-    ANSWER,
     BRANCHED,
     ENCODES,
     ENGINE,
-    FITTED,
-    KEPT,
     LANE,
     LINE,
     LOADS,
-    OFFER,
-    PICTURE,
     PORT,
     REPLICA,
+    TENANT,
+    TUNED,
+)
+from forerun.sim.core.rows_kept import (
+    ADAPTER,
+    ALBUM,
+    ANSWER,
+    FITTED,
+    KEPT,
+    OFFER,
+    PICTURE,
     SHELF,
     SLOT,
     STORE,
-    TENANT,
     TEXT,
-    TUNED,
 )
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, TOTALS
 from forerun.sim.core.rows_request import ARRIVAL, ASK, CALL, FLOW, LIVE, SUCCESSOR, TIMER
