@@ -97,5 +97,7 @@ class CostTable:
     verify: Verify | None = None  # priced where tokens are proposed
     draft: CostTable | None = None  # of who proposes them, unless only the host does ...
     draft_apart: bool = False  # ... on devices of its own
+    branch: CostTable | None = None  # of a ControlNet in steps that denoise ...
+    branch_apart: bool = False  # ... on devices of its own
     free: CostTable | None = None  # at full clock, where this one is slowed (`cost.clocked`)
     between: str = "linear"  # or "constant": decode and prefill keep a knot's value up to the next

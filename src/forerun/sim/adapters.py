@@ -110,25 +110,35 @@ def fill_adapters(engines: Any, fittings: Sequence[Fitting | None]) -> None:
         row.adapted_ps, row.rank_flop_ps = round(one.token_s * PS), round(one.rank_flop_s * PS)
 
 
-def adapter_arrays(fittings: Sequence[Fitting | None], n_replicas: int) -> dict[str, np.ndarray]:
-    """The fields of a `State` on adapters; nothing is loaded at first."""
+def adapter_arrays(
+    fittings: Sequence[Fitting | None], n_replicas: int, nets: tuple[np.ndarray, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The fields of a `State` on adapters, and on ControlNets behind them; nothing is loaded at
+    first.
+
+    nets : bytes and times of ControlNets that come and go (`branches.net_columns`).
+    """
     first = fittings[0]
     n = 0 if first is None else len(first.ranks)
-    adapters = state.rows(n, rows_fleet.ADAPTER)
-    times = np.zeros((len(fittings), n, 2), dtype=np.int64)
+    n_all = n + len(nets[0])
+    adapters = state.rows(n_all, rows_fleet.ADAPTER)
+    adapters.bytes[n:] = nets[0]
+    times = np.zeros((len(fittings), n_all, 2), dtype=np.int64)
+    times[:, n:] = nets[1]
     blocks = np.zeros((len(fittings), n), dtype=np.int64)
     if first is not None:
-        adapters.rank, adapters.bytes = first.ranks, first.load_bytes
+        adapters.rank[:n], adapters.bytes[:n] = first.ranks, first.load_bytes
         for p, one in enumerate(fittings):
             if one is None:  # a row that encodes
                 continue
             blocks[p] = 0 if one.blocks is None else one.blocks
-            times[p] = np.rint(np.stack([one.near_s, one.far_s], axis=1) * PS)
-    slots = np.zeros((n_replicas, n), dtype=rows_fleet.SLOT).view(np.recarray)
+            times[p, :n] = np.rint(np.stack([one.near_s, one.far_s], axis=1) * PS)
+    slots = np.zeros((n_replicas, n_all), dtype=rows_fleet.SLOT).view(np.recarray)
     return {
         "adapters": adapters,
         "adapter_ps": times,
         "adapter_blocks": blocks,
         "slots": slots,
         "fitted": state.rows(n_replicas, rows_fleet.FITTED),
+        "netted": state.rows(n_replicas, rows_fleet.FITTED),
     }

@@ -169,7 +169,7 @@ class Intake(Settings):
         """The adapter that each request names; -1 none.  Raises SpecError for unknown ones."""
         if requests.adapter is None:
             return
-        known = len(self._state.adapters)
+        known = int(self._state.clock[0].first_net)
         if len(requests) and not -1 <= requests.adapter.min() <= requests.adapter.max() < known:
             what = f"name adapters up to {requests.adapter.max()}, and there are {known}"
             raise SpecError.one("requests", what, f"deployment.adapters.n: {known + 1} or more")
@@ -185,6 +185,12 @@ class Intake(Settings):
             if any(one.branch is None or one.branch.n < most for one in serving) or not serving:
                 what = f"use ControlNets up to number {most - 1}, and not every pool has them"
                 fix = "controlnets: {where: beside} of each pool that denoises"
+                raise SpecError.one("requests", what, fix)
+            slots = min((o.branch.slots for o in serving if o.branch and o.branch.slots), default=0)
+            many = max(int(bits).bit_count() for bits in np.unique(used))
+            if 0 < slots < many:
+                what = f"use {many} ControlNets at once, and replicas have slots for {slots}"
+                fix = f"slots: {many} of each pool's controlnets"
                 raise SpecError.one("requests", what, fix)
         if known:
             more = np.zeros(len(requests), dtype=np.int64) if used is None else used

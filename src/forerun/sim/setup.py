@@ -13,7 +13,7 @@ from forerun.sim import embeddings, responses
 from forerun.sim import tables as table_arrays
 from forerun.sim import tiers as tier_arrays
 from forerun.sim.adapters import Fitting, adapter_arrays, fill_adapters
-from forerun.sim.branches import Branching, fill_branches
+from forerun.sim.branches import Branching, fill_branches, fill_nets, net_columns
 from forerun.sim.core import rows_fleet, rows_log, rows_request, signatures, state
 from forerun.sim.core.order import NEVER
 from forerun.sim.embeddings import Cache
@@ -159,6 +159,11 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     fittings = [served.adapters for served in pools]
     fill_adapters(engines, fittings)
     clock[0].has_adapters = int(fittings[0] is not None)
+    branches = [served.branch for served in pools]
+    fill_nets(engines, branches)
+    nets = net_columns(branches, len(pools))
+    clock[0].has_nets = int(len(nets[0]) > 0)
+    clock[0].first_net = len(fittings[0].ranks) if fittings[0] is not None else 0
     apart = (engines.role[pool_of] != rows_fleet.ROLE["both"]).any() or serves.shape[1] > 1
     clock[0].restricted = int(apart)
     clock[0].next_move_ps = NEVER
@@ -209,7 +214,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         tenants=state.rows(0, rows_fleet.TENANT),
         lines=state.rows(0, rows_fleet.LINE),
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
-        **adapter_arrays(fittings, n),
+        **adapter_arrays(fittings, n, nets),
         **embeddings.arrays(options.embeddings, n),
         **_turns(pools, pool_of, serves),
         lanes=state.rows(n, rows_fleet.LANE),

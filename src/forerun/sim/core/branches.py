@@ -83,6 +83,8 @@ def price(state, i, decoding, trunk_ps):
             if (used >> k) & 1:
                 which |= 1 << k
                 busy += time_ps(state, i, engine.branch_row, k, decoding)
+                replica.depth += 1
+                replica.draft_tokens += tokens_of(state, i, 1 << k, decoding)
         longest = max(longest, busy)
         total += busy
         if engine.branch_devices > 0 and which > 0:

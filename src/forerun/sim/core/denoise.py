@@ -35,6 +35,7 @@ def leap(state, i, t, decoding, unsettled):
     replica = state.replicas[i]
     p = replica.row
     engine = state.engines[p]
+    replica.depth = replica.draft_tokens = 0
     n_decode = replica.n_decode if decoding == 1 else 0
     tokens = replica.ctx if decoding == 1 else 0
     n_chunks = 0
@@ -90,7 +91,7 @@ def begin(state, i, t, first, steps):
     replica.start_ps, replica.first_ps, replica.slope_ps = t, first, 0
     replica.n_steps = steps
     replica.left_waiting = replica.n_waiting + replica.n_parked + replica.n_apart
-    replica.past = replica.depth = replica.draft_tokens = 0
+    replica.past = 0
     replica.n_tune = replica.tune_added_ps = 0
 
 
@@ -120,6 +121,7 @@ def show(state, i, t):
     replica.row = row
     begin(state, i, t, ps, 1)
     replica.in_step = replica.n_seqs = replica.chunk = replica.denoised = 0
+    replica.depth = replica.draft_tokens = 0
     replica.showing = tokens
     return t + ps
 

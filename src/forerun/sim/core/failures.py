@@ -14,6 +14,7 @@ from forerun.sim.core import (
     encode,
     front,
     heaps,
+    nets,
     prefix,
     queue,
     tiers,
@@ -61,6 +62,7 @@ def fail(state, i, t, lose):
     empty(state, i, t, lose)
     tiers.fall(state, i)
     adapters.fall(state, i)
+    nets.fall(state, i)
     embeddings.fall(state, i)
     turns.fall(state, i)
 
@@ -88,6 +90,8 @@ def stop_transfers(state, i, t):
         state.replicas[j].n_away -= 1
         if request.adapter >= 0:
             adapters.leave(state, j, request.adapter)
+        if state.clock[0].has_nets == 1:
+            nets.leave(state, j, r)
         if request.aborted == 1:
             lists.leave_source(state, r, t)
             lists.write_done(state, j, r, t, lists.ABORTED)
@@ -181,6 +185,8 @@ def send_parked(state, i, every, t, lose):
                     state.replicas[i].n_apart -= 1
                     state.slots[i, m - n_models].n_waiting -= 1
                     state.live[r].aside = 0
+                if state.clock[0].has_nets == 1:
+                    nets.want(state, i, r, -1)
                 state.load[WAITING_REQUESTS, i] -= 1
                 state.load[OUTSTANDING_TOKENS, i] -= state.live[r].n_known
                 if state.live[r].swapped > 0:
