@@ -7,7 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from control import drive
-from denoising import BRANCHES, asked_for, denoiser, denoising_fleets, using, with_branches
+from denoising import (
+    BRANCHES,
+    asked_for,
+    denoiser,
+    denoising_fleets,
+    of_six,
+    using,
+    with_branches,
+)
+from denoising import WAYS_OF_NETS as WAYS
 from fleets import assert_fields_same, assert_laws, assert_same, serve, troubles
 from serving import PS
 
@@ -19,28 +28,6 @@ from forerun.spec.deployment import Policy
 from forerun.spec.workload import Client
 
 FLEETS = ("text and pixels", "text apart", "two speeds", "tight")
-
-#: how ControlNets come, of which replicas keep three of six or fewer
-WAYS = {
-    "three slots": Branching(6, slots=3, load_bytes=1e6, near_s=0.02),
-    "a host for four": Branching(6, slots=3, host_slots=4, load_bytes=1e6, near_s=0.01, far_s=0.2),
-    "in the step": Branching(6, slots=3, in_step=True, load_bytes=1e6, near_s=0.03),
-    "slots for all": Branching(6, slots=6, load_bytes=1e6, near_s=0.05),
-}
-
-
-def of_six(requests, seed, share=0.7, most=3):
-    """The requests, most of which use some of six ControlNets, the first ones more often."""
-    draw = np.random.default_rng(seed + 11)
-    bits = np.zeros(len(requests), dtype=np.int64)
-    for n in range(len(requests)):
-        if draw.random() < share:
-            weight = 1 / np.arange(1, 7)
-            some = draw.choice(
-                6, draw.integers(1, most + 1), replace=False, p=weight / weight.sum()
-            )
-            bits[n] = sum(1 << int(k) for k in some)
-    return replace(requests, controls=bits)
 
 
 def of_fleets(seed, branch, **how):
@@ -198,7 +185,7 @@ def test_two_at_once_come_one_after_another_and_from_beyond_the_host_first():
 def test_others_go_on_while_a_request_waits_for_its_controlnets():
     beside = Branching(6, slots=2, near_s=0.5)
     at = np.array([0.0, 0.001])
-    spans, log = one_after_another(beside, [1, 0], at)
+    spans, _ = one_after_another(beside, [1, 0], at)
     alone = one_after_another(beside, [0])[0][0]
     assert spans[0] > 0.5
     assert spans[1] < alone + 0.05

@@ -77,7 +77,7 @@ class CostTable:
     idle_w: float  # all devices of the replica
     host_step_s: float
     host_seq_s: float
-    n_devices: int
+    n_devices: float  # with its part of those that replicas share
     peak_flop_per_s: float  # all devices, in the format most of the flop runs in
     peak_hbm_bytes_per_s: float
     low: float  # factor on time for the low end of the 80 % interval

@@ -65,7 +65,7 @@ def tuned(leaps: np.ndarray, table: CostTable, work: Work, how: Tuning) -> np.nd
 def branched(leaps: np.ndarray, table: CostTable, part: str) -> np.ndarray:
     """What ControlNets take of a part in each leap, all passes of them alike: float64 [L].
 
-        passes * (products(tokens of a pass) + sampling) + requests of all * attention(tokens of one)
+        passes * (products(tokens of a pass) + sampling) + requests of all * attention(own tokens)
 
     table : of one of them.  Its requests have the step's mean size.
     """

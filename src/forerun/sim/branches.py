@@ -27,6 +27,7 @@ class Branching:
     n: int
     row: int = -1  # whose costs are those of one of them
     devices: int = 0  # of a replica, that compute nothing else; 0: the denoiser's compute them
+    shared: str | None = None  # or of all replicas of the pools that say the same
     blocks: int = 1
     residual_s: float = 0.0  # to send what a block gives, a token ...
     latent_s: float = 0.0  # ... and a token's latents to where it is computed
@@ -44,7 +45,7 @@ class Branching:
 
 def fill_branches(engine: Any, branch: Branching | None) -> None:
     """What a row of `engines` says of ControlNets."""
-    engine.branch_row = -1
+    engine.branch_row = engine.branch_at = -1
     if branch is None:
         return
     engine.branch_row, engine.n_branches = branch.row, branch.n
@@ -53,6 +54,19 @@ def fill_branches(engine: Any, branch: Branching | None) -> None:
     engine.latent_ps = round(branch.latent_s * PS)
     engine.branch_trip_ps = round(branch.trip_s * PS)
     engine.branch_ahead, engine.branch_each = branch.ahead, branch.each
+
+
+def shared_devices(engines: Any, branches: Sequence[Branching | None]) -> np.ndarray:
+    """When each device that replicas share for ControlNets is free; engines are told which are
+    theirs."""
+    at: dict[str, int] = {}
+    n = 0
+    for p, one in enumerate(branches):
+        if one is not None and one.shared is not None:
+            if one.shared not in at:
+                at[one.shared], n = n, n + one.devices
+            engines[p].branch_at = at[one.shared]
+    return np.zeros(n, dtype=np.int64)
 
 
 def fill_nets(engines: Any, branches: Sequence[Branching | None]) -> None:
@@ -120,6 +134,7 @@ def branching(
     bytes_per_s = link.bandwidth_bytes_per_s
     return Branching(
         n, devices=pool.control_devices, blocks=d.control.n,
+        shared=pool.name if pool.shares_controls else None,
         residual_s=2.0 * model.hidden / bytes_per_s,
         latent_s=2.0 * d.vae.latent_channels * d.patch**2 / bytes_per_s, trip_s=link.latency_s,
         ahead=share, each=stride * share,
@@ -184,7 +199,9 @@ def with_branch(table: CostTable, branch: CostTable, pool: Pool) -> CostTable:
 
     branch : of one of them, at full clock where `table` is.
     """
-    more = pool.control_devices
+    more: float = pool.control_devices
+    if pool.shares_controls:
+        more /= pool.replicas
     each = table.idle_w / table.n_devices
     free = table.free and with_branch(table.free, branch.free or branch, pool)
     return replace(

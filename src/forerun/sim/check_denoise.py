@@ -25,6 +25,11 @@ def check_moves(case: Case, deployment: Deployment) -> None:
                 what = "the clocks of devices for ControlNets are not yet set with the denoiser's"
                 where = f"deployment.pools.{pool.name}.controlnets.where"
                 problems.append(Problem(where, what, "where: beside, or policy: watch"))
+    for pool in deployment.pools:
+        if pool.shares_controls and pool.autoscale is not None:
+            what = "devices for the ControlNets of all replicas do not come and go with these"
+            where = f"deployment.pools.{pool.name}.controlnets.where"
+            problems.append(Problem(where, what, "where: apart or beside, or no autoscale"))
     for i, fault in enumerate(case.faults):
         if fault.effect == "loss" and fault.on_notice == "move":
             what = "latents do not move between replicas"

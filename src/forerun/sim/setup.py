@@ -13,7 +13,13 @@ from forerun.sim import embeddings, responses
 from forerun.sim import tables as table_arrays
 from forerun.sim import tiers as tier_arrays
 from forerun.sim.adapters import Fitting, adapter_arrays, fill_adapters
-from forerun.sim.branches import Branching, fill_branches, fill_nets, net_columns
+from forerun.sim.branches import (
+    Branching,
+    fill_branches,
+    fill_nets,
+    net_columns,
+    shared_devices,
+)
 from forerun.sim.core import rows_fleet, rows_log, rows_request, signatures, state
 from forerun.sim.core.order import NEVER
 from forerun.sim.embeddings import Cache
@@ -221,6 +227,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         replicas=replicas,
         encodes=state.rows(n, rows_fleet.ENCODES),
         branched=state.rows(n, rows_fleet.BRANCHED),
+        net_free_ps=shared_devices(engines, branches),
         controls=np.zeros(0, dtype=np.int64),
         totals=state.rows(n, rows_log.TOTALS),
         engines=engines,

@@ -136,15 +136,16 @@ class ControlNets(Spec):
 
     `beside`: on the replica's devices, one after another, in the step.  `apart`: on `devices` more
     devices of each replica (they share the ControlNets in turn), at the same time as the denoiser,
-    which waits for residuals that have not come over the `link` where it adds them.
+    which waits for residuals that have not come over the `link` where it adds them.  `shared`: the
+    same on `devices` for all replicas of the pool together, which compute what comes first first.
 
     All of them are there, unless `slots` says that a replica keeps so many: others come from its
     host by `host_link` when a request needs them, one after another, and the one used longest ago
     makes room.  With `host_slots` the host keeps so many; others come there by `far_link` first.
     """
 
-    where: Literal["beside", "apart"] = "beside"
-    devices: int = Field(default=1, ge=1)  # of a replica, `apart`
+    where: Literal["beside", "apart", "shared"] = "beside"
+    devices: int = Field(default=1, ge=1)  # of a replica, or of the pool
     link: str | None = None  # of each device; its link to others of its kind when absent
     slots: int | None = Field(default=None, ge=1)  # beside: that a replica keeps; all when absent
     host_slots: int | None = Field(default=None, ge=1)  # that its host keeps; all when absent
@@ -242,13 +243,19 @@ class Pool(Spec):
 
     @property
     def control_devices(self) -> int:
-        """Devices of each replica that compute ControlNets and nothing else."""
+        """Devices of each replica, or of the pool, that compute ControlNets and nothing else."""
         said = self.controlnets
-        return said.devices if said is not None and said.where == "apart" else 0
+        return said.devices if said is not None and said.where != "beside" else 0
+
+    @property
+    def shares_controls(self) -> bool:
+        """Whether all replicas use the same of them."""
+        return self.controlnets is not None and self.controlnets.where == "shared"
 
     @property
     def n_devices(self) -> int:
-        return self.replicas * (self.devices_per_replica + self.control_devices)
+        more = self.control_devices * (1 if self.shares_controls else self.replicas)
+        return self.replicas * self.devices_per_replica + more
 
 
 class KvTier(Spec):

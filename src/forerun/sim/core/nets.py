@@ -67,7 +67,7 @@ def come(state, i, r, t):
 def place_for(state, i, p, r, t, ahead):
     """The column whose slot on replica i a ControlNet of r can have; -1: one is free, -2: none can.
 
-    Nobody runs with it, and r does not use it; what others wait for goes last, or (ahead = 1) never.
+    Nobody runs with it, and r does not use it; what others wait for goes last, or (ahead = 1) not.
     """
     if state.netted[i].n_held < state.engines[p].n_slots:
         return -1
@@ -96,7 +96,7 @@ def idle(state, i, r, a, t):
 
 @jit
 def load(state, i, p, a, old, t):
-    """The ControlNet in column a is fetched for replica i, in the slot of column old if that is one."""
+    """The ControlNet in column a comes to replica i, in the slot of column old if that is one."""
     if old >= 0:
         state.slots[i, old].held = 0
         state.netted[i].n_held -= 1

@@ -158,6 +158,7 @@ ENGINE = np.dtype(
         ("branch_trip_ps", "i8"),
         ("branch_ahead", "f8"),  # share of the denoiser's time when it adds the first block's ...
         ("branch_each", "f8"),  # ... and from there to the next
+        ("branch_at", "i8"),  # where in `net_free_ps` its devices are, which replicas share; -1 not
     ],
     align=True,
 )

@@ -172,6 +172,7 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "loads": (LOADS, 1),  # [R]
     "encodes": (ENCODES, 1),  # [R]
     "branched": (BRANCHED, 1),  # [R]
+    "net_free_ps": (I8, 1),  # by device for ControlNets that replicas share: free from then on
     "controls": (I8, 1),  # ControlNets by request, bit k for the k-th; none where there are none
     "items": (I8, 1),  # of the prompts in `arrivals`, by number; -1 for one without a name
     "albums": (ALBUM, 1),  # [C]
