@@ -276,7 +276,6 @@ def test_a_row_of_power_counts_controlnets_and_slows_them():
             {
                 "deployment": {
                     "device": "h100-sxm",
-                    "replicas": 2,
                     "controlnets": {"where": "shared"},
                     "autoscale": {"target": 2},
                 }
