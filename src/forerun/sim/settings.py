@@ -135,7 +135,7 @@ class Settings:
         self._own_caps = False  # some request has caps of its own
         if JIT and not compiler.is_cached():
             say = self.announce or (lambda text: print(text, file=sys.stderr, flush=True))
-            say("compiling the simulator for this machine (once, about 15 s) ...")
+            say("compiling the simulator for this machine (once, about half a minute) ...")
         self._advance_core = compiler.entry("advance")
         chosen = {kind: policy_room.by_pool(self._found[kind]) for kind in KINDS}
         self._put(**{kind: function for kind, (function, _) in chosen.items()})

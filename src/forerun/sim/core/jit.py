@@ -31,6 +31,8 @@ def cache_dir() -> Path:
 if JIT:
     import numba
 
+    from forerun.sim.core.passes import Compiler
+
     def jit(function=None, *, signature=None, cache=False):
         """Compile now for `signature`, or where compiled code calls it; errors are numpy's."""
         if function is None:
@@ -40,6 +42,7 @@ if JIT:
             return numba.njit(signature, **options)(function)
         # only the engine itself calls it: no way in from Python, and one version for all constants
         options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        options["pipeline_class"] = Compiler
         inner: Any = numba.njit(**options)(function)
         resolve = inner.get_call_template
         inner.get_call_template = lambda args, kws: resolve(

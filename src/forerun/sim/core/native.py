@@ -8,7 +8,7 @@ names; the source of the engine does not change, and plain Python sees the named
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,6 @@ from numba.extending import (
     typeof_impl,
     unbox,
 )
-from numba.np.arrayobj import populate_array
 
 from forerun.sim.core.signatures import KINDS, numba_signatures
 from forerun.sim.core.state import LAYOUT, State
@@ -109,21 +108,24 @@ def _load(context, builder, typ, value, attr):
     array_t = array_type(attr)
     first = WORDS * list(LAYOUT).index(attr)
 
-    array = context.make_array(array_t)(context, builder)
     size = context.get_abi_sizeof(context.get_data_type(array_t.dtype))
+    model = context.data_model_manager[array_t]
+    data = model.get_member_fe_type("data")
     shape = [_word(builder, value, first + 1 + d) for d in range(array_t.ndim)]
     strides = [context.get_constant(types.intp, size)]
     for length in reversed(shape[1:]):
         strides.insert(0, builder.mul(strides[0], length))
-    populate_array(
-        array,
-        data=builder.inttoptr(_word(builder, value, first), array.data.type),
-        shape=cgutils.pack_array(builder, shape),
-        strides=cgutils.pack_array(builder, strides),
-        itemsize=context.get_constant(types.intp, size),
-        meminfo=None,
-    )
-    return array._getvalue()
+    fields = {
+        "nitems": reduce(builder.mul, shape),
+        "itemsize": context.get_constant(types.intp, size),
+        "data": builder.inttoptr(_word(builder, value, first), context.get_data_type(data)),
+        "shape": cgutils.pack_array(builder, shape),
+        "strides": cgutils.pack_array(builder, strides),
+    }
+    array = ir.Constant(model.get_value_type(), None)  # nobody's: no parent, nothing to count
+    for field, is_ in fields.items():
+        array = builder.insert_value(array, is_, model.get_field_position(field))
+    return array
 
 
 @cache

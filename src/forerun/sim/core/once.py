@@ -2,7 +2,8 @@
 
 numba optimises each function that it meets, turns it into machine code, and does both again in each
 that calls it.  Those called are linked into the entry before it is optimised, so nothing is lost
-but the time.  And it lets every index count from the end of its array when it is negative, which
+but the time.  What an operator gives for the types of its operands it works out at each place anew,
+several times.  And it lets every index count from the end of its array when it is negative, which
 took a quarter of all instructions; the engine has no such index, see `plain.py`.  None of this is
 part of what numba promises: where it is not found, all is the same but slower.
 """
@@ -21,6 +22,7 @@ def once(name: str) -> Iterator[None]:
     try:
         from numba import _dynfunc  # type: ignore[attr-defined]
         from numba.core import codegen, cpu, targetconfig, types
+        from numba.core.types.functions import BaseFunction
         from numba.np import arrayobj
     except ImportError:
         yield
@@ -29,6 +31,8 @@ def once(name: str) -> Iterator[None]:
     context: Any = cpu.CPUContext
     as_whole, to_code = library._optimize_final_module, library._finalize_final_module
     executable = context.get_executable
+    typed = BaseFunction.get_call_type
+    known: dict[Any, Any] = {}
     defaults: dict[type, dict[str, Any]] = {}
 
     def optimise(self: Any) -> None:
@@ -59,6 +63,13 @@ def once(name: str) -> Iterator[None]:
             defaults[kind] = {key: option.default for key, option in kind.options.items()}
         return {**defaults[kind], **self._values}
 
+    def typed_once(self: Any, where: Any, args: Any, kws: Any) -> Any:
+        """The types of a call of a function or operator of numba's own."""
+        key = self, args, tuple(sorted(kws.items()))
+        if key not in known:
+            known[key] = typed(self, where, args, kws)
+        return known[key]
+
     def from_start(to: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:
         """An index as it is: none counts from the end of its array."""
         return to.cast(builder, index, kind, types.intp)
@@ -69,6 +80,7 @@ def once(name: str) -> Iterator[None]:
             (library, "_finalize_final_module", emit),
             (context, "get_executable", callable_),
             (targetconfig.TargetConfig, "values", values),
+            (BaseFunction, "get_call_type", typed_once),
             (arrayobj, "fix_integer_index", from_start),
         ):
             instead.enter_context(patch.object(where, what, by))
