@@ -207,7 +207,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         if state.clock[0].has_nets == 1:
             if not nets.can_take(state, i, r, t):
                 return left, unsettled
-            waits = nets.comes(state, i, r, t)
+            waits = nets.keeps_waiting(state, i, r, t)
         here = prefix.leading(state, i, r)  # prefix blocks
         coming = comes(state, i, r, here)
         have = here * state.clock[0].hash_tokens + coming

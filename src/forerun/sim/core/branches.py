@@ -39,7 +39,7 @@ def all_used(state, i, decoding):
 
 @jit
 def time_ps(state, i, p, k, decoding):
-    """What branch k takes for all its requests of the step."""
+    """What branch k takes for all its requests of the step; noted for what is told of the run."""
     n = tokens = own = 0
     r = state.replicas[i].run_head
     while r >= 0:
@@ -51,6 +51,8 @@ def time_ps(state, i, p, k, decoding):
         r = request.next
     if n == 0:
         return 0
+    state.replicas[i].depth += 1
+    state.replicas[i].draft_tokens += tokens
     ps = lookup(state.tokens_ps[p], tokens) + lookup(state.seqs_ps[p], n) + own
     return max(ps, state.engines[p].eager_ps)
 
@@ -76,37 +78,28 @@ def price(state, i, decoding, trunk_ps, t):
     used = all_used(state, i, decoding)
     if used == 0:
         return 0
+    n_devices = max(1, engine.branch_devices)
     sent = 0
-    if engine.branch_devices > 0:
-        for d in range(engine.branch_devices):
-            sent += tokens_of(state, i, used & of_device(engine, d), decoding)
-    tokens = tokens_of(state, i, used, decoding)
+    for d in range(engine.branch_devices):
+        which = 0
+        for k in range(d, engine.n_branches, n_devices):
+            which |= used & (1 << k)
+        sent += tokens_of(state, i, which, decoding)
+    begins_ps = engine.branch_trip_ps + tokens_of(state, i, used, decoding) * engine.latent_ps
     total = added = 0
-    for d in range(max(1, engine.branch_devices)):
+    for d in range(n_devices):
         busy = 0
-        for k in range(engine.n_branches):
-            if (used & of_device(engine, d)) >> k & 1:
+        for k in range(d, engine.n_branches, n_devices):
+            if (used >> k) & 1:
                 busy += time_ps(state, i, engine.branch_row, k, decoding)
-                replica.depth += 1
-                replica.draft_tokens += tokens_of(state, i, 1 << k, decoding)
         total += busy
         if engine.branch_devices > 0 and busy > 0:
-            begins = engine.branch_trip_ps + tokens * engine.latent_ps
-            begins += in_line(state, engine, d, t + begins, busy)
+            begins = begins_ps + in_line(state, engine, d, t + begins_ps, busy)
             added = max(added, waits_ps(engine, trunk_ps, busy, begins, sent))
     if engine.branch_devices == 0:
         added = total
     replica.branch_ps, replica.branch_added_ps = total, added
     return added
-
-
-@jit
-def of_device(engine, d):
-    """The branches that device d computes, which they take in turn, bit k for the k-th."""
-    n, which = max(1, engine.branch_devices), 0
-    for k in range(d, engine.n_branches, n):
-        which |= 1 << k
-    return which
 
 
 @jit

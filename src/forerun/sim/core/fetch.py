@@ -92,7 +92,7 @@ def join_ready(state, i, t):
     while r >= 0 and (state.live[r].aborted == 1 or replica.n_running < engine.max_seqs):
         request = state.live[r]
         after = request.chunk_next
-        waits = state.clock[0].has_nets == 1 and not nets.are_there(state, i, r, t)
+        waits = state.clock[0].has_nets == 1 and nets.keeps_waiting(state, i, r, t)
         if waits and request.aborted == 0:
             before, r = r, after
             continue

@@ -120,18 +120,6 @@ def can_take(state, i, r, t):
 
 
 @jit
-def comes(state, i, r, t):
-    """Whether r has to wait for one of its ControlNets when it takes them at t."""
-    p = row(state, i)
-    if p < 0 or state.engines[p].in_step == 1:
-        return False
-    for a in range(state.clock[0].first_net, state.slots.shape[1]):
-        if has(state, r, a) and until_there(state, i, p, a, t) > 0:
-            return True
-    return False
-
-
-@jit
 def until_there(state, i, p, a, t):
     """Picoseconds from t until the ControlNet in column a is on replica i, if it is fetched now."""
     slot = state.slots[i, a]
@@ -154,6 +142,13 @@ def until_all(state, i, r, t):
 
 
 @jit
+def keeps_waiting(state, i, r, t):
+    """Whether r has to wait for a ControlNet when it takes them at t, or since it has."""
+    p = row(state, i)
+    return p >= 0 and state.engines[p].in_step == 0 and until_all(state, i, r, t) > 0
+
+
+@jit
 def take(state, i, r, t):
     """r, which is admitted, has all its ControlNets from now on; those that are not there come."""
     p = row(state, i)
@@ -168,16 +163,6 @@ def take(state, i, r, t):
             slot.n_using += 1
             there_ps = max(there_ps, slot.ready_ps)
     state.netted[i].wait_ps += there_ps - t
-
-
-@jit
-def are_there(state, i, r, t):
-    """Whether all ControlNets of r, which has taken them, are on replica i at t."""
-    if row(state, i) >= 0:
-        for a in range(state.clock[0].first_net, state.slots.shape[1]):
-            if has(state, r, a) and state.slots[i, a].ready_ps > t:
-                return False
-    return True
 
 
 @jit
