@@ -216,3 +216,8 @@ ASSUMED = (
     "them; the picture that controls is encoded before; energy takes the mean size of the requests "
     "in a step for those that use one"
 )
+#: ... and one where they come and go
+LOADED = (
+    "ControlNets that come: each over links at full rate, however many replicas load from one "
+    "store; nothing is there at first; loading draws no power of its own"
+)

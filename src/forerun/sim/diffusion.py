@@ -27,6 +27,7 @@ from forerun.ops.graph import Graph
 from forerun.sim.adapters import fitting
 from forerun.sim.branches import (
     ASSUMED,
+    LOADED,
     Branching,
     beside_bytes,
     branching,
@@ -175,7 +176,8 @@ def _controls(
     )
     share = _own_s(first, asked.mean_tokens) / _own_s(steps, asked.mean_tokens)
     found = branching(model, pool, device, asked.copies, asked.n_controls, share)
-    return found, replace(branch, assumed=(*branch.assumed, ASSUMED))
+    told = (ASSUMED, LOADED) if found.slots else (ASSUMED,)
+    return found, replace(branch, assumed=(*branch.assumed, *told))
 
 
 def _own_s(table: CostTable, tokens: int) -> float:
