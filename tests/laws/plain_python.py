@@ -8,6 +8,7 @@ from dataclasses import replace
 import fleets
 import numpy as np
 import seeing
+import sharing_devices
 from adapting import WAYS, fitted, naming
 from denoising import (
     BRANCHES,
@@ -22,8 +23,9 @@ from families import asking, engine_turn, turning
 from flows import woven
 from seeing import looking, seeing_fleets
 from serving import served, simulate, table, workload
-from sharing_devices import lanes
+from sharing_devices import devices, lanes
 from speculating import kinds
+from test_lane_fleet_laws import troubles
 
 from forerun.sim.core.jit import JIT
 from forerun.sim.embeddings import Cache
@@ -88,6 +90,13 @@ if __name__ == "__main__":
     for k, how in enumerate(({"replicas": 2}, {"n_blocks": 24, "beside": 2.6})):
         log = fleets.serve(flows, lanes(**how), client=(None, client)[k]).log_so_far()
         print("lanes", k, digest(log))
+    for name, pools in devices().items():
+        log = fleets.serve(flows, pools, commands=troubles(4, pools)).log_so_far()
+        print("devices", name, digest(log))
+    log = fleets.serve(
+        looking(4, 40, isl=60), sharing_devices.seeing(lanes(n_blocks=40))
+    ).log_so_far()
+    print("devices that see", digest(log), log.encodes.tolist())
     print("two pools", digest(simulate(workload(3, 25), pools)))
     for name, speculates in kinds(n_blocks=30).items():
         print("speculation", name, digest(simulate(workload(4, 25), speculates, seed=6)))

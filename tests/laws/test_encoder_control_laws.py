@@ -162,9 +162,10 @@ def test_what_was_never_combined_with_images_is_refused_before_the_run():
                 serve(requests, with_engine(pools, **tuning))
         with pytest.raises(SpecError, match="by a rule is not yet combined with images"):
             drive(requests, pools, rebalance=Rebalance(policy=Policy(name="even_kv")))
-    for pools in (in_front(lanes()), [encoder(), *lanes()]):
-        with pytest.raises(SpecError, match="not yet priced on a share of SMs"):
-            serve(requests, pools)
+    some = in_front(lanes())
+    some[1] = replace(some[1], encoder=-1)
+    with pytest.raises(SpecError, match="encode images for some of its rows"):
+        serve(requests, some)
 
 
 def test_a_budget_that_never_binds_writes_the_log_of_a_fleet_with_images_and_none():

@@ -57,14 +57,19 @@ def test_a_leap_equals_stepping_behind_any_router(route):
 
 
 def test_a_leap_equals_stepping_beside_split_phases_that_move_kv():
+    came = 0
     for seed in range(6):
         others = [
             pool("prefill", "p", n_blocks=26),
             pool("decode", "d", n_blocks=30),
         ]
-        log = assert_steps_like_leaps(sharing(seed, 60, isl=60), [*lanes(), *others])
-        assert (log.replicas["n_moved"][2:] > 0).any()
+        mine = lanes(bytes_per_s=2e6)
+        log = assert_steps_like_leaps(sharing(seed, 60, isl=60), [*mine, *others])
+        assert log.replicas["n_moved"][2] > 0
         assert (log.replicas["n_moved"][:2] == 0).all()  # the lanes' own stay where they are
+        rows = log.requests
+        came += ((rows["replica"] == 1) & (rows["prefill_replica"] == 2)).sum()
+    assert came > 10  # but they take others'
 
 
 def test_a_leap_equals_stepping_when_shares_change():

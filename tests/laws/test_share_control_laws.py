@@ -23,10 +23,11 @@ RULE = {
 }  # fmt: skip
 
 
-def shared(replicas=1, *, name="g", **rule):
+def shared(replicas=1, *, name="g", bytes_per_s=0.0, **rule):
     """Lanes whose shares a policy chooses."""
     said = SmShare(**{**RULE, **rule})
-    rows = lanes(replicas=replicas, levels=LEVELS, name=name, switch_s=0.002)
+    how = {"name": name, "switch_s": 0.002, "bytes_per_s": bytes_per_s}
+    rows = lanes(replicas=replicas, levels=LEVELS, **how)
     return [
         replace(one, pool=one.pool.model_copy(update={"sm_share": said}), switch_s=0.002)
         for one in rows

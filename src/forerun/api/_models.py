@@ -71,7 +71,7 @@ def served(
                     pixels.append((len(out) - 1, rest.pop()))
                 if first.branch is not None:
                     branches.append((len(out) - 1, rest.pop()))
-                if rest and rest[0].pool.role == "encode":
+                while rest and rest[0].pool.role == "encode":
                     encoders.append((len(out) - 1, rest.pop(0)))
                 if rest:
                     others.append((len(out) - 1, rest))
@@ -81,11 +81,15 @@ def served(
         raise Infeasible(*problems)
     out = with_levels(out, others)
     homes = [home for home, _ in keys(out)]
-    for p, row in encoders:  # of the pool, at whatever load of its experts
-        mine = [q for q, home in enumerate(homes) if home == p]
+    for p, row in encoders:  # of the pool, at whatever load of its experts, or of one of its lanes
+        mine = [
+            q
+            for q, home in enumerate(homes)
+            if (home == p if row.block is None else (row.block, row.lane) == _lane(out[q]))
+        ]
         for q in mine:
             out[q] = replace(out[q], encoder=len(out))
-        out.append(row)
+        out.append(replace(row, block=None, lane=0))
     for p, row in pixels:
         out[p] = replace(out[p], shows=len(out))
         out.append(row)
@@ -95,6 +99,10 @@ def served(
         out[p] = replace(out[p], branch=replace(branch, row=len(out)))
         out.append(row)
     return out
+
+
+def _lane(served: Served) -> tuple[str | None, int]:
+    return served.block, served.lane
 
 
 def renders_of(case: Case, wanted: Requests) -> Renders | None:
@@ -223,8 +231,11 @@ def _of_pool(
             load_bytes=whole,
         )
         behind = [replace(row, model=m) for row in rows[1:]]
-        if encoder is not None:
+        if encoder is not None and first.block is None:
             behind.insert(0, replace(encoder, model=m))
+        elif encoder is not None:
+            lanes = encoders.of_lanes(model, device, items[m], pool, [first, *behind])
+            behind = [*(replace(row, model=m) for row in lanes), *behind]
         out.append([first, *behind])
     return out
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from forerun.metrics import rental
 from forerun.metrics.figure import Figure, plural, ratio, text
 from forerun.metrics.latency import PS
 from forerun.metrics.window import View
@@ -35,16 +36,18 @@ def _of_role(log: Log, role: str) -> np.ndarray:
 def figures(part: View) -> dict[str, Any]:
     """All figures of the group lanes; None where no devices are shared by phase.
 
-    A slowdown is the time of all steps over what they would have taken with the other lane idle.
+    A slowdown is the time of all steps over what they would have taken with the other lane idle;
+    times busy are over those in which replicas were there.
     """
     out: dict[str, float | None] = dict.fromkeys(NAMES)
     told = part.log.meta.get("lanes")
     if told is not None and part.duration_s > 0:
         busy, alone = np.array(told["busy_s"]), np.array(told["alone_s"])
+        there_s = rental.time_s(part, rental.POWERED)
         for role, word in (("prefill", "prompts"), ("decode", "answers")):
             mine = _of_role(part.log, role)
             if part.whole:
-                out[f"{word}_busy"] = float(busy[mine].mean()) / part.duration_s
+                out[f"{word}_busy"] = ratio(float(busy[mine].sum()), float(there_s[mine].sum()))
                 out[f"{word}_slowdown"] = ratio(float(busy[mine].sum()), float(alone[mine].sum()))
         out["lanes_overlap"] = overlap(part)
         out["share_switches"] = float(len(told.get("switches", ())))
@@ -53,10 +56,12 @@ def figures(part: View) -> dict[str, Any]:
 
 
 def overlap(part: View) -> float | None:
-    """Share of the window in which both lanes of a replica are in a step; None without steps."""
+    """Share of the time in which replicas were there with both lanes in a step; None without
+    steps."""
     if part.leaps is None:
         return None
-    leaps, both, pairs = part.leaps, 0, 0
+    leaps, both, there_s = part.leaps, 0, 0.0
+    each_s = rental.time_s(part, rental.POWERED)
     for i, j in enumerate(part.log.meta["lanes"]["partner"]):
         if j <= i:
             continue
@@ -66,8 +71,8 @@ def overlap(part: View) -> float | None:
         order = np.lexsort((steps, times))
         deep = np.cumsum(steps[order])[:-1] >= 2
         both += int(np.sum(np.diff(times[order])[deep]))
-        pairs += 1
-    return both * PS / part.duration_s / max(pairs, 1)
+        there_s += float(each_s[i])
+    return ratio(both * PS, there_s)
 
 
 def at_shares(part: View) -> dict[tuple[float, float], float]:

@@ -40,14 +40,19 @@ def check_roles(pools: Sequence[Served]) -> None:
             Problem(where, f"no pool has the role {missing}", f"a pool with role: {missing}")
         )
     if any(one.pool.role == "prefill" and one.block is None for one in pools):
+        lacking = [
+            served
+            for served in pools
+            if served.port_bytes_per_s <= 0 and served.n_blocks > 0 and served.pool.replicas > 0
+        ]
         problems += [
             Problem(
-                f"{where}.{served.pool.name}.link",
+                f"{where}.{served.block or served.pool.name}.link",
                 f"KV moves between pools, and {served.pool.device} has no network link",
                 "link: NAME (see forerun show link)",
             )
-            for served in pools
-            if served.port_bytes_per_s <= 0 and served.n_blocks > 0 and served.block is None
+            for served in lacking
+            if served.block is None or served.pool.role == "decode"
         ]
     if problems:
         raise SpecError(*problems)
@@ -66,6 +71,10 @@ def check_lanes(pools: Sequence[Served], n_tiers: int) -> None:
             "engine.speculation": one.draft is not None,
             "engine.preemption": engine.preemption == "swap",
         }
+        same = {o.encoder < 0 for o in pools if (o.block, o.pool.role) == (one.block, "prefill")}
+        if len(same) > 1:
+            what = "its lanes encode images for some of its rows, and not for others"
+            problems.append(Problem(where, what, "an encoder for each row of prompts"))
         problems += [
             Problem(f"{where}.{name}", "cannot be combined with sm_share", "drop one of them")
             for name, clash in clashes.items()
@@ -127,9 +136,6 @@ def _beside_images(pools: Sequence[Served], again: Sequence[bool], cached: bool)
         if served.pool.role == "encode" and served.pool.engine.tuning is not None:
             what = "a pool that encodes has no model to tune"
             problems.append(Problem(f"{where}.engine.tuning", what, "tuning in other pools"))
-        if served.block is not None and served.lane == 0:
-            what = "encoders are not yet priced on a share of SMs"
-            problems.append(Problem(f"{where}.sm_share", what, drop))
         if asked:
             what = "what encoders compute is counted for no tenant yet"
             fix = "an order that is asked once: fcfs, priority, earliest_deadline"

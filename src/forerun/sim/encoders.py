@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from forerun import units
 from forerun.cost import engine_fit
 from forerun.cost.memory import measure
+from forerun.cost.part import Part
 from forerun.cost.price import price
 from forerun.cost.reserve import activation_bytes, reserve_bytes, visible_bytes
 from forerun.errors import Infeasible
@@ -72,8 +74,12 @@ def alone(
     )
 
 
-def in_front(model: Model, pool: Pool, device: Device, units_most: int) -> tuple[Served, float]:
+def in_front(
+    model: Model, pool: Pool, device: Device, units_most: int, part: Part | None = None
+) -> tuple[Served, float]:
     """The row by whose costs a pool's replicas encode, and bytes of each device that it takes.
+
+    part : of each device that it runs on, all when absent.
 
     The bytes are those of embeddings of as many tokens (the encoder cache),
     and what its activations take beyond the model's; its weights are counted with the model's.
@@ -95,8 +101,9 @@ def in_front(model: Model, pool: Pool, device: Device, units_most: int) -> tuple
         }
     )
     table = price(
-        graph, device, max_tokens=most, max_seqs=1, max_len=SHORT, runtime=pool.engine.runtime
-    )
+        graph, device, max_tokens=most, max_seqs=1, max_len=SHORT, runtime=pool.engine.runtime,
+        part=part,
+    )  # fmt: skip
     # it runs in the engine's own iteration: the scheduler is not asked once more
     table = as_set(replace(table, host_step_s=0.0, host_seq_s=0.0), pool, device)
     beyond = activation_bytes(graph, idle) - measure(model, pool, device).activation_bytes
@@ -105,6 +112,24 @@ def in_front(model: Model, pool: Pool, device: Device, units_most: int) -> tuple
         pool=idle, table=table, n_blocks=0, max_len=0, kv_token_bytes=embedding_bytes(model)
     )
     return row, taken
+
+
+def of_lanes(
+    model: Model, device: Device, units_most: int, pool: Pool, rows: Sequence[Served]
+) -> list[Served]:
+    """The rows by whose costs lanes encode that compute prompts: each has one, on its part of the
+    devices, with its `block` and `lane`."""
+    lanes = [row for row in rows if row.block is not None and row.dial is None]
+    mine = [row for row in lanes if row.pool.role == "prefill"]
+    found = [in_front(model, pool, device, units_most, row.part)[0] for row in mine]
+    said = "encoders on a share of SMs: answers beside one are slowed as by a usual prompt"
+    return [
+        replace(
+            one, block=row.block, lane=row.lane,
+            table=replace(one.table, stages=2, assumed=(*one.table.assumed, said)),
+        )
+        for one, row in zip(found, mine, strict=True)
+    ]  # fmt: skip
 
 
 def budget(model: Model, pool: Pool, units_most: int) -> int:

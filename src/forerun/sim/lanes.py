@@ -47,10 +47,11 @@ def lanes_of(served: Served, device: Device, price: Callable[[Part], CostTable])
         moved = [of(table) for of, table in zip(measure, tables, strict=True)]
         for k, role in enumerate(ROLES):
             left = parts.beside(alone[k], shares[k], shares[1 - k], moved[1 - k], most)
-            for busy, table in enumerate((tables[k], price(left))):
+            for busy, (part, table) in enumerate(((alone[k], tables[k]), (left, price(left)))):
                 name = served.pool.name if not out else _name(served, shares, k, busy)
                 here = served.pool.replicas if level == 0 and not busy else 0
-                out.append(_row(served, table, role, name, here, 4 * level + 2 * k + busy))
+                row = _row(served, table, role, name, here, 4 * level + 2 * k + busy)
+                out.append(replace(row, part=part))
     return out
 
 

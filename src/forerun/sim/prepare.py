@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from math import inf
 from typing import Any
 
@@ -28,7 +29,7 @@ from forerun.sim.adapters import fitting
 from forerun.sim.control.experts import with_levels
 from forerun.sim.embeddings import Cache
 from forerun.sim.moe.check import check_experts
-from forerun.sim.moe.rows import rows_of
+from forerun.sim.moe.rows import Row, rows_of
 from forerun.sim.power.check import check_pool
 from forerun.sim.serve import Served
 from forerun.sim.tiers import Tier
@@ -158,17 +159,26 @@ def prepare(
             waits=first.waits,
             adapters=fitted,
         )
+        idle = pool.model_copy(update={"replicas": 0, "autoscale": None})
+        more = [replace(served, pool=idle, table=row.table, course=None) for row in rest]
         if pool.sm_share is not None:
-            served, *more = lanes.lanes_of(served, device, partial(table_of, graph))
-            others.append((len(ready), more))
+            (served, *own), *levels = (
+                lanes.lanes_of(one, device, partial(on_part, table_of, row))
+                for one, row in zip((served, *more), rows, strict=True)
+            )
+            more = [*own, *chain.from_iterable(levels)]
         ready.append(served)
-        if rest:
-            idle = pool.model_copy(update={"replicas": 0, "autoscale": None})
-            more = [replace(served, pool=idle, table=row.table, course=None) for row in rest]
+        if more:
             others.append((len(ready) - 1, more))
     if problems:
         raise Infeasible(*problems)
     return with_levels(ready, others)
+
+
+def on_part(table_of: Callable[[Graph, Part], CostTable], row: Row, part: Part) -> CostTable:
+    """A row's costs on a part of its devices."""
+    assert row.graph is not None
+    return replace(table_of(row.graph, part), assumed=row.table.assumed)
 
 
 def as_set(

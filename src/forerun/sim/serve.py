@@ -95,13 +95,19 @@ class Server(Intake):
     def command(self, time_s: float, verb: str, replica: int, value: int = 0) -> None:
         """Order something of a replica for a time not yet past (`VERBS` in `sim.core.state`).
 
-        Raises SpecError for a switch that would make a replica encode, or encode no more.
+        One that fails takes the other lane on its devices with it.
+        Raises SpecError for a switch that would make a replica encode, or encode no more, and for
+        one of a lane to another pool.
         """
         if verb == "switch":
             own = self.pools[self.pool_of_replica[replica]].pool.role
             if (own == "encode") != (self.pools[value].pool.role == "encode"):
                 what = f"replica {replica} ({own}) cannot switch to {self.pools[value].pool.name}"
                 raise SpecError.one("command", what, "a pool that encodes keeps to that")
+            mine, other = self.pools[self.pool_of_replica[replica]], self.pools[value]
+            if (mine.block, mine.lane % 4) != (other.block, other.lane % 4):
+                what = f"replica {replica} cannot switch to {other.pool.name}"
+                raise SpecError.one("command", what, "two lanes on the same devices stay together")
             if self.pools[self.pool_of_replica[replica]].denoises != self.pools[value].denoises:
                 what = f"replica {replica} cannot switch to {self.pools[value].pool.name}"
                 raise SpecError.one("command", what, "a pool that denoises keeps to that")

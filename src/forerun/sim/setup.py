@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from forerun.cost.part import Part
 from forerun.cost.table import CostTable
 from forerun.sim import embeddings, responses
 from forerun.sim import tables as table_arrays
@@ -72,6 +73,7 @@ class Served:
     block: str | None = None  # where prompts and answers share devices: whose rows belong together
     lane: int = 0  # which of them: 4 * level + 2 * (it answers) + (the other lane is in a step)
     switch_s: float = 0.0  # that a lane stands still for when its share changes
+    part: Part | None = None  # of its devices, by whose costs a lane runs; None: all of them
 
     @property
     def seats(self) -> int:
@@ -127,8 +129,12 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     engines = state.rows(len(pools), rows_fleet.ENGINE)
     for p, served in enumerate(pools):
         _fill_engine(engines[p], served, options.every_step[p], options.leap)
-    by_lane: dict[Any, int] = {(o.block, o.lane): p for p, o in enumerate(pools) if o.block}
-    engines.beside = [by_lane.get((one.block, one.lane | 1), -1) for one in pools]
+    by_lane: dict[Any, int] = {
+        (one.block, one.lane, _shown(pools, p)): p for p, one in enumerate(pools) if one.block
+    }
+    engines.beside = [
+        by_lane.get((one.block, one.lane | 1, _shown(pools, p)), -1) for p, one in enumerate(pools)
+    ]
     _pair(pools, pool_of, replicas, by_lane)
     tables = [served.table for served in pools]
     drafts = [served.draft for served in pools]
@@ -308,6 +314,7 @@ def _fill_engine(row: Any, served: Served, every_step: bool, leap: bool) -> None
     row.model, row.n_resident = served.model, served.n_resident
     row.load_ps, row.load_bytes = round(served.load_s * PS), round(served.load_bytes)
     row.region, row.switch_ps = served.region, round(served.switch_s * PS)
+    row.share = served.lane // 4
     if served.block is not None and served.pool.role == "prefill" and row.reserve == 0:
         row.reserve = rows_fleet.RESERVE["prompt"]  # prompts do not grow while others decode
 
@@ -358,17 +365,25 @@ def _pair(
     pools: Sequence[Served], pool_of: np.ndarray, replicas: Any, by_lane: dict[Any, int]
 ) -> None:
     """Lanes on the same devices: the n-th replica of a row with the n-th of the other, whose memory
-    it uses when it computes prompts.  Routers do not choose who answers."""
+    it uses when it computes prompts.  A role says which of them a router may choose."""
     for p, one in enumerate(pools):
         if one.block is None or not one.pool.replicas:
             continue
-        other = by_lane[one.block, one.lane ^ 2]
+        other = by_lane[one.block, one.lane ^ 2, frozenset()]
         mine, others = np.flatnonzero(pool_of == p), np.flatnonzero(pool_of == other)
         replicas.partner[mine] = others
         if one.pool.role == "prefill":
             replicas.memory[mine] = others
-        else:
-            replicas.accepts[mine] = 0
+
+
+def _shown(pools: Sequence[Served], p: int) -> frozenset:
+    """What dials but that of shares make row p other than a pool's own: names and values."""
+    out = set()
+    like = pools[p].like
+    while like is not None:
+        out.add(pools[p].dial)
+        p, like = like, pools[like].like
+    return frozenset(out)
 
 
 def _fill_drafts(

@@ -130,13 +130,11 @@ def _check_shares(where: str, pool: Pool, case: Case) -> list[Problem]:
         f"{where}.role": (pool.role != "both", f"a pool for {pool.role} has nobody to share with"),
         f"{where}.pp": (pool.pp > 1, "lanes of pipeline stages and of phases are not combined"),
         f"{where}.moe": (
-            pool.moe is not None, "experts at run time and sm_share both choose what a step costs"
+            pool.moe is not None and pool.moe.offload is not None,
+            "both lanes would fetch experts over one link to the host, which is not priced",
         ),
         f"{where}.models": (
             len(pool.models) > 1, "models that take turns and sm_share both change what runs"
-        ),
-        f"{where}.autoscale": (
-            pool.autoscale is not None, "a replica of two lanes cannot yet be started and stopped"
         ),
         f"{where}.engine.speculation": (
             engine.speculation is not None, "proposed tokens are not yet priced on a share of SMs"
@@ -167,15 +165,10 @@ def _check_shares(where: str, pool: Pool, case: Case) -> list[Problem]:
             and case.deployment.power.policy.name != "watch",
             "a row's budget and sm_share both choose what a step costs",
         ),
-        "deployment.rebalance": (
-            case.deployment.rebalance is not None,
-            "a replica of two lanes cannot yet give its requests away",
-        ),
         "deployment.kv_tiers": (bool(case.deployment.kv_tiers), "lanes cannot yet fetch KV"),
         "deployment.techniques": (
             bool(case.deployment.techniques), "techniques are priced for the whole device only"
         ),
-        "faults": (bool(case.faults), "a replica of two lanes cannot yet fail and come back"),
     }  # fmt: skip
     problems = [Problem(at, what, drop) for at, (clash, what) in clashes.items() if clash]
     return problems + _check_share_rule(f"{where}.sm_share", pool.sm_share, case)

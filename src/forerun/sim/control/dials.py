@@ -71,16 +71,20 @@ def _branch_row(row: Served, number: Mapping[Any, int]) -> int:
 def keys(pools: Sequence[Served]) -> list[Key]:
     """What each row is.  A row that is like another one comes after it."""
     out: list[Key] = []
-    lanes = {(served.block, served.lane): p for p, served in enumerate(pools) if served.block}
+    lanes = {
+        (served.block, served.lane): p
+        for p, served in enumerate(pools)
+        if served.block is not None and served.dial is None
+    }
     for p, served in enumerate(pools):
-        if served.block is not None and served.lane >= 4:
-            home = lanes[served.block, served.lane % 4]
-            out.append((home, frozenset({(SHARES, served.lane // 4)})))
-        elif served.like is None or served.dial is None:
-            out.append((p, frozenset()))
-        else:
+        if served.like is not None and served.dial is not None:
             home, shown = out[served.like]
             out.append((home, shown | {served.dial}))
+        elif served.block is not None and served.lane >= 4:
+            home = lanes[served.block, served.lane % 4]
+            out.append((home, frozenset({(SHARES, served.lane // 4)})))
+        else:
+            out.append((p, frozenset()))
     return out
 
 

@@ -16,10 +16,10 @@ from forerun.sim.control.cold import WARM, Cold
 from forerun.sim.control.experts import Experts, has_course
 from forerun.sim.control.faults import Faults
 from forerun.sim.control.find import find
-from forerun.sim.control.fleet import pools_of
+from forerun.sim.control.fleet import is_other_lane, pools_of
 from forerun.sim.control.hardware import Hardware
 from forerun.sim.control.rebalancer import Rebalancer, check_moves
-from forerun.sim.control.scaler import OTHER_LANE, Scaler, takes_as
+from forerun.sim.control.scaler import Scaler
 from forerun.sim.control.shares import Shares, is_shared
 from forerun.sim.control.slow import with_slow
 from forerun.sim.log import Log
@@ -194,8 +194,6 @@ class Control:
         names = server.models or range(1 + max(served.model for served in server.pools))
         out = {}
         for p in np.unique(hardware.pool).tolist():
-            if takes_as(server.pools[p]) == OTHER_LANE:
-                continue
             for q in hardware.rows[p]:
                 served = server.pools[q]
                 of = "" if len(hardware.rows[p]) == 1 else f" with {names[served.model]}"
@@ -208,6 +206,8 @@ def wanted_at_first(pools: Sequence[Served]) -> list[int]:
     out = [0] * len(pools)
     for p, first in enumerate(pools_of(pools)):
         rule = pools[p].pool.autoscale
+        if is_other_lane(pools[p]):
+            continue
         if rule is None:
             out[first] += pools[p].pool.replicas
         elif p == first:

@@ -17,6 +17,8 @@ from forerun.sim.control.dials import Dials
 from forerun.sim.setup import Served
 
 DIAL = "experts"
+#: lanes as which replicas begin: of prompts and of answers, alone, at the shares of the start
+HOMES = (0, 2)
 
 
 def has_course(pools: Sequence[Served]) -> bool:
@@ -30,21 +32,34 @@ def with_levels(
     """The pools, then the rows that some of them run at other levels of load.
 
     others : a pool and further rows of it; where it has a course, in the order of their levels, its
-             own left out.
+             own left out.  Where lanes share its devices, a level has a row of each lane.
     """
     out = list(pools)
     for p, rows in others:
-        if out[p].course is None:
+        course = out[p].course
+        if course is None:
             out += rows  # they are no levels
             continue
-        out[p] = replace(out[p], levels=out[p].course.rows(p, len(out)))
-        level_of = {row: level for level, row in enumerate(out[p].levels)}
-        first = len(out)
-        out += [
-            replace(row, like=p, dial=(DIAL, level_of[k]), levels=(), course=None)
-            for k, row in enumerate(rows, first)
-        ]
+        n = n_lanes(out[p])
+        own = [p, *range(len(out), len(out) + n - 1)]
+        first = len(out) + n - 1
+        out += rows[: n - 1]
+        out += rows[n - 1 :]
+        for k, q in enumerate(own):
+            levels = course.rows(q, first + k, n)
+            for level, row in enumerate(levels):
+                if row != q:
+                    dial = (DIAL, level)
+                    out[row] = replace(out[row], like=q, dial=dial, levels=(), course=None)
+            runs = out[q].lane in HOMES  # replicas of the pool begin as it
+            levels, mine = (levels, course) if runs else ((), None)
+            out[q] = replace(out[q], levels=levels, course=mine)
     return out
+
+
+def n_lanes(served: Served) -> int:
+    """Rows of a pool at one level: one, or those of all shares of its devices."""
+    return 1 if served.pool.sm_share is None else 4 * len(served.pool.sm_share.shares)
 
 
 class Experts:

@@ -1,6 +1,7 @@
 """What a controller sees of a fleet at a moment; the same whether steps are leapt over or taken.
 
-Legend: u unit: one replica with all its pipeline stages, which the core runs as `pp` replicas.
+Legend: u unit: one replica with all its pipeline stages, which the core runs as `pp` replicas, or
+with its two lanes, one for prompts and one for answers.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ class Unit:
     """One replica: its rows in the core, its pool, its number within it, and as what it begins.
 
     Rows of models that take turns are one pool, the first of them; its replicas begin with one
-    after another.
+    after another.  Of lanes for prompts and answers that for answers comes first: it is there when
+    prompts come.
     """
 
-    lanes: slice
+    lanes: tuple[int, ...]
     pool: int
     number: int
     row: int
@@ -37,6 +39,7 @@ def units_of(server: Server) -> tuple[Unit, ...]:
     """Every replica that there is room for, row by row."""
     out, first = [], 0
     pool_of = pools_of(server.pools)
+    partner = np.array(server._state.replicas["partner"])
     for p, served in enumerate(server.pools):
         rows = [q for q, pool in enumerate(pool_of) if pool == pool_of[p]]
         counts = [server.pools[q].pool.replicas for q in rows]
@@ -44,10 +47,23 @@ def units_of(server: Server) -> tuple[Unit, ...]:
         for n in range(served.pool.replicas):
             # round after round, those of each model that has so many
             before = sum(min(own, n) for own in counts) + sum(own > n for own in counts[:at])
-            lanes = slice(first, first + served.pool.pp)
-            out.append(Unit(lanes, pool_of[p], before, p))
+            lanes = tuple(range(first, first + served.pool.pp))
             first += served.pool.pp
+            if served.block is not None:
+                lanes = (int(partner[lanes[0]]), *lanes)
+            if not is_other_lane(served):
+                out.append(Unit(lanes, pool_of[p], before, p))
     return tuple(out)
+
+
+def is_other_lane(served: Served) -> bool:
+    """Whether the replicas of a row are parts of those of another one: answers beside prompts."""
+    return served.block is not None and served.pool.role == "decode"
+
+
+def takes_as(served: Served) -> str:
+    """The role in which the units of a pool take requests: those of two lanes do all."""
+    return served.pool.role if served.block is None else "both"
 
 
 def pools_of(pools: Sequence[Served]) -> list[int]:
@@ -70,7 +86,7 @@ class Fleet:
     outstanding: np.ndarray
     kv_blocks: np.ndarray  # in use
     kv_capacity: np.ndarray
-    busy_s: np.ndarray  # in steps since the start
+    busy_s: np.ndarray  # in steps since the start, on average over its lanes
     idle_s: np.ndarray  # since the last step ended; 0 while in one
     held: np.ndarray  # [2, models] requests that wait in front: without KV, with a computed prompt
     server: Server
@@ -97,29 +113,37 @@ class Fleet:
 
 def look(server: Server, units: Sequence[Unit], state: np.ndarray) -> Fleet:
     """The fleet as it is now.  state : int64 [units]."""
-    first = np.array([unit.lanes.start for unit in units])
-
-    def total(values: Any) -> np.ndarray:
-        return np.add.reduceat(np.asarray(values), first)
-
     now = server._state
     clock, replicas, load = now.clock[0], now.replicas, now.load
+    own = np.array(replicas["memory"]) == np.arange(len(replicas))  # two lanes have one
     in_step = replicas["n_steps"] > 0
     since = np.where(in_step, clock.now_ps - replicas["start_ps"], 0)
     idle = np.where(in_step, 0, clock.now_ps - replicas["ended_ps"])
+
+    def total(values: Any) -> np.ndarray:
+        return over_units(np.add, values, units)
+
     return Fleet(
         time_s=int(clock.now_ps) / PS,
         state=state.copy(),
         waiting=total(load[WAITING_REQUESTS]),
         running=total(load[RUNNING]),
         outstanding=total(load[OUTSTANDING]),
-        kv_blocks=total(peek.blocks_in_use(server)),
-        kv_capacity=total(now.engines["n_blocks"][replicas["pool"]]),
+        kv_blocks=total(peek.blocks_in_use(server) * own),
+        kv_capacity=total(now.engines["n_blocks"][replicas["pool"]] * own),
         busy_s=total(now.totals["busy_ps"] + since) / PS / total(np.ones(len(replicas))),
-        idle_s=np.minimum.reduceat(idle, first) / PS,
+        idle_s=over_units(np.minimum, idle, units) / PS,
         held=peek.held(server),
         server=server,
     )
+
+
+def over_units(how: np.ufunc, values: Any, units: Sequence[Unit]) -> np.ndarray:
+    """Values of the core's replicas put together (np.add, np.minimum) for each unit."""
+    lanes = [i for unit in units for i in unit.lanes]
+    sizes = [len(unit.lanes) for unit in units]
+    first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    return how.reduceat(np.asarray(values)[lanes], first)
 
 
 class PoolView:

@@ -19,7 +19,7 @@ import numpy as np
 from forerun.sim.control import peek
 from forerun.sim.control.cold import Cold
 from forerun.sim.control.dials import Dials
-from forerun.sim.control.fleet import Unit, look, pools_of, units_of
+from forerun.sim.control.fleet import Unit, look, pools_of, takes_as, units_of
 from forerun.sim.core.signatures import OUTSTANDING
 from forerun.sim.log import COLD, DOWN, DRAINING, GONE, OFF, SPAN, UP, WANTED
 from forerun.sim.serve import PS, Server
@@ -71,9 +71,8 @@ class Hardware:
         self.state[off] = OFF
         peek.shut(self.server, [i for u in np.flatnonzero(off) for i in self.lanes(int(u))])
 
-    def lanes(self, u: int) -> range:
-        lanes = self.units[u].lanes
-        return range(lanes.start, lanes.stop)
+    def lanes(self, u: int) -> tuple[int, ...]:
+        return self.units[u].lanes
 
     def of_pool(self, p: int) -> np.ndarray:
         """The units of pool p, by their numbers."""
@@ -161,7 +160,8 @@ class Hardware:
         self.held_down[u] += 1
         if self.state[u] in (COLD, UP, DRAINING):
             self.counts[why] += 1
-            self._order(now_s, "fail", u, int(lose))
+            for i in self.lanes(u)[: self.server.pools[self.row[u]].pool.pp]:
+                self.server.command(now_s, "fail", i, int(lose))  # its partner goes with it
             away = GONE if why == "loss" or not self.pays_while_down[self.pool[u]] else DOWN
             given_up = self.state[u] == DRAINING and not self.leaving[u]
             self._enter(u, OFF if given_up else away, now_s)
@@ -212,11 +212,11 @@ class Hardware:
         now = look(self.server, self.units, self.state)
         mine = self.of_pool(p)
         lanes = [i for v in mine for i in self.lanes(int(v))]
-        asked = peek.asked(self.server, lanes) + now.held_for(self.server.pools[p].pool.role)
+        asked = peek.asked(self.server, lanes) + now.held_for(takes_as(self.server.pools[p]))
         pools = self.server.pools
         have = np.zeros(len(asked))
         for v in mine[np.isin(self.state[mine], (COLD, UP)) & ~self.leaving[mine]]:
-            runs = int(self.server._state.replicas["next_pool"][self.units[v].lanes.start])
+            runs = int(self.server._state.replicas["next_pool"][self.units[v].lanes[0]])
             have[pools[self.row[v] if self.state[v] == COLD else runs].model] += 1
 
         def need(q: int) -> tuple[float, float, bool]:

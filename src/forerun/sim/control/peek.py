@@ -78,12 +78,12 @@ def anybody_takes(server: Server, models: Sequence[int]) -> bool:
 
 def load(server: Server, field: int, lanes: Sequence[int]) -> int:
     """A row of the routers' `load`, summed over some replicas."""
-    return int(server._state.load[field, lanes[0] : lanes[-1] + 1].sum())
+    return int(server._state.load[field, list(lanes)].sum())
 
 
 def empty_since_s(server: Server, lanes: Sequence[int]) -> float | None:
     """When these replicas ended their last step, if they have nothing left to do; else None."""
-    rows = server._state.replicas[lanes[0] : lanes[-1] + 1]
+    rows = server._state.replicas[list(lanes)]
     if load(server, OUTSTANDING, lanes) or (rows["n_steps"] > 0).any() or rows["n_away"].any():
         return None
     return int(rows["ended_ps"].max()) / PS

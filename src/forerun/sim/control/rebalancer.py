@@ -15,7 +15,7 @@ import numpy as np
 from forerun.errors import PolicyError, Problem, SpecError
 from forerun.sim.check import encodes
 from forerun.sim.control import peek
-from forerun.sim.control.fleet import look, pools_of
+from forerun.sim.control.fleet import look, pools_of, takes_as
 from forerun.sim.control.hardware import Hardware
 from forerun.sim.log import UP
 from forerun.sim.setup import Served
@@ -46,7 +46,7 @@ class Rebalancer:
         self.memory: list[dict[str, Any]] = []
         self.n_looks = self.n_ordered = 0
         pools = hardware.server.pools
-        able = [p for p, served in enumerate(pools) if served.pool.role != "prefill"]
+        able = [p for p, served in enumerate(pools) if takes_as(served) != "prefill"]
         self.able = np.flatnonzero(np.isin(hardware.pool, able))
         self.models = sorted({pools[p].model for p in able})
         self.memory = [{} for _ in self.models]
@@ -63,7 +63,7 @@ class Rebalancer:
         wanted = peek.waiting_blocks(hardware.server)
         decoding = hardware.server._state.replicas["n_decode"]
         engines = hardware.server._state.engines
-        row = hardware.server._state.replicas["next_pool"][[u.lanes.start for u in hardware.units]]
+        row = hardware.server._state.replicas["next_pool"][[u.lanes[0] for u in hardware.units]]
         up_now = self.able[hardware.state[self.able] == UP]
         for m, memory in zip(self.models, self.memory, strict=True):
             up = up_now[engines["model"][row[up_now]] == m]
@@ -84,13 +84,16 @@ class Rebalancer:
             for own, n in zip(lanes, np.minimum(gives, view.decoding).tolist(), strict=True):
                 self._order(now_s, own, n)
 
-    def _order(self, now_s: float, lanes: range, n: int) -> None:
-        """n requests leave a replica, as evenly as can be from its pipeline stages."""
+    def _order(self, now_s: float, lanes: Sequence[int], n: int) -> None:
+        """n requests leave a replica, as evenly as can be from its pipeline stages; with a lane for
+        answers, that."""
         self.n_ordered += n
-        for k, i in enumerate(lanes):
-            own = n // len(lanes) + (k < n % len(lanes))
+        server = self.hardware.server
+        able = [i for i in lanes if server.pools[server.pool_of_replica[i]].pool.role != "prefill"]
+        for k, i in enumerate(able):
+            own = n // len(able) + (k < n % len(able))
             if own:
-                self.hardware.server.command(now_s, "move", i, own)
+                server.command(now_s, "move", i, own)
 
     def _checked(self, gives: Any, n: int, now_s: float) -> np.ndarray:
         """Whole numbers, one a replica.  Raises PolicyError for anything else."""
@@ -113,7 +116,7 @@ def check_moves(pools: Sequence[Served], rebalance: Rebalance | None) -> None:
     for served in {served.pool.name: served for served in movers}.values():
         if served.port_bytes_per_s <= 0:
             what = f"requests move with their KV, and {served.pool.device} has no network link"
-            where = f"deployment.pools.{served.pool.name}.link"
+            where = f"deployment.pools.{served.block or served.pool.name}.link"
             problems.append(Problem(where, what, "link: NAME (see forerun show link)"))
     if rebalance is not None:
         where = "deployment.rebalance"

@@ -9,13 +9,11 @@ import numpy as np
 
 from forerun.errors import PolicyError
 from forerun.sim.control import peek
-from forerun.sim.control.fleet import Fleet, PoolView, look
+from forerun.sim.control.fleet import Fleet, PoolView, look, takes_as
 from forerun.sim.control.hardware import Hardware
 from forerun.sim.log import UP
-from forerun.sim.setup import Served
 from forerun.spec.control import Autoscale
 
-OTHER_LANE = "the other lane"
 Rule = Callable[[PoolView, Autoscale, dict], float]
 
 
@@ -92,7 +90,7 @@ class Scaler:
 
     def _serves(self, now: Fleet) -> bool:
         """Whether this pool can take one of those who wait."""
-        role = self.hardware.server.pools[self.p].pool.role
+        role = takes_as(self.hardware.server.pools[self.p])
         return bool(now.held_for(role)[self.models].any())
 
     def _view(self, now: Fleet) -> PoolView:
@@ -106,7 +104,7 @@ class Scaler:
         those of its role that serve the model."""
         hardware = self.hardware
         pools = hardware.server.pools
-        role = pools[self.p].pool.role
+        role = takes_as(pools[self.p])
         rivals = [p for p in np.unique(hardware.pool).tolist() if takes_as(pools[p]) == role]
         out = np.zeros(now.held.shape[1])
         for m in self.models:
@@ -115,11 +113,3 @@ class Scaler:
             mine = up[able.index(self.p)]
             out[m] = mine / sum(up) if sum(up) else 1 / len(able)
         return out
-
-
-def takes_as(served: Served) -> str:
-    """The role in which a pool takes requests: two lanes on the same devices do all, by the lane
-    of prompts."""
-    if served.block is None:
-        return served.pool.role
-    return "both" if served.pool.role == "prefill" else OTHER_LANE

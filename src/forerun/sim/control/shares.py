@@ -39,7 +39,8 @@ class Lanes:
     level : the present one.      levels : (prefill, decode) shares of each.
     ttft_s, tpot_s : of the requests that ended since the last look.
     waited_s : how long each prompt has waited so far that is not being computed.
-    n_answering, mean_ctx : requests being answered on one replica, and their mean length, tokens.
+    n_answering, mean_ctx : requests being answered on a replica, of those that are there, and their
+    mean length, tokens.
     """
 
     time_s: float
@@ -84,7 +85,11 @@ class _Block:
         self.rule: SmShare = rule.model_copy(update=targets)
         self.name = served.block
         self.policy: Callable[..., Any] = find("share", rule.policy)
-        rows = {one.lane: q for q, one in enumerate(server.pools) if one.block == served.block}
+        rows = {
+            one.lane: q
+            for q, one in enumerate(server.pools)
+            if one.block == served.block and one.dial is None
+        }
         self.tables = [server.pools[rows[4 * k + 3]].table for k in range(len(rule.shares))]
         self.first = np.flatnonzero(server.pool_of_replica == p)
         self.second = np.array(server._state.replicas["partner"])[self.first]
@@ -156,11 +161,13 @@ class Shares:
         waits = here & np.isin(live["replica"], block.first) & (live["phase"] == WAITING)
         decoding = here & np.isin(live["replica"], block.second) & (live["phase"] == DECODING)
         n = int(decoding.sum())
+        there = state.replicas["accepts"][block.first] > 0
+        there |= state.replicas["n_running"][block.second] > 0
         ctx = (live["isl"] + live["n_out"])[decoding]
         first = waits & (live["first_token_ps"] < 0)
         return Lanes(
             time_s=now, level=block.level, levels=block.rule.shares, ttft_s=ttft, tpot_s=tpot,
             waited_s=now - live["arrival_ps"][first] / PS,
-            n_answering=n / len(block.first), mean_ctx=float(ctx.mean()) if n else 0.0,
+            n_answering=n / max(there.sum(), 1), mean_ctx=float(ctx.mean()) if n else 0.0,
             tables=block.tables,
         )  # fmt: skip

@@ -200,7 +200,7 @@ def change_pool(state, i, p, t):
         fair.gather(state, i)
     if state.engines[p].model != state.engines[replica.pool].model:
         turns.take_up(state, i, p, t)
-    if state.replicas[i].partner >= 0:
+    if state.engines[p].share != state.engines[replica.pool].share:
         replica.free_ps = t + state.engines[p].switch_ps
     turns.put_on(state, i, p)
     if state.engines[p].fair == 1:

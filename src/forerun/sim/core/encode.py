@@ -11,7 +11,7 @@ Legend: i replica, r slot, p row of `engines`, n items, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import embeddings, fetch, nets, queue
+from forerun.sim.core import embeddings, fetch, lanes, nets, queue
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for
 from forerun.sim.core.price import lookup, prefill_cost
@@ -285,11 +285,13 @@ def step(state, i, t):
     As many items as the encoder takes at once; the chunks are formed again after it.
     """
     replica = state.replicas[i]
-    row = state.engines[replica.pool].encoder_row
+    row = other = state.engines[replica.pool].encoder_row
     if state.engines[replica.pool].role == ENCODE:
         return read(state, i, t)
+    if replica.partner >= 0:
+        row, other = lanes.encoders(state, i)
     left = most = state.engines[row].max_tokens
-    n_items = n_missed = spared = pairs_ps = spared_ps = n_bytes = 0
+    n_items = n_missed = spared = pairs_ps = spared_ps = n_bytes = wait_ps = other_ps = 0
     r = replica.chunk_head
     while r >= 0:
         request = state.live[r]
@@ -300,6 +302,8 @@ def step(state, i, t):
             request.encoding = n
             left -= missed * request.item_units
             pairs_ps += items_ps(state, row, missed, request.item_units)
+            if replica.partner >= 0:
+                other_ps += items_ps(state, other, missed, request.item_units)
             n_items += n
             n_missed += missed
             if n > missed:
@@ -321,6 +325,8 @@ def step(state, i, t):
     if ps == 0:  # all is there
         use_items(state, i)
         return -1
+    if replica.partner >= 0:
+        lanes.other_price(state, i, max(step_ps(state, other, units, other_ps), wait_ps))
     replica.row = row
     return begin_step(state, i, t, ps, n_items, units)
 

@@ -1,5 +1,7 @@
 """A replica fails in the midst of a step: what its requests lose, and where they go on.
 
+Two lanes on the same devices fail as one.
+
 Legend: i replica, j another one, m transfer, r slot, k steps, t picoseconds.
 """
 
@@ -14,6 +16,7 @@ from forerun.sim.core import (
     encode,
     front,
     heaps,
+    lanes,
     nets,
     prefix,
     queue,
@@ -36,7 +39,30 @@ FAILED = STATUS["failed"]
 
 @jit
 def fail(state, i, t, lose):
-    """Replica i is gone at t with all KV it holds; its requests are sent again, or fail (lose = 1).
+    """The devices of replica i are gone at t with all KV they hold; the requests of both lanes, if
+    it has a partner, are sent again, or fail (lose = 1)."""
+    state.clock[0].restricted = 1
+    state.totals[state.replicas[i].memory].n_failed += 1
+    for k in range(lanes.n_lanes(state, i)):
+        break_off(state, lanes.lane(state, i, k), t)
+    for k in range(lanes.n_lanes(state, i)):
+        j = lanes.lane(state, i, k)
+        stop_transfers(state, j, t)
+        forget_sources(state, j, t)
+        empty(state, j, t, lose)
+    for k in range(lanes.n_lanes(state, i)):
+        j = lanes.lane(state, i, k)
+        state.replicas[j].n_blocks = 0
+        tiers.fall(state, j)
+        adapters.fall(state, j)
+        nets.fall(state, j)
+        embeddings.fall(state, j)
+        turns.fall(state, j)
+
+
+@jit
+def break_off(state, i, t):
+    """Replica i takes nobody and does nothing from t on.
 
     Steps that ended before t count; the one under way gave nothing.
     """
@@ -44,8 +70,6 @@ def fail(state, i, t, lose):
     totals = state.totals[i]
     replica.accepts = 0
     replica.free_ps = 0
-    state.clock[0].restricted = 1
-    totals.n_failed += 1
     if replica.n_steps > 0:
         elapsed = t - replica.start_ps
         steps = replica.n_steps
@@ -57,14 +81,6 @@ def fail(state, i, t, lose):
         replica.n_steps = 0
         replica.chunk = replica.encoding = replica.n_encoding = 0
         heaps.reschedule(state, i, NEVER)
-    stop_transfers(state, i, t)
-    forget_sources(state, i, t)
-    empty(state, i, t, lose)
-    tiers.fall(state, i)
-    adapters.fall(state, i)
-    nets.fall(state, i)
-    embeddings.fall(state, i)
-    turns.fall(state, i)
 
 
 @jit
@@ -104,14 +120,17 @@ def stop_transfers(state, i, t):
 @jit
 def forget_sources(state, i, t):
     """Requests whose KV waits on replica i to be fetched compute their prompts again, where they
-    are; those with images are sent again."""
+    are; those with images, and at a lane that answers, are sent again."""
     for r in range(state.live.shape[0]):
         request = state.live[r]
         if request.source == i and (request.phase == WAITING or request.phase == HELD):
             lists.leave_source(state, r, t)
             before = request.n_known
             waits = request.phase == WAITING
-            again = waits and request.n_items > 0  # its images are gone too
+            again = waits and (
+                request.n_items > 0  # its images are gone too
+                or state.replicas[request.replica].partner >= 0
+            )
             if again:
                 encode.leave_queue(state, r)
                 wake(state, request.replica, t)

@@ -32,13 +32,14 @@ def pull(state, i, r, n_tokens, t):
     n_bytes = float(n_tokens * engine.kv_token_bytes)
     state.totals[source].moved_bytes += n_tokens * engine.kv_token_bytes
     out = 2 * source
+    into = 2 * state.replicas[i].memory + 1  # two lanes on the same devices have one link
     if engine.streamed == 1 and request.n_out == 1 and request.stage != EMBEDDED:
         began, ended = request.scheduled_ps, request.first_token_ps
         n_bytes -= transfer.hidden(state, out, n_bytes, engine.n_layers, began, ended)
     request.phase = FETCHING
     state.replicas[i].n_away += 1
     way_ps = regions.way(state, regions.of_replica(state, source), i)
-    transfer.start(state, r, out, 2 * i + 1, n_bytes, t, way_ps)
+    transfer.start(state, r, out, into, n_bytes, t, way_ps)
 
 
 @jit

@@ -19,7 +19,7 @@ from forerun.sim.core.clock import span, steps_to_reach
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_now
 from forerun.sim.core.signatures import OUTSTANDING
-from forerun.sim.core.wake import cut_leap, due, wake
+from forerun.sim.core.wake import due, wake
 
 
 @jit
@@ -47,10 +47,42 @@ def other_way(state, i):
 
 
 @jit
+def encoders(state, i):
+    """A step of the encoder is formed: its rows of costs, by the condition that holds and by the
+    other one."""
+    begin(state, i)
+    p = row_of(state, i, state.lanes[i].beside)
+    return state.engines[p].encoder_row, state.engines[state.replicas[i].row].encoder_row
+
+
+@jit
+def other_price(state, i, ps):
+    """What that step of the encoder takes by the other condition."""
+    lane = state.lanes[i]
+    lane.other_first_ps, lane.other_slope_ps = ps, 0
+
+
+@jit
 def partner_holds(state, i):
-    """Whether the other lane has requests, whose memory comes back."""
+    """Whether the other lane has requests, or KV comes to it or leaves it: memory comes back."""
     j = state.replicas[i].partner
-    return j >= 0 and (state.replicas[j].n_running > 0 or state.replicas[j].ready_head >= 0)
+    if j < 0:
+        return False
+    other = state.replicas[j]
+    return other.n_running > 0 or other.ready_head >= 0 or other.n_away > 0
+
+
+@jit
+def n_lanes(state, i):
+    """How many replicas of the core the devices of replica i have."""
+    return 1 if state.replicas[i].partner < 0 else 2
+
+
+@jit
+def lane(state, i, k):
+    """Lane k of the devices of replica i: that of prompts, then that of answers."""
+    m = state.replicas[i].memory
+    return state.replicas[m].partner if n_lanes(state, i) > k + 1 else m
 
 
 @jit
@@ -69,14 +101,15 @@ def tell(state, i, t):
     replica = state.replicas[i]
     j = replica.partner
     busy = 1 if replica.n_steps > 0 else 0
+    waits = state.replicas[j].n_waiting > 0
     if state.replicas[j].n_steps > 0 and state.lanes[j].beside != busy:
         turn(state, j, t)
     if replica.memory != i:
-        if state.lanes[i].touched == 1 and state.replicas[j].n_steps > 0:
-            cut_leap(state, j, t)  # it counted on other blocks
+        if state.lanes[i].touched == 1 and (state.replicas[j].n_steps > 0 or waits):
+            wake(state, j, t)  # it counted on other blocks
         if busy == 0:
             replica.n_blocks = 0
-    elif state.replicas[j].n_steps == 0 and state.replicas[j].n_waiting > 0:
+    elif state.replicas[j].n_steps == 0 and waits:
         wake(state, j, t)
 
 
@@ -118,7 +151,7 @@ def steps_alike(state, i, done, k):
     formula: all, but for the last one if its condition changed, which becomes a leap of its own."""
     lane = state.lanes[i]
     n = k - done
-    if lane.turned == 0 and lane.stretch_ps == 0:
+    if k < state.replicas[i].n_steps or (lane.turned == 0 and lane.stretch_ps == 0):
         note_alone(state, i, n)
         return n
     if n > 1:
@@ -139,7 +172,8 @@ def last_apart(state, i, done):
     lane.other_first_ps += done * lane.other_slope_ps
     note_alone(state, i, 1)
     replica.first_ps += lane.stretch_ps
-    replica.row = row_of(state, i, lane.beside)
+    p = row_of(state, i, lane.beside)
+    replica.row = state.engines[p].encoder_row if replica.n_encoding > 0 else p
 
 
 @jit

@@ -321,6 +321,8 @@ def leave_source(state, r, t):
     waits = waits or (paged and replica.n_apart > 0)  # their adapters may come
     if waits or state.stores[source].below >= 0:
         wake(state, source, t)  # its leap counted on fewer idle blocks
+    if replica.partner >= 0 and state.replicas[replica.partner].n_waiting > 0:
+        wake(state, replica.partner, t)
 
 
 @jit

@@ -159,6 +159,7 @@ ENGINE = np.dtype(
         ("branch_ahead", "f8"),  # share of the denoiser's time when it adds the first block's ...
         ("branch_each", "f8"),  # ... and from there to the next
         ("branch_at", "i8"),  # where in `net_free_ps` its devices are, which replicas share; -1 not
+        ("share", "i8"),  # which shares of the devices two lanes have
     ],
     align=True,
 )

@@ -64,9 +64,10 @@ class Course:
             self._of.append(nearest_level(self.windows[n].spread, self.known))
         return self._of[t]
 
-    def rows(self, first: int, others: int) -> tuple[int, ...]:
-        """Rows of the levels: that of window 0 is row `first`, the others follow from `others`."""
-        start, rest = self.level(0), iter(range(others, others + len(self.known)))
+    def rows(self, first: int, others: int, step: int = 1) -> tuple[int, ...]:
+        """Rows of the levels: that of window 0 is row `first`, the others follow from `others`,
+        every `step` rows one."""
+        start, rest = self.level(0), iter(range(others, others + step * len(self.known), step))
         return tuple(first if k == start else next(rest) for k in range(len(self.known)))
 
     def seen(self, until_s: float) -> list[Window]:
@@ -113,6 +114,7 @@ class Row:
     table: CostTable
     course: Course | None = None
     waits: Waits | None = None
+    graph: Graph | None = None  # that the table is of
 
 
 def rows_of(
@@ -121,7 +123,7 @@ def rows_of(
 ) -> list[Row]:  # fmt: skip
     """The pool's rows, that of its first window before those of the other levels."""
     if pool.moe is None:
-        return [Row(table_of(graph))]
+        return [Row(table_of(graph), graph=graph)]
     x = experts_of(model, pool, device, graph)
     found = course_of(x, pool, seed=seed, span_s=span_s)
     start = found.level(0)
@@ -135,7 +137,7 @@ def rows_of(
             table = with_waits(table, late)
         told = [a for a in table.assumed if a != UNIFORM or pool.moe.routing.kind == "uniform"]
         told += sentences(pool, spread, late)
-        out.append(Row(replace(table, assumed=tuple(dict.fromkeys(told))), found, late))
+        out.append(Row(replace(table, assumed=tuple(dict.fromkeys(told))), found, late, here))
     return out
 
 

@@ -14,7 +14,7 @@ def explain(pools: Sequence[Served], until_s: float) -> list[str]:
     """What experts did in a run, in sentences."""
     out = []
     for served in pools:
-        if served.course is None:
+        if served.course is None or (served.block is not None and served.lane > 0):
             continue
         seen = served.course.seen(until_s)
         load = np.array([w.spread.load for w in seen])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from forerun.sim.amounts import energy_by
+from forerun.sim.control.fleet import over_units
 from forerun.sim.control.hardware import Hardware
 from forerun.sim.core import compile as compiler
 from forerun.sim.core.rows_log import LEAP
@@ -63,11 +64,11 @@ class Meter:
         width = to_s - from_s
         ahead = min(max(-from_s, 0.0), width)
         total += self._idle_w() * ahead
-        first = [unit.lanes.start for unit in self.hardware.units]
+        units = self.hardware.units
         watts, above, share = (
-            np.add.reduceat(each / width, first) for each in (total, prompts, spent)
+            over_units(np.add, each / width, units) for each in (total, prompts, spent)
         )
-        lanes = np.add.reduceat(np.ones(n_lanes), first)
+        lanes = over_units(np.add, np.ones(n_lanes), units)
         return Reading(_shown(watts), _shown(above), np.round(share / lanes, 6))
 
     def _joule(self, leaps: np.ndarray, t_ps: int) -> np.ndarray:
