@@ -127,6 +127,10 @@ def assert_tells_the_same(one, other):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
     if a.fitted is not None:
         assert_fields_same(a.fitted, b.fitted, but={"rounds"})
+    if a.netted is not None:
+        np.testing.assert_array_equal(a.netted, b.netted)
+    if a.branched is not None:
+        np.testing.assert_array_equal(a.branched, b.branched)
     if a.answered is not None:
         assert a.answered.asks.tobytes() == b.answered.asks.tobytes()
         assert a.answered.shelves.tobytes() == b.answered.shelves.tobytes()

@@ -10,7 +10,15 @@ import numpy as np
 import seeing
 import sharing_devices
 from adapting import WAYS, fitted, naming
-from denoising import BRANCHES, asked_for, denoising_fleets, using, with_branches
+from denoising import (
+    BRANCHES,
+    WAYS_OF_NETS,
+    asked_for,
+    denoising_fleets,
+    of_six,
+    using,
+    with_branches,
+)
 from families import asking, engine_turn, turning
 from flows import woven
 from seeing import looking, seeing_fleets
@@ -151,6 +159,10 @@ if __name__ == "__main__":
         pools = with_branches(denoising_fleets()["text and pixels"], branch)
         log = fleets.serve(using(asked_for(4, 30), 4), pools).log_so_far()
         print("images made", where, digest(log), log.encodes.tolist(), log.branched.tolist())
+    for way, branch in WAYS_OF_NETS.items():
+        pools = with_branches(denoising_fleets()["text and pixels"], branch)
+        log = fleets.serve(of_six(asked_for(4, 30), 4), pools).log_so_far()
+        print("ControlNets that come", way, digest(log), log.netted.tolist())
     for shared in (0, 1):
         order = Policy(name="vtc", params={"shared": shared})
         requests = fleets.sharing(5, 40, isl=60, ties=True)

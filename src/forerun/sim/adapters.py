@@ -122,13 +122,24 @@ def numbered(fittings: Sequence[Fitting | None], models: Sequence[int]) -> np.nd
 
 
 def adapter_arrays(
-    fittings: Sequence[Fitting | None], models: Sequence[int], n_replicas: int
+    fittings: Sequence[Fitting | None],
+    models: Sequence[int],
+    n_replicas: int,
+    nets: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, np.ndarray]:
-    """The fields of a `State` on adapters; nothing is loaded at first.  models : of each pool."""
+    """The fields of a `State` on adapters, and on ControlNets behind them; nothing is loaded at
+    first.
+
+    models : of each pool.
+    nets : bytes and times of ControlNets that come and go (`branches.net_columns`).
+    """
     starts = numbered(fittings, models)
     n = int(starts[-1])
-    adapters = state.rows(n, rows_kept.ADAPTER)
-    times = np.zeros((len(fittings), n, 2), dtype=np.int64)
+    n_all = n + len(nets[0])
+    adapters = state.rows(n_all, rows_kept.ADAPTER)
+    adapters.bytes[n:] = nets[0]
+    times = np.zeros((len(fittings), n_all, 2), dtype=np.int64)
+    times[:, n:] = nets[1]
     blocks = np.zeros((len(fittings), n), dtype=np.int64)
     for p in reversed(range(len(fittings))):  # what replicas differ in is told of the first pool
         one = fittings[p]
@@ -138,11 +149,12 @@ def adapter_arrays(
         adapters.rank[mine], adapters.bytes[mine] = one.ranks, one.load_bytes
         blocks[p, mine] = 0 if one.blocks is None else one.blocks
         times[p, mine] = np.rint(np.stack([one.near_s, one.far_s], axis=1) * PS)
-    slots = np.zeros((n_replicas, n), dtype=rows_kept.SLOT).view(np.recarray)
+    slots = np.zeros((n_replicas, n_all), dtype=rows_kept.SLOT).view(np.recarray)
     return {
         "adapters": adapters,
         "adapter_ps": times,
         "adapter_blocks": blocks,
         "slots": slots,
         "fitted": state.rows(n_replicas, rows_kept.FITTED),
+        "netted": state.rows(n_replicas, rows_kept.FITTED),
     }

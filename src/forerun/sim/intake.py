@@ -191,6 +191,12 @@ class Intake(Settings):
                 what = f"use ControlNets up to number {most - 1}, and not every pool has them"
                 fix = "controlnets: {where: beside} of each pool that denoises"
                 raise SpecError.one("requests", what, fix)
+            slots = min((o.branch.slots for o in serving if o.branch and o.branch.slots), default=0)
+            many = max(int(bits).bit_count() for bits in np.unique(used))
+            if 0 < slots < many:
+                what = f"use {many} ControlNets at once, and replicas have slots for {slots}"
+                fix = f"slots: {many} of each pool's controlnets"
+                raise SpecError.one("requests", what, fix)
         if known:
             more = np.zeros(len(requests), dtype=np.int64) if used is None else used
             self._put(controls=np.concatenate([self._state.controls, more]))

@@ -14,7 +14,13 @@ from forerun.sim import embeddings, responses
 from forerun.sim import tables as table_arrays
 from forerun.sim import tiers as tier_arrays
 from forerun.sim.adapters import Fitting, adapter_arrays, fill_adapters, numbered
-from forerun.sim.branches import Branching, fill_branches
+from forerun.sim.branches import (
+    Branching,
+    fill_branches,
+    fill_nets,
+    net_columns,
+    shared_devices,
+)
 from forerun.sim.core import rows_fleet, rows_log, rows_request, signatures, state
 from forerun.sim.core.order import NEVER
 from forerun.sim.embeddings import Cache
@@ -168,7 +174,13 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].denoises = int(engines.denoises.any())
     fittings = [served.adapters for served in pools]
     fill_adapters(engines, fittings)
+    of_models = [one.model for one in pools]
+    clock[0].first_net = numbered(fittings, of_models)[-1]
     clock[0].has_adapters = int(any(one is not None for one in fittings))
+    branches = [served.branch for served in pools]
+    fill_nets(engines, branches)
+    nets = net_columns(branches, len(pools))
+    clock[0].has_nets = int(len(nets[0]) > 0)
     apart = (engines.role[pool_of] != rows_fleet.ROLE["both"]).any() or serves.shape[1] > 1
     clock[0].restricted = int(apart)
     clock[0].next_move_ps = NEVER
@@ -219,13 +231,14 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         tenants=state.rows(0, rows_fleet.TENANT),
         lines=state.rows(0, rows_fleet.LINE),
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
-        **adapter_arrays(fittings, [one.model for one in pools], n),
+        **adapter_arrays(fittings, of_models, n, nets),
         **embeddings.arrays(options.embeddings, n),
         **_turns(pools, pool_of, serves),
         lanes=state.rows(n, rows_fleet.LANE),
         replicas=replicas,
         encodes=state.rows(n, rows_fleet.ENCODES),
         branched=state.rows(n, rows_fleet.BRANCHED),
+        net_free_ps=shared_devices(engines, branches),
         controls=np.zeros(0, dtype=np.int64),
         totals=state.rows(n, rows_log.TOTALS),
         engines=engines,

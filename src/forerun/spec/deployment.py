@@ -133,22 +133,54 @@ class Engine(Spec):
 
 
 class ControlNets(Spec):
-    """Where replicas compute the ControlNets that requests use; all of them are resident.
+    """Where replicas compute the ControlNets that requests use, and which of them they keep.
 
     `beside`: on the replica's devices, one after another, in the step.  `apart`: on `devices` more
     devices of each replica (they share the ControlNets in turn), at the same time as the denoiser,
-    which waits for residuals that have not come over the `link` where it adds them.
+    which waits for residuals that have not come over the `link` where it adds them.  `shared`: the
+    same on `devices` for all replicas of the pool together, which compute what comes first first.
+
+    All of them are there, unless `slots` says that a replica keeps so many: others come from its
+    host by `host_link` when a request needs them, one after another, and the one used longest ago
+    makes room.  With `host_slots` the host keeps so many; others come there by `far_link` first.
     """
 
-    where: Literal["beside", "apart"] = "beside"
-    devices: int = Field(default=1, ge=1)  # of a replica, `apart`
+    where: Literal["beside", "apart", "shared"] = "beside"
+    devices: int = Field(default=1, ge=1)  # of a replica, or of the pool
     link: str | None = None  # of each device; its link to others of its kind when absent
+    slots: int | None = Field(default=None, ge=1)  # beside: that a replica keeps; all when absent
+    host_slots: int | None = Field(default=None, ge=1)  # that its host keeps; all when absent
+    host_link: str | None = None  # from the host; the device's own when absent
+    far_link: str | None = None  # from a disk or a store elsewhere to the host
+    #: beside steps of others, from the moment a request is sent where a slot is free, or in the
+    #: step that needs it
+    load: Literal["beside", "in_step"] = "beside"
 
     @model_validator(mode="after")
     def _of_apart(self) -> ControlNets:
         if self.where == "beside" and (self.devices != 1 or self.link is not None):
             raise ValueError("beside the denoiser there are no devices or link: where: apart")
+        if self.where != "beside" and self.slots is not None:
+            raise ValueError(
+                "devices of their own keep all ControlNets: slots are of where: beside"
+            )
+        said = sorted({"host_slots", "host_link", "far_link", "load"} & self.model_fields_set)
+        if self.slots is None and said:
+            raise ValueError(f"{', '.join(said)}: all ControlNets are there unless slots says less")
+        if (self.host_slots is None) != (self.far_link is None):
+            raise ValueError("host_slots and far_link belong together: what comes from where")
+        if self.host_slots is not None and self.host_slots < (self.slots or 0):
+            raise ValueError(f"host_slots is at least the number of slots, {self.slots}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_slots(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Where all are there this reads (and hashes) as it always did."""
+        data: dict[str, Any] = plain(self)
+        if self.slots is None:
+            for name in ("slots", "host_slots", "host_link", "far_link", "load"):
+                data.pop(name, None)
+        return data
 
 
 class Pool(Spec):
@@ -212,13 +244,19 @@ class Pool(Spec):
 
     @property
     def control_devices(self) -> int:
-        """Devices of each replica that compute ControlNets and nothing else."""
+        """Devices of each replica, or of the pool, that compute ControlNets and nothing else."""
         said = self.controlnets
-        return said.devices if said is not None and said.where == "apart" else 0
+        return said.devices if said is not None and said.where != "beside" else 0
+
+    @property
+    def shares_controls(self) -> bool:
+        """Whether all replicas use the same of them."""
+        return self.controlnets is not None and self.controlnets.where == "shared"
 
     @property
     def n_devices(self) -> int:
-        return self.replicas * (self.devices_per_replica + self.control_devices)
+        more = self.control_devices * (1 if self.shares_controls else self.replicas)
+        return self.replicas * self.devices_per_replica + more
 
 
 class KvTier(Spec):

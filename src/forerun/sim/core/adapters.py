@@ -28,14 +28,16 @@ def of(request):
 
 @jit
 def next_ready(state, i, t):
-    """When the next adapter that is on its way to replica i is there, or so near that requests
-    start without it; NEVER when none is."""
+    """When the next adapter or ControlNet that is on its way to replica i is there, or an adapter
+    so near that requests start without it; NEVER when none is."""
     first = NEVER
     if state.fitted[i].free_ps > t:
         for a in range(state.slots.shape[1]):
             slot = state.slots[i, a]
             if slot.held == 1 and slot.ready_ps > t:
-                early_ps = slot.ready_ps - state.engines[state.replicas[i].pool].early_ps
+                early_ps = slot.ready_ps
+                if a < state.clock[0].first_net:
+                    early_ps -= state.engines[state.replicas[i].pool].early_ps
                 first = min(first, early_ps if early_ps > t else slot.ready_ps)
     return first
 
@@ -70,7 +72,7 @@ def place_for(state, i, t):
         return -1
     alone = engine.in_step == 0 and engine.in_order == 0
     chosen = -2
-    for a in range(state.slots.shape[1]):
+    for a in range(state.clock[0].first_net):
         slot = state.slots[i, a]
         if slot.held == 0 or slot.n_using > 0 or slot.ready_ps > t:
             continue
@@ -121,47 +123,56 @@ def make_blocks(state, i, a):
 @jit
 def begin(state, i, a, t):
     """Adapter a is fetched for replica i if there is room; True when it is on its way."""
-    fitted, slot = state.fitted[i], state.slots[i, a]
     if not make_place(state, i, a, t):
         return False
-    spent = load_ps(state, i, state.replicas[i].pool, a)
-    use_host(state, i, a)
-    fitted.ticks += 1
-    slot.held, slot.used = 1, fitted.ticks
-    fitted.n_held += 1
-    fitted.most_held = max(fitted.most_held, fitted.n_held)
-    fitted.n_loads += 1
-    fitted.load_ps += spent
-    fitted.bytes += state.adapters[a].bytes
-    if state.engines[state.replicas[i].pool].in_step == 1:
-        fitted.in_step_ps += spent
-        slot.ready_ps = t
-    else:
-        fitted.free_ps = max(fitted.free_ps, t) + spent
-        slot.ready_ps = fitted.free_ps
+    load(state, i, state.replicas[i].pool, state.fitted[i], a, t)
     return True
 
 
 @jit
-def use_host(state, i, a):
-    """The host of replica i has adapter a; the one used longest ago makes room there."""
-    fitted, slot = state.fitted[i], state.slots[i, a]
-    most = state.engines[state.replicas[i].pool].host_slots
+def load(state, i, p, kept, a, t):
+    """a, an adapter or a ControlNet, is fetched for replica i, which has room for it.
+
+    p, kept : the row of its settings, and what is counted of its kind.
+    """
+    slot, line = state.slots[i, a], state.fitted[i]
+    spent = load_ps(state, i, p, a)
+    use_host(state, i, p, kept, a)
+    kept.ticks += 1
+    slot.held, slot.used = 1, kept.ticks
+    kept.n_held += 1
+    kept.most_held = max(kept.most_held, kept.n_held)
+    kept.n_loads += 1
+    kept.load_ps += spent
+    kept.bytes += state.adapters[a].bytes
+    if state.engines[p].in_step == 1:
+        line.in_step_ps += spent
+        slot.ready_ps = t
+    else:
+        line.free_ps = max(line.free_ps, t) + spent
+        slot.ready_ps = line.free_ps
+
+
+@jit
+def use_host(state, i, p, kept, a):
+    """The host of replica i has a; of its kind the one used longest ago makes room there."""
+    slot, first_net = state.slots[i, a], state.clock[0].first_net
+    most = state.engines[p].host_slots
     if most == 0:
         return
-    fitted.ticks += 1
+    kept.ticks += 1
     if slot.host == 0:
-        fitted.n_far += 1
-        fitted.n_host += 1
-        if fitted.n_host > most:
+        kept.n_far += 1
+        kept.n_host += 1
+        if kept.n_host > most:
             oldest = -1
             for b in range(state.slots.shape[1]):
-                host = state.slots[i, b].host
+                host = state.slots[i, b].host if (b < first_net) == (a < first_net) else 0
                 if host > 0 and (oldest < 0 or host < state.slots[i, oldest].host):
                     oldest = b
             state.slots[i, oldest].host = 0
-            fitted.n_host -= 1
-    slot.host = fitted.ticks
+            kept.n_host -= 1
+    slot.host = kept.ticks
 
 
 # -- who may start, and who runs with one ----------------------------------------------------------
@@ -232,7 +243,7 @@ def fall(state, i):
     """Replica i has lost its adapters, and those on its host."""
     fitted = state.fitted[i]
     fitted.free_ps = fitted.in_step_ps = fitted.n_host = 0
-    for a in range(state.slots.shape[1]):
+    for a in range(state.clock[0].first_net):
         slot = state.slots[i, a]
         slot.host = 0
         if slot.held == 1 and slot.n_using == 0:

@@ -17,6 +17,7 @@ from forerun.sim.core import (
     fair,
     fetch,
     lanes,
+    nets,
     paging,
     prefix,
     tiers,
@@ -143,29 +144,6 @@ def grow_chunks(state, i, left, whole, decoding):
 
 
 @jit
-def join_ready(state, i, t):
-    """Requests whose KV has come take a seat, first come first."""
-    replica = state.replicas[i]
-    engine = state.engines[replica.pool]
-    r = replica.ready_head
-    while r >= 0 and (state.live[r].aborted == 1 or replica.n_running < engine.max_seqs):
-        request = state.live[r]
-        replica.ready_head = request.chunk_next
-        if replica.ready_head < 0:
-            replica.ready_tail = -1
-        lists.start_running(state, i, r, t)
-        lists.no_longer_due(state, i, r)
-        if request.aborted == 1:
-            state.load[OUTSTANDING_TOKENS, i] -= request.n_known - request.n_computed
-            lists.end_running(state, i, r, t, lists.ABORTED)
-        elif request.n_computed < request.n_known:
-            lists.join_chunks(state, i, r)
-        else:
-            decoders.join_decoders(state, i, r)
-        r = replica.ready_head
-
-
-@jit
 def comes(state, i, r, here):
     """Tokens of r that are brought to replica i from elsewhere, beside its `here` prefix blocks."""
     request = state.live[r]
@@ -215,6 +193,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
     b = engine.block_tokens
     admitted = 0
     unsettled = 1 if state.stores[i].below >= 0 else 0
+    waits = False
     look_who_is_next(state, i)
     while replica.queue >= 0 and left > 0 and replica.n_running < engine.max_seqs:
         if admitted >= n_max:
@@ -226,6 +205,10 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
                 return left, unsettled
             look_who_is_next(state, i)
             continue
+        if state.clock[0].has_nets == 1:
+            if not nets.can_take(state, i, r, t):
+                return left, unsettled
+            waits = nets.keeps_waiting(state, i, r, t)
         here = prefix.leading(state, i, r)  # prefix blocks
         coming = comes(state, i, r, here)
         have = here * state.clock[0].hash_tokens + coming
@@ -233,7 +216,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         have += found * request.item_units if found > 0 else 0
         brings = request.stage == EMBEDDED
         up = brings or (coming > 0 and request.source < 0)
-        if up and replica.n_running + replica.n_coming >= engine.max_seqs:
+        if (up or waits) and replica.n_running + replica.n_coming >= engine.max_seqs:
             return left, unsettled
         q = request.n_known - have
         if up:
@@ -271,6 +254,8 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
             prefix.hold_leading(state, i, r, here)  # so that nothing else drops them
         if a >= 0:
             adapters.take(state, i, a, t)
+        if state.clock[0].has_nets == 1:
+            nets.take(state, i, r, t)
         request.n_blocks = blocks
         state.load[OUTSTANDING_TOKENS, i] -= have
         if up and not brings:
@@ -286,9 +271,13 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
                 encode.take_found(state, i, r, found)
             lists.note_reuse(request, have if request.stage != ENCODING else 0)
             request.n_computed = have
-            lists.start_running(state, i, r, t)
-            lists.join_chunks(state, i, r)
-            request.chunk = q
+            if waits:
+                q = 0
+                fetch.await_nets(state, i, r, have)
+            else:
+                lists.start_running(state, i, r, t)
+                lists.join_chunks(state, i, r)
+                request.chunk = q
         if state.clock[0].fair == 1:
             count_prompt(state, i, r, have)
         left -= q
@@ -376,7 +365,7 @@ def form(state, i, t):
         return denoise.show(state, i, t)
     lists.drop_aborted_heads(state, i)
     if replica.ready_head >= 0:
-        join_ready(state, i, t)
+        fetch.join_ready(state, i, t)
     if replica.n_apart > 0 and not turns.drains(state, i):
         apart.call_back(state, i, t)
     decoding = unsettled = 0

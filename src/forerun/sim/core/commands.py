@@ -18,6 +18,7 @@ from forerun.sim.core import (
     fair,
     fetch,
     front,
+    nets,
     paging,
     prefix,
     queue,
@@ -64,6 +65,7 @@ def obey(state, t):
         if command.value > 0:
             tiers.fall(state, i)
             adapters.fall(state, i)
+            nets.fall(state, i)
             embeddings.fall(state, i)
             turns.begin(state, i, command.value - 1)
         restrict(state)

@@ -11,7 +11,7 @@ Legend: i replica, r slot, p row of `engines`, n items, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import embeddings, fetch, lanes, queue
+from forerun.sim.core import embeddings, fetch, lanes, nets, queue
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for
 from forerun.sim.core.price import lookup, prefill_cost
@@ -150,6 +150,8 @@ def leave_queue(state, r):
     state.load[WAITING_REQUESTS, request.replica] -= 1
     state.load[OUTSTANDING, request.replica] -= 1
     state.load[OUTSTANDING_TOKENS, request.replica] -= request.n_known
+    if state.clock[0].has_nets == 1:
+        nets.want(state, request.replica, r, -1)
 
 
 # -- embeddings that are kept ----------------------------------------------------------------------

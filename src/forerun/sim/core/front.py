@@ -5,7 +5,7 @@ Legend: i replica, p pool, r slot, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, encode, prefix, regions, turns
+from forerun.sim.core import adapters, encode, nets, prefix, regions, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, blocks_now
@@ -81,6 +81,9 @@ def refresh(state, r):
             state.load[CACHED, i] = prefix.tokens_kept(state, i, r)
         if clock.has_adapters == 1:
             state.load[TO_LOAD, i] = adapters.until_ready(state, i, state.live[r], clock.now_ps)
+        if clock.has_nets == 1:
+            wait_ps = nets.until_all(state, i, r, clock.now_ps)
+            state.load[TO_LOAD, i] = max(wait_ps, state.load[TO_LOAD, i] * clock.has_adapters)
 
 
 @jit
@@ -129,7 +132,7 @@ def pick(state, r, load):
 def choose(state, r, role):
     """The replica that a router gives request r; NOBODY, or WRONG when there is no such one."""
     clock = state.clock[0]
-    if clock.refresh_load + clock.refresh_cached + clock.has_adapters > 0:
+    if clock.refresh_load + clock.refresh_cached + clock.has_adapters + clock.has_nets > 0:
         refresh(state, r)
     if regions.are_several(state):
         regions.look(state, r)

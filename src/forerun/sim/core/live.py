@@ -9,6 +9,7 @@ from forerun.sim.core import (
     adapters,
     attempts,
     fair,
+    nets,
     prefix,
     queue,
     responses,
@@ -57,6 +58,8 @@ def enqueue(state, i, r):
     state.load[OUTSTANDING_TOKENS, i] += state.live[r].n_known
     if adapters.of(state.live[r]) >= 0:
         adapters.come(state, i, r, state.clock[0].now_ps)
+    if state.clock[0].has_nets == 1:
+        nets.come(state, i, r, state.clock[0].now_ps)
 
 
 @jit
@@ -72,6 +75,8 @@ def dequeue(state, i):
     state.load[WAITING_REQUESTS, i] -= 1
     if adapters.of(state.live[r]) >= 0:
         state.slots[i, state.live[r].adapter].n_waiting -= 1
+    if state.clock[0].has_nets == 1:
+        nets.want(state, i, r, -1)
     return r
 
 
@@ -211,6 +216,8 @@ def unlink_running(state, i, r):
     state.load[RUNNING, i] -= 1
     if adapters.of(request) >= 0:
         adapters.leave(state, i, request.adapter)
+    if state.clock[0].has_nets == 1:
+        nets.leave(state, i, r)
 
 
 @jit
@@ -354,6 +361,8 @@ def abort(state, r, t):
             state.slots[i, request.adapter].n_waiting -= 1
             if replica.n_apart > 0:
                 wake(state, i, t)  # its adapter may make room for another one
+        if state.clock[0].has_nets == 1:
+            nets.want(state, i, r, -1)
         column = request.model
         if request.aside == 1:
             column = state.serves.shape[1] + request.adapter

@@ -58,8 +58,8 @@ REPLICA = np.dtype(
         ("partner", "i8"),  # the other lane on the same devices; -1 when it has them to itself
         ("memory", "i8"),  # the replica whose blocks and store it uses: itself, or that one
         ("row", "i8"),  # of the costs of the leap under way
-        ("depth", "i8"),  # passes of the draft in the step ...
-        ("draft_tokens", "i8"),  # ... and the tokens it computes in them
+        ("depth", "i8"),  # passes of the draft, or ControlNets, in the step ...
+        ("draft_tokens", "i8"),  # ... and the tokens computed in them
         ("encoding", "i8"),  # units in the step, when it is one of the encoder
         ("has_encoded", "i8"),  # 1: the last step was one of the encoder
         ("n_adapters", "i8"),  # different ones in each step ...
@@ -158,6 +158,7 @@ ENGINE = np.dtype(
         ("branch_trip_ps", "i8"),
         ("branch_ahead", "f8"),  # share of the denoiser's time when it adds the first block's ...
         ("branch_each", "f8"),  # ... and from there to the next
+        ("branch_at", "i8"),  # where in `net_free_ps` its devices are, which replicas share; -1 not
         ("share", "i8"),  # which shares of the devices two lanes have
     ],
     align=True,

@@ -174,7 +174,7 @@ def put_adapters_down(state, i, t):
     """Replica i, which is empty, has none of its model's adapters any more (its host does); who
     waits for one waits for the model."""
     apart.queue_all_again(state, i, t)
-    for a in range(state.slots.shape[1]):
+    for a in range(state.clock[0].first_net):
         if state.slots[i, a].held == 1:
             paging.drop(state, i, a)
             state.fitted[i].n_evicted += 1
