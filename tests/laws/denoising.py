@@ -76,6 +76,8 @@ BRANCHES = {
                              ahead=0.1, each=0.3),
     "a slow link": Branching(3, devices=1, blocks=4, residual_s=2e-4, latent_s=1e-6, trip_s=1e-3,
                              ahead=0.05, each=0.15),
+    "shared": Branching(3, devices=2, shared="d", blocks=4, residual_s=1e-6, latent_s=1e-7,
+                        trip_s=1e-4, ahead=0.05, each=0.15),
 }  # fmt: skip
 
 
@@ -91,3 +93,26 @@ def using(requests, seed, share=0.6):
     draw = np.random.default_rng(seed + 7)
     n = len(requests)
     return replace(requests, controls=draw.integers(1, 8, n) * (draw.random(n) < share))
+
+
+#: how ControlNets come, of which replicas keep three of six or fewer
+WAYS_OF_NETS = {
+    "three slots": Branching(6, slots=3, load_bytes=1e6, near_s=0.02),
+    "a host for four": Branching(6, slots=3, host_slots=4, load_bytes=1e6, near_s=0.01, far_s=0.2),
+    "in the step": Branching(6, slots=3, in_step=True, load_bytes=1e6, near_s=0.03),
+    "slots for all": Branching(6, slots=6, load_bytes=1e6, near_s=0.05),
+}
+
+
+def of_six(requests, seed, share=0.7, most=3):
+    """The requests, most of which use some of six ControlNets, the first ones more often."""
+    draw = np.random.default_rng(seed + 11)
+    bits = np.zeros(len(requests), dtype=np.int64)
+    for n in range(len(requests)):
+        if draw.random() < share:
+            weight = 1 / np.arange(1, 7)
+            some = draw.choice(
+                6, draw.integers(1, most + 1), replace=False, p=weight / weight.sum()
+            )
+            bits[n] = sum(1 << int(k) for k in some)
+    return replace(requests, controls=bits)

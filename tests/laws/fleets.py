@@ -9,6 +9,7 @@ from serving import served, table, token_times, workload
 
 from forerun.sim.log import Log
 from forerun.sim.serve import Server
+from forerun.spec.requests import Requests
 
 
 def pool(role="both", name="main", *, bytes_per_s=2e6, latency_s=1e-3, **engine):
@@ -63,6 +64,17 @@ def sharing(seed, n, *, block=8, roots=4, **settings):
     )
 
 
+def prompts(*rows, at, isl=32, osl=8):
+    """Requests at these moments; their prompts' blocks of 8 tokens."""
+    n = len(rows)
+    flat = np.array([h for row in rows for h in row], dtype=np.int64)
+    starts = np.cumsum([0, *(len(row) for row in rows)])
+    return Requests(
+        np.asarray(at, dtype=float), np.full(n, isl), np.full(n, osl),
+        block_hashes=flat, block_starts=starts, hash_tokens=8,
+    )  # fmt: skip
+
+
 def serve(requests, pools, *, commands=(), **settings):
     """The server after all requests and commands."""
     server = Server(pools, n_requests=len(requests), hash_tokens=requests.hash_tokens, **settings)
@@ -115,6 +127,10 @@ def assert_tells_the_same(one, other):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
     if a.fitted is not None:
         assert_fields_same(a.fitted, b.fitted, but={"rounds"})
+    if a.netted is not None:
+        np.testing.assert_array_equal(a.netted, b.netted)
+    if a.branched is not None:
+        np.testing.assert_array_equal(a.branched, b.branched)
     if a.answered is not None:
         assert a.answered.asks.tobytes() == b.answered.asks.tobytes()
         assert a.answered.shelves.tobytes() == b.answered.shelves.tobytes()

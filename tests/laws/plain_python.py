@@ -10,7 +10,15 @@ import numpy as np
 import seeing
 import sharing_devices
 from adapting import WAYS, fitted, naming
-from denoising import BRANCHES, asked_for, denoising_fleets, using, with_branches
+from denoising import (
+    BRANCHES,
+    WAYS_OF_NETS,
+    asked_for,
+    denoising_fleets,
+    of_six,
+    using,
+    with_branches,
+)
 from families import asking, engine_turn, turning
 from flows import woven
 from seeing import looking, seeing_fleets
@@ -22,7 +30,8 @@ from test_lane_fleet_laws import troubles
 from forerun.sim.core.jit import JIT
 from forerun.sim.embeddings import Cache
 from forerun.sim.tiers import Tier
-from forerun.spec.deployment import Policy, ResponseCache
+from forerun.spec.caches import ResponseCache
+from forerun.spec.deployment import Policy
 from forerun.spec.traces._questions import with_questions
 from forerun.spec.tuning import Tuning
 from forerun.spec.workload import Client, Questions
@@ -134,10 +143,26 @@ if __name__ == "__main__":
         pools = fitted([fleets.pool(replicas=2, n_blocks=30, **how)], **way)
         log = fleets.serve(wanted, pools, route=Policy(name="near_adapter")).log_so_far()
         print("adapters", name, digest(log), log.fitted.tolist(), log.tuned.tolist())
+    several = replace(asking(wanted, 2, 5), tenant=np.arange(len(wanted)) % 3)
+    for name, pools in {
+        "proposals": kinds(n_blocks=40)["draft"],
+        "turns": turning(2, replicas=2),
+        "tenants": [fleets.pool(replicas=2, n_blocks=30, order=Policy(name="vtc"))],
+        "images": seeing_fleets()["apart"],
+    }.items():
+        asked = several if name == "turns" else replace(several, model=None)
+        if name == "images":
+            asked = naming(looking(4, 40, isl=60))
+        log = fleets.serve(asked, fitted(pools, **WAYS["beside"]), seed=3).log_so_far()
+        print("adapters beside", name, digest(log), log.fitted.tolist(), log.loads.tolist())
     for where, branch in BRANCHES.items():
         pools = with_branches(denoising_fleets()["text and pixels"], branch)
         log = fleets.serve(using(asked_for(4, 30), 4), pools).log_so_far()
         print("images made", where, digest(log), log.encodes.tolist(), log.branched.tolist())
+    for way, branch in WAYS_OF_NETS.items():
+        pools = with_branches(denoising_fleets()["text and pixels"], branch)
+        log = fleets.serve(of_six(asked_for(4, 30), 4), pools).log_so_far()
+        print("ControlNets that come", way, digest(log), log.netted.tolist())
     for shared in (0, 1):
         order = Policy(name="vtc", params={"shared": shared})
         requests = fleets.sharing(5, 40, isl=60, ties=True)

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from adapting import WAYS, assert_adapters, assert_same_adapters, fitted, naming
-from families import turning
 from fleets import assert_laws, both_ways, fleets, pool, serve, sharing, troubles
 from flows import assert_order, woven
 from serving import PS
@@ -283,8 +282,6 @@ def test_an_adapter_that_there_is_not_is_refused_before_the_run():
         one([6])
 
 
-def test_adapters_beside_models_in_turn_or_stages_are_refused_before_the_run():
-    with pytest.raises(SpecError, match="adapters are of one model"):
-        serve(some([0]), fitted(turning(2)))
+def test_adapters_beside_stages_are_refused_before_the_run():
     with pytest.raises(SpecError, match="pp, dp or cp"):
         serve(some([0]), fitted([pool(pp=2)]))

@@ -68,6 +68,8 @@ def test_stragglers_slow_branches_as_well():
         pool="d", replicas=(0,),
     )  # fmt: skip
     for where, branch in BRANCHES.items():
+        if branch.shared is not None:  # the devices of others are not slow
+            continue
         pools = with_branches(denoising_fleets()["text and pixels"], branch)
         requests = using(asked_for(1, 40), 1)
         plain = serve(requests, pools, seed=3).log_so_far()
@@ -164,7 +166,7 @@ def test_the_wait_is_the_most_over_all_blocks():
             came = max(came, begins + (j + 1) * block) + sent * engine.residual_ps
             due = trunk * (engine.branch_ahead + j * engine.branch_each)
             waits = max(waits, came + engine.branch_trip_ps - due)
-        assert abs(plain(engine, trunk, m * block, tokens, sent) - waits) <= 2
+        assert abs(plain(engine, trunk, m * block, begins, sent) - waits) <= 2
         waited += waits > 0
     assert 50 < waited < 400
 
@@ -179,6 +181,73 @@ def test_a_slower_link_or_fewer_devices_never_make_a_step_shorter():
     assert ends[0] < ends[-1]
     many = [one_request(replace(BRANCHES["apart"], devices=n), 7)[-1].end_ps for n in (1, 2, 3)]
     assert many[0] > many[1] >= many[2]
+
+
+# -- devices that replicas share ------------------------------------------------------------------
+
+
+def test_one_replica_shares_its_devices_with_nobody():
+    for where in ("apart", "two devices", "a slow link"):
+        own = BRANCHES[where]
+        requests = using(asked_for(5, 40, text=False), 5)
+        logs = [
+            serve(requests, with_branches([denoiser()], branch), seed=3).log_so_far()
+            for branch in (own, replace(own, shared="d"))
+        ]
+        assert logs[0].requests.tobytes() == logs[1].requests.tobytes()
+        assert logs[0].replicas.tobytes() == logs[1].replicas.tobytes()
+        assert logs[0].branched.tobytes() == logs[1].branched.tobytes()
+        assert len(logs[0].leaps) < len(logs[1].leaps)
+
+
+def many(n, branch, *, controls=1, osl=1, gap_s=0.0):
+    """n replicas with a request each, gap_s apart; when each is done, and the log."""
+    pools = with_branches([denoiser(replicas=n)], branch)
+    requests = replace(
+        asked_for(1, n, text=False), arrival_s=np.arange(n) * gap_s, isl=np.full(n, 60),
+        osl=np.full(n, osl), controls=np.full(n, controls), priority=np.zeros(n, dtype=np.int64),
+    )  # fmt: skip
+    log = serve(requests, pools, route=Policy(name="round_robin")).log_so_far()
+    return log.requests["done_ps"] / PS, log
+
+
+def test_who_comes_later_to_a_shared_device_waits_for_those_before():
+    # what is added is due as the step begins, so that each waits for all of its branch
+    one = Branching(3, devices=1, shared="d", blocks=4)
+    alone = many(1, one)[0][0]
+    branch = many(1, one)[1].branched["busy_ps"][0] / PS
+    assert np.allclose(many(3, one)[0], alone + np.arange(3) * branch, atol=1e-9)
+    # those that begin a branch's time apart never meet
+    assert np.allclose(
+        many(3, one, gap_s=branch)[0], alone + np.arange(3) * branch, atol=1e-9
+    )  # fmt: skip
+    # each its own device: the k-th branch is on device k mod 3, and all use the first
+    three = replace(one, devices=3)
+    assert np.allclose(many(3, three)[0], many(3, one)[0])
+    assert many(3, three, controls=7)[0][-1] < many(3, one, controls=7)[0][-1]
+
+
+def test_a_shared_device_is_never_busy_for_longer_than_the_run_takes():
+    for n in (1, 2, 4, 8):
+        for devices in (1, 2):
+            shared = replace(BRANCHES["shared"], devices=devices)
+            pools = with_branches([denoiser(replicas=n)], shared)
+            log = serve(using(asked_for(n, 60, text=False), n), pools, seed=3).log_so_far()
+            assert log.branched["busy_ps"].sum() <= devices * log.end_ps
+
+
+def test_more_replicas_on_one_device_wait_longer_and_more_devices_less():
+    added = [
+        many(n, BRANCHES["shared"], controls=7, osl=6)[1].branched["added_ps"].sum() / n
+        for n in (1, 2, 4, 8)
+    ]
+    assert added == sorted(added)
+    assert added[0] < added[-1]
+    fewer = [
+        many(6, replace(BRANCHES["shared"], devices=n), controls=7, osl=6)[1].end_ps
+        for n in (1, 2, 3)
+    ]
+    assert fewer == sorted(fewer, reverse=True)
 
 
 def test_who_uses_a_controlnet_that_no_pool_has_is_told():

@@ -6,24 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fleets import assert_laws, both_ways, fleets, pool, serve, sharing
+from fleets import assert_laws, both_ways, fleets, pool, prompts, serve, sharing
 from serving import PS, served, simulate, table
 
 from forerun.sim.serve import Server
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
-
-
-def prompts(*rows, at, isl=32, osl=8):
-    """Requests at these moments; their prompts' blocks of 8 tokens."""
-    n = len(rows)
-    flat = np.array([h for row in rows for h in row], dtype=np.int64)
-    starts = np.cumsum([0, *(len(row) for row in rows)])
-    return Requests(
-        np.asarray(at, dtype=float), np.full(n, isl), np.full(n, osl),
-        block_hashes=flat, block_starts=starts, hash_tokens=8,
-    )  # fmt: skip
 
 
 def test_a_prefix_that_another_holds_takes_no_memory_of_its_own():

@@ -10,9 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fleets import assert_same, both_ways, pool, serve
+from fleets import assert_same, both_ways, pool, prompts, serve
 from serving import PS
-from test_by_hand import prompts
 
 from forerun.cost.pick import Pick
 from forerun.sim.tiers import Tier

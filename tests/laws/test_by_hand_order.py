@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from adapting import assert_adapters, fitted
 from families import turning
-from fleets import assert_laws, both_ways, pool, serve
+from fleets import assert_laws, both_ways, pool, prompts, serve
 from serving import PS, workload
-from test_by_hand import prompts
 from test_by_hand_kv import BELOW, MS, kept_in, starts
 
-from forerun.spec.deployment import Policy, ResponseCache
+from forerun.spec.caches import ResponseCache
+from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
 from forerun.spec.traces._questions import with_questions
 from forerun.spec.workload import Client, Questions

@@ -182,16 +182,10 @@ EARLY = {f"{name}, {early * 1e3:.0f} ms early": {**how, "early_s": early}
          for name, how in WAYS.items() for early in (0.0, 15e-3, 60e-3)}  # fmt: skip
 
 
-def with_adapters(name, pools):
-    return "apart" not in name and all(one.pool.role != "encode" for one in pools if one.denoises)
-
-
 @pytest.mark.parametrize("way", EARLY)
 def test_a_leap_equals_stepping_with_adapters_that_come_while_images_are_denoised(way):
     for seed in range(2):
-        for name, pools, requests in of_fleets(seed):
-            if not with_adapters(name, pools):
-                continue
+        for _, pools, requests in of_fleets(seed):
             pools, requests = fitted(pools, **EARLY[way]), naming(requests, seed=seed)
             commands = [c for c in troubles(seed, pools) if c[1] not in ("switch", "move")]
             leapt, stepped = (
@@ -227,9 +221,7 @@ def test_requests_that_begin_without_their_adapter_have_it_within_the_steps_they
 
 
 def test_nobody_names_an_adapter_and_the_log_is_that_of_the_model_alone():
-    for name, pools, requests in of_fleets(4):
-        if not with_adapters(name, pools):
-            continue
+    for _, pools, requests in of_fleets(4):
         none = replace(requests, adapter=np.full(len(requests), -1))
         plain = serve(requests, pools, seed=3).log_so_far()
         beside = serve(none, fitted(pools, early_s=1e-2), seed=3).log_so_far()

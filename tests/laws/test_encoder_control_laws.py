@@ -25,8 +25,9 @@ from forerun.sim.embeddings import Cache
 from forerun.sim.leaps import end_ps
 from forerun.sim.power.meter import under_way
 from forerun.sim.serve import Server
+from forerun.spec.caches import ResponseCache
 from forerun.spec.control import Fault, Rebalance
-from forerun.spec.deployment import Policy, ResponseCache
+from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
 from forerun.spec.tuning import Tuning
 
@@ -156,8 +157,6 @@ def test_what_was_never_combined_with_images_is_refused_before_the_run():
             with pytest.raises(SpecError, match=said):
                 serve(requests, mine, **more)
         if pools[0].pool.role == "encode":
-            with pytest.raises(SpecError, match="not yet combined with pools that encode"):
-                serve(requests, fitted(pools))
             with pytest.raises(SpecError, match="has no model to tune"):
                 serve(requests, with_engine(pools, **tuning))
         with pytest.raises(SpecError, match="by a rule is not yet combined with images"):

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from fleets import assert_laws, both_ways, fleets, pool, serve, sharing, troubles
+from fleets import assert_laws, fleets, pool, serve, sharing
 from serving import PS, workload
-from test_response_laws import asking, same_bytes
+from test_response_laws import asking, same_bytes, troubled
 
 from forerun.sim.core import doubt
-from forerun.spec.deployment import Policy, ResponseCache
+from forerun.spec.caches import ResponseCache
 from forerun.spec.requests import Requests
 from forerun.spec.streams import stream
 from forerun.spec.workload import Client, Questions
@@ -122,6 +122,12 @@ def test_no_more_requests_than_said_get_a_wrong_answer_in_the_long_run(questions
     assert is_wrong.sum() > max_error * other.sum()
 
 
+def test_every_cosine_has_a_bin():
+    bin_of = getattr(doubt.bin_of, "py_func", doubt.bin_of)
+    cosines = (-1.0, -0.01, 0.0, 0.5, 63 / 64, 1.0, 1.0 + 1e-12)
+    assert [bin_of(one) for one in cosines] == [0, 0, 0, 32, 63, 63, 63]
+
+
 def test_more_is_given_as_more_is_learnt():
     requests = one_by_one(3, 12_000)
     hit, other, _, explored = fates(requests, told(requests, max_error=0.05))
@@ -181,19 +187,11 @@ def test_nothing_is_learnt_from_a_request_that_nobody_waited_for():
 @pytest.mark.parametrize("cache", LEARNING)
 @pytest.mark.parametrize("concurrency", [None, 6])
 def test_a_leap_equals_stepping_behind_a_cache_that_learns(cache, concurrency):
-    client = Client(retries=2, backoff_s=0.03, hedge_s=0.05, first_token_s=0.3,
-                    retry_on=("rejection", "timeout"))  # fmt: skip
     hits = explored = 0
     for seed in range(4):
         requests = asking(sharing(seed, 160, isl=60, ties=seed % 2 == 0), seed)
         for pools in fleets().values():
-            leapt = both_ways(
-                serve, requests, pools, responses=cache, concurrency=concurrency,
-                commands=troubles(seed, pools) if seed > 1 else (),
-                client=client if seed > 2 else None,
-                gate=Policy(name="short_queue", params={"waiting": 2})
-                if seed == 3 else Policy(name="everyone"),
-            )  # fmt: skip
+            leapt = troubled(seed, requests, pools, cache, concurrency, gated=seed == 3)
             log = assert_laws(leapt, requests, all_sent=False)
             hits += (log.requests["replica"] < 0)[log.requests["status"] == 0].sum()
             explored += log.answered.asks["n_explored"].sum()

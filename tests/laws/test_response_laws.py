@@ -12,7 +12,8 @@ from flows import assert_order, woven
 from serving import PS, workload
 
 from forerun.errors import SpecError
-from forerun.spec.deployment import Policy, ResponseCache
+from forerun.spec.caches import ResponseCache
+from forerun.spec.deployment import Policy
 from forerun.spec.requests import Requests
 from forerun.spec.traces._questions import with_questions
 from forerun.spec.wordings import apart, placed
@@ -104,24 +105,28 @@ def test_who_gets_whose_answer_is_what_the_definition_says(cache):
     assert hits > 200
 
 
+def troubled(seed, requests, pools, cache, concurrency, *, gated):
+    """Leapt over and step by step, from seed to seed with more that goes wrong: replicas, clients
+    that lose patience, a gate."""
+    client = Client(retries=2, backoff_s=0.03, hedge_s=0.05, first_token_s=0.3,
+                    retry_on=("rejection", "timeout"))  # fmt: skip
+    gate = Policy(name="short_queue", params={"waiting": 2}) if gated else Policy(name="everyone")
+    return both_ways(
+        serve, requests, pools, responses=cache, concurrency=concurrency, gate=gate,
+        commands=troubles(seed, pools) if seed > 1 else (), client=client if seed > 2 else None,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("concurrency", [None, 6])
 def test_a_leap_equals_stepping_behind_a_cache_of_answers(cache, concurrency):
-    client = Client(retries=2, backoff_s=0.03, hedge_s=0.05, first_token_s=0.3,
-                    retry_on=("rejection", "timeout"))  # fmt: skip
     hits = 0
     for seed in range(5):
         requests = asking(sharing(seed, 80, isl=60, ties=seed % 2 == 0), seed)
         if seed % 2:
             requests = woven(requests, seed)
         for pools in fleets().values():
-            leapt = both_ways(
-                serve, requests, pools, responses=cache, concurrency=concurrency,
-                commands=troubles(seed, pools) if seed > 1 else (),
-                client=client if seed > 2 else None,
-                gate=Policy(name="short_queue", params={"waiting": 2})
-                if seed == 4 else Policy(name="everyone"),
-            )  # fmt: skip
+            leapt = troubled(seed, requests, pools, cache, concurrency, gated=seed == 4)
             log = assert_laws(leapt, requests, all_sent=False)
             if seed % 2:
                 assert_order(log, requests)

@@ -7,7 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fleets import assert_laws, assert_same, both_ways, fleets, pool, serve, sharing, troubles
+from fleets import (
+    assert_laws,
+    assert_same,
+    both_ways,
+    fleets,
+    pool,
+    prompts,
+    serve,
+    sharing,
+    troubles,
+)
 from flows import woven
 from serving import PS, workload
 
@@ -89,19 +99,8 @@ def test_a_leap_equals_stepping_with_tiers(chain, fetch):
     assert swapped > 100
 
 
-def one(rows, *, at, isl=32, osl=3):
-    """Requests of equal lengths at the given moments, with their prompts' blocks of 8 tokens."""
-    n = len(rows)
-    flat = np.array([h for row in rows for h in row], dtype=np.int64)
-    starts = np.cumsum([0, *(len(row) for row in rows)])
-    return Requests(
-        np.asarray(at, dtype=float), np.full(n, isl), np.full(n, osl),
-        block_hashes=flat, block_starts=starts, hash_tokens=8,
-    )  # fmt: skip
-
-
 #: memory of 80 tokens: a third prompt of 32 + 2 leaves no room for the four blocks of the first
-THREE = one([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [1, 2, 3, 4]], at=[0, 1, 2, 3])
+THREE = prompts([1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [1, 2, 3, 4], at=[0, 1, 2, 3], osl=3)
 SMALL = [pool(n_blocks=20)]
 
 
@@ -146,7 +145,7 @@ def test_blocks_written_back_are_those_dropped_and_written_through_all_those_com
 
 def test_replicas_that_share_a_tier_find_what_the_others_wrote():
     two = [pool(n_blocks=20, replicas=2)]
-    requests = one([[1, 2, 3, 4], [1, 2, 3, 4]], at=[0, 1])
+    requests = prompts([1, 2, 3, 4], [1, 2, 3, 4], at=[0, 1], osl=3)
     route = Policy(name="round_robin")
     alone = replace(DRAM, write="through")
     shared = replace(alone, shared_by="fleet")
@@ -186,7 +185,7 @@ def test_a_swap_that_does_not_fit_its_tier_is_recomputed():
 
 
 def test_a_failed_replica_loses_the_tier_that_is_its_own_and_not_a_shared_one():
-    requests = one([[1, 2, 3, 4], [1, 2, 3, 4]], at=[0, 2])
+    requests = prompts([1, 2, 3, 4], [1, 2, 3, 4], at=[0, 2], osl=3)
     commands = [(1.0, "fail", 0), (1.1, "open", 0)]
     for by, cached in (("replica", 0), ("fleet", 24)):
         tier = replace(DRAM, write="through", shared_by=by)
@@ -197,7 +196,7 @@ def test_a_failed_replica_loses_the_tier_that_is_its_own_and_not_a_shared_one():
 def test_the_rule_of_a_store_says_what_goes_first():
     # 1 is used twice, then 2, 3 come; memory for two prompts of one block and what runs
     rows = [[1], [2], [1], [3], [4], [5], [1], [2]]
-    requests = one(rows, at=np.arange(8.0), isl=9, osl=2)
+    requests = prompts(*rows, at=np.arange(8.0), isl=9, osl=2)
     kept = {}
     for evict in ("lru", "fifo", "lfu"):
         pools = with_engine([pool(n_blocks=8)], evict=evict)
@@ -270,7 +269,8 @@ def test_a_leap_equals_stepping_with_blocks_reused_anywhere(share):
 
 def documents(*rows, isl=40):
     """One request a second; its documents are blocks of 8 tokens at the prompt's beginning."""
-    return replace(one(rows, at=np.arange(float(len(rows))), isl=isl), meta={"blocks": "content"})
+    named = prompts(*rows, at=np.arange(float(len(rows))), isl=isl, osl=3)
+    return replace(named, meta={"blocks": "content"})
 
 
 def test_what_is_reused_anywhere_is_computed_by_its_share_only():

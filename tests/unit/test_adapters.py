@@ -152,7 +152,6 @@ def test_more_adapters_a_step_take_longer(tmp_path):
         ("deployment.adapters.max_cpu_loras=9", "far_link"),
         ("deployment.adapters.ranks=[0]", "at least 1"),
         ("deployment.adapters.link=none-such", "none-such"),
-        ("deployment.engine.speculation={kind: ngram, k: 2, acceptance: 0.5}", "without adapters"),
         ("deployment.dp=2", "pp, dp or cp"),
     ],
 )

@@ -1,8 +1,10 @@
 """The command line as a process: answers on stdout, remarks on stderr, the promised exit codes."""
 
+import ast
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -350,6 +352,15 @@ def test_show_policy_lists_those_of_a_kind(run):
         assert set(names) == {"route" if kind == "place" else kind}
         assert len(names) > 3
     assert "did you mean" in run("show", "policy", "rout").stderr
+
+
+def test_the_first_line_of_a_policy_is_all_that_the_list_shows_of_it():
+    policies = sorted((Path(forerun.__file__).parent / "sim" / "policies").glob("*/[a-z]*.py"))
+    assert len(policies) > 50
+    for path in policies:
+        lines = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").splitlines()
+        assert lines, path
+        assert not any(lines[1:2]), path
 
 
 def test_show_model_counts_parameters(run):

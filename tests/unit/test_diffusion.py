@@ -9,6 +9,8 @@ import forerun
 from forerun import catalog
 from forerun.cost.table import grid
 from forerun.errors import ForerunError, ShapeError, SpecError
+from forerun.metrics import energy
+from forerun.metrics.window import view
 from forerun.ops.conv import Conv
 from forerun.ops.diffusion import (
     lower_control,
@@ -203,13 +205,83 @@ def test_devices_for_controlnets_are_counted_and_paid_for():
     assert apart.metrics.usd_per_hour.value == 2 * beside.metrics.usd_per_hour.value
     assert apart.metrics.controlnets_added.value < beside.metrics.controlnets_added.value
     assert beside.metrics.controlnets.value == beside.metrics.controlnets_added.value
-    assert beside.metrics.energy_j.value is None
+    shared = controlled(fleet={"h100-sxm": 4}, deployment={
+        "device": "h100-sxm", "replicas": 3, "controlnets": {"where": "shared"}})  # fmt: skip
+    assert shared.metrics.n_devices == 4
+    assert shared.metrics.usd_per_hour.value == pytest.approx(4 * beside.metrics.usd_per_hour.value)
     assert any("ControlNets" in line for line in apart.reasons)
+
+
+def test_what_controlnets_draw_is_that_of_their_tokens_in_each_step():
+    one = {"rate_per_s": "1 req/s", "n_requests": 1}
+
+    def dynamic(n, where):
+        render = {"size": "512x512", "steps": 4}
+        how = {"device": "h100-sxm"}
+        if n:
+            render["controls"] = {"n": 1}
+            how["controlnets"] = {"where": where}
+        out = answered(model="flux.1-dev", traffic={**one, "render": render}, deployment=how)
+        return energy.dynamic_j(view(out.log)), out.log
+
+    trunk, _ = dynamic(0, "")
+    for where in ("beside", "apart", "shared"):
+        joule, log = dynamic(1, where)
+        table, tokens = log.tables[0].branch, int(log.requests["isl"][0])
+        j = table.energy_j
+        step = j.tokens[tokens] + j.prefill[tokens, 0] + j.seqs[1]
+        assert joule - trunk == pytest.approx(4 * step, rel=1e-6)
+        # as much as their share of the time: a ControlNet is a part of the same blocks
+        spent = log.branched["busy_ps"][0] / log.replicas["busy_ps"][0]
+        assert (joule - trunk) / trunk == pytest.approx(spent, rel=0.6)
+
+
+def test_a_row_of_power_counts_controlnets_and_slows_them():
+    slowed = {"device": "h100-sxm", "replicas": 2, "controlnets": {"where": "beside"}}
+    row = {"policy": "row_budget", "budget_w": "1 kW"}
+    free = controlled(deployment=slowed)
+    capped = controlled(deployment={**slowed, "power": row})
+    assert capped.metrics.row_peak_w.value is not None
+    assert capped.log.branched["busy_ps"].sum() >= free.log.branched["busy_ps"].sum()
+    apart = {**slowed, "controlnets": {"where": "apart"}, "power": row}
+    with pytest.raises(SpecError, match="not yet set with the denoiser's"):
+        controlled(fleet={"h100-sxm": 4}, deployment=apart)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        (
+            {"deployment": {"device": "h100-sxm", "controlnets": {"where": "apart", "slots": 2}}},
+            "devices of their own keep all ControlNets",
+        ),
+        (
+            {"deployment": {"device": "h100-sxm", "controlnets": {"far_link": "ethernet-10g"}}},
+            "all ControlNets are there unless slots says less",
+        ),
+        (
+            {"deployment": {"device": "h100-sxm", "controlnets": {"slots": 1}}},
+            "2 ControlNets at once, and replicas have slots for 1",
+        ),
+        (
+            {
+                "deployment": {
+                    "device": "h100-sxm",
+                    "controlnets": {"slots": 3, "host_slots": 2, "far_link": "ethernet-10g"},
+                }
+            },
+            "host_slots is at least the number of slots, 3",
+        ),
+        (
+            {
+                "deployment": {
+                    "device": "h100-sxm",
+                    "controlnets": {"where": "shared"},
+                    "autoscale": {"target": 2},
+                }
+            },
+            "do not come and go with these",
+        ),
         ({"deployment": {"device": "h100-sxm"}}, "nothing says where they are computed"),
         ({"model": "z-image-turbo"}, "no ControlNet of z-image-turbo is described"),
         ({"traffic": {"render": {"size": "512x512"}}}, "no request uses one"),

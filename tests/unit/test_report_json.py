@@ -42,7 +42,8 @@ KEYS = {
                  "embedding_hit", "encoder_saved_s"],
     "images": [
         "images_per_s", "frames_per_s", "denoising_step_s", "showing", "controlnets",
-        "controlnets_added", "energy_j_per_image", "usd_per_image", "energy_j_per_frame",
+        "controlnets_added", "controlnet_hit", "controlnet_loads", "controlnet_wait_s",
+        "energy_j_per_image", "usd_per_image", "energy_j_per_frame",
         "usd_per_frame",
     ],
     "streams": [

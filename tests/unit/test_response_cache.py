@@ -10,7 +10,7 @@ from forerun.errors import SpecError, TraceError
 from forerun.plan.limits import check_plannable
 from forerun.report.jsonout import to_json
 from forerun.spec import traces
-from forerun.spec.deployment import ResponseCache
+from forerun.spec.caches import ResponseCache
 from forerun.spec.traces._columns import take
 from forerun.spec.traces.draw import iter_requests, requests_of
 from forerun.spec.workload import Traffic

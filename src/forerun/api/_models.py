@@ -34,7 +34,7 @@ def served(
     seed: int = 0,
     span_s: float = 0.0,
     items: Mapping[int, int] | None = None,
-    n_adapters: int = 0,
+    n_adapters: Mapping[int, int] | None = None,
     renders: Renders | None = None,
 ) -> list[Served]:
     """Every pool with every model it serves, in order; its replicas begin with them in turn.
@@ -42,7 +42,7 @@ def served(
     mean_len : tokens of a usual request, by model.
     seed, span_s : of the draws of experts, and how long the run is about to be.
     items : patches of the largest image that requests show, by model.
-    n_adapters : that requests name.
+    n_adapters : that requests name, by model.
     renders : what images or videos are, where a diffusion model makes them.
     Rows of other levels of expert load, and those of encoders in front of models, come after all
     pools; they have no replicas of their own.
@@ -63,7 +63,7 @@ def served(
         numbers = [names.index(name) for name in pool.models or names[:1]]
         try:
             for first, *rest in _of_pool(
-                case, edited, pool, group, numbers, mean_len, seed, span_s, n_adapters,
+                case, edited, pool, group, numbers, mean_len, seed, span_s, n_adapters or {},
                 items or {}, apart, renders,
             ):  # fmt: skip
                 out.append(first)
@@ -142,7 +142,7 @@ def _of_pool(
     mean_len: Mapping[int, int],
     seed: int,
     span_s: float,
-    n_adapters: int,
+    n_adapters: Mapping[int, int],
     items: Mapping[int, int],
     apart: set[int],
     renders: Renders | None,
@@ -159,20 +159,18 @@ def _of_pool(
     cache = edited.deployment.embedding_cache
     kept = cache.capacity_bytes if cache is not None and cache.memory == "device" else 0.0
     if models[0].diffusion is not None:
+        n_named = n_adapters.get(numbers[0], 0)
         assert renders is not None  # `check_render` has looked
         if pool.role == "encode" and pool.controlnets is not None:
             where = f"deployment.pools.{pool.name}.controlnets"
             raise SpecError.one(where, "a pool that encodes text denoises nothing", "drop it")
-        if pool.role == "encode" and not n_adapters:
+        if pool.role == "encode":
             return [[diffusion.alone(models[0], pool, device)]]
-        how = edited.deployment.adapters if n_adapters else None
-        if how is not None and apart:
-            what = "adapters are not yet combined with text that is encoded on a pool of its own"
-            raise SpecError.one("deployment.adapters", what, "encoders in front: no such pool")
+        how = edited.deployment.adapters if n_named else None
         return [
             diffusion.stages(
                 models[0], pool, device, renders, apart=numbers[0] in apart, adapters=how,
-                n_adapters=n_adapters,
+                n_adapters=n_named,
             )
         ]  # fmt: skip
     if pool.controlnets is not None:
@@ -209,7 +207,7 @@ def _of_pool(
             beside_bytes=beside(sizes, parts, k, pool.resident) + taken,
             seed=seed,
             span_s=span_s,
-            n_adapters=n_adapters,
+            n_adapters=n_adapters.get(m, 0),
         )
         if len(rows) > 1 and len(numbers) > 1:
             raise SpecError.one(

@@ -235,7 +235,8 @@ def simulate(
     if written.fitted is not None and deployment.adapters is not None:
         from forerun.cost import lora
 
-        provenance["assumed"] += lora.assumed(deployment.adapters)
+        proposes = any(served.draft is not None for served in pools)
+        provenance["assumed"] += lora.assumed(deployment.adapters, proposes=proposes)
     return Result(case, deployment, wanted, written, metrics, reasons, provenance)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from forerun.api import _control_words as control_words
+from forerun.spec.caches import Category, ResponseCache, Shelf
 from forerun.spec.case import Case
 from forerun.spec.check_adapters import n_named
-from forerun.spec.deployment import Category, Deployment, Pool, ResponseCache, Shelf
+from forerun.spec.deployment import Deployment, Pool
 
 if TYPE_CHECKING:
     from forerun.spec.adapters import Adapters
@@ -86,7 +87,7 @@ def _speculation_words(pool: Pool) -> str:
 
 def adapter_words(how: Adapters, wanted: Requests) -> str:
     """How many adapters there are, and how replicas keep them."""
-    n, ranks = n_named(wanted), ", ".join(map(str, sorted(set(how.ranks))))
+    n, ranks = sum(n_named(wanted).values()), ", ".join(map(str, sorted(set(how.ranks))))
     room = f"{how.n_slots} slots a replica" if how.memory == "slots" else "in the KV cache's blocks"
     told = f"{n:,} of rank {ranks}; {room}, {how.max_loras} in a batch"
     if how.max_cpu_loras:

@@ -44,12 +44,13 @@ def solve(
     Levenberg and Marquardt's damping; coefficients at a bound that the gradient holds there are
     left out of a step.
     """
-    count = 0
+    known: dict[bytes, np.ndarray] = {}  # at a bound a derivative asks for the same again
 
     def at(z: np.ndarray) -> np.ndarray:
-        nonlocal count
-        count += 1
-        return residuals(z)
+        key = z.tobytes()
+        if key not in known:
+            known[key] = residuals(z)
+        return known[key]
 
     ends = [
         _descended(at, np.clip(np.where(free, start, 0.0), low, high), low, high, free)
@@ -59,7 +60,7 @@ def solve(
     z, cost = _polished(at, z, cost, H, low, high, free)
     sd = np.sqrt(np.diag(np.linalg.inv(H)))
     sd[~free] = 1.0
-    return Solved(z, sd, cost, count)
+    return Solved(z, sd, cost, len(known))
 
 
 def _descended(

@@ -7,7 +7,7 @@ that matter, and a "forerun" block: Hugging Face id, published figures with thei
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ PIPELINES = Path(__file__).parent / "diffusion"
 _VARIANTS = ("-instruct", "-chat", "-it", "-base", "-hf", "-bf16", "-pt")
 
 
+@cache
 def models() -> tuple[str, ...]:
     """The names of all language models in the catalog, sorted."""
     return tuple(sorted(p.stem for p in FOLDER.glob("*.json")))
 
 
+@cache
 def pipelines() -> tuple[str, ...]:
     """The names of all diffusion models in the catalog, sorted."""
     return tuple(sorted(p.stem for p in PIPELINES.glob("*.json")))

@@ -84,6 +84,9 @@ def at_clock(
     draft = free.draft
     if draft is not None and not free.draft_apart:
         draft = at_clock(draft, device, clock, cap_w)
+    branch = free.branch
+    if branch is not None and not free.branch_apart:
+        branch = at_clock(branch, device, clock, cap_w)
     return replace(
         free,
         time_s=Work(**{name: time for name, (time, _) in parts.items()}),
@@ -91,6 +94,7 @@ def at_clock(
         mixed_decode=None if free.mixed_decode is None else free.mixed_decode * ratio,
         mixed_cross_s=free.mixed_cross_s * float(ratio.max(initial=1.0)),
         draft=draft,
+        branch=branch,
         free=free,
     )
 

@@ -89,8 +89,8 @@ def added(graph: Graph, device: Device, how: Adapters) -> Added:
     )
 
 
-def assumed(how: Adapters) -> tuple[str, ...]:
-    """What a run with adapters takes for granted."""
+def assumed(how: Adapters, *, proposes: bool = False) -> tuple[str, ...]:
+    """What a run with adapters takes for granted; proposes : some engine speculates."""
     where = "in the step that needs them" if how.load == "in_step" else "beside steps"
     paged = (
         (
@@ -100,8 +100,10 @@ def assumed(how: Adapters) -> tuple[str, ...]:
         if how.memory == "paged"
         else ()
     )
+    drafts = ("proposals come from a draft without adapters, which `acceptance` is to know",)
     return (
         *paged,
+        *(drafts if proposes else ()),
         "adapters: products with them are priced by the roofline with efficiencies of the device, "
         f"no kernel of theirs was measured; they come {where} at the full rate of their link, "
         "which KV tiers do not share; routed experts have none; their energy is not counted",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from forerun import units
 from forerun.cost.reserve import activation_bytes, padding_bytes, reserve_bytes, visible_bytes
@@ -32,7 +33,7 @@ class Stage:
     attention: tuple[tuple[Attention, float], ...]  # shape and layers
     scans: tuple[tuple[Scan, float], ...]
 
-    @property
+    @cached_property
     def weights_bytes(self) -> float:
         return sum(self.weights_by_part.values())
 
@@ -73,7 +74,7 @@ class Memory:
     def fits(self) -> bool:
         return not self.problems
 
-    @property
+    @cached_property
     def fullest(self) -> Stage:
         return max(self.stages, key=lambda s: s.weights_bytes)
 
@@ -91,12 +92,12 @@ class Memory:
         used = stage.weights_bytes + self.activation_bytes + self.reserve_bytes
         return self.budget_bytes - used
 
-    @property
+    @cached_property
     def kv_pool_bytes(self) -> float:
         """The least any stage leaves on a device."""
         return min(self.kv_pool(s) for s in self.stages)
 
-    @property
+    @cached_property
     def kv_bytes_per_token(self) -> float:
         """Cache of one more token while every layer still grows: all stages, one device of each.
 
@@ -166,7 +167,7 @@ class Memory:
                 most = here if most is None else min(most, here)
         return (self.max_num_seqs if most is None else most * self.groups)  # fmt: skip
 
-    @property
+    @cached_property
     def max_context(self) -> int:
         """Longest context of a single request, at most what the model allows; 0 if none fits."""
         low, high = 0, self.max_len

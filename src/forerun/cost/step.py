@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 import numpy as np
 
 from forerun.cost.estimate import Estimate
-from forerun.cost.table import CostTable, Work, grid
+from forerun.cost.table import DENSE, CostTable, Work, grid
+
+_grid = cache(grid)
 
 
 def step_work(
@@ -34,11 +37,7 @@ def step_work(
         if chunks and table.mixed_decode is not None and work is table.time_s:
             decode = table.mixed_decode
             value += table.mixed_cross_s * n_decode * sum(q for q, _ in chunks)
-        # beyond max_seqs by the last slope, as everywhere
-        lower = min(n_decode, table.max_seqs)
-        row = decode[lower].copy()
-        if n_decode > lower:
-            row = row + (n_decode - lower) * (decode[lower] - decode[lower - 1])
+        row = _decode_row(table, decode, n_decode)
         value += _between(table, table.knots_ctx, row, decode_ctx)
     if table.mixed_prefill == "root_sum_square" and chunks:
         whole = round(sum(q * q for q, _ in chunks) ** 0.5)
@@ -76,9 +75,37 @@ def step_time(
     )  # fmt: skip
 
 
+def decode_times(table: CostTable, n: int, ctx: np.ndarray) -> np.ndarray:
+    """Seconds of steps of n decoding requests with ctx [K] cached tokens each, float64 [K]: as
+    `step_time` one by one."""
+    work = table.time_s
+    value = _at(work.tokens, table.max_tokens, n) + _at(work.seqs, table.max_seqs, n)
+    row, x = _decode_row(table, work.decode, n), table.knots_ctx
+    if table.between == "constant":
+        each = row[np.searchsorted(x, ctx, side="right") - 1]
+    else:
+        each = np.interp(ctx, x, row)
+        if len(x) > 1 and (beyond := ctx > x[-1]).any():
+            slope = (row[-1] - row[-2]) / (x[-1] - x[-2])
+            each[beyond] = row[-1] + slope * (ctx[beyond] - x[-1])
+    return value + each + (table.host_step_s + table.host_seq_s * n)
+
+
+def _decode_row(table: CostTable, decode: np.ndarray, n: int) -> np.ndarray:
+    """What n decoding requests take at the knots [K]; beyond max_seqs by the last slope, as
+    everywhere."""
+    lower = min(n, table.max_seqs)
+    row = decode[lower]
+    if n > lower:
+        row = row + (n - lower) * (decode[lower] - decode[lower - 1])
+    return row
+
+
 def _at(values: np.ndarray, n_max: int, n: float) -> float:
     """The value at count n, linear on the grid."""
-    return _knots(grid(n_max), values, n)
+    if n < min(DENSE, len(values)) and n == int(n) >= 0:
+        return float(values[int(n)])  # a point of the grid
+    return _knots(_grid(n_max), values, n)
 
 
 def _knots(x: np.ndarray, y: np.ndarray, at: float) -> float:
@@ -97,7 +124,9 @@ def _between(table: CostTable, x: np.ndarray, y: np.ndarray, at: float) -> float
 
 
 def _chunk(table: CostTable, work: Work, q: int, p: float) -> float:
-    points = grid(table.max_tokens)
+    if q < min(DENSE, len(work.prefill)) and q == int(q) >= 0:  # a point of the grid
+        return _between(table, table.knots_past, work.prefill[int(q)], p)
+    points = _grid(table.max_tokens)
     i = int(np.searchsorted(points, q))
     if i < len(points) and points[i] == q:
         return _between(table, table.knots_past, work.prefill[i], p)

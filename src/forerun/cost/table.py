@@ -77,7 +77,7 @@ class CostTable:
     idle_w: float  # all devices of the replica
     host_step_s: float
     host_seq_s: float
-    n_devices: int
+    n_devices: float  # with its part of those that replicas share
     peak_flop_per_s: float  # all devices, in the format most of the flop runs in
     peak_hbm_bytes_per_s: float
     low: float  # factor on time for the low end of the 80 % interval
@@ -97,5 +97,7 @@ class CostTable:
     verify: Verify | None = None  # priced where tokens are proposed
     draft: CostTable | None = None  # of who proposes them, unless only the host does ...
     draft_apart: bool = False  # ... on devices of its own
+    branch: CostTable | None = None  # of a ControlNet in steps that denoise ...
+    branch_apart: bool = False  # ... on devices of its own
     free: CostTable | None = None  # at full clock, where this one is slowed (`cost.clocked`)
     between: str = "linear"  # or "constant": decode and prefill keep a knot's value up to the next

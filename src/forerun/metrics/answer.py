@@ -82,6 +82,9 @@ class Metrics:
     showing: Figure
     controlnets: Figure
     controlnets_added: Figure
+    controlnet_hit: Figure
+    controlnet_loads: Figure
+    controlnet_wait_s: Figure
     energy_j_per_image: Figure
     usd_per_image: Figure
     energy_j_per_frame: Figure

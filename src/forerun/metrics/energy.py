@@ -19,22 +19,16 @@ def idle_j(part: View) -> float:
     return float((idle_w * rental.share(part, rental.POWERED)).sum()) * part.duration_s
 
 
-def branched(part: View) -> bool:
-    """Whether steps had ControlNets."""
-    return part.log.branched is not None and bool(part.log.branched["n_steps"].any())
-
-
 def dynamic_j(part: View) -> float | None:
-    """Energy above idle; None when the log kept no steps, or some had ControlNets, whose energy is
-    not known."""
-    if part.leaps is None or branched(part):
+    """Energy above idle; None when the log kept no steps."""
+    if part.leaps is None:
         return None
     return float(np.sum(work.by_leap(part.leaps, part.log, "energy_j")))
 
 
 def by_replica_j(part: View) -> np.ndarray | None:
     """Idle and dynamic energy of each replica: float64 [replicas]; None as `dynamic_j`."""
-    if part.leaps is None or branched(part):
+    if part.leaps is None:
         return None
     idle_w = work.of_replica(part.log, "idle_w")
     idle = idle_w * rental.share(part, rental.POWERED) * part.duration_s

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from forerun.metrics.figure import Figure, plural, ratio, text
 from forerun.metrics.latency import PS
 from forerun.metrics.window import View
@@ -35,6 +37,7 @@ def figures(part: View, joule: float | None, usd: float | None) -> dict[str, Any
     """
     log = part.log
     images = frames = step = showing = branches = longer = None
+    hit = loads = wait = None
     n = n_frames = 0.0
     if log.frames is not None:
         ended = part.ended
@@ -47,6 +50,11 @@ def figures(part: View, joule: float | None, usd: float | None) -> dict[str, Any
             if log.branched is not None:
                 branches = ratio(float(log.branched["busy_ps"].sum()), busy)
                 longer = ratio(float(log.branched["added_ps"].sum()), busy)
+        if log.netted is not None and part.whole and log.netted["n_asked"].any():
+            asked = float(log.netted["n_asked"].sum())
+            hit = float(log.netted["n_there"].sum()) / asked
+            loads = int(log.netted["n_loads"].sum())
+            wait = ratio(float(log.netted["wait_ps"].sum()) * PS, float(len(log.requests)))
     steps, price = "steps x cost table", "price given x time"
     return {
         "images_per_s": Figure(images, "image/s", "requests"),
@@ -55,6 +63,9 @@ def figures(part: View, joule: float | None, usd: float | None) -> dict[str, Any
         "showing": Figure(showing, "share", "steps"),
         "controlnets": Figure(branches, "share", "steps"),
         "controlnets_added": Figure(longer, "share", "steps"),
+        "controlnet_hit": Figure(hit, "share", "requests"),
+        "controlnet_loads": Figure(loads, "count", "replicas"),
+        "controlnet_wait_s": Figure(wait, "s", "requests"),
         "energy_j_per_image": Figure(ratio(joule, n) if n else None, "J/image", steps),
         "usd_per_image": Figure(ratio(usd, n) if n else None, "USD/image", price),
         "energy_j_per_frame": Figure(
@@ -95,11 +106,24 @@ def told(part: View) -> list[str]:
         of_all = ratio(n, float(log.replicas["n_steps"].sum()))
         more = [
             f"{text(of_all, 'share')} of the steps had ControlNets, which took {text(each, 's')} "
-            f"of each and made it {text(longer, 's')} longer; what they draw is "
-            "not known, so that no energy is told."
+            f"of each and made it {text(longer, 's')} longer."
         ]
+        if log.netted is not None and log.netted["n_asked"].any():
+            more.append(_came(log.netted))
     return [
         f"{plural(len(rows), 'request')} took {rows['n_out'].mean():,.1f} steps of {tokens:,.0f} "
         f"tokens each on average; of the busy time {parts}, the rest denoising.",
         *more,
     ]
+
+
+def _came(netted: np.ndarray) -> str:
+    """What ControlNets that come and go cost a run."""
+    n, far, out = (int(netted[name].sum()) for name in ("n_loads", "n_far", "n_evicted"))
+    hit = float(netted["n_there"].sum()) / float(netted["n_asked"].sum())
+    beyond = f", {far:,} of them from beyond the host" if far else ""
+    each = text(float(netted["load_ps"].sum()) * PS / max(n, 1), "s")
+    return (
+        f"{text(hit, 'share')} of the ControlNets that requests use were on the replica to which "
+        f"they came; {n:,} had to come{beyond}, which took {each} each, and {out:,} made room."
+    )

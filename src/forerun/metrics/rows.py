@@ -29,7 +29,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "images": (
         "images_per_s", "frames_per_s", "denoising_step_s", "showing", "controlnets",
-        "controlnets_added", "energy_j_per_image", "usd_per_image", "energy_j_per_frame",
+        "controlnets_added", "controlnet_hit", "controlnet_loads", "controlnet_wait_s",
+        "energy_j_per_image", "usd_per_image", "energy_j_per_frame",
         "usd_per_frame",
     ),
     "streams": (

@@ -25,6 +25,8 @@ ALIKE = ({"fp8", "fp8_block", "mxfp8"}, {"nvfp4", "mxfp4"})
 LAYOUT = {"tp": "tp", "pp": "pp", "dp": "dp_attention", "moe_tp": "moe_tp", "moe_ep": "moe_ep"}
 #: those that only pools of their own have
 OWN = ("replicas", "batch")
+OWN_COLUMNS = tuple(f"{phase}_{name}" for phase in PHASES for name in (*LAYOUT, *OWN))
+COLUMNS = (*LAYOUT.values(), *OWN_COLUMNS)
 _QUANTISED = re.compile(
     r"[-_](nvfp4|mxfp4|fp4|fp8|w8a8|w4a16|int8|int4|awq|gptq)([-_].*)?$", re.IGNORECASE
 )
@@ -105,14 +107,26 @@ def pools_of(
     assumed: list[str],
 ) -> tuple[Pool, ...]:  # fmt: skip
     """One pool, or the prefill and the decode pool."""
-    own = [f"{phase}_{name}" for phase in PHASES for name in (*LAYOUT, *OWN)]
-    unused = own if mode == "agg" else LAYOUT.values()
+    cells = tuple((name, cell) for name in COLUMNS if (cell := row.get(name, "")))
+    pools, notes = _pools_of(cells, mode, model, tuple(common.items()))
+    assumed += notes
+    return pools
+
+
+@lru_cache(maxsize=256)
+def _pools_of(
+    cells: tuple[tuple[str, str], ...], mode: str, model: Model,
+    common: tuple[tuple[str, str | None], ...],
+) -> tuple[tuple[Pool, ...], list[str]]:  # fmt: skip
+    """(pools, what is assumed of them): many rows of a table are of one layout."""
+    row, notes = dict(cells), list[str]()
+    unused = OWN_COLUMNS if mode == "agg" else LAYOUT.values()
     given = [name for name in unused if whole(row, name) is not None]
     if given:
-        assumed.append(f"{', '.join(given)} say nothing of mode {mode}")
+        notes.append(f"{', '.join(given)} say nothing of mode {mode}")
     if mode == "agg":
-        return (_pool(row, "", model, common, assumed),)
-    return tuple(_phase_pool(row, phase, model, common, assumed) for phase in PHASES)
+        return (_pool(row, "", model, dict(common), notes),), notes
+    return tuple(_phase_pool(row, phase, model, dict(common), notes) for phase in PHASES), notes
 
 
 def _phase_pool(

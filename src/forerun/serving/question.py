@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from forerun.cost.engine_profile import EngineProfile, engines, profile
 from forerun.cost.sheet import device_of, split_runtime
 from forerun.errors import SpecError
 from forerun.serving.cells import check_most, dtype, needed, number, power_of_two, whole, word
 from forerun.serving.layout import PHASES, formats_of, model_of, pools_of
-from forerun.spec.deployment import Engine, Pool
+from forerun.spec.deployment import Pool
 from forerun.spec.model import Model
 
 #: requests a client of a closed loop sends, as benchmarks of engines do
@@ -87,13 +88,12 @@ def question(row: Mapping[str, str], known: EngineProfile | None = None) -> Ques
         assumed.append(
             f"answers end up to {100 * found.early:g} % early, so a loop falls out of step"
         )
-    settings = found.settings(runtime)
-    engines_of = [_seated(row, settings, pool, load, budget, pools) for pool in pools]
+    seats = [_seats(row, pool, load, pools) for pool in pools]
     return Question(
         model=model, profile=found, isl=isl, osl=osl, n_requests=load.n_requests,
         pools=tuple(
-            pool.model_copy(update={"engine": engine})
-            for pool, engine in zip(pools, engines_of, strict=True)
+            _seated(pool, found, runtime, n, max(budget, n))
+            for pool, n in zip(pools, seats, strict=True)
         ),
         concurrency=load.concurrency, rate_per_s=load.rate_per_s, assumed=tuple(assumed),
     )  # fmt: skip
@@ -155,16 +155,19 @@ def _load(row: Mapping[str, str], mode: str, assumed: list[str]) -> Load:
     return Load(n, None, rate)
 
 
-def _seated(
-    row: Mapping[str, str], settings: Engine, pool: Pool, load: Load, budget: int,
-    pools: tuple[Pool, ...],
-) -> Engine:  # fmt: skip
-    """The engine of a pool with its sequences and tokens a step."""
+def _seats(row: Mapping[str, str], pool: Pool, load: Load, pools: tuple[Pool, ...]) -> int:
+    """Sequences of a step of a pool."""
     batch = whole(row, f"{pool.name}_batch") if pool.name in PHASES else None
     batch = batch * pool.dp if batch else whole(row, "max_batch")
     groups = max(p.dp for p in pools)
     most = min(load.concurrency or load.n_requests, SEATS * groups, MOST_SEATS)
-    seats = batch or max(LEAST_SEATS, power_of_two(most))
-    return settings.model_copy(
-        update={"max_num_seqs": seats, "max_num_batched_tokens": max(budget, seats)}
+    return batch or max(LEAST_SEATS, power_of_two(most))
+
+
+@lru_cache(maxsize=256)
+def _seated(pool: Pool, found: EngineProfile, runtime: str, seats: int, budget: int) -> Pool:
+    """The pool with an engine of so many sequences and tokens a step."""
+    engine = found.settings(runtime).model_copy(
+        update={"max_num_seqs": seats, "max_num_batched_tokens": budget}
     )
+    return pool.model_copy(update={"engine": engine})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from forerun.cost.step import step_time
+from forerun.cost.step import decode_times, step_time
 from forerun.cost.table import CostTable
 
 MOST_STEPS = 64  # of prefill; a longer one is simulated
@@ -54,7 +54,7 @@ def batch_at_once(
     # those that began first end first: with few tokens between them, as one batch to the mean
     start, steps = isl + float(ahead.mean()), osl - 1 - float(ahead.mean())
     end = now + _integral(table, batch, start, steps)
-    step = _step(table, batch, isl + osl)
+    step = float(decode_times(table, batch, np.array([isl + osl]))[0])
     return first, end + (ahead.mean() - ahead) * step
 
 
@@ -62,12 +62,6 @@ def _integral(table: CostTable, batch: int, start: float, steps: float) -> float
     """Seconds of so many decode steps from a context on: trapezoids between the knots."""
     knots = table.knots_ctx[(table.knots_ctx > start) & (table.knots_ctx < start + steps)]
     at = np.array([start, *knots, start + steps])
-    values = np.array([_step(table, batch, c) for c in at])
+    values = decode_times(table, batch, at)
     # a step at context c stands for the token from c to c + 1
     return float(np.sum((values[1:] + values[:-1]) / 2 * np.diff(at)))
-
-
-def _step(table: CostTable, batch: int, ctx: float) -> float:
-    return step_time(
-        table, n_tokens=batch, n_seqs=batch, n_decode=batch, decode_ctx=ctx
-    ).value  # fmt: skip

@@ -12,7 +12,7 @@ from forerun import catalog
 from forerun.cost import lora
 from forerun.errors import SpecError
 from forerun.ops.graph import Graph
-from forerun.sim.core import rows_fleet, state
+from forerun.sim.core import rows_kept, state
 from forerun.spec.adapters import Adapters
 from forerun.spec.deployment import Pool
 from forerun.spec.device import Device
@@ -43,7 +43,7 @@ class Fitting:
     token_s: float = 0.0  # for what a token brings and takes
     rank_flop_s: float = 0.0  # to compute a token with one rank
     blocks: np.ndarray | None = None  # int64 [A], of the KV cache; None: they have slots
-    leaves: str = "prefixes"  # one of rows_fleet.LEAVES
+    leaves: str = "prefixes"  # one of rows_kept.LEAVES
     early_s: float = 0.0  # requests start so long before theirs is there
 
 
@@ -104,31 +104,57 @@ def fill_adapters(engines: Any, fittings: Sequence[Fitting | None]) -> None:
         row.early_ps = round(one.early_s * PS)
         row.in_step, row.in_order, row.gathered = one.in_step, one.in_order, one.gathered
         if one.blocks is not None:
-            row.paged, row.leaves = 1, rows_fleet.LEAVES[one.leaves]
+            row.paged, row.leaves = 1, rows_kept.LEAVES[one.leaves]
             row.n_slots, row.adapter_room = len(one.ranks), int(one.blocks.max(initial=0))
         row.adapter_launch_ps, row.rank_ps = round(one.launch_s * PS), round(one.rank_s * PS)
         row.adapted_ps, row.rank_flop_ps = round(one.token_s * PS), round(one.rank_flop_s * PS)
 
 
-def adapter_arrays(fittings: Sequence[Fitting | None], n_replicas: int) -> dict[str, np.ndarray]:
-    """The fields of a `State` on adapters; nothing is loaded at first."""
-    first = fittings[0]
-    n = 0 if first is None else len(first.ranks)
-    adapters = state.rows(n, rows_fleet.ADAPTER)
-    times = np.zeros((len(fittings), n, 2), dtype=np.int64)
+def numbered(fittings: Sequence[Fitting | None], models: Sequence[int]) -> np.ndarray:
+    """Where the adapters of each model begin among those of all, int64 [models + 1].
+
+    models : of each pool; a model's own are numbered from 0 in requests.
+    """
+    n = np.zeros(max(models) + 2, dtype=np.int64)
+    for one, m in zip(fittings, models, strict=True):
+        n[m + 1] = max(n[m + 1], 0 if one is None else len(one.ranks))
+    return np.cumsum(n)
+
+
+def adapter_arrays(
+    fittings: Sequence[Fitting | None],
+    models: Sequence[int],
+    n_replicas: int,
+    nets: tuple[np.ndarray, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """The fields of a `State` on adapters, and on ControlNets behind them; nothing is loaded at
+    first.
+
+    models : of each pool.
+    nets : bytes and times of ControlNets that come and go (`branches.net_columns`).
+    """
+    starts = numbered(fittings, models)
+    n = int(starts[-1])
+    n_all = n + len(nets[0])
+    adapters = state.rows(n_all, rows_kept.ADAPTER)
+    adapters.bytes[n:] = nets[0]
+    times = np.zeros((len(fittings), n_all, 2), dtype=np.int64)
+    times[:, n:] = nets[1]
     blocks = np.zeros((len(fittings), n), dtype=np.int64)
-    if first is not None:
-        adapters.rank, adapters.bytes = first.ranks, first.load_bytes
-        for p, one in enumerate(fittings):
-            if one is None:  # a row that encodes
-                continue
-            blocks[p] = 0 if one.blocks is None else one.blocks
-            times[p] = np.rint(np.stack([one.near_s, one.far_s], axis=1) * PS)
-    slots = np.zeros((n_replicas, n), dtype=rows_fleet.SLOT).view(np.recarray)
+    for p in reversed(range(len(fittings))):  # what replicas differ in is told of the first pool
+        one = fittings[p]
+        if one is None:  # a row that encodes, or a model without
+            continue
+        mine = slice(starts[models[p]], starts[models[p]] + len(one.ranks))
+        adapters.rank[mine], adapters.bytes[mine] = one.ranks, one.load_bytes
+        blocks[p, mine] = 0 if one.blocks is None else one.blocks
+        times[p, mine] = np.rint(np.stack([one.near_s, one.far_s], axis=1) * PS)
+    slots = np.zeros((n_replicas, n_all), dtype=rows_kept.SLOT).view(np.recarray)
     return {
         "adapters": adapters,
         "adapter_ps": times,
         "adapter_blocks": blocks,
         "slots": slots,
-        "fitted": state.rows(n_replicas, rows_fleet.FITTED),
+        "fitted": state.rows(n_replicas, rows_kept.FITTED),
+        "netted": state.rows(n_replicas, rows_kept.FITTED),
     }

@@ -62,6 +62,26 @@ def tuned(leaps: np.ndarray, table: CostTable, work: Work, how: Tuning) -> np.nd
     return leaps["n_steps"] * (step + (1 + how.backward) * attention)
 
 
+def branched(leaps: np.ndarray, table: CostTable, part: str) -> np.ndarray:
+    """What ControlNets take of a part in each leap, all passes of them alike: float64 [L].
+
+        passes * (products(tokens of a pass) + sampling) + requests of all * attention(own tokens)
+
+    table : of one of them.  Its requests have the step's mean size.
+    """
+    out = np.zeros(len(leaps))
+    at = (leaps["draft_tokens"] > 0) & (leaps["n_seqs"] > 0)
+    rows, work, tokens = leaps[at], getattr(table, part), grid(table.max_tokens)
+    size = rows["n_tokens"] / np.maximum(rows["n_seqs"], 1)
+    using = rows["draft_tokens"] / size  # requests, once for each ControlNet that they use
+    step = using * np.interp(size, tokens, work.prefill[:, 0])
+    passes = np.maximum(rows["depth"], 1)
+    step += passes * np.interp(rows["draft_tokens"] / passes, tokens, work.tokens)
+    step += passes * np.interp(using / passes, grid(table.max_seqs), work.seqs)
+    out[at] = rows["n_steps"] * step
+    return out
+
+
 def by_leap(
     leaps: np.ndarray,
     tables: Sequence[CostTable],
@@ -89,6 +109,8 @@ def by_leap(
             out[mine] += tuned(rows, table, getattr(table, part), how)
         if table.pick is not None:
             out[mine] += picked(rows, table, part)
+        if table.branch is not None and (part == "energy_j" or not table.branch_apart):
+            out[mine] += branched(rows, table.branch, part)
         if table.verify is None:
             continue
         out[mine] += verify.verified(rows, table, part, _line)

@@ -121,14 +121,9 @@ def encodes(pools: Sequence[Served]) -> bool:
 def _beside_images(pools: Sequence[Served], again: Sequence[bool], cached: bool) -> list[Problem]:
     """What images have not been combined with yet."""
     problems, drop = [], "text only, or drop this"
-    makes = any(served.denoises for served in pools)  # then what is encoded is text
     if cached:
         what = "an answer is given again by a text, and images are no text"
         problems.append(Problem("deployment.response_cache", what, drop))
-    apart = any(served.pool.role == "encode" and served.n_blocks > 0 for served in pools)
-    if apart and not makes and any(served.adapters is not None for served in pools):
-        what = "adapters are not yet combined with pools that encode"
-        problems.append(Problem("deployment.adapters", what, "no pool with role: encode"))
     for served, asked in zip(pools, again, strict=True):
         where = f"deployment.pools.{served.pool.name}"
         if not served.pool.replicas:
@@ -202,18 +197,11 @@ def check_adapters(pools: Sequence[Served]) -> None:
     problems = []
     if all(served.adapters is None for served in pools):
         return
-    many = len({served.model for served in pools}) > 1
     for served in pools:
         where = f"deployment.pools.{served.pool.name}"
         if served.pool.pp * served.pool.dp * served.pool.cp > 1:
             what = "adapters of a replica with pp, dp or cp are not simulated yet"
             problems.append(Problem(where, what, "tp alone"))
-        if served.draft is not None:
-            what = "proposed tokens are verified without adapters"
-            problems.append(Problem(f"{where}.engine.speculation", what, "drop one of the two"))
-        if many or served.group is not None:
-            what = "adapters are of one model, and the case has several"
-            problems.append(Problem(f"{where}.models", what, "a case for each model"))
     if problems:
         raise SpecError(*dict.fromkeys(problems))
 
@@ -251,11 +239,6 @@ def check_caps(
     problems = []
     for served in pools:
         engine, where = served.pool.engine, f"deployment.pools.{served.pool.name}.engine"
-        if served.draft is not None and (
-            engine.kept_tokens or engine.attended_tokens or kept or read
-        ):
-            what = "proposed tokens are verified against all cached tokens, without caps"
-            problems.append(Problem(where, what, "drop speculation, or the caps"))
         capped = engine.kept_tokens or engine.attended_tokens or kept or read
         if served.block is not None and served.pool.replicas and capped:
             what = "caps on kept or attended tokens are not yet combined with sm_share"
@@ -326,14 +309,11 @@ def check_drafts(pools: Sequence[Served]) -> None:
 
 
 def check_fair(pools: Sequence[Served], again: Sequence[bool]) -> None:
-    """Raises SpecError where queues by tenant would have to be queues by adapter, or of a lane."""
+    """Raises SpecError where queues by tenant would have to be queues of a lane."""
     problems = []
     for served, asked in zip(pools, again, strict=True):
         where = f"deployment.pools.{served.pool.name}.engine.order"
         fix = "an order that is asked once: fcfs, priority, earliest_deadline"
-        if asked and served.adapters is not None:
-            what = "requests stand apart by adapter here, and not yet by tenant too"
-            problems.append(Problem(where, what, fix))
         if asked and served.block is not None:
             what = "prompts and answers of a tenant are counted by two lanes apart"
             problems.append(Problem(where, what, fix))

@@ -18,9 +18,18 @@ def check_moves(case: Case, deployment: Deployment) -> None:
     if deployment.rebalance is not None:
         what = "latents do not move between replicas"
         problems.append(Problem("deployment.rebalance", what, "drop it"))
-    if deployment.power is not None and case.traffic.render.controls is not None:
-        what = "what ControlNets draw is not known, so that no row of power can count it"
-        problems.append(Problem("deployment.power", what, "drop it"))
+    row = deployment.power
+    if row is not None and row.policy.name != "watch" and case.traffic.render.controls is not None:
+        for pool in deployment.pools:
+            if pool.control_devices and (not row.pools or pool.name in row.pools):
+                what = "the clocks of devices for ControlNets are not yet set with the denoiser's"
+                where = f"deployment.pools.{pool.name}.controlnets.where"
+                problems.append(Problem(where, what, "where: beside, or policy: watch"))
+    for pool in deployment.pools:
+        if pool.shares_controls and pool.autoscale is not None:
+            what = "devices for the ControlNets of all replicas do not come and go with these"
+            where = f"deployment.pools.{pool.name}.controlnets.where"
+            problems.append(Problem(where, what, "where: apart or beside, or no autoscale"))
     for i, fault in enumerate(case.faults):
         if fault.effect == "loss" and fault.on_notice == "move":
             what = "latents do not move between replicas"

@@ -208,8 +208,11 @@ def assumed(
             "of prompts read the past at their own pace, and what the answers lose is not looked at"
         )
     if own_caps or any(engine.kept_tokens or engine.attended_tokens for engine in engines):
+        drafts = any(engine.speculation is not None for engine in engines)
+        once = ", the same for all tokens of a request that a step verifies" if drafts else ""
         out.append(
             "caps on kept or attended tokens: which tokens are kept is chosen for free, those that "
-            f"are read {PICKED[engines[0].attended_by]}; what the answers lose is not looked at"
+            f"are read {PICKED[engines[0].attended_by]}{once}; what the answers lose is not looked "
+            "at"
         )
     return tuple(out)

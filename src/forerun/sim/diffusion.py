@@ -27,11 +27,12 @@ from forerun.ops.graph import Graph
 from forerun.sim.adapters import fitting
 from forerun.sim.branches import (
     ASSUMED,
+    LOADED,
     Branching,
     beside_bytes,
     branching,
     check_used,
-    with_devices,
+    with_branch,
 )
 from forerun.sim.power.check import check_pool
 from forerun.sim.prepare import as_set, port
@@ -138,7 +139,8 @@ def stages(
     branch = control = None
     if asked.n_controls:
         branch, control = _controls(model, pool, device, asked, most, usual, steps)
-        steps = with_devices(steps, device, pool)
+        control = as_set(_at_once(control), pool, device)
+        steps = with_branch(steps, control, pool)
     out = [Served(
         pool=pool, table=steps, branch=branch, n_blocks=n_blocks, max_len=1 << 40,
         kv_token_bytes=a_token, port_bytes_per_s=rate, port_latency_s=latency_s,
@@ -148,7 +150,7 @@ def stages(
         table = _price(text, device, pool, max(most, 2 * d.read), (asked.copies, d.read))
         out.append(_behind(idle, "text", as_set(_at_once(table), pool, device), role="encode"))
     if control is not None:
-        out.append(_behind(idle, "controlnet", as_set(_at_once(control), pool, device)))
+        out.append(_behind(idle, "controlnet", control))
     largest = _latents(d, asked, asked.tokens)
     usual = (1, _latents(d, asked, asked.mean_tokens))
     drawn = _price(pixels, device, pool.model_copy(update={"tp": 1}), largest, usual)
@@ -174,7 +176,8 @@ def _controls(
     )
     share = _own_s(first, asked.mean_tokens) / _own_s(steps, asked.mean_tokens)
     found = branching(model, pool, device, asked.copies, asked.n_controls, share)
-    return found, replace(branch, assumed=(*branch.assumed, ASSUMED))
+    told = (ASSUMED, LOADED) if found.slots else (ASSUMED,)
+    return found, replace(branch, assumed=(*branch.assumed, *told))
 
 
 def _own_s(table: CostTable, tokens: int) -> float:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from forerun.errors import Problem, SpecError
-from forerun.sim.core import rows_fleet, state
+from forerun.sim.core import rows_fleet, rows_kept, state
 from forerun.sim.tables import PS
-from forerun.spec.deployment import EmbeddingCache
+from forerun.spec.caches import EmbeddingCache
 from forerun.spec.requests import Requests
 
 
@@ -31,7 +31,7 @@ class Cache:
 def arrays(cache: Cache | None, n_replicas: int) -> dict[str, np.ndarray]:
     """The fields of a `State` on embeddings that are kept; none is at first."""
     n = 0 if cache is None else 1 if cache.shared else n_replicas
-    albums = state.rows(n, rows_fleet.ALBUM)
+    albums = state.rows(n, rows_kept.ALBUM)
     albums.oldest = albums.newest = -1
     if cache is not None:
         albums.most_bytes, albums.shared = int(cache.capacity_bytes), int(cache.shared)
@@ -41,7 +41,7 @@ def arrays(cache: Cache | None, n_replicas: int) -> dict[str, np.ndarray]:
     return {
         "items": np.zeros(0, dtype=np.int64),
         "albums": albums,
-        "pictures": np.zeros((n, 0), dtype=rows_fleet.PICTURE).view(np.recarray),
+        "pictures": np.zeros((n, 0), dtype=rows_kept.PICTURE).view(np.recarray),
     }
 
 
@@ -70,7 +70,7 @@ def named(now: state.State, numbers: dict[int, int], requests: Requests) -> dict
     kinds, which = np.unique(names, return_inverse=True)
     known = [-1 if name < 0 else numbers.setdefault(name, len(numbers)) for name in kinds.tolist()]
     more = len(numbers) - now.pictures.shape[1]
-    pictures = np.zeros((len(now.albums), len(numbers)), dtype=rows_fleet.PICTURE)
+    pictures = np.zeros((len(now.albums), len(numbers)), dtype=rows_kept.PICTURE)
     pictures[:, : len(numbers) - more] = now.pictures
     return {
         "at": at,

@@ -11,6 +11,7 @@ from forerun.sim import calls
 from forerun.sim import embeddings as embedding_room
 from forerun.sim import responses as response_room
 from forerun.sim import tables as table_arrays
+from forerun.sim.adapters import numbered
 from forerun.sim.check import check_caps, check_items
 from forerun.sim.core import rows_request, state
 from forerun.sim.core.order import NEVER
@@ -18,7 +19,7 @@ from forerun.sim.core.rows_fleet import NO_CAP
 from forerun.sim.room import gate_memory_for, pending_for, tenants_for
 from forerun.sim.settings import LONGEST_S, Settings
 from forerun.sim.setup import PS
-from forerun.spec.deployment import ResponseCache
+from forerun.spec.caches import ResponseCache
 from forerun.spec.requests import CONTENT, STREAMS, Requests, chained
 
 
@@ -166,14 +167,18 @@ class Intake(Settings):
         rows.region = requests.region
 
     def _name_adapters(self, rows: Any, requests: Requests) -> None:
-        """The adapter that each request names; -1 none.  Raises SpecError for unknown ones."""
+        """The adapter that each request names of its model's; -1 none.  Raises SpecError for
+        unknown ones."""
         if requests.adapter is None:
             return
-        known = len(self._state.adapters)
-        if len(requests) and not -1 <= requests.adapter.min() <= requests.adapter.max() < known:
-            what = f"name adapters up to {requests.adapter.max()}, and there are {known}"
-            raise SpecError.one("requests", what, f"deployment.adapters.n: {known + 1} or more")
-        rows.adapter = requests.adapter
+        pools, named = self.pools, requests.adapter
+        starts = numbered([one.adapters for one in pools], [one.model for one in pools])
+        first, known = starts[rows.model], starts[rows.model + 1] - starts[rows.model]
+        if not ((named >= -1) & (named < known)).all():
+            k = int(((named < -1) | (named >= known)).argmax())
+            what = f"name adapters up to {named.max()}, and there are {known[k]}"
+            raise SpecError.one("requests", what, f"deployment.adapters.n: {known[k] + 1} or more")
+        rows.adapter = np.where(named < 0, -1, first + named)
 
     def _use_controls(self, requests: Requests) -> None:
         """The ControlNets that each request uses.  Raises SpecError for ones that nobody has."""
@@ -185,6 +190,12 @@ class Intake(Settings):
             if any(one.branch is None or one.branch.n < most for one in serving) or not serving:
                 what = f"use ControlNets up to number {most - 1}, and not every pool has them"
                 fix = "controlnets: {where: beside} of each pool that denoises"
+                raise SpecError.one("requests", what, fix)
+            slots = min((o.branch.slots for o in serving if o.branch and o.branch.slots), default=0)
+            many = max(int(bits).bit_count() for bits in np.unique(used))
+            if 0 < slots < many:
+                what = f"use {many} ControlNets at once, and replicas have slots for {slots}"
+                fix = f"slots: {many} of each pool's controlnets"
                 raise SpecError.one("requests", what, fix)
         if known:
             more = np.zeros(len(requests), dtype=np.int64) if used is None else used

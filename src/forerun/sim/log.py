@@ -101,6 +101,7 @@ class Log:
     branched: np.ndarray | None = None  # of dtype BRANCHED, one row a replica; None: no ControlNets
     tuned: np.ndarray | None = None  # structured array of dtype TUNED, one row a replica
     fitted: np.ndarray | None = None  # structured array of dtype FITTED, one row a replica
+    netted: np.ndarray | None = None  # the same of ControlNets; None where none comes and goes
     frames: np.ndarray | None = None  # int64 [N], of each answer that a diffusion model makes
     streams: Streams | None = None  # of video
     answered: Answered | None = None  # what the response cache did, where there is one

@@ -12,7 +12,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,6 +84,7 @@ def _compiled_shipped(kind: str, function: Callable[..., Any]) -> Any:
     return compiler.policy(kind, function, keep=True)
 
 
+@cache
 def names(kind: str) -> tuple[str, ...]:
     """The policies of a kind that ship with Forerun."""
     package = importlib.import_module(f"{policies.__name__}.{FOLDER.get(kind, kind)}")
@@ -112,6 +113,11 @@ def find(kind: str, policy: Policy | Callable[..., Any]) -> Found:
     return _found(kind, function, policy.name, policy.params, module, shipped=True)
 
 
+@lru_cache(maxsize=256)
+def _n_arguments(function: Callable[..., Any]) -> int:
+    return len(inspect.signature(function).parameters)
+
+
 def _found(
     kind: str,
     function: Callable[..., Any],
@@ -122,7 +128,7 @@ def _found(
     shipped: bool,
 ) -> Found:
     where = f"policy {name}"
-    n_arguments = len(inspect.signature(function).parameters)
+    n_arguments = _n_arguments(function)
     if n_arguments != len(ARGUMENTS[kind]):
         raise PolicyError.one(
             where,

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from forerun.errors import Problem, SpecError, nearest
-from forerun.sim.core import doubt, rows_fleet, rows_request, state
+from forerun.sim.core import doubt, rows_kept, rows_request, state
 from forerun.sim.core.order import NEVER
-from forerun.spec.deployment import ResponseCache, Shelf
+from forerun.spec.caches import ResponseCache, Shelf
 from forerun.spec.requests import Requests
 from forerun.spec.wordings import Wordings
 
@@ -37,11 +37,11 @@ def empty() -> dict[str, np.ndarray]:
     """The fields of a `State` where no answers are kept."""
     return {
         "asks": state.rows(0, rows_request.ASK),
-        "texts": state.rows(0, rows_fleet.TEXT),
+        "texts": state.rows(0, rows_kept.TEXT),
         "near": np.zeros(0, dtype=np.int64),
         "similarity": np.zeros(0),
-        "answers": state.rows(0, rows_fleet.ANSWER),
-        "shelves": state.rows(0, rows_fleet.SHELF),
+        "answers": state.rows(0, rows_kept.ANSWER),
+        "shelves": state.rows(0, rows_kept.SHELF),
         "answer_links": np.zeros((2, 0, 2), dtype=np.int64),
         "shelf_ends": np.zeros((2, 0, 2), dtype=np.int64),
         "n_right": np.zeros(0, dtype=np.int64),
@@ -52,12 +52,12 @@ def empty() -> dict[str, np.ndarray]:
 def arrays(cache: ResponseCache, wordings: Wordings, n_authors: int) -> dict[str, np.ndarray]:
     """An empty cache for these texts.  Raises SpecError for a category that no request is of."""
     check_categories(cache, wordings)
-    texts = state.rows(len(wordings), rows_fleet.TEXT)
+    texts = state.rows(len(wordings), rows_kept.TEXT)
     texts.question, texts.shelf = wordings.question, wordings.category
     texts.near_at, texts.n_near = wordings.near_starts[:-1], np.diff(wordings.near_starts)
-    answers = state.rows(len(wordings) * n_authors, rows_fleet.ANSWER)
+    answers = state.rows(len(wordings) * n_authors, rows_kept.ANSWER)
     answers.request = -1
-    shelves = state.rows(len(wordings.names), rows_fleet.SHELF)
+    shelves = state.rows(len(wordings.names), rows_kept.SHELF)
     for row, name in zip(shelves, wordings.names, strict=True):
         _fill(row, cache, cache.shelf(name))
     return {

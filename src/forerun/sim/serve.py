@@ -202,6 +202,7 @@ class Server(Intake):
             branched=np.array(self._state.branched) if len(self._state.controls) else None,
             tuned=np.array(self._state.tuned) if self._clock.tunes else None,
             fitted=np.array(self._state.fitted) if self._clock.has_adapters else None,
+            netted=np.array(self._state.netted) if self._clock.has_nets else None,
             replicas=np.array(self._state.totals),
             pool_of_replica=self.pool_of_replica,
             tables=tuple(served.table for served in self.pools),

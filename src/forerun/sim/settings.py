@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,7 +36,8 @@ from forerun.sim.core.signatures import KINDS
 from forerun.sim.log import Tenant
 from forerun.sim.setup import Options, Served, new_state, pool_of_replica
 from forerun.sim.tiers import Tier, check_tiers
-from forerun.spec.deployment import Engine, Policy, ResponseCache
+from forerun.spec.caches import ResponseCache
+from forerun.spec.deployment import Engine, Policy
 from forerun.spec.requests import Requests
 from forerun.spec.workload import Client
 
@@ -133,9 +134,7 @@ class Settings:
         )
         self._asked: list[Requests] = []
         self._own_caps = False  # some request has caps of its own
-        if JIT and not compiler.is_cached():
-            say = self.announce or (lambda text: print(text, file=sys.stderr, flush=True))
-            say("compiling the simulator for this machine (once, about half a minute) ...")
+        self._say_if_it_takes_long()
         self._advance_core = compiler.entry("advance")
         chosen = {kind: policy_room.by_pool(self._found[kind]) for kind in KINDS}
         self._put(**{kind: function for kind, (function, _) in chosen.items()})
@@ -147,6 +146,17 @@ class Settings:
         self._released = False
 
     # -- set-up ------------------------------------------------------------------------------
+
+    _looked: ClassVar[bool] = False  # whether a run of this process has seen to the compiling
+
+    def _say_if_it_takes_long(self) -> None:
+        """Say so before the core is compiled, which happens once a machine."""
+        if not JIT or Settings._looked:
+            return
+        Settings._looked = True
+        if not compiler.is_cached():
+            say = self.announce or (lambda text: print(text, file=sys.stderr, flush=True))
+            say("compiling the simulator for this machine (once, about half a minute) ...")
 
     def _check(self) -> None:
         if not self.pools:

@@ -13,14 +13,21 @@ from forerun.cost.table import CostTable
 from forerun.sim import embeddings, responses
 from forerun.sim import tables as table_arrays
 from forerun.sim import tiers as tier_arrays
-from forerun.sim.adapters import Fitting, adapter_arrays, fill_adapters
-from forerun.sim.branches import Branching, fill_branches
+from forerun.sim.adapters import Fitting, adapter_arrays, fill_adapters, numbered
+from forerun.sim.branches import (
+    Branching,
+    fill_branches,
+    fill_nets,
+    net_columns,
+    shared_devices,
+)
 from forerun.sim.core import rows_fleet, rows_log, rows_request, signatures, state
 from forerun.sim.core.order import NEVER
 from forerun.sim.embeddings import Cache
-from forerun.sim.speculation import Drafting, draft_arrays
+from forerun.sim.speculation import Drafting, draft_arrays, fill_drafts
 from forerun.sim.tiers import Tier
-from forerun.spec.deployment import Pool, ResponseCache
+from forerun.spec.caches import ResponseCache
+from forerun.spec.deployment import Pool
 from forerun.spec.streams import stream
 from forerun.spec.workload import Client
 
@@ -134,7 +141,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     drafts = [served.draft for served in pools]
     tables += [one.table.draft for one in pools if one.draft and one.table.draft]
     engines.mixed_row = table_arrays.mixed_rows(tables)[: len(pools)]
-    _fill_drafts(engines, drafts, tables, options.priced)
+    fill_drafts(engines, drafts, tables, options.priced)
     engines.every_turn = options.every_turn
     engines.fair, engines.every_order = options.fair, options.every_order
     most = int(engines.max_seqs.max())
@@ -143,7 +150,10 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     load[signatures.POOL] = pool_of
     load[signatures.KV_CAPACITY] = engines.n_blocks[pool_of]
     embeddings.join(options.embeddings, engines, replicas)
-    engines.speed = _speeds(pools)
+    engines.speed = table_arrays.speeds(
+        [served.table for served in pools],
+        np.array([served.pool.role == "encode" for served in pools]),
+    )
     load[signatures.SPEED] = engines.speed[pool_of]
     load[signatures.REPLICA] = np.arange(n)
     live = state.rows(1024, rows_request.LIVE)
@@ -164,7 +174,13 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     clock[0].denoises = int(engines.denoises.any())
     fittings = [served.adapters for served in pools]
     fill_adapters(engines, fittings)
-    clock[0].has_adapters = int(fittings[0] is not None)
+    of_models = [one.model for one in pools]
+    clock[0].first_net = numbered(fittings, of_models)[-1]
+    clock[0].has_adapters = int(any(one is not None for one in fittings))
+    branches = [served.branch for served in pools]
+    fill_nets(engines, branches)
+    nets = net_columns(branches, len(pools))
+    clock[0].has_nets = int(len(nets[0]) > 0)
     apart = (engines.role[pool_of] != rows_fleet.ROLE["both"]).any() or serves.shape[1] > 1
     clock[0].restricted = int(apart)
     clock[0].next_move_ps = NEVER
@@ -215,13 +231,14 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         tenants=state.rows(0, rows_fleet.TENANT),
         lines=state.rows(0, rows_fleet.LINE),
         **tier_arrays.arrays(pools, pool_of, options.tiers, options.hash_tokens, len(live)),
-        **adapter_arrays(fittings, n),
+        **adapter_arrays(fittings, of_models, n, nets),
         **embeddings.arrays(options.embeddings, n),
         **_turns(pools, pool_of, serves),
         lanes=state.rows(n, rows_fleet.LANE),
         replicas=replicas,
         encodes=state.rows(n, rows_fleet.ENCODES),
         branched=state.rows(n, rows_fleet.BRANCHED),
+        net_free_ps=shared_devices(engines, branches),
         controls=np.zeros(0, dtype=np.int64),
         totals=state.rows(n, rows_log.TOTALS),
         engines=engines,
@@ -328,8 +345,8 @@ def _turns(
         at = served.index(pools[p].model)
         for k, m in enumerate([*served[at:], *served[:at]][: pools[p].n_resident]):
             resident[i, m] = n_models - 1 - k
-    n_adapters = len(pools[0].adapters.ranks) if pools[0].adapters else 0
-    shape = (len(pool_of), n_models + n_adapters)
+    of_models = numbered([one.adapters for one in pools], [one.model for one in pools])
+    shape = (len(pool_of), n_models + int(of_models[-1]))
     n_blocks = 1 + max((k for one in pools for k, _ in one.blocks), default=-1)
     block_ps, block_bytes = np.zeros((2, len(pools), n_blocks), dtype=np.int64)
     for p, one in enumerate(pools):
@@ -372,46 +389,3 @@ def _shown(pools: Sequence[Served], p: int) -> frozenset:
         out.add(pools[p].dial)
         p, like = like, pools[like].like
     return frozenset(out)
-
-
-def _fill_drafts(
-    engines: Any, drafts: Sequence[Drafting | None], tables: Sequence[CostTable],
-    priced: Sequence[bool],
-) -> None:  # fmt: skip
-    """What engines say of those who propose tokens; tables : of the pools, then of the drafts."""
-    verify = table_arrays.verify_rows(tables)[0]
-    engines.draft_row = engines.verify_row = engines.draft_verify_row = -1
-    row = len(drafts)
-    for p, draft in enumerate(drafts):
-        if draft is None:
-            continue
-        engine = engines[p]
-        engine.draft_most, engine.draft_priced = draft.most, int(priced[p])
-        engine.draft_apart = int(tables[p].draft_apart)
-        engine.draft_step_ps, engine.draft_seq_ps = (
-            round(draft.step_s * PS),
-            round(draft.seq_s * PS),
-        )
-        engine.draft_trip_ps = round(draft.trip_s * PS)
-        engine.verify_row = verify[p]
-        if tables[p].draft is not None:
-            engine.draft_row, engine.draft_verify_row = row, verify[row]
-            engine.draft_tokens = tables[row].max_tokens
-            row += 1
-
-
-def _speeds(pools: Sequence[Served]) -> np.ndarray:
-    """Decode speed of each pool at 16 sequences, in thousandths of the fastest; of those that
-    encode, speed at 1024 units."""
-    times = []
-    encodes = np.array([served.pool.role == "encode" for served in pools])
-    for served in pools:
-        n = min(16, served.table.max_seqs)
-        work = served.table.time_s
-        if served.pool.role == "encode":
-            times.append(work.tokens[min(1024, len(work.tokens) - 1)])
-        else:
-            times.append(work.tokens[n] + work.seqs[n] + work.decode[n, len(work.decode[n]) // 2])
-    step = np.maximum(np.array(times), 1e-12)
-    fastest = np.array([step[encodes == kind].min() for kind in encodes])
-    return np.rint(1000 * fastest / step).astype(np.int64)

@@ -6,10 +6,13 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from forerun.cost.table import CostTable
 from forerun.errors import SpecError
+from forerun.sim.tables import PS, verify_rows
 from forerun.spec.speculation import Acceptance, Speculation
 
 QUANTILES = 4097  # a request draws between two of them
@@ -121,3 +124,29 @@ def draft_arrays(drafts: Sequence[Drafting | None]) -> dict[str, np.ndarray]:
         "draft_ps": np.zeros(most + 1, dtype=np.int64),
         "drafting": np.zeros(most + 2, dtype=np.int64),
     }  # fmt: skip
+
+
+def fill_drafts(
+    engines: Any, drafts: Sequence[Drafting | None], tables: Sequence[CostTable],
+    priced: Sequence[bool],
+) -> None:  # fmt: skip
+    """What engines say of those who propose tokens; tables : of the pools, then of the drafts."""
+    verify = verify_rows(tables)[0]
+    engines.draft_row = engines.verify_row = engines.draft_verify_row = -1
+    row = len(drafts)
+    for p, draft in enumerate(drafts):
+        if draft is None:
+            continue
+        engine = engines[p]
+        engine.draft_most, engine.draft_priced = draft.most, int(priced[p])
+        engine.draft_apart = int(tables[p].draft_apart)
+        engine.draft_step_ps, engine.draft_seq_ps = (
+            round(draft.step_s * PS),
+            round(draft.seq_s * PS),
+        )
+        engine.draft_trip_ps = round(draft.trip_s * PS)
+        engine.verify_row = verify[p]
+        if tables[p].draft is not None:
+            engine.draft_row, engine.draft_verify_row = row, verify[row]
+            engine.draft_tokens = tables[row].max_tokens
+            row += 1

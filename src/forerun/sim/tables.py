@@ -7,6 +7,7 @@ these (see `mixed_rows`, `verify_rows`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -23,6 +24,8 @@ def picoseconds(time_s: np.ndarray | float) -> np.ndarray:
 
 def _pad(rows: Sequence[np.ndarray]) -> np.ndarray:
     """Stack arrays of one rank and different sizes, repeating the last entry of each axis."""
+    if len({row.shape for row in rows}) == 1:
+        return np.ascontiguousarray(np.stack(rows))
     shape = np.max([row.shape for row in rows], axis=0)
     padded = [
         np.pad(
@@ -135,17 +138,25 @@ def tuning(tables: Sequence[CostTable], said: Sequence[Tuning | None]) -> np.nda
     return _pad(rows)
 
 
+@lru_cache(maxsize=16)
+def _alone(
+    table: CostTable,
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Pieces of decoding and of prompts; whoever asks copies them."""
+    n_decoders = np.arange(len(table.time_s.decode))
+    decode = _pieces(table.time_s.decode, table.knots_ctx, n_decoders)
+    ones = np.ones(len(table.time_s.prefill))
+    prefill = _pieces(table.time_s.prefill, table.knots_past, ones)
+    if table.between == "constant":
+        decode[1][:] = 0
+        prefill[1][:] = 0
+    return decode, prefill
+
+
 def arrays(tables: Sequence[CostTable]) -> dict[str, np.ndarray]:
     """The table fields of a `State`, by name; tables : of the pools, then of their drafts."""
-    decode, prefill = [], []
-    for table in tables:
-        n_decoders = np.arange(len(table.time_s.decode))
-        decode.append(_pieces(table.time_s.decode, table.knots_ctx, n_decoders))
-        ones = np.ones(len(table.time_s.prefill))
-        prefill.append(_pieces(table.time_s.prefill, table.knots_past, ones))
-        if table.between == "constant":
-            decode[-1][1][:] = 0
-            prefill[-1][1][:] = 0
+    alone = [_alone(table) for table in tables]
+    decode, prefill = [d for d, _ in alone], [p for _, p in alone]
     for table in tables:
         if table.mixed_decode is not None:
             n_decoders = np.arange(len(table.mixed_decode))
@@ -165,3 +176,22 @@ def arrays(tables: Sequence[CostTable]) -> dict[str, np.ndarray]:
         "knots_ctx": _pad([t.knots_ctx.astype(np.int64) for t in tables]),
         "knots_past": _pad([t.knots_past.astype(np.int64) for t in tables]),
     }
+
+
+def speeds(tables: Sequence[CostTable], encodes: np.ndarray) -> np.ndarray:
+    """Decode speed of each pool at 16 sequences, in thousandths of the fastest; of those that
+    encode, speed at 1024 units.
+
+    tables : of the pools; encodes : bool [pools].  Returns int64 [pools].
+    """
+    times = []
+    for table, units in zip(tables, encodes, strict=True):
+        work = table.time_s
+        if units:
+            times.append(work.tokens[min(1024, len(work.tokens) - 1)])
+        else:
+            n = min(16, table.max_seqs)
+            times.append(work.tokens[n] + work.seqs[n] + work.decode[n, len(work.decode[n]) // 2])
+    step = np.maximum(np.array(times), 1e-12)
+    fastest = np.array([step[encodes == kind].min() for kind in encodes])
+    return np.rint(1000 * fastest / step).astype(np.int64)

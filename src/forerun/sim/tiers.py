@@ -14,7 +14,7 @@ import numpy as np
 
 from forerun import units
 from forerun.errors import Problem, SpecError
-from forerun.sim.core import rows_fleet, state
+from forerun.sim.core import rows_fleet, rows_kept, state
 
 if TYPE_CHECKING:
     from forerun.sim.setup import Served
@@ -90,8 +90,8 @@ def arrays(
             one = next((one for one in own if one.pool.role != "encode"), own[0])
             sizes.append(int(tier.capacity_bytes // (unit * one.kv_token_bytes)))
             rules.append(tier.evict)
-    rows = state.rows(len(sizes), rows_fleet.STORE)
-    rows.rule = [rows_fleet.RULE[rule] for rule in rules]
+    rows = state.rows(len(sizes), rows_kept.STORE)
+    rows.rule = [rows_kept.RULE[rule] for rule in rules]
     rows.below = rows.depth = rows.owner = -1
     rows.block_tokens = unit
     for d, tier in enumerate(tiers):
@@ -100,7 +100,7 @@ def arrays(
         **_empty(rows, sizes),
         "ports": _ports(rows, served, tiers, chains, first),
         "to_fetch": np.zeros((n_live, max(len(tiers), 1)), dtype=np.int64),
-        "offer": state.rows(1, rows_fleet.OFFER),
+        "offer": state.rows(1, rows_kept.OFFER),
     }
 
 
@@ -149,7 +149,7 @@ def _join(
 def _empty(rows: Any, sizes: Sequence[int]) -> dict[str, np.ndarray]:
     """The blocks and hash tables of empty stores of these sizes; fills in where they stand."""
     buckets = np.array([1 << (2 * n).bit_length() if n else 0 for n in sizes], dtype=np.int64)
-    kept = state.rows(sum(sizes), rows_fleet.KEPT)
+    kept = state.rows(sum(sizes), rows_kept.KEPT)
     rows.n_rows, rows.mask = sizes, np.maximum(buckets - 1, 0)
     rows.at = np.cumsum(sizes) - sizes
     rows.bucket_at = np.cumsum(buckets) - buckets

@@ -30,10 +30,17 @@ class Spec(BaseModel):
         ser_json_inf_nan="strings",
     )
 
+    #: the content hash once it was asked for: a slot, which no copy takes along
+    __slots__ = ("_hashed",)
+
     def content_hash(self) -> str:
         """Sixteen hex digits that change when any field does; the key of every cache."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        known: str | None = getattr(self, "_hashed", None)
+        if known is None:
+            canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+            known = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+            object.__setattr__(self, "_hashed", known)
+        return known
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self.content_hash()))

@@ -8,6 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from forerun.spec.adapters import Adapters
 from forerun.spec.base import Spec
+from forerun.spec.caches import EmbeddingCache, ResponseCache
 from forerun.spec.control import Autoscale, ColdStart, Rebalance
 from forerun.spec.dtype import Dtype
 from forerun.spec.moe import ExpertRun
@@ -132,22 +133,54 @@ class Engine(Spec):
 
 
 class ControlNets(Spec):
-    """Where replicas compute the ControlNets that requests use; all of them are resident.
+    """Where replicas compute the ControlNets that requests use, and which of them they keep.
 
     `beside`: on the replica's devices, one after another, in the step.  `apart`: on `devices` more
     devices of each replica (they share the ControlNets in turn), at the same time as the denoiser,
-    which waits for residuals that have not come over the `link` where it adds them.
+    which waits for residuals that have not come over the `link` where it adds them.  `shared`: the
+    same on `devices` for all replicas of the pool together, which compute what comes first first.
+
+    All of them are there, unless `slots` says that a replica keeps so many: others come from its
+    host by `host_link` when a request needs them, one after another, and the one used longest ago
+    makes room.  With `host_slots` the host keeps so many; others come there by `far_link` first.
     """
 
-    where: Literal["beside", "apart"] = "beside"
-    devices: int = Field(default=1, ge=1)  # of a replica, `apart`
+    where: Literal["beside", "apart", "shared"] = "beside"
+    devices: int = Field(default=1, ge=1)  # of a replica, or of the pool
     link: str | None = None  # of each device; its link to others of its kind when absent
+    slots: int | None = Field(default=None, ge=1)  # beside: that a replica keeps; all when absent
+    host_slots: int | None = Field(default=None, ge=1)  # that its host keeps; all when absent
+    host_link: str | None = None  # from the host; the device's own when absent
+    far_link: str | None = None  # from a disk or a store elsewhere to the host
+    #: beside steps of others, from the moment a request is sent where a slot is free, or in the
+    #: step that needs it
+    load: Literal["beside", "in_step"] = "beside"
 
     @model_validator(mode="after")
     def _of_apart(self) -> ControlNets:
         if self.where == "beside" and (self.devices != 1 or self.link is not None):
             raise ValueError("beside the denoiser there are no devices or link: where: apart")
+        if self.where != "beside" and self.slots is not None:
+            raise ValueError(
+                "devices of their own keep all ControlNets: slots are of where: beside"
+            )
+        said = sorted({"host_slots", "host_link", "far_link", "load"} & self.model_fields_set)
+        if self.slots is None and said:
+            raise ValueError(f"{', '.join(said)}: all ControlNets are there unless slots says less")
+        if (self.host_slots is None) != (self.far_link is None):
+            raise ValueError("host_slots and far_link belong together: what comes from where")
+        if self.host_slots is not None and self.host_slots < (self.slots or 0):
+            raise ValueError(f"host_slots is at least the number of slots, {self.slots}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_slots(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Where all are there this reads (and hashes) as it always did."""
+        data: dict[str, Any] = plain(self)
+        if self.slots is None:
+            for name in ("slots", "host_slots", "host_link", "far_link", "load"):
+                data.pop(name, None)
+        return data
 
 
 class Pool(Spec):
@@ -211,13 +244,19 @@ class Pool(Spec):
 
     @property
     def control_devices(self) -> int:
-        """Devices of each replica that compute ControlNets and nothing else."""
+        """Devices of each replica, or of the pool, that compute ControlNets and nothing else."""
         said = self.controlnets
-        return said.devices if said is not None and said.where == "apart" else 0
+        return said.devices if said is not None and said.where != "beside" else 0
+
+    @property
+    def shares_controls(self) -> bool:
+        """Whether all replicas use the same of them."""
+        return self.controlnets is not None and self.controlnets.where == "shared"
 
     @property
     def n_devices(self) -> int:
-        return self.replicas * (self.devices_per_replica + self.control_devices)
+        more = self.control_devices * (1 if self.shares_controls else self.replicas)
+        return self.replicas * self.devices_per_replica + more
 
 
 class KvTier(Spec):
@@ -242,131 +281,6 @@ class KvTier(Spec):
     buffer_bytes: float = Field(
         default=5e9, ge=0
     )  # waiting to be written; more is lost (LMCache: 5 GB)
-
-
-class Shelf(Spec):
-    """How a response cache treats the requests of one category."""
-
-    skip: bool = False  # they go past the cache, without a lookup
-    threshold: float = Field(default=0.8, ge=-1, le=1)  # cosine from which on (GPTCache's default)
-    ttl_s: float | None = Field(default=None, ge=0)  # an answer is kept, from its end; None: always
-    quota: int | None = Field(default=None, ge=0)  # answers kept; the one used longest ago goes
-    quota_bytes: float | None = Field(default=None, ge=0)
-    max_error: float | None = None  # of requests that may get a wrong answer: thresholds are learnt
-
-    @model_validator(mode="after")
-    def _learns(self) -> Shelf:
-        return _one_way(self)
-
-    @model_serializer(mode="wrap")
-    def _without_unsaid(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _said(plain(self))
-
-
-class Category(Spec):
-    """What differs for one category of requests; all else is as the cache says."""
-
-    skip: bool | None = None
-    threshold: float | None = Field(default=None, ge=-1, le=1)
-    ttl_s: float | None = Field(default=None, ge=0)
-    quota: int | None = Field(default=None, ge=0)
-    quota_bytes: float | None = Field(default=None, ge=0)
-    max_error: float | None = None
-
-    @model_validator(mode="after")
-    def _learns(self) -> Category:
-        return _one_way(self)
-
-    @model_serializer(mode="wrap")
-    def _without_unsaid(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _said(plain(self))
-
-
-def _said(data: dict[str, Any]) -> dict[str, Any]:
-    """Without the way that is not taken, so that it reads (and hashes) as it was said."""
-    other = "max_error" if data.get("max_error") is None else "threshold"
-    return {name: value for name, value in data.items() if name != other}
-
-
-def _one_way(said: Any) -> Any:
-    """What a shelf or a category says, if it says either a threshold or an error to hold."""
-    if said.max_error is None:
-        return said
-    if not 0 < said.max_error < 1:
-        raise ValueError(
-            f"max_error {said.max_error:g} is no share of requests that may get a wrong answer: "
-            "more than 0 and less than 1, as in max_error: 0.02 (threshold: 1 gives none)"
-        )
-    if "threshold" in said.model_fields_set:
-        raise ValueError(
-            "threshold and max_error are two ways to say who gets an answer: threshold for a fixed "
-            "similarity, max_error for one that is learnt; drop one of them"
-        )
-    return said
-
-
-class ResponseCache(Shelf):
-    """Answers kept in front of the fleet, given again to requests that ask alike.
-
-    What it says itself holds for every category; `categories` says otherwise for some, and each has
-    a quota of its own.  Every lookup embeds the request and searches; a hit fetches the answer, and
-    gives it whole, or at a rate.  Source of `search_s`: an index in memory, Wang et al., 2510.26835
-    (a vector database over the network: 30 ms).  `embed_s`, `fetch_s` and sizes are estimates: a
-    small embedding model on the spot, 1,024 floats and 4 characters a token.
-    """
-
-    categories: dict[str, Category] = {}
-    embed_s: float = Field(default=5e-3, ge=0)
-    search_s: float = Field(default=2e-3, ge=0)
-    fetch_s: float = Field(default=5e-3, ge=0)
-    rate_per_s: float | None = Field(default=None, gt=0)  # tokens of an answer that was kept
-    entry_bytes: float = Field(default=4096, ge=0)
-    token_bytes: float = Field(default=4, ge=0)
-
-    @property
-    def lookup_s(self) -> float:
-        return self.embed_s + self.search_s
-
-    def shelf(self, category: str) -> Shelf:
-        """What holds for a category."""
-        said = {name: getattr(self, name) for name in Shelf.model_fields}
-        own: dict[str, Any] = {}
-        if category in self.categories:
-            own = self.categories[category].model_dump(exclude_none=True)
-        if "threshold" in own:
-            said["max_error"] = None  # a category's own way replaces that of the cache
-        said |= own
-        if said["max_error"] is not None:
-            del said["threshold"]
-        return Shelf(**said)
-
-
-class EmbeddingCache(Spec):
-    """Embeddings that whoever encodes keeps for images, video and sound that come again.
-
-    `memory` says where: on the devices of each replica, whole on each (vLLM's encoder cache), in
-    each replica's host (NVIDIA Dynamo's embedding cache), or in one store of the fleet (vLLM's EC
-    connectors).  The one used longest ago makes room.  What is not on the device is read by a
-    `link`, or at `bandwidth_bytes_per_s`, one request after another.
-    """
-
-    capacity_bytes: float = Field(gt=0)
-    memory: Literal["device", "host", "fleet"] = "device"
-    link: str | None = None  # a catalog name
-    bandwidth_bytes_per_s: float | None = Field(default=None, gt=0)
-    latency_s: float | None = Field(default=None, ge=0)  # the link's when absent
-
-    @model_validator(mode="after")
-    def _read_by(self) -> EmbeddingCache:
-        by_link = self.link is not None or self.bandwidth_bytes_per_s is not None
-        if self.memory == "device" and (by_link or self.latency_s is not None):
-            raise ValueError("memory device is read where it is: drop link, bandwidth and latency")
-        if self.memory != "device" and not by_link:
-            raise ValueError(
-                f"memory {self.memory} does not say how it is read: link, as in link: pcie5-x16, "
-                "or bandwidth_bytes_per_s"
-            )
-        return self
 
 
 class Deployment(Spec):

@@ -53,16 +53,52 @@ def controlled(case: Case) -> None:
 
 
 def with_controls(result) -> None:
-    """ControlNets that were used took time, and what they draw is not told."""
+    """ControlNets that were used took time, and draw what their steps take."""
     every_step(result)
     done = result.log.branched
     assert (done["busy_ps"] > 0).any()
     assert ((done["busy_ps"] > 0) == (done["n_steps"] > 0)).all()
-    assert result.metrics.energy_j.value is None
+    leaps = result.log.leaps
+    assert ((leaps["draft_tokens"] > 0) == (leaps["depth"] > 0)).all()
+    drawn = result.log.tables[0].branch
+    assert drawn is not None
+    assert result.metrics.energy_j.value > 0
+
+
+def coming(case: Case) -> None:
+    controlled(case)
+    case["traffic"]["render"]["controls"] = {"n": 5, "share": 0.8, "most": 2, "skew": 0.5}
+    for pool in case["deployment"]["pools"]:
+        pool["controlnets"] = {"slots": 2, "host_slots": 3, "far_link": "ethernet-100g"}
+
+
+def with_slots(result) -> None:
+    """No more are held than there are slots, and what came is held or made room."""
+    with_controls(result)
+    found = result.log.netted
+    assert (found["most_held"] <= 2).all()
+    assert found["n_loads"].sum() > 0
+    assert (found["n_far"] <= found["n_loads"]).all()
+
+
+def shared(case: Case) -> None:
+    controlled(case)
+    for pool in case["deployment"]["pools"]:
+        pool["controlnets"] = {"where": "shared", "devices": 1}
+
+
+def with_shared(result) -> None:
+    """A device is never busy for longer than the run takes."""
+    with_controls(result)
+    log = result.log
+    pools = len(set(log.pool_of_replica.tolist()))
+    assert log.branched["busy_ps"].sum() <= pools * (log.end_ps - log.start_ps)
 
 
 MECHANISMS = [
     Mechanism("images made", made, first=True, slot="model", law=every_step),
     Mechanism("ControlNets", controlled, first=True, slot="model", law=with_controls),
+    Mechanism("ControlNets that come", coming, first=True, slot="model", law=with_slots),
+    Mechanism("ControlNets shared", shared, first=True, slot="model", law=with_shared),
     Mechanism("video streams", streamed, first=True, slot="model", law=every_frame),
 ]

@@ -54,12 +54,18 @@ def varied(
             row,
             encoder=number.get((row.encoder, row.dial), row.encoder),
             shows=number.get((row.shows, row.dial), row.shows),
-            branch=row.branch and replace(
-                row.branch, row=number.get((row.branch.row, row.dial), row.branch.row)
-            ),
+            branch=row.branch and replace(row.branch, row=_branch_row(row, number)),
         )
         for row in more
     )]  # fmt: skip
+
+
+def _branch_row(row: Served, number: Mapping[Any, int]) -> int:
+    """The row that prices the ControlNets of one that a dial has turned: devices that other
+    replicas use as well stay as they are."""
+    assert row.branch is not None
+    at = row.branch.row
+    return at if row.branch.shared is not None else number.get((at, row.dial), at)
 
 
 def keys(pools: Sequence[Served]) -> list[Key]:

@@ -2,54 +2,63 @@
 
 A replica has slots for a few adapters; others come from its host, one after another, and the one
 that was used longest ago makes room; or adapters take blocks of the KV cache (`paging`).  An
-adapter that somebody runs with stays.  A request whose
-adapter is not there, or would be one too many in the batch, waits apart, and those behind it go
-on; or all wait (`in_order`).  The end of a load is known when it begins: a boundary, not an event.
+adapter that somebody runs with stays.  A request whose adapter is not there, or would be one too
+many in the batch, waits (`apart`).  The end of a load is known when it begins: a boundary, not an
+event.
 
 Legend: i replica, r slot of a request, a adapter, t picoseconds.
 """
 
 from __future__ import annotations
 
-from forerun.sim.core import paging, prefix, queue, tiers
+from forerun.sim.core import paging, prefix, tiers
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_now, idle_blocks
 from forerun.sim.core.kv import take as take_blocks
 from forerun.sim.core.order import NEVER
-from forerun.sim.core.rows_request import DECODING, SHOWING
+from forerun.sim.core.rows_request import DECODING, ENCODING, SHOWING
 from forerun.sim.core.wake import cut_leap
 
 
 @jit
+def of(request):
+    """The adapter that what a request has to compute next needs; -1 none: encoders have none."""
+    return -1 if request.stage == ENCODING else request.adapter
+
+
+@jit
 def next_ready(state, i, t):
-    """When the next adapter that is on its way to replica i is there, or so near that requests
-    start without it; NEVER when none is."""
+    """When the next adapter or ControlNet that is on its way to replica i is there, or an adapter
+    so near that requests start without it; NEVER when none is."""
     first = NEVER
     if state.fitted[i].free_ps > t:
         for a in range(state.slots.shape[1]):
             slot = state.slots[i, a]
             if slot.held == 1 and slot.ready_ps > t:
-                early_ps = slot.ready_ps - state.engines[state.replicas[i].pool].early_ps
+                early_ps = slot.ready_ps
+                if a < state.clock[0].first_net:
+                    early_ps -= state.engines[state.replicas[i].pool].early_ps
                 first = min(first, early_ps if early_ps > t else slot.ready_ps)
     return first
 
 
 @jit
-def load_ps(state, i, a):
-    """Picoseconds that adapter a takes to replica i: from its host, or to there first."""
-    p = state.replicas[i].pool
+def load_ps(state, i, p, a):
+    """Picoseconds that adapter a takes to replica i as row p: from its host, or to there first."""
     far = state.engines[p].host_slots > 0 and state.slots[i, a].host == 0
     return state.adapter_ps[p, a, 0] + (state.adapter_ps[p, a, 1] if far else 0)
 
 
 @jit
-def until_ready(state, i, a, t):
-    """Picoseconds from t until replica i could run adapter a, if it has room for it."""
+def until_ready(state, i, request, t):
+    """Picoseconds from t until replica i could run a request's adapter, if it has room for it."""
+    p, a = state.serves[state.replicas[i].pool, request.model], of(request)
+    if a < 0 or p < 0:
+        return 0
     slot, free_ps = state.slots[i, a], state.fitted[i].free_ps
     if slot.held == 1:
         return max(0, slot.ready_ps - t)
-    in_step = state.engines[state.replicas[i].pool].in_step
-    return load_ps(state, i, a) + (max(0, free_ps - t) if in_step == 0 else 0)
+    return load_ps(state, i, p, a) + (max(0, free_ps - t) if state.engines[p].in_step == 0 else 0)
 
 
 @jit
@@ -63,7 +72,7 @@ def place_for(state, i, t):
         return -1
     alone = engine.in_step == 0 and engine.in_order == 0
     chosen = -2
-    for a in range(state.slots.shape[1]):
+    for a in range(state.clock[0].first_net):
         slot = state.slots[i, a]
         if slot.held == 0 or slot.n_using > 0 or slot.ready_ps > t:
             continue
@@ -114,50 +123,59 @@ def make_blocks(state, i, a):
 @jit
 def begin(state, i, a, t):
     """Adapter a is fetched for replica i if there is room; True when it is on its way."""
-    fitted, slot = state.fitted[i], state.slots[i, a]
     if not make_place(state, i, a, t):
         return False
-    spent = load_ps(state, i, a)
-    use_host(state, i, a)
-    fitted.ticks += 1
-    slot.held, slot.used = 1, fitted.ticks
-    fitted.n_held += 1
-    fitted.most_held = max(fitted.most_held, fitted.n_held)
-    fitted.n_loads += 1
-    fitted.load_ps += spent
-    fitted.bytes += state.adapters[a].bytes
-    if state.engines[state.replicas[i].pool].in_step == 1:
-        fitted.in_step_ps += spent
-        slot.ready_ps = t
-    else:
-        fitted.free_ps = max(fitted.free_ps, t) + spent
-        slot.ready_ps = fitted.free_ps
+    load(state, i, state.replicas[i].pool, state.fitted[i], a, t)
     return True
 
 
 @jit
-def use_host(state, i, a):
-    """The host of replica i has adapter a; the one used longest ago makes room there."""
-    fitted, slot = state.fitted[i], state.slots[i, a]
-    most = state.engines[state.replicas[i].pool].host_slots
+def load(state, i, p, kept, a, t):
+    """a, an adapter or a ControlNet, is fetched for replica i, which has room for it.
+
+    p, kept : the row of its settings, and what is counted of its kind.
+    """
+    slot, line = state.slots[i, a], state.fitted[i]
+    spent = load_ps(state, i, p, a)
+    use_host(state, i, p, kept, a)
+    kept.ticks += 1
+    slot.held, slot.used = 1, kept.ticks
+    kept.n_held += 1
+    kept.most_held = max(kept.most_held, kept.n_held)
+    kept.n_loads += 1
+    kept.load_ps += spent
+    kept.bytes += state.adapters[a].bytes
+    if state.engines[p].in_step == 1:
+        line.in_step_ps += spent
+        slot.ready_ps = t
+    else:
+        line.free_ps = max(line.free_ps, t) + spent
+        slot.ready_ps = line.free_ps
+
+
+@jit
+def use_host(state, i, p, kept, a):
+    """The host of replica i has a; of its kind the one used longest ago makes room there."""
+    slot, first_net = state.slots[i, a], state.clock[0].first_net
+    most = state.engines[p].host_slots
     if most == 0:
         return
-    fitted.ticks += 1
+    kept.ticks += 1
     if slot.host == 0:
-        fitted.n_far += 1
-        fitted.n_host += 1
-        if fitted.n_host > most:
+        kept.n_far += 1
+        kept.n_host += 1
+        if kept.n_host > most:
             oldest = -1
             for b in range(state.slots.shape[1]):
-                host = state.slots[i, b].host
+                host = state.slots[i, b].host if (b < first_net) == (a < first_net) else 0
                 if host > 0 and (oldest < 0 or host < state.slots[i, oldest].host):
                     oldest = b
             state.slots[i, oldest].host = 0
-            fitted.n_host -= 1
-    slot.host = fitted.ticks
+            kept.n_host -= 1
+    slot.host = kept.ticks
 
 
-# -- who waits, and who may start -----------------------------------------------------------------
+# -- who may start, and who runs with one ----------------------------------------------------------
 
 
 @jit
@@ -170,7 +188,9 @@ def come(state, i, r, t):
     if slot.held == 1 and slot.ready_ps <= t:
         state.fitted[i].n_there += 1
     alone = engine.in_step == 0 and engine.in_order == 0
-    early = slot.held == 0 and alone and state.replicas[i].n_apart == 0
+    stays = state.live[r].model == engine.model  # and is not about to make room for another one
+    stays = stays and state.engines[state.replicas[i].next_pool].model == engine.model
+    early = slot.held == 0 and alone and stays and state.replicas[i].n_apart == 0
     if early and begin(state, i, a, t) and state.replicas[i].n_steps > 0:
         cut_leap(state, i, t if engine.paged == 1 else slot.ready_ps)  # it counted on the blocks
 
@@ -185,69 +205,6 @@ def may_start(state, i, a, t):
         return slot.ready_ps <= t + engine.early_ps
     # in blocks it needs room as KV does, which whoever starts it looks for
     return engine.in_step == 1 and (engine.paged == 1 or place_for(state, i, t) > -2)
-
-
-@jit
-def put_aside(state, i, t):
-    """The first in the queue of replica i waits for its adapter: apart, so that others go on, or
-    (False) where it is, before them."""
-    replica = state.replicas[i]
-    r = replica.queue
-    request = state.live[r]
-    a = request.adapter
-    engine = state.engines[replica.pool]
-    if state.slots[i, a].held == 0 and engine.in_step == 0:
-        begin(state, i, a, t)
-    if may_start(state, i, a, t):
-        return True  # it took no time
-    if engine.in_order == 1:
-        return False
-    replica.queue = queue.pop(state.live, r)
-    replica.n_waiting -= 1
-    column = state.serves.shape[1] + a
-    state.parked[i, column] = queue.push(state.live, state.parked[i, column], r)
-    state.n_parked[i, column] += 1
-    replica.n_apart += 1
-    request.aside, request.aside_ps = 1, t
-    return True
-
-
-@jit
-def call_back(state, i, t):
-    """Those of replica i that wait apart and may start queue again; what can be fetched is."""
-    replica = state.replicas[i]
-    first = state.serves.shape[1]
-    fetched = True
-    while fetched:
-        head = -1  # who has waited longest of those whose adapters are not on their way
-        for a in range(state.slots.shape[1]):
-            if state.parked[i, first + a] < 0:
-                continue
-            if may_start(state, i, a, t):
-                queue_again(state, i, a, t)
-            elif state.slots[i, a].held == 0:
-                r = state.parked[i, first + a]
-                if head < 0 or queue.before(state.live, r, head):
-                    head = r
-        in_step = state.engines[replica.pool].in_step
-        fetched = head >= 0 and in_step == 0 and begin(state, i, state.live[head].adapter, t)
-
-
-@jit
-def queue_again(state, i, a, t):
-    """All requests of replica i that wait apart for adapter a are in its queue again."""
-    replica = state.replicas[i]
-    column = state.serves.shape[1] + a
-    while state.parked[i, column] >= 0:
-        r = state.parked[i, column]
-        state.parked[i, column] = queue.pop(state.live, r)
-        replica.queue = queue.push(state.live, replica.queue, r)
-        if state.live[r].aborted == 0:  # else it is counted no more
-            replica.n_waiting += 1
-            state.fitted[i].wait_ps += t - state.live[r].aside_ps
-        state.live[r].aside = 0
-    replica.n_apart -= state.n_parked[i, column]
-    state.n_parked[i, column] = 0
 
 
 @jit
@@ -286,7 +243,7 @@ def fall(state, i):
     """Replica i has lost its adapters, and those on its host."""
     fitted = state.fitted[i]
     fitted.free_ps = fitted.in_step_ps = fitted.n_host = 0
-    for a in range(state.slots.shape[1]):
+    for a in range(state.clock[0].first_net):
         slot = state.slots[i, a]
         slot.host = 0
         if slot.held == 1 and slot.n_using == 0:
@@ -351,11 +308,13 @@ def price(state, i, decoding):
     if decoding == 1:
         n, tokens = fitted.n_distinct, fitted.n_decode
         ranks, work = fitted.distinct_ranks, fitted.decode_ranks
+        tokens += fitted.n_draft
+        work += fitted.draft_ranks
     fitted.rounds += 1
     r = replica.chunk_head
     while r >= 0:
         request = state.live[r]
-        if request.chunk > 0 and request.adapter >= 0:
+        if request.chunk > 0 and of(request) >= 0:
             slot, rank = state.slots[i, request.adapter], state.adapters[request.adapter].rank
             tokens += request.chunk
             work += request.chunk * rank
@@ -372,6 +331,12 @@ def added(state, i, engine, n, tokens, ranks, work):
     """What n adapters of so many ranks add for so many tokens; noted for the log."""
     replica = state.replicas[i]
     replica.n_adapters, replica.n_adapted = n, tokens
+    return cost_ps(engine, n, tokens, ranks, work)
+
+
+@jit
+def cost_ps(engine, n, tokens, ranks, work):
+    """What n adapters add to a step of `engine`, as in `price`."""
     if n == 0:
         return 0
     read = work if engine.gathered == 1 else ranks

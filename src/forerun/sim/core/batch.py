@@ -3,19 +3,21 @@
 There is no prefill or decode phase: each request has n_computed chasing n_known.  A request with
 more than one token to go computes a chunk; the others decode.
 
-Legend: i replica, r slot, t picoseconds, p pool, b tokens a block.
+Legend: i replica, r slot, t picoseconds, p pool, b tokens a block, a adapter.
 """
 
 from __future__ import annotations
 
 from forerun.sim.core import (
     adapters,
+    apart,
     decoders,
     denoise,
     encode,
     fair,
     fetch,
     lanes,
+    nets,
     paging,
     prefix,
     tiers,
@@ -142,29 +144,6 @@ def grow_chunks(state, i, left, whole, decoding):
 
 
 @jit
-def join_ready(state, i, t):
-    """Requests whose KV has come take a seat, first come first."""
-    replica = state.replicas[i]
-    engine = state.engines[replica.pool]
-    r = replica.ready_head
-    while r >= 0 and (state.live[r].aborted == 1 or replica.n_running < engine.max_seqs):
-        request = state.live[r]
-        replica.ready_head = request.chunk_next
-        if replica.ready_head < 0:
-            replica.ready_tail = -1
-        lists.start_running(state, i, r, t)
-        lists.no_longer_due(state, i, r)
-        if request.aborted == 1:
-            state.load[OUTSTANDING_TOKENS, i] -= request.n_known - request.n_computed
-            lists.end_running(state, i, r, t, lists.ABORTED)
-        elif request.n_computed < request.n_known:
-            lists.join_chunks(state, i, r)
-        else:
-            decoders.join_decoders(state, i, r)
-        r = replica.ready_head
-
-
-@jit
 def comes(state, i, r, here):
     """Tokens of r that are brought to replica i from elsewhere, beside its `here` prefix blocks."""
     request = state.live[r]
@@ -214,17 +193,22 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
     b = engine.block_tokens
     admitted = 0
     unsettled = 1 if state.stores[i].below >= 0 else 0
+    waits = False
     look_who_is_next(state, i)
     while replica.queue >= 0 and left > 0 and replica.n_running < engine.max_seqs:
         if admitted >= n_max:
             return left, admitted
         r = replica.queue
-        request = state.live[r]
-        if request.adapter >= 0 and not adapters.may_start(state, i, request.adapter, t):
-            if not adapters.put_aside(state, i, t):
+        request, a = state.live[r], adapters.of(state.live[r])
+        if a >= 0 and not adapters.may_start(state, i, a, t):
+            if not apart.put_aside(state, i, t):
                 return left, unsettled
-            lists.drop_aborted_heads(state, i)
+            look_who_is_next(state, i)
             continue
+        if state.clock[0].has_nets == 1:
+            if not nets.can_take(state, i, r, t):
+                return left, unsettled
+            waits = nets.keeps_waiting(state, i, r, t)
         here = prefix.leading(state, i, r)  # prefix blocks
         coming = comes(state, i, r, here)
         have = here * state.clock[0].hash_tokens + coming
@@ -232,7 +216,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         have += found * request.item_units if found > 0 else 0
         brings = request.stage == EMBEDDED
         up = brings or (coming > 0 and request.source < 0)
-        if up and replica.n_running + replica.n_coming >= engine.max_seqs:
+        if (up or waits) and replica.n_running + replica.n_coming >= engine.max_seqs:
             return left, unsettled
         q = request.n_known - have
         if up:
@@ -260,7 +244,7 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
             blocks = blocks_for(min(request.n_known, kept(state, i, r) + engine.max_tokens), b)
         shared = here * prefix.blocks_a_hash(state, i) if here > 0 else 0
         held = shared - prefix.idle_among(state, i, r, here) * (shared // max(here, 1))
-        more = paging.wants(state, i, request.adapter) if request.adapter >= 0 else 0
+        more = paging.wants(state, i, a) if a >= 0 else 0
         if replica.n_blocks + keep + blocks + more - held > engine.n_blocks - engine.watermark:
             return left, unsettled
         if state.admit(request, replica, engine, state.admit_params) == 0:
@@ -268,8 +252,10 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
         lists.dequeue(state, i)
         if here > 0:
             prefix.hold_leading(state, i, r, here)  # so that nothing else drops them
-        if request.adapter >= 0:
-            adapters.take(state, i, request.adapter, t)
+        if a >= 0:
+            adapters.take(state, i, a, t)
+        if state.clock[0].has_nets == 1:
+            nets.take(state, i, r, t)
         request.n_blocks = blocks
         state.load[OUTSTANDING_TOKENS, i] -= have
         if up and not brings:
@@ -285,9 +271,13 @@ def admit_waiting(state, i, t, left, whole, n_max, keep):
                 encode.take_found(state, i, r, found)
             lists.note_reuse(request, have if request.stage != ENCODING else 0)
             request.n_computed = have
-            lists.start_running(state, i, r, t)
-            lists.join_chunks(state, i, r)
-            request.chunk = q
+            if waits:
+                q = 0
+                fetch.await_nets(state, i, r, have)
+            else:
+                lists.start_running(state, i, r, t)
+                lists.join_chunks(state, i, r)
+                request.chunk = q
         if state.clock[0].fair == 1:
             count_prompt(state, i, r, have)
         left -= q
@@ -367,18 +357,17 @@ def form(state, i, t):
     replica.n_steps = replica.denoised = replica.branch_ps = 0
     if t < replica.free_ps:
         return replica.free_ps
-    running, waiting = replica.n_running, replica.n_waiting
+    were = turns.seen(replica)
     evicted = state.fitted[i].n_evicted
     has_encoded = replica.has_encoded  # nobody joins between the encoder's step and the model's
-    if has_encoded == 1:
-        replica.has_encoded = 0
+    replica.has_encoded = 0
     if replica.show_head >= 0:
         return denoise.show(state, i, t)
     lists.drop_aborted_heads(state, i)
     if replica.ready_head >= 0:
-        join_ready(state, i, t)
-    if replica.n_apart > 0:
-        adapters.call_back(state, i, t)
+        fetch.join_ready(state, i, t)
+    if replica.n_apart > 0 and not turns.drains(state, i):
+        apart.call_back(state, i, t)
     decoding = unsettled = 0
     if replica.n_running > 0 or replica.n_waiting > 0:
         decoding, unsettled = fill(state, i, t, has_encoded)
@@ -392,7 +381,7 @@ def form(state, i, t):
         paged = state.engines[replica.pool].paged == 1 and replica.n_apart > 0
         if paged and state.fitted[i].n_evicted != evicted:
             unsettled += 1  # another adapter may have room now
-        if replica.n_parked > 0 and (replica.n_running != running or replica.n_waiting != waiting):
+        if replica.n_parked > 0 and turns.seen(replica) != were:
             unsettled += 1  # a turn policy sees that somebody started, or waits no longer
     elif not tuning.goes_on(state, i):
         return adapters.next_ready(state, i, t)

@@ -4,7 +4,8 @@ A branch computes all tokens of the requests that use it, and what it makes of t
 denoiser's at several places, the first of them near its beginning.  On the same devices the step
 takes the branches' time as well.  On devices of their own they run at the same time: they get the
 latents, send what each of their blocks gives, and the denoiser waits where something is to be added
-that has not come.  Nothing of it changes from step to step.
+that has not come.  Nothing of it changes from step to step; but where replicas share such devices
+each step waits for what others sent before, and such steps are taken one by one.
 
 Legend: i replica, p row of a branch's costs, k a branch, d one of its devices, t picoseconds.
 """
@@ -13,16 +14,14 @@ from __future__ import annotations
 
 from forerun.sim.core.jit import jit
 from forerun.sim.core.price import lookup, own_ps
-from forerun.sim.core.rows_request import DECODING, SHOWING
+from forerun.sim.core.rows_request import DECODING
 
 
 @jit
 def used_by(state, request, decoding):
     """Branches that a request uses in the step, bit k for the k-th."""
     mine = decoding if request.phase == DECODING else min(request.chunk, 1)
-    if mine == 1 and request.phase != SHOWING:
-        return state.controls[request.request]
-    return 0
+    return state.controls[request.request] if mine == 1 else 0
 
 
 @jit
@@ -38,7 +37,7 @@ def all_used(state, i, decoding):
 
 @jit
 def time_ps(state, i, p, k, decoding):
-    """What branch k takes for all its requests of the step."""
+    """What branch k takes for all its requests of the step; noted for what is told of the run."""
     n = tokens = own = 0
     r = state.replicas[i].run_head
     while r >= 0:
@@ -50,6 +49,8 @@ def time_ps(state, i, p, k, decoding):
         r = request.next
     if n == 0:
         return 0
+    state.replicas[i].depth += 1
+    state.replicas[i].draft_tokens += tokens
     ps = lookup(state.tokens_ps[p], tokens) + lookup(state.seqs_ps[p], n) + own
     return max(ps, state.engines[p].eager_ps)
 
@@ -67,48 +68,63 @@ def tokens_of(state, i, which, decoding):
 
 
 @jit
-def price(state, i, decoding, trunk_ps):
-    """Picoseconds that branches add to the step that replica i is forming, whose denoiser takes
-    trunk_ps; noted for what is told of the run."""
+def price(state, i, decoding, trunk_ps, t):
+    """Picoseconds that branches add to the step that replica i is forming at t, whose denoiser
+    takes trunk_ps; noted for what is told of the run."""
     replica = state.replicas[i]
     engine = state.engines[replica.pool]
     used = all_used(state, i, decoding)
     if used == 0:
         return 0
     n_devices = max(1, engine.branch_devices)
-    longest = total = sent = 0
+    sent = 0
+    for d in range(engine.branch_devices):
+        which = 0
+        for k in range(d, engine.n_branches, n_devices):
+            which |= used & (1 << k)
+        sent += tokens_of(state, i, which, decoding)
+    begins_ps = engine.branch_trip_ps + tokens_of(state, i, used, decoding) * engine.latent_ps
+    total = added = 0
     for d in range(n_devices):
-        busy = which = 0
+        busy = 0
         for k in range(d, engine.n_branches, n_devices):
             if (used >> k) & 1:
-                which |= 1 << k
                 busy += time_ps(state, i, engine.branch_row, k, decoding)
-        longest = max(longest, busy)
         total += busy
-        if engine.branch_devices > 0 and which > 0:
-            sent += tokens_of(state, i, which, decoding)
-    added = total
-    if engine.branch_devices > 0:
-        tokens = tokens_of(state, i, used, decoding)
-        added = waits_ps(engine, trunk_ps, longest, tokens, sent)
+        if engine.branch_devices > 0 and busy > 0:
+            begins = begins_ps + in_line(state, engine, d, t + begins_ps, busy)
+            added = max(added, waits_ps(engine, trunk_ps, busy, begins, sent))
+    if engine.branch_devices == 0:
+        added = total
     replica.branch_ps, replica.branch_added_ps = total, added
     return added
 
 
 @jit
-def waits_ps(engine, trunk_ps, busy, tokens, sent):
-    """How long the denoiser waits for branches on devices of their own.
+def in_line(state, engine, d, t, busy):
+    """Picoseconds from t until device d begins with what takes it `busy`: where replicas share it,
+    it computes first what was sent to it before."""
+    if engine.branch_at < 0:
+        return 0
+    begins = max(t, state.net_free_ps[engine.branch_at + d])
+    state.net_free_ps[engine.branch_at + d] = begins + busy
+    return begins - t
 
-        ready(j) = in + max((j + 1) b + s, b + (j + 1) s) + trip       of block j of m, b = busy / m
+
+@jit
+def waits_ps(engine, trunk_ps, busy, begins, sent):
+    """How long the denoiser waits for branches on a device of their own.
+
+        ready(j) = begins + max((j + 1) b + s, b + (j + 1) s) + trip   of block j of m, b = busy / m
         due(j)   = trunk (ahead + j each)                              when the denoiser adds it
         wait     = max(0, max over j of ready(j) - due(j))
 
     The first is convex in j and the second a line, so that the most is at the first block or the
-    last.  s : to send what one block gives, one device after another.
+    last.  begins : with the first block, after latents have come.  s : to send what one block
+    gives, one device after another.
     """
     m = engine.branch_blocks
     block, send = busy // m, sent * engine.residual_ps
-    begins = engine.branch_trip_ps + tokens * engine.latent_ps
     first = begins + block + send + engine.branch_trip_ps - int(trunk_ps * engine.branch_ahead)
     ready = begins + max(busy + send, block + m * send) + engine.branch_trip_ps
     due = trunk_ps * (engine.branch_ahead + (m - 1) * engine.branch_each)

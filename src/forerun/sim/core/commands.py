@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from forerun.sim.core import (
     adapters,
+    apart,
     decoders,
     embeddings,
     failures,
     fair,
     fetch,
     front,
+    nets,
     paging,
     prefix,
     queue,
@@ -63,6 +65,7 @@ def obey(state, t):
         if command.value > 0:
             tiers.fall(state, i)
             adapters.fall(state, i)
+            nets.fall(state, i)
             embeddings.fall(state, i)
             turns.begin(state, i, command.value - 1)
         restrict(state)
@@ -194,6 +197,8 @@ def move(state, i, r, t):
 def change_pool(state, i, p, t):
     """Replica i goes on with the costs, policies, role and model of row p."""
     replica = state.replicas[i]
+    if state.clock[0].fair == 1 and replica.n_apart > 0:
+        apart.queue_all_again(state, i, t)
     if state.engines[replica.pool].fair == 1:
         fair.gather(state, i)
     if state.engines[p].model != state.engines[replica.pool].model:

@@ -6,7 +6,7 @@ Legend: i replica, r slot of `live`, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, fair, heaps, speculate
+from forerun.sim.core import adapters, caps, fair, heaps, speculate
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import FULL, blocks_for, kept
 from forerun.sim.core.rows_request import DECODING
@@ -24,7 +24,7 @@ def join_decoders(state, i, r):
     request.keeps = kept(state, i, r)
     request.reads = min(min(engine.reads, request.most_read), request.keeps)
     request.picks = engine.picks if request.reads < request.keeps else 0
-    await_change(state, i, r, replica.n_decode)
+    caps.await_change(state, i, r, replica.n_decode, replica.decoded)
     if request.n_computed < request.keeps:
         state.residue[i, (request.n_computed - replica.decoded) % b] += 1
         replica.n_taking += 1
@@ -32,7 +32,7 @@ def join_decoders(state, i, r):
         replica.n_reading += 1
     replica.ctx += min(request.n_computed, request.reads)
     if request.n_computed >= request.reads:
-        pick(state, i, request, request.n_computed, 1)
+        caps.pick(state, i, request, request.n_computed, 1)
     replica.n_decode += 1
     if state.clock[0].fair == 1:
         fair.count_decoder(state, i, request.tenant, 1)
@@ -40,56 +40,6 @@ def join_decoders(state, i, r):
     replica.n_fresh += 1
     if request.adapter >= 0:
         adapters.decode(state, i, request.adapter, 1)
-
-
-@jit
-def pick(state, i, request, cached, sign):
-    """A decoder that has `cached` tokens begins (sign 1) or ceases (-1) to pick what it reads."""
-    replica = state.replicas[i]
-    if request.picks == 0:
-        return
-    replica.n_picking += sign
-    replica.scored += sign * min(cached, request.keeps)
-    if cached < request.keeps:
-        replica.n_scored += sign
-
-
-@jit
-def await_change(state, i, r, n):
-    """Put r into the heap of n entries: for its last step, or a sooner one after which it has as
-    many cached tokens as it keeps, or reads."""
-    request = state.live[r]
-    joined, decoded = request.joined, state.replicas[i].decoded
-    step = joined + request.osl - request.n_out
-    for most in (request.keeps, request.reads):
-        full = joined + most - request.n_computed
-        if full > decoded:
-            step = min(step, full)
-    heaps.add_finish(state.last_step[i], state.last_member[i], state.live, n, r, step)
-
-
-@jit
-def await_next_change(state, i, r):
-    """Decoder r goes on; it gets its new place in the heap."""
-    n = state.replicas[i].n_decode
-    heaps.drop_finish(state.last_step[i], state.last_member[i], state.live, n, r)
-    await_change(state, i, r, n - 1)
-
-
-@jit
-def stop_growing(state, i, r):
-    """Note if decoder r has with its last step reached what it keeps, or reads."""
-    replica = state.replicas[i]
-    request = state.live[r]
-    cached = request.n_computed + replica.decoded - request.joined
-    if cached == request.keeps:
-        b = state.engines[replica.pool].block_tokens
-        state.residue[i, (request.n_computed - request.joined) % b] -= 1
-        replica.n_taking -= 1
-        replica.n_scored -= request.picks
-    if cached == request.reads:
-        replica.n_reading -= 1
-        pick(state, i, request, cached, 1)
 
 
 @jit
@@ -109,7 +59,7 @@ def leave_decoders(state, i, r):
     if cached < request.reads:
         replica.n_reading -= 1
     else:
-        pick(state, i, request, cached, -1)
+        caps.pick(state, i, request, cached, -1)
     heaps.drop_finish(state.last_step[i], state.last_member[i], state.live, replica.n_decode, r)
     replica.n_decode -= 1
     if request.adapter >= 0:

@@ -35,6 +35,7 @@ def leap(state, i, t, decoding, unsettled):
     replica = state.replicas[i]
     p = replica.row
     engine = state.engines[p]
+    replica.depth = replica.draft_tokens = 0
     n_decode = replica.n_decode if decoding == 1 else 0
     tokens = replica.ctx if decoding == 1 else 0
     n_chunks = 0
@@ -61,7 +62,7 @@ def leap(state, i, t, decoding, unsettled):
     first += lookup(state.tokens_ps[p], tokens + chunk) + lookup(state.seqs_ps[p], n_seqs)
     first = max(first, engine.eager_ps)
     if engine.branch_row >= 0:
-        first += branches.price(state, i, decoding, first)
+        first += branches.price(state, i, decoding, first, t)
     first += engine.host_step_ps + engine.host_seq_ps * n_seqs
     if engine.max_adapters > 0:
         first += adapters.price_denoising(state, i, decoding, t)
@@ -70,6 +71,8 @@ def leap(state, i, t, decoding, unsettled):
         steps = state.last_step[i, 0] - replica.decoded
     if n_chunks > 0 or unsettled > 0 or engine.every_step == 1:
         steps = 1
+    if engine.branch_at >= 0 and replica.branch_ps > 0:
+        steps = 1  # others use the same devices
     steps = min(steps, engine.max_leap)
     if state.fitted[i].in_step_ps > 0:
         first += state.fitted[i].in_step_ps
@@ -89,9 +92,7 @@ def begin(state, i, t, first, steps):
     replica = state.replicas[i]
     replica.start_ps, replica.first_ps, replica.slope_ps = t, first, 0
     replica.n_steps = steps
-    replica.left_waiting = replica.n_waiting + replica.n_parked + replica.n_apart
-    replica.past = replica.depth = replica.draft_tokens = 0
-    replica.n_tune = replica.tune_added_ps = 0
+    replica.left_waiting = replica.n_waiting + replica.n_apart
 
 
 @jit
@@ -119,7 +120,8 @@ def show(state, i, t):
         r = state.live[r].chunk_next
     replica.row = row
     begin(state, i, t, ps, 1)
-    replica.in_step = replica.n_seqs = replica.chunk = replica.denoised = 0
+    replica.in_step = replica.n_seqs = replica.chunk = 0
+    replica.depth = replica.draft_tokens = 0
     replica.showing = tokens
     return t + ps
 
@@ -154,7 +156,7 @@ def settle(state, i, t):
 def stop_showing(state, i):
     """Replica i fails: those who were to be shown join those who compute, to be sent again."""
     replica = state.replicas[i]
-    replica.showing = replica.denoised = 0
+    replica.showing = 0
     while replica.show_head >= 0:
         r = replica.show_head
         replica.show_head = state.live[r].chunk_next

@@ -127,7 +127,6 @@ def fill(state, arrival):
     request.recomputed = request.cached = request.chunk = request.aborted = 0
     request.source = request.prefill_replica = request.n_due = -1
     request.swapped = request.charged = 0
-    request.n_left = request.n_left_shared = 0
     request.n_known = arrival.isl
     request.scheduled_ps = request.first_token_ps = request.last_token_ps = -1
     request.max_itl_ps = 0

@@ -11,7 +11,7 @@ Legend: i replica, r slot, p row of `engines`, n items, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import embeddings, fetch, lanes, queue
+from forerun.sim.core import embeddings, fetch, lanes, nets, queue
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for
 from forerun.sim.core.price import lookup, prefill_cost
@@ -134,13 +134,24 @@ def pull(state, i, r, have, t):
 @jit
 def leave_queue(state, r):
     """Take r, whose embeddings are lost, out of the queue of the replica that it waits at."""
-    request = state.live[r]
-    replica = state.replicas[request.replica]
-    replica.queue = queue.without(state.live, replica.queue, r)
-    replica.n_waiting -= 1
+    request, i = state.live[r], state.live[r].replica
+    replica = state.replicas[i]
+    if request.adapter >= 0:
+        state.slots[i, request.adapter].n_waiting -= 1
+    if request.aside == 1:
+        column = state.serves.shape[1] + request.adapter
+        state.parked[i, column] = queue.without(state.live, state.parked[i, column], r)
+        state.n_parked[i, column] -= 1
+        replica.n_apart -= 1
+        request.aside = 0
+    else:
+        replica.queue = queue.without(state.live, replica.queue, r)
+        replica.n_waiting -= 1
     state.load[WAITING_REQUESTS, request.replica] -= 1
     state.load[OUTSTANDING, request.replica] -= 1
     state.load[OUTSTANDING_TOKENS, request.replica] -= request.n_known
+    if state.clock[0].has_nets == 1:
+        nets.want(state, request.replica, r, -1)
 
 
 # -- embeddings that are kept ----------------------------------------------------------------------

@@ -14,9 +14,11 @@ from forerun.sim.core import (
     denoise,
     embeddings,
     encode,
+    fair,
     front,
     heaps,
     lanes,
+    nets,
     prefix,
     queue,
     tiers,
@@ -54,6 +56,7 @@ def fail(state, i, t, lose):
         state.replicas[j].n_blocks = 0
         tiers.fall(state, j)
         adapters.fall(state, j)
+        nets.fall(state, j)
         embeddings.fall(state, j)
         turns.fall(state, j)
 
@@ -104,6 +107,8 @@ def stop_transfers(state, i, t):
         state.replicas[j].n_away -= 1
         if request.adapter >= 0:
             adapters.leave(state, j, request.adapter)
+        if state.clock[0].has_nets == 1:
+            nets.leave(state, j, r)
         if request.aborted == 1:
             lists.leave_source(state, r, t)
             lists.write_done(state, j, r, t, lists.ABORTED)
@@ -198,8 +203,13 @@ def send_parked(state, i, every, t, lose):
                     state.replicas[i].n_parked -= 1
                 else:
                     state.replicas[i].n_apart -= 1
-                    state.slots[i, m - n_models].n_waiting -= 1
                     state.live[r].aside = 0
+                    if state.engines[state.replicas[i].pool].fair == 1:
+                        fair.count_out(state, i, state.live[r].tenant)
+                if state.live[r].adapter >= 0:
+                    state.slots[i, state.live[r].adapter].n_waiting -= 1
+                if state.clock[0].has_nets == 1:
+                    nets.want(state, i, r, -1)
                 state.load[WAITING_REQUESTS, i] -= 1
                 state.load[OUTSTANDING_TOKENS, i] -= state.live[r].n_known
                 if state.live[r].swapped > 0:

@@ -127,9 +127,37 @@ def leave(state, i, r):
     u = state.live[r].tenant
     line = line_of(state, i, u)
     line.head = queue.pop(state.live, r)
+    count_out(state, i, u)
+
+
+@jit
+def step_aside(state, i, r):
+    """r, the first of its tenant's queue, waits for an adapter: its tenant is no less there."""
+    line = line_of(state, i, state.live[r].tenant)
+    line.head = queue.pop(state.live, r)
+
+
+@jit
+def step_back(state, i, r):
+    """r stands in its tenant's queue again."""
+    line = line_of(state, i, state.live[r].tenant)
+    line.head = queue.push(state.live, line.head, r)
+
+
+@jit
+def count_out(state, i, u):
+    """One request less of tenant u waits at replica i."""
+    line = line_of(state, i, u)
     line.n -= 1
     if line.n == 0:
         state.replicas[i].last_tenant = state.clock[0].last_tenant = u
+
+
+@jit
+def key_of(state, i, r, k):
+    """What the policy says of r, the first of its tenant's, as of k decode steps from now."""
+    state.live[r].served = counter(state, i, state.live[r].tenant, k)
+    return state.order(state.live[r], state.clock[0].now_ps, state.order_params)
 
 
 @jit
@@ -144,8 +172,7 @@ def choose(state, i, k):
         head = line_of(state, i, u).head
         if head < 0:
             continue
-        state.live[head].served = counter(state, i, u, k)
-        key = state.order(state.live[head], state.clock[0].now_ps, state.order_params)
+        key = key_of(state, i, head, k)
         if best < 0 or key < least or (key == least and queue.before(state.live, head, best)):
             best, least = head, key
     state.replicas[i].queue = best

@@ -1,6 +1,7 @@
 """KV that comes from elsewhere: a request waits for it with its blocks taken, then joins.
 
-It comes from the replica that computed it, or from the tiers below, one after another.
+It comes from the replica that computed it, or from the tiers below, one after another.  Those who
+wait for ControlNets join in the same way.
 
 Legend: i replica, s store of a tier, r slot, c prefix block, p pool, t picoseconds.
 """
@@ -9,12 +10,13 @@ from __future__ import annotations
 
 import math
 
+from forerun.sim.core import decoders, nets, prefix, regions, store, tiers, transfer
 from forerun.sim.core import live as lists
-from forerun.sim.core import prefix, regions, store, tiers, transfer
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import kept
 from forerun.sim.core.price import lookup, prefill_cost
 from forerun.sim.core.rows_request import EMBEDDED, FETCHING, PLAIN
+from forerun.sim.core.signatures import OUTSTANDING_TOKENS
 from forerun.sim.core.state import MISTAKE
 from forerun.sim.core.wake import wake
 
@@ -72,6 +74,45 @@ def arrive(state, t):
     prefix.settle(state, i)
     prefix.publish(state, i, r)
     wake(state, i, t)
+
+
+@jit
+def await_nets(state, i, r, have):
+    """r has its blocks on replica i and waits for ControlNets that are on their way."""
+    state.live[r].n_due = have
+    state.replicas[i].n_coming += 1
+    lists.get_ready(state, i, r)
+
+
+@jit
+def join_ready(state, i, t):
+    """Requests whose KV (and ControlNets) have come take a seat, first come first."""
+    replica = state.replicas[i]
+    engine = state.engines[replica.pool]
+    before, r = -1, replica.ready_head
+    while r >= 0 and (state.live[r].aborted == 1 or replica.n_running < engine.max_seqs):
+        request = state.live[r]
+        after = request.chunk_next
+        waits = state.clock[0].has_nets == 1 and nets.keeps_waiting(state, i, r, t)
+        if waits and request.aborted == 0:
+            before, r = r, after
+            continue
+        if before < 0:
+            replica.ready_head = after
+        else:
+            state.live[before].chunk_next = after
+        if after < 0:
+            replica.ready_tail = before
+        lists.start_running(state, i, r, t)
+        lists.no_longer_due(state, i, r)
+        if request.aborted == 1:
+            state.load[OUTSTANDING_TOKENS, i] -= request.n_known - request.n_computed
+            lists.end_running(state, i, r, t, lists.ABORTED)
+        elif request.n_computed < request.n_known:
+            lists.join_chunks(state, i, r)
+        else:
+            decoders.join_decoders(state, i, r)
+        r = after
 
 
 # -- from tiers -----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Legend: i replica, p pool, r slot, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, encode, prefix, regions, turns
+from forerun.sim.core import adapters, encode, nets, prefix, regions, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, blocks_now
@@ -80,9 +80,10 @@ def refresh(state, r):
         if clock.refresh_cached == 1:
             state.load[CACHED, i] = prefix.tokens_kept(state, i, r)
         if clock.has_adapters == 1:
-            a = state.live[r].adapter
-            wait_ps = adapters.until_ready(state, i, a, clock.now_ps) if a >= 0 else 0
-            state.load[TO_LOAD, i] = wait_ps
+            state.load[TO_LOAD, i] = adapters.until_ready(state, i, state.live[r], clock.now_ps)
+        if clock.has_nets == 1:
+            wait_ps = nets.until_all(state, i, r, clock.now_ps)
+            state.load[TO_LOAD, i] = max(wait_ps, state.load[TO_LOAD, i] * clock.has_adapters)
 
 
 @jit
@@ -131,7 +132,7 @@ def pick(state, r, load):
 def choose(state, r, role):
     """The replica that a router gives request r; NOBODY, or WRONG when there is no such one."""
     clock = state.clock[0]
-    if clock.refresh_load + clock.refresh_cached + clock.has_adapters > 0:
+    if clock.refresh_load + clock.refresh_cached + clock.has_adapters + clock.has_nets > 0:
         refresh(state, r)
     if regions.are_several(state):
         regions.look(state, r)
@@ -148,7 +149,9 @@ def choose(state, r, role):
             state.offered_of[n] = i
             n += 1
             if state.serves.shape[1] > 1:
-                state.load[TO_LOAD, i] = turns.until_loaded(state, i, model)
+                load_ps = turns.until_loaded(state, i, model)
+                load_ps += state.load[TO_LOAD, i] if clock.has_adapters == 1 else 0
+                state.load[TO_LOAD, i] = load_ps
     if n == 0:
         return NOBODY
     fields = state.load.shape[0]

@@ -133,6 +133,8 @@ def leap(state, i, t, decoding, unsettled):
         # prefix blocks can be found from the boundary on that completes them; what a request keeps
         # is cut there
         steps = 1
+    if engine.paged + engine.fair == 2 and replica.n_apart > 0:
+        steps = 1  # whose adapter has to fit next is a matter of who has been served what
     steps = min(steps, engine.max_leap)
     if steps > 1:
         free = engine.n_blocks - replica.n_blocks

@@ -9,6 +9,7 @@ from forerun.sim.core import (
     adapters,
     attempts,
     fair,
+    nets,
     prefix,
     queue,
     responses,
@@ -55,8 +56,10 @@ def enqueue(state, i, r):
         replica.n_parked += 1
     state.load[WAITING_REQUESTS, i] += 1
     state.load[OUTSTANDING_TOKENS, i] += state.live[r].n_known
-    if state.live[r].adapter >= 0:
+    if adapters.of(state.live[r]) >= 0:
         adapters.come(state, i, r, state.clock[0].now_ps)
+    if state.clock[0].has_nets == 1:
+        nets.come(state, i, r, state.clock[0].now_ps)
 
 
 @jit
@@ -70,8 +73,10 @@ def dequeue(state, i):
         replica.queue = queue.pop(state.live, r)
     replica.n_waiting -= 1
     state.load[WAITING_REQUESTS, i] -= 1
-    if state.live[r].adapter >= 0:
+    if adapters.of(state.live[r]) >= 0:
         state.slots[i, state.live[r].adapter].n_waiting -= 1
+    if state.clock[0].has_nets == 1:
+        nets.want(state, i, r, -1)
     return r
 
 
@@ -209,8 +214,10 @@ def unlink_running(state, i, r):
         replica.run_tail = request.prev
     replica.n_running -= 1
     state.load[RUNNING, i] -= 1
-    if request.adapter >= 0:
+    if adapters.of(request) >= 0:
         adapters.leave(state, i, request.adapter)
+    if state.clock[0].has_nets == 1:
+        nets.leave(state, i, r)
 
 
 @jit
@@ -350,14 +357,18 @@ def abort(state, r, t):
         write_done(state, i, r, t, ABORTED)
         # a turn policy counts those who wait at each boundary
         cut = 1 if replica.n_parked > 0 and replica.n_steps > 0 else 0
-        if request.adapter >= 0:
+        if adapters.of(request) >= 0:
             state.slots[i, request.adapter].n_waiting -= 1
             if replica.n_apart > 0:
                 wake(state, i, t)  # its adapter may make room for another one
+        if state.clock[0].has_nets == 1:
+            nets.want(state, i, r, -1)
         column = request.model
         if request.aside == 1:
             column = state.serves.shape[1] + request.adapter
             replica.n_apart -= 1
+            if state.engines[replica.pool].fair == 1:
+                fair.line_of(state, i, request.tenant).n -= 1
         elif request.model != state.engines[replica.pool].model:
             replica.n_parked -= 1
         else:

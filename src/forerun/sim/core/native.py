@@ -136,20 +136,27 @@ def address(kind: str, policy: Any) -> int:
 
 
 class Pointer:
-    """What compiled code is handed for a State: the address of its table, kept alive here."""
+    """What compiled code is handed for a State: the address of its table, kept with the State."""
 
     def __init__(self, state: State) -> None:
-        self.table = np.zeros(POLICIES + len(KINDS), dtype=np.int64)
-        self.table[POLICIES:] = [address(kind, getattr(state, kind)) for kind in KINDS]
-        arrays = self.table[:POLICIES].reshape(-1, WORDS)
-        for row, (name, (dtype, ndim)) in zip(arrays, LAYOUT.items(), strict=True):
-            array = getattr(state, name)
-            assert (array.dtype, array.ndim) == (dtype, ndim), name
-            assert array.flags.c_contiguous, name
-            row[0] = array.ctypes.data
-            row[1 : 1 + ndim] = array.shape
-        self.address = self.table.ctypes.data
+        known = state.__dict__
+        if "table" not in known:
+            table = _table(state)
+            known["table"] = table, table.ctypes.data
         self.state = state
+        self.address = known["table"][1]
+
+
+def _table(state: State) -> np.ndarray:
+    """Addresses and lengths of arrays, WORDS each, and addresses of policies: int64."""
+    words: list[int] = []
+    for name, (dtype, ndim) in LAYOUT.items():
+        array = np.asarray(getattr(state, name))  # attributes of records are slow to read
+        assert (array.dtype, array.ndim) == (dtype, ndim), name
+        assert array.flags.c_contiguous, name
+        words += (array.ctypes.data, *array.shape, *[0] * (WORDS - 1 - ndim))
+    words += (address(kind, getattr(state, kind)) for kind in KINDS)
+    return np.array(words, dtype=np.int64)
 
 
 @typeof_impl.register(Pointer)

@@ -12,7 +12,7 @@ Legend: i replica, a adapter.
 from __future__ import annotations
 
 from forerun.sim.core.jit import jit
-from forerun.sim.core.rows_fleet import LEAVES
+from forerun.sim.core.rows_kept import LEAVES
 
 AT_ONCE, PREFIXES_FIRST = LEAVES["at_once"], LEAVES["prefixes"]
 

@@ -60,8 +60,9 @@ LEAP = np.dtype(
         ("n_still", "i4"),  # decoders whose cached tokens to read grow no more
         ("n_draft", "i4"),  # proposed tokens that each step verified, in n_tokens ...
         ("n_extra", "i4"),  # ... and accepted: n_steps is 1, and they come with its end, gap 0
-        ("depth", "i4"),  # most tokens in a row proposed for one request: passes of the draft
-        ("draft_tokens", "i4"),  # that the draft computed in these passes, all together
+        ("depth", "i4"),  # most tokens in a row proposed for one request: passes of the draft; of
+        # ControlNets in a step that denoises: how many computed in it
+        ("draft_tokens", "i4"),  # that the draft (or they) computed in these passes, all together
         ("n_adapters", "i4"),  # different ones in each step ...
         ("n_adapted", "i4"),  # ... and tokens computed with one
         ("n_tuned", "i8"),  # tokens of a fine-tuning in each step, not in n_tokens

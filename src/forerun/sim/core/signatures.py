@@ -60,7 +60,9 @@ each tenant, from GATE_OF_TENANT on.  `rng` is a stream for `rng.uniform` and `r
 
 from __future__ import annotations
 
-from forerun.sim.core import rows_fleet, rows_request
+from functools import cache
+
+from forerun.sim.core import rows_fleet, rows_kept, rows_request
 
 # rows of `load`
 OUTSTANDING = 0  # requests routed and not done
@@ -102,11 +104,12 @@ KINDS = (
 )  # fmt: skip
 
 
+@cache
 def numba_signatures():
     """The numba signature of each kind (imports numba)."""
     from numba import from_dtype, types
 
-    records = (rows_request.LIVE, rows_fleet.REPLICA, rows_fleet.ENGINE, rows_fleet.OFFER)
+    records = (rows_request.LIVE, rows_fleet.REPLICA, rows_fleet.ENGINE, rows_kept.OFFER)
     request, replica, engine, offer = (from_dtype(d) for d in records)
     i8, params = types.int64, types.Array(types.float64, 1, "C")
     load = types.Array(i8, 2, "C")

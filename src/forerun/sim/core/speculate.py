@@ -10,9 +10,9 @@ accepted, n decoders, c cached tokens.
 
 from __future__ import annotations
 
-from forerun.sim.core import fair, heaps
+from forerun.sim.core import adapters, caps, fair
 from forerun.sim.core.jit import jit
-from forerun.sim.core.kv import FULL, blocks_for, need, take
+from forerun.sim.core.kv import FULL, blocks_for, kept, need, take
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.price import decode_cost, lookup, prefill_cost
 from forerun.sim.core.rng import draw
@@ -57,7 +57,7 @@ def choose(state, i, room):
                 return 0
             if k > 0:
                 wanted = 1
-            k = min(k, state.last_step[i, request.place] - replica.decoded - 1)
+            k = min(k, request.osl - request.n_out - (replica.decoded - request.joined) - 1)
             while k > 0 and (state.draft_nodes[p, k] > left or slots(state, i, r, k) > free):
                 k -= 1
             if k > 0:
@@ -66,18 +66,31 @@ def choose(state, i, room):
                 free -= slots(state, i, r, k)
                 replica.n_draft += state.draft_nodes[p, k]
                 replica.lookahead += slots(state, i, r, k)
+                if request.adapter >= 0:
+                    adapt(state, i, request, 1)
         r = request.next
     return wanted
 
 
 @jit
+def adapt(state, i, request, sign):
+    """What is proposed for a request is verified with its adapter (sign 1), or no more (-1)."""
+    n = sign * state.draft_nodes[state.replicas[i].pool, request.draft]
+    state.fitted[i].n_draft += n
+    state.fitted[i].draft_ranks += n * state.adapters[request.adapter].rank
+
+
+@jit
 def slots(state, i, r, k):
-    """Blocks that r needs beyond its next step's own when k tokens in a row are proposed."""
+    """Blocks that r needs beyond its next step's own when k tokens in a row are proposed.
+
+    What it keeps is cut after the step, not before all of them are verified.
+    """
     replica = state.replicas[i]
     engine = state.engines[replica.pool]
     request = state.live[r]
     b = engine.block_tokens
-    after = request.n_computed + replica.decoded - request.joined + 1
+    after = min(request.n_computed + replica.decoded - request.joined + 1, request.keeps)
     held = blocks_for(after, b)
     if engine.reserve == FULL:
         held = max(held, request.n_blocks)
@@ -91,6 +104,8 @@ def drop(state, i, r):
     request = state.live[r]
     replica.n_draft -= state.draft_nodes[replica.pool, request.draft]
     replica.lookahead -= slots(state, i, r, request.draft)
+    if request.adapter >= 0:
+        adapt(state, i, request, -1)
     request.draft = 0
 
 
@@ -194,7 +209,8 @@ def prompts_ps(state, i):
         request = state.live[r]
         if request.chunk > 0:
             tokens += request.chunk
-            more, _, _ = prefill_cost(state, row, request.chunk, request.n_computed)
+            before = min(request.n_computed, kept(state, i, r))
+            more, _, _ = prefill_cost(state, row, request.chunk, before)
             time += more
         r = request.chunk_next
     if tokens > 0:
@@ -230,6 +246,8 @@ def quote(state, i, room):
     n = replica.n_decode
     alone, _, _ = decode_cost(state, p, p, n, replica.ctx, n)
     alone += engine.host_step_ps + engine.host_seq_ps * n
+    if replica.n_picking > 0:
+        alone += engine.pick_step_ps + state.pick_ps[p, replica.n_picking] * replica.scored
     beside = 0
     if replica.n_chunks > 0 or (replica.n_waiting > 0 and replica.n_running < engine.max_seqs):
         most = engine.max_tokens - n * (1 + state.draft_nodes[p, engine.draft_most])
@@ -252,7 +270,18 @@ def quote(state, i, room):
             time += lookup(state.seqs_ps[p], tokens)
             if k > 0:
                 time += verify_ps(state, p, n, tokens - n, replica.ctx)
+            if engine.max_adapters > 0:
+                time += adapted_ps(state, i, 1 + state.draft_nodes[p, k])
             state.draft_ps[k] = time + drafts
+
+
+@jit
+def adapted_ps(state, i, queries):
+    """What the adapters of replica i's decoders add to a step with so many tokens of each."""
+    fitted = state.fitted[i]
+    tokens, work = fitted.n_decode * queries, fitted.decode_ranks * queries
+    engine = state.engines[state.replicas[i].pool]
+    return adapters.cost_ps(engine, fitted.n_distinct, tokens, fitted.distinct_ranks, work)
 
 
 # -- after a step: which of them were right --------------------------------------------------------
@@ -278,6 +307,7 @@ def settle(state, i):
     totals.n_extra += n_extra
     totals.n_out += n_extra
     replica.n_draft = replica.lookahead = 0
+    state.fitted[i].n_draft = state.fitted[i].draft_ranks = 0
     return n_extra
 
 
@@ -333,19 +363,15 @@ def extra(state, i, r, a):
     replica = state.replicas[i]
     engine = state.engines[replica.pool]
     request = state.live[r]
-    b = engine.block_tokens
-    last = state.last_step[i, request.place] - a
-    members = state.last_member[i]
-    heaps.drop_finish(state.last_step[i], members, state.live, replica.n_decode, r)
-    heaps.add_finish(state.last_step[i], members, state.live, replica.n_decode - 1, r, last)
-    state.residue[i, (request.n_computed - request.joined) % b] -= 1
-    c = request.n_computed + replica.decoded - request.joined
+    c = min(request.n_computed + replica.decoded - request.joined, request.keeps)
+    caps.count(state, i, request, -1)
     request.n_computed += a
     request.n_out += a
+    caps.count(state, i, request, 1)
+    caps.await_next_change(state, i, r, replica.decoded - 1)
     if state.clock[0].fair == 1:
         fair.charge(state, i, request.tenant, 0, a)
-    state.residue[i, (request.n_computed - request.joined) % b] += 1
-    replica.ctx += a
     if engine.reserve == FULL:
         return 0
-    return blocks_for(c + a, b) - blocks_for(c, b)
+    b = engine.block_tokens
+    return blocks_for(min(c + a, request.keeps), b) - blocks_for(c, b)

@@ -13,27 +13,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from forerun.sim.core.rows_fleet import (
-    ADAPTER,
-    ALBUM,
-    ANSWER,
     BRANCHED,
     ENCODES,
     ENGINE,
-    FITTED,
-    KEPT,
     LANE,
     LINE,
     LOADS,
-    OFFER,
-    PICTURE,
     PORT,
     REPLICA,
+    TENANT,
+    TUNED,
+)
+from forerun.sim.core.rows_kept import (
+    ADAPTER,
+    ALBUM,
+    ANSWER,
+    FITTED,
+    KEPT,
+    OFFER,
+    PICTURE,
     SHELF,
     SLOT,
     STORE,
-    TENANT,
     TEXT,
-    TUNED,
 )
 from forerun.sim.core.rows_log import DONE, GAP, LEAP, TOTALS
 from forerun.sim.core.rows_request import ARRIVAL, ASK, CALL, FLOW, LIVE, SUCCESSOR, TIMER
@@ -123,6 +125,8 @@ CLOCK = np.dtype(
         ("last_tenant", "i8"),  # as of a replica, over the fleet
         ("moves", "i8"),  # 1: a place is sought for a request that decodes
         ("denoises", "i8"),  # 1: some replicas denoise
+        ("has_nets", "i8"),  # 1: ControlNets come and go ...
+        ("first_net", "i8"),  # ... whose slots begin there, behind those of adapters
     ],
     align=True,
 )
@@ -170,17 +174,19 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
     "loads": (LOADS, 1),  # [R]
     "encodes": (ENCODES, 1),  # [R]
     "branched": (BRANCHED, 1),  # [R]
+    "net_free_ps": (I8, 1),  # by device for ControlNets that replicas share: free from then on
     "controls": (I8, 1),  # ControlNets by request, bit k for the k-th; none where there are none
     "items": (I8, 1),  # of the prompts in `arrivals`, by number; -1 for one without a name
     "albums": (ALBUM, 1),  # [C]
     "pictures": (PICTURE, 2),  # [C, items with a name]
-    "adapters": (ADAPTER, 1),  # [A]
-    "slots": (SLOT, 2),  # [R, A]
+    "adapters": (ADAPTER, 1),  # [A + C], and ControlNets that come and go
+    "slots": (SLOT, 2),  # [R, A + C]
     "fitted": (FITTED, 1),  # [R]
+    "netted": (FITTED, 1),  # [R], the same of ControlNets
     "tuned": (TUNED, 1),  # [R]
     "tune_ps": (I8, 2),  # [P, G], of tuning tokens beside their forward products
     "adapter_blocks": (I8, 2),  # [P, A], of the KV cache, that an adapter takes
-    "adapter_ps": (I8, 3),  # [P, A, 2], from the host to a replica, and from beyond to the host
+    "adapter_ps": (I8, 3),  # [P, A + C, 2], from the host to a replica, and from beyond to the host
     "lanes": (LANE, 1),  # [R]
     "queued": (I8, 2),  # [fields, N], what the turn policy reads; rows in signatures.py
     "load": (I8, 2),  # [fields, R], what routers read; rows in signatures.py
@@ -237,8 +243,13 @@ LAYOUT: dict[str, tuple[np.dtype, int]] = {
 if TYPE_CHECKING:
     State = Any
 else:
-    #: all of a run: the arrays of LAYOUT, and a policy of each kind
-    State = namedtuple("State", [*LAYOUT, *KINDS])
+
+    class State(namedtuple("State", [*LAYOUT, *KINDS])):
+        """All of a run: the arrays of LAYOUT, and a policy of each kind.
+
+        One whose array is another is another State, so what is worked out from a State's addresses
+        is kept with it (see `native.Pointer`).
+        """
 
 
 def rows(n, dtype):

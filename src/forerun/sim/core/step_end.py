@@ -8,6 +8,7 @@ from __future__ import annotations
 from forerun.sim.core import (
     attempts,
     branches,
+    caps,
     decoders,
     denoise,
     encode,
@@ -148,12 +149,12 @@ def complete(state, i, k):
         if state.last_step[i, 0] != replica.decoded:
             break
         r = state.last_member[i, 0]
-        decoders.stop_growing(state, i, r)
+        caps.stop_growing(state, i, r)
         if state.live[r].osl - state.live[r].n_out == replica.decoded - state.live[r].joined:
             decoders.leave_decoders(state, i, r)
             denoise.finish(state, i, r, t)
         else:
-            decoders.await_next_change(state, i, r)
+            caps.await_next_change(state, i, r, replica.decoded)
     reads = replica.n_encoding > 0 and state.engines[replica.pool].role == ENCODE
     if replica.chunk > 0 or reads:
         complete_chunks(state, i, k, t)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from forerun.sim.core.jit import jit
 from forerun.sim.core.rng import scattered
-from forerun.sim.core.rows_fleet import RULE
+from forerun.sim.core.rows_kept import RULE
 
 LRU, FIFO, LFU = RULE["lru"], RULE["fifo"], RULE["lfu"]
 

@@ -3,15 +3,16 @@
 A replica runs one model at a time and keeps the weights of a few.  Who comes next is a policy's
 choice (`turn`), asked at step boundaries while requests wait for other models.  Once one is chosen
 the replica drains: it admits no more, and when nothing of its model is under way it takes the next
-one up and gives nothing until the weights have come.
+one up and gives nothing until the weights have come.  Adapters go with their model: slots and
+blocks are of the one that runs.
 
 Legend: i replica, m model, p row of `engines`, t picoseconds.
 """
 
 from __future__ import annotations
 
+from forerun.sim.core import apart, paging, queue, tiers
 from forerun.sim.core import live as lists
-from forerun.sim.core import tiers
 from forerun.sim.core.jit import jit
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.signatures import (
@@ -90,12 +91,30 @@ def look(state, i):
         queued[QUEUED, m] = state.n_parked[i, m]
         if m == state.engines[replica.pool].model:
             lists.drop_aborted_heads(state, i)
-            head = replica.queue
-            queued[QUEUED, m] = replica.n_waiting
+            head = replica.queue if replica.n_apart == 0 else first_of_all(state, i)
+            queued[QUEUED, m] = replica.n_waiting + replica.n_apart
         queued[HEAD_PS, m] = state.live[head].arrival_ps if head >= 0 else NEVER
         queued[LOAD_PS, m] = 0
         if p >= 0:
             queued[LOAD_PS, m], _ = to_load(state, i, p)
+
+
+@jit
+def seen(replica):
+    """What a turn policy sees of its model's requests: how many run, and how many wait."""
+    return replica.n_running, replica.n_waiting + replica.n_apart
+
+
+@jit
+def first_of_all(state, i):
+    """The first in the queue of replica i, or of those who wait apart for adapters."""
+    first = state.replicas[i].queue
+    for column in range(state.serves.shape[1], state.parked.shape[1]):
+        lists.drop_aborted_apart(state, i, column)
+        head = state.parked[i, column]
+        if head >= 0 and (first < 0 or queue.before(state.live, head, first)):
+            first = head
+    return first
 
 
 @jit
@@ -107,12 +126,13 @@ def ask(state, i, t):
     replica = state.replicas[i]
     mine = state.engines[replica.pool].model
     loads = state.loads[i]
-    if replica.n_waiting > 0 and replica.admissions == loads.admitted:
+    waiting = replica.n_waiting + replica.n_apart
+    if waiting > 0 and replica.admissions == loads.admitted:
         return
     look(state, i)
     engine = state.engines[replica.pool]
     m = state.turn(replica, engine, mine, state.queued, t, state.turn_params)
-    nothing = replica.n_waiting == 0 and is_empty(state, i)
+    nothing = waiting == 0 and is_empty(state, i)
     if m == mine and not nothing:
         return
     if m < 0 or m >= state.queued.shape[1] or state.queued[QUEUED, m] == 0:
@@ -129,6 +149,8 @@ def take_up(state, i, p, t):
     """Replica i, which is empty, goes on with the model of row p once its weights are there."""
     replica = state.replicas[i]
     old, new = state.engines[replica.pool].model, state.engines[p].model
+    if state.clock[0].has_adapters == 1:
+        put_adapters_down(state, i, t)
     state.parked[i, old], state.n_parked[i, old] = replica.queue, replica.n_waiting
     replica.n_parked += replica.n_waiting - state.n_parked[i, new]
     replica.queue, replica.n_waiting = state.parked[i, new], state.n_parked[i, new]
@@ -136,7 +158,7 @@ def take_up(state, i, p, t):
     while state.stores[i].n_idle > 0:
         tiers.drop(state, i)  # KV of another model
     load_ps, n_bytes = to_load(state, i, p)
-    replica.free_ps = t + load_ps
+    replica.free_ps = state.fitted[i].free_ps = t + load_ps  # adapters come after weights
     loads = state.loads[i]
     loads.n += 1
     loads.n_cold += 1 if load_ps > 0 else 0
@@ -145,6 +167,18 @@ def take_up(state, i, p, t):
     loads.bytes += n_bytes
     loads.admitted = replica.admissions
     keep(state, i, new, state.engines[p].n_resident)
+
+
+@jit
+def put_adapters_down(state, i, t):
+    """Replica i, which is empty, has none of its model's adapters any more (its host does); who
+    waits for one waits for the model."""
+    apart.queue_all_again(state, i, t)
+    for a in range(state.clock[0].first_net):
+        if state.slots[i, a].held == 1:
+            paging.drop(state, i, a)
+            state.fitted[i].n_evicted += 1
+    state.fitted[i].in_step_ps = 0
 
 
 @jit

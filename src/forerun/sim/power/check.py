@@ -81,6 +81,9 @@ def check_row(row: RowPower | None, pools: Sequence[Served]) -> None:
         each = [_least_w(one, row) for one, home in zip(pools, homes, strict=True) if home == p]
         if pools[p].encoder >= 0:
             each.append(_least_w(pools[pools[p].encoder], row))
+        branch = pools[p].branch
+        if branch is not None:
+            each.append(_least_w(pools[branch.row], row))
         least_w += pools[p].pool.replicas * max(each)
     budget = least_budget_w(row)
     if least_w > budget:

@@ -31,7 +31,9 @@ def with_levels(pools: Sequence[Served], row: RowPower | None) -> list[Served]:
     chosen, homes = set(fed(row, pools)), [home for home, _ in keys(pools)]
     turn = {pools[p].group for p in chosen} - {None}
     chosen |= {p for p, served in enumerate(pools) if served.group in turn}
-    chosen |= {behind for p in chosen for behind in (pools[p].encoder, pools[p].shows)}
+    chosen |= {
+        behind for p in chosen for behind in (pools[p].encoder, pools[p].shows, _branch(pools[p]))
+    }
     mine = {id(served) for served, home in zip(pools, homes, strict=True) if home in chosen}
 
     def at(k: int, served: Served) -> Served | None:
@@ -40,6 +42,11 @@ def with_levels(pools: Sequence[Served], row: RowPower | None) -> list[Served]:
     ways: dict[int, Callable[[Served], Served | None]]
     ways = {k: partial(at, k) for k in range(1, len(row.levels))}
     return varied(pools, DIAL, ways)
+
+
+def _branch(served: Served) -> int:
+    """The row that prices its ControlNets; -1 where it has none."""
+    return served.branch.row if served.branch is not None else -1
 
 
 def at_level(served: Served, level: float) -> Served:

@@ -1,5 +1,7 @@
-"""Times up follow a Weibull law of mean mtbf_s: with shape < 1 what was just repaired fails more
-often (infant mortality, as large clusters see), with shape > 1 what is old does; 1 is exponential.
+"""Times up follow a Weibull law of mean mtbf_s.
+
+With shape < 1 what was just repaired fails more often (infant mortality, as large clusters see),
+with shape > 1 what is old does; 1 is exponential.
 
     scale = mtbf / Gamma(1 + 1/shape);   times down are exponential with mean mttr_s
 """

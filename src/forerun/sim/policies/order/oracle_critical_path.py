@@ -1,5 +1,5 @@
-"""`critical_path` that knows all lengths: the most tokens on a path from here to the end, each
-taking `token_s`.
+"""`critical_path` that knows all lengths: the most tokens from here to the end, each `token_s`.
+
 5 ms is an estimate: what a token of prompt and answer together takes in a chat.  The more, the more
 the work that is left counts beside the deadline.
 """

@@ -1,5 +1,7 @@
-"""Where it costs least, of the replicas at most `within_s` away that have fewer than `spill`
-outstanding requests; of equal ones the least outstanding.  Without any, the least outstanding.
+"""Where it costs least, of the replicas that are near and have few outstanding requests.
+
+At most `within_s` away and fewer than `spill` requests; of equal ones the least outstanding.
+Without any, the least outstanding.
 
 Both are estimates: within 10 s is every region of the Earth.  A nearer `within_s` trades cost for
 time on the way, a smaller `spill` for a shorter queue.

@@ -11,7 +11,7 @@ PARAMS = {"factor": 2.0}
 
 
 def longest_queue(replica, engine, model, queued, now_ps, params):
-    own = replica.n_running + replica.n_waiting
+    own = replica.n_running + queued[QUEUED, model]
     m = queued[QUEUED].argmax()
     if own > 0 and queued[QUEUED, m] <= params[0] * own:
         return model

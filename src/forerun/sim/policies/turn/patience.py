@@ -6,14 +6,14 @@ asked for, a long wait loads as seldom as `while_wanted`.
 that most of the time is spent on answers.
 """
 
-from forerun.sim.core.signatures import HEAD_PS
+from forerun.sim.core.signatures import HEAD_PS, QUEUED
 
 EVERY_STEP = True  # it reads the time
 PARAMS = {"wait_s": 5.0}
 
 
 def patience(replica, engine, model, queued, now_ps, params):
-    own = replica.n_running + replica.n_waiting
+    own = replica.n_running + queued[QUEUED, model]
     best = -1
     for m in range(queued.shape[1]):
         if m != model and (best < 0 or queued[HEAD_PS, m] < queued[HEAD_PS, best]):

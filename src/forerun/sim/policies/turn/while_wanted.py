@@ -8,6 +8,6 @@ from forerun.sim.core.signatures import QUEUED
 
 
 def while_wanted(replica, engine, model, queued, now_ps, params):
-    if replica.n_running + replica.n_waiting > 0:
+    if replica.n_running + queued[QUEUED, model] > 0:
         return model
     return queued[QUEUED].argmax()
