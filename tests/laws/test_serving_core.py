@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -231,6 +232,19 @@ def test_an_aborted_request_leaves_and_frees_what_it_held():
     assert list(log.requests["done_ps"]) == [6 * PS, 5 * PS, 10 * PS]
     assert log.requests["n_out"][0] == 2
     assert log.n_unfinished == 0
+
+
+def test_a_copy_of_a_run_goes_its_own_way():
+    live = Server([served(hand_table(), max_num_seqs=1)])
+    live.inject(requests([0.0, 0.0, 0.0], [4, 4, 4], [10, 10, 1]))
+    live.advance(5.0)
+    assert live.abort(2)  # compiled code knows where the arrays are, and the copy's are elsewhere
+    other = copy.deepcopy(live)
+    other.abort(0)
+    other.advance()
+    live.advance()
+    assert list(live.log_so_far().requests["status"]) == [0, 0, 2]
+    assert list(other.log_so_far().requests["status"]) == [2, 0, 2]
 
 
 def test_a_run_that_is_cut_lists_what_is_under_way():

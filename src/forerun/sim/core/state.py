@@ -248,8 +248,11 @@ else:
         """All of a run: the arrays of LAYOUT, and a policy of each kind.
 
         One whose array is another is another State, so what is worked out from a State's addresses
-        is kept with it (see `native.Pointer`).
+        is kept with it (see `native.Pointer`), but not with a copy of it.
         """
+
+        def __getstate__(self):
+            return None
 
 
 def rows(n, dtype):
