@@ -84,6 +84,20 @@ def test_a_common_cause_strikes_all_of_a_group_at_the_same_moment():
     assert not begins[0] & begins[2]
 
 
+@pytest.mark.parametrize("pp", [1, 2])
+def test_what_falls_together_hands_nothing_on_to_what_falls_with_it(pp):
+    rack = Fault(mtbf_s=0.1, mttr_s=60.0, per="group", group_replicas=2)
+    strikes, again = 0, []
+    for seed in range(8):
+        log = drive(burst(0.0, n=60), [pool(replicas=4, pp=pp)], faults=(rack,), seed=seed).log()
+        moments = set(log.spans["from_ps"][log.spans["state"] == DOWN].tolist())
+        assert log.requests["n_retries"].max(initial=0) <= len(moments)
+        strikes += len(moments)
+        again.append(log.requests["n_retries"].max(initial=0))
+    assert strikes > 8
+    assert 1 in again
+
+
 def test_two_policies_face_the_same_failures():
     faults = (Fault(mtbf_s=1.0, mttr_s=0.1), Fault(effect="slow", mtbf_s=1.0, mttr_s=1, factor=2))
     logs = [

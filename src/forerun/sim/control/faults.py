@@ -146,12 +146,13 @@ class Faults:
         return give
 
     def _begin(self, fault: Fault, domain: Domain, now: float) -> None:
+        if fault.effect in ("crash", "loss"):
+            lose = fault.requests == "fail"
+            self.hardware.fail(domain.units, now, why=fault.effect, lose=lose)
+            return
         for u in domain.units:
-            if fault.effect in ("crash", "loss"):
-                self.hardware.fail(u, now, why=fault.effect, lose=fault.requests == "fail")
-            else:
-                self._held(fault, u).append(fault.factor)
-                self._set(fault, u, now)
+            self._held(fault, u).append(fault.factor)
+            self._set(fault, u, now)
 
     def _end(self, fault: Fault, domain: Domain, now: float) -> None:
         for u in domain.units:
@@ -198,8 +199,7 @@ class Upgrade:
         if now < until and not all(self.hardware.is_idle(u) for u in group):
             self.hardware.at(min(now + self.LOOK_S, until), lambda t: self._wait(group, t, until))
             return
-        for u in group:
-            self.hardware.fail(u, now, why="upgrade", lose=self.fault.requests == "fail")
+        self.hardware.fail(group, now, why="upgrade", lose=self.fault.requests == "fail")
         self.hardware.at(now + self.fault.mttr_s, lambda t: self._back(group, t))
 
     def _back(self, group: list[int], now: float) -> None:

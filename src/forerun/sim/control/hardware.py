@@ -155,18 +155,31 @@ class Hardware:
         elif self.state[u] == COLD:
             self._enter(u, OFF, now_s)
 
-    def fail(self, u: int, now_s: float, *, why: str = "crash", lose: bool = False) -> None:
-        """Unit u is gone until `mend` is called as often.  why : one of ENDS."""
-        self.held_down[u] += 1
-        if self.state[u] in (COLD, UP, DRAINING):
-            self.counts[why] += 1
-            for i in self.lanes(u)[: self.server.pools[self.row[u]].pool.pp]:
-                self.server.command(now_s, "fail", i, int(lose))  # its partner goes with it
-            away = GONE if why == "loss" or not self.pays_while_down[self.pool[u]] else DOWN
-            given_up = self.state[u] == DRAINING and not self.leaving[u]
-            self._enter(u, OFF if given_up else away, now_s)
-        self.leaving[u] = False
-        self.fill(int(self.pool[u]), now_s)
+    def fail(
+        self, units: Sequence[int], now_s: float, *, why: str = "crash", lose: bool = False
+    ) -> None:
+        """Units are gone, all at once, each until `mend` is called as often.  why : one of ENDS."""
+        struck = [u for u in units if self.state[u] in (COLD, UP, DRAINING)]
+        falling = [
+            i
+            for u in struck
+            # a partner on the same devices goes with it
+            for i in self.lanes(u)[: self.server.pools[self.row[u]].pool.pp]
+        ]
+        for i in falling[1:]:  # nothing that the first one had goes to those that are next
+            self.server.command(now_s, "close", i)
+        for i in falling:
+            self.server.command(now_s, "fail", i, int(lose))
+        for u in units:
+            self.held_down[u] += 1
+            if u in struck:
+                self.counts[why] += 1
+                away = GONE if why == "loss" or not self.pays_while_down[self.pool[u]] else DOWN
+                given_up = self.state[u] == DRAINING and not self.leaving[u]
+                self._enter(u, OFF if given_up else away, now_s)
+            self.leaving[u] = False
+        for p in dict.fromkeys(int(self.pool[u]) for u in units):
+            self.fill(p, now_s)
 
     def mend(self, u: int, now_s: float) -> None:
         """One of the faults that keep unit u down is over."""
