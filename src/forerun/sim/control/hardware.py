@@ -160,16 +160,12 @@ class Hardware:
     ) -> None:
         """Units are gone, all at once, each until `mend` is called as often.  why : one of ENDS."""
         struck = [u for u in units if self.state[u] in (COLD, UP, DRAINING)]
-        falling = [
-            i
-            for u in struck
+        for i in [i for u in struck for i in self.lanes(u)][1:]:
+            self.server.command(now_s, "close", i)  # the first ones' requests do not go to the next
+        for u in struck:
             # a partner on the same devices goes with it
-            for i in self.lanes(u)[: self.server.pools[self.row[u]].pool.pp]
-        ]
-        for i in falling[1:]:  # nothing that the first one had goes to those that are next
-            self.server.command(now_s, "close", i)
-        for i in falling:
-            self.server.command(now_s, "fail", i, int(lose))
+            for i in self.lanes(u)[: self.server.pools[self.row[u]].pool.pp]:
+                self.server.command(now_s, "fail", i, int(lose))
         for u in units:
             self.held_down[u] += 1
             if u in struck:
