@@ -127,6 +127,7 @@ def _save(case: Any, path: str, out: Output) -> None:
 
 def _text(plan: Any, top: int) -> str:
     from forerun.metrics.figure import text
+    from forerun.report.table import source_words
 
     case, lines = plan.case, []
     goals = [f"{k} <= {text(v, 's')}" for k, v in case.slo.model_dump().items()
@@ -148,8 +149,12 @@ def _text(plan: Any, top: int) -> str:
     prices = ", ".join(_price(name, p) for name, p in plan.provenance["prices"].items())
     lines += ["", f"prices: {prices}; seed {case.seed}; "
                   f"catalog {plan.provenance['catalog_version']}"]  # fmt: skip
-    lines.append("rates, latencies and energy: simulated on analytic costs; brackets are the ends "
-                 "of the cost model's 80 % interval, simulated")  # fmt: skip
+    if plan.choices:
+        found = source_words(plan.choices[0].point.cost_sources)
+        lines.append(
+            f"step costs of the first choice: {found}; rates, latencies and energy are simulated, "
+            "brackets at the ends of the cost model's 80 % interval"
+        )
     return "\n".join(lines)
 
 

@@ -84,6 +84,7 @@ class Point:
     rejected: int = 0
     enough: Mapping[str, float] = field(default_factory=dict)  # the bound that would do, by term
     enough_factor: float | None = None  # loosening all bounds by this would do
+    cost_sources: Mapping[str, float] = field(default_factory=dict)  # shares of a step's time
 
 
 @dataclass(eq=False)
@@ -195,6 +196,7 @@ class Bench:
             missed={f.term: f.share for f in m.failing},
             alone={f.term: f.alone for f in m.failing},
             rejected=m.counts.rejected, enough=enough, enough_factor=factor,
+            cost_sources=dict(m.cost_sources),
         )  # fmt: skip
 
     def _key(self, kind: str, replicas: int, time_factor: float, rate: float) -> str:

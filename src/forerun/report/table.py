@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 from forerun.metrics.answer import Metrics, model_band
@@ -202,13 +202,17 @@ def _range(bounds: tuple[float, float] | None, unit: str) -> str:
 
 def cost_words(metrics: Metrics) -> str:
     """Where step costs are from, and how far they may be off."""
-    shares = ", ".join(f"{text(share, 'share')} {name}" for name, share in
-                       metrics.cost_sources.items())  # fmt: skip
     return (
-        f"step costs: {shares or 'source unknown'}; their 80 % band is {metrics.model_low:.3g} to "
-        f"{metrics.model_high:.3g} times the modelled time; latencies follow to first order, "
-        "queues near saturation faster"
+        f"step costs: {source_words(metrics.cost_sources)}; their 80 % band is "
+        f"{metrics.model_low:.3g} to {metrics.model_high:.3g} times the modelled time; latencies "
+        "follow to first order, queues near saturation faster"
     )
+
+
+def source_words(sources: Mapping[str, float]) -> str:
+    """Where step costs are from, by their share of a step's time."""
+    shares = [f"{text(share, 'share')} {name}" for name, share in sources.items()]
+    return ", ".join(shares) or "source unknown"
 
 
 def counts_words(metrics: Metrics) -> str:
