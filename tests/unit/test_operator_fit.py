@@ -84,12 +84,12 @@ def _asked(name):
 def test_what_others_leave_is_not_added_to_a_device_of_few_rows(tmp_path):
     """Its coefficients were fitted, and its errors stated, without a residual."""
     few = data_of("rowwise", 40)
-    two = [data_of("rowwise", 900, device=name) for name in ("l4", "l40s")]
-    x = joined([data.x for data in two])
-    time_s = np.concatenate([data.time_s for data in two])
+    four = [data_of("rowwise", 900, device=name) for name in ("l4", "l40s", "a10", "t4")]
+    x = joined([data.x for data in four])
+    time_s = np.concatenate([data.time_s for data in four])
     others = replace(
-        two[0], x=x, s=sheet(x), time_s=3 * time_s * (1 + (x.get("width") > 2000)),
-        table=np.concatenate([data.table for data in two]),
+        four[0], x=x, s=sheet(x), time_s=3 * time_s * (1 + (x.get("width") > 2000)),
+        table=np.concatenate([data.table for data in four]),
     )  # fmt: skip
     for own in (fit(others, date="d").calibrations[0], fit(few, date="d").calibrations[1]):
         save(own, tmp_path)

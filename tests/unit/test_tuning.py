@@ -43,13 +43,15 @@ def test_an_answer_tells_what_was_trained_and_what_it_took(tmp_path):
     assert "fixed policy, backward 2 times forward" in str(result)
 
 
-def test_requests_are_slower_beside_it_and_never_faster(tmp_path):
+def test_requests_are_slower_beside_it(tmp_path):
+    """On the whole: one that comes a little later may meet a batch that is smaller."""
     without = answer(tmp_path, "deployment.engine.tuning=null").metrics
     assert without.tuned_tokens.value is None
     for policy in ("idle_only", "fixed", "slack"):
         with_it = answer(tmp_path, f"deployment.engine.tune={policy}").metrics
-        assert with_it.tpot_s.p50 >= without.tpot_s.p50
-        assert with_it.ttft_s.p50 >= without.ttft_s.p50
+        assert with_it.e2el_s.mean > without.e2el_s.mean
+        assert with_it.tpot_s.mean > without.tpot_s.mean
+        assert with_it.ttft_s.mean > without.ttft_s.mean
 
 
 def test_the_flop_of_a_trained_token_is_three_times_that_of_a_forward_one(tmp_path):
