@@ -10,22 +10,28 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 JIT = os.environ.get("FORERUN_JIT", "1") != "0"
 
 
+@cache
+def _digest() -> str:
+    """Of the sources as this process has them: what changes later is not what it runs."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def cache_dir() -> Path:
     """Where compiled code of exactly these sources is kept."""
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for source in sorted(here.glob("*.py")):
-        digest.update(source.read_bytes())
     base = os.environ.get("FORERUN_CACHE_DIR") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "forerun"
     )
-    return Path(base) / "compiled" / digest.hexdigest()[:16]
+    return Path(base) / "compiled" / _digest()
 
 
 if JIT:

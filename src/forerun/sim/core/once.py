@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest.mock import patch
 
 
 @contextmanager
@@ -83,5 +82,16 @@ def once(name: str) -> Iterator[None]:
             (BaseFunction, "get_call_type", typed_once),
             (arrayobj, "fix_integer_index", from_start),
         ):
-            instead.enter_context(patch.object(where, what, by))
+            instead.enter_context(_set(where, what, by))
         yield
+
+
+@contextmanager
+def _set(where: Any, what: str, by: Any) -> Iterator[None]:
+    """An attribute is another one for a while (`unittest.mock` does it too, and loads asyncio)."""
+    usual = getattr(where, what)
+    setattr(where, what, by)
+    try:
+        yield
+    finally:
+        setattr(where, what, usual)
