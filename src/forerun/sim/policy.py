@@ -183,9 +183,14 @@ def by_pool(found: Sequence[Found]) -> tuple[Any, np.ndarray]:
     chosen: Any = None
     for p in range(len(found) - 1, -1, -1):
         own, start = found[p].compiled(), int(ends[p]) - len(found[p].params)
-        function = _DISPATCH[first.kind](p, own, start, own if chosen is None else chosen)
-        chosen = compiler.policy(first.kind, function)
+        chosen = _either(first.kind, p, own, start, own if chosen is None else chosen)
     return chosen, np.concatenate([f.params for f in found])
+
+
+@lru_cache(maxsize=256)
+def _either(kind: str, p: int, own: Any, start: int, other: Any) -> Any:
+    """Pool p's own policy with the knobs from `start` on, or another one for the others."""
+    return compiler.policy(kind, _DISPATCH[kind](p, own, start, other))
 
 
 def _dispatch_order(p: int, own: Any, start: int, other: Any) -> Any:
