@@ -64,6 +64,17 @@ def sharing(seed, n, *, block=8, roots=4, **settings):
     )
 
 
+def plain(at, *, isl=32, osl=2, **columns):
+    """Requests at these moments, all alike where a length is one number."""
+    n = len(at)
+    return Requests(
+        np.asarray(at, dtype=float),
+        np.broadcast_to(isl, n).copy(),
+        np.broadcast_to(osl, n).copy(),
+        **columns,
+    )
+
+
 def prompts(*rows, at, isl=32, osl=8):
     """Requests at these moments; their prompts' blocks of 8 tokens."""
     n = len(rows)
@@ -85,16 +96,19 @@ def serve(requests, pools, *, commands=(), **settings):
     return server
 
 
-def troubles(seed, pools, n=12, until_s=1.6):
-    """Random commands, after which every replica opens again."""
+VERBS = ("open", "close", "fail", "switch", "move")
+
+
+def troubles(seed, pools, n=12, until_s=1.6, verbs=VERBS, values=None):
+    """Random commands, after which every replica opens again.  values : by verb, 0 for others."""
     draw = np.random.default_rng(seed)
     n_replicas = sum(one.pool.replicas for one in pools)
     out = []
     for _ in range(n):
         time_s, i = float(draw.uniform(0, until_s)), int(draw.integers(0, n_replicas))
-        verb = str(draw.choice(["open", "close", "fail", "switch", "move"]))
-        value = {"move": 2, "switch": int(draw.integers(0, len(pools)))}.get(verb, 0)
-        out.append((time_s, verb, i, value))
+        verb = str(draw.choice(verbs))
+        said = values or {"move": 2, "switch": int(draw.integers(0, len(pools)))}
+        out.append((time_s, verb, i, said.get(verb, 0)))
     return [*out, *((until_s + 1, "open", i, 0) for i in range(n_replicas))]
 
 

@@ -25,7 +25,7 @@ from seeing import looking, seeing_fleets
 from serving import served, simulate, table, workload
 from sharing_devices import devices, lanes
 from speculating import kinds
-from test_lane_fleet_laws import troubles
+from test_lane_fleet_laws import struck
 
 from forerun.sim.core.jit import JIT
 from forerun.sim.embeddings import Cache
@@ -92,7 +92,7 @@ if __name__ == "__main__":
         log = fleets.serve(flows, lanes(**how), client=(None, client)[k]).log_so_far()
         print("lanes", k, digest(log))
     for name, pools in devices().items():
-        log = fleets.serve(flows, pools, commands=troubles(4, pools)).log_so_far()
+        log = fleets.serve(flows, pools, commands=struck(4, pools)).log_so_far()
         print("devices", name, digest(log))
     log = fleets.serve(
         looking(4, 40, isl=60), sharing_devices.seeing(lanes(n_blocks=40))

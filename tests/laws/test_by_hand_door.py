@@ -7,29 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 from families import turning
-from fleets import both_ways, pool, prompts, serve
+from fleets import both_ways, plain, pool, prompts, serve
 from seeing import in_front
 from serving import PS
 from speculating import kinds
 
 from forerun.sim.core.rows_log import STATUS
 from forerun.spec.deployment import Policy, ResponseCache
-from forerun.spec.requests import Requests
 from forerun.spec.traces._questions import with_questions
 from forerun.spec.workload import Client, Questions
 
 MS = PS // 1000
 ONE_TEXT = (Questions(topics=1, questions=1, wordings=1),)
-
-
-def plain(at, *, isl=32, osl=2, **columns):
-    n = len(at)
-    return Requests(
-        np.asarray(at, dtype=float),
-        np.broadcast_to(isl, n).copy(),
-        np.broadcast_to(osl, n).copy(),
-        **columns,
-    )
 
 
 def never(request, load, now_ps, params, memory):

@@ -7,28 +7,17 @@ from dataclasses import replace
 import numpy as np
 from adapting import fitted
 from families import turning
-from fleets import assert_laws, both_ways, pool, prompts, serve
+from fleets import assert_laws, both_ways, plain, pool, prompts, serve
 from seeing import encoder, in_front
 from serving import PS
 
 from forerun.sim.core.rows_log import STATUS
 from forerun.sim.tiers import Tier
 from forerun.spec.deployment import Policy
-from forerun.spec.requests import Requests
 from forerun.spec.workload import Client
 
 MS = PS // 1000
 IN_TURN = Policy(name="round_robin")
-
-
-def plain(at, *, isl=32, osl=2, **columns):
-    n = len(at)
-    return Requests(
-        np.asarray(at, dtype=float),
-        np.broadcast_to(isl, n).copy(),
-        np.broadcast_to(osl, n).copy(),
-        **columns,
-    )
 
 
 def with_images(at, n_items, **how):

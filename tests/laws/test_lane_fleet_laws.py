@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fleets import assert_steps_like_leaps, pool, serve, sharing
+from fleets import assert_steps_like_leaps, pool, serve, sharing, troubles
 from flows import woven
 from serving import PS
 from sharing_devices import LINK, devices, lanes
@@ -18,16 +18,11 @@ from forerun.spec.workload import Client
 VERBS = ("open", "close", "fail", "move", "link")
 
 
-def troubles(seed, pools, n=30, until_s=1.0):
-    """Random commands to any lane, after which every replica opens again."""
-    draw = np.random.default_rng(seed)
-    n_replicas = sum(one.pool.replicas for one in pools)
-    out = []
-    for _ in range(n):
-        time_s, i = float(draw.uniform(0, until_s)), int(draw.integers(0, n_replicas))
-        verb = str(draw.choice([*VERBS, "open", "open", "move", "move", "move"]))
-        out.append((time_s, verb, i, {"move": 3, "link": 300_000}.get(verb, 0)))
-    return [*out, *((until_s + 1, "open", i, 0) for i in range(n_replicas))]
+def struck(seed, pools):
+    """Random commands to any lane."""
+    verbs = (*VERBS, "open", "open", "move", "move", "move")
+    values = {"move": 3, "link": 300_000}
+    return troubles(seed, pools, n=30, until_s=1.0, verbs=verbs, values=values)
 
 
 def asked(seed, n=60):
@@ -41,7 +36,7 @@ def test_a_leap_equals_stepping_whatever_happens_to_devices_with_two_lanes(name)
     pools = devices()[name]
     failed = moved = 0
     for seed in range(6):
-        commands = troubles(seed, pools)
+        commands = struck(seed, pools)
         log = assert_steps_like_leaps(asked(seed), pools, commands=commands)
         assert log.n_unfinished == 0
         failed += log.replicas["n_failed"].sum()
@@ -61,7 +56,7 @@ def test_a_leap_equals_stepping_when_devices_fail_and_clients_go_away(client):
     for seed in range(4):
         for name in ("two", "beside prompts"):
             pools = devices()[name]
-            commands = troubles(seed, pools)
+            commands = struck(seed, pools)
             assert_steps_like_leaps(asked(seed), pools, commands=commands, client=client)
 
 

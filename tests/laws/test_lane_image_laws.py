@@ -10,7 +10,7 @@ from seeing import encoder, looking, naming
 from serving import PS
 from sharing_devices import LINK, lanes, seeing
 from test_lane_control_laws import CRASH, SLOW
-from test_lane_fleet_laws import troubles
+from test_lane_fleet_laws import struck
 from test_share_control_laws import LEVELS, shared
 
 from forerun.sim.control.dials import keys
@@ -36,7 +36,7 @@ def test_a_leap_equals_stepping_when_lanes_encode_or_get_embeddings(name):
     for seed, cache in enumerate((*kept, *kept)):
         requests = looking(seed, 40, isl=60, rate=60)
         requests = requests if cache is None else naming(requests, 8)
-        commands = troubles(seed, pools) if seed > 2 else ()
+        commands = struck(seed, pools) if seed > 2 else ()
         log = assert_steps_like_leaps(requests, pools, commands=commands, embeddings=cache)
         assert log.n_unfinished == 0
         n_units += log.encodes["n_units"].sum()

@@ -13,11 +13,10 @@ from forerun.cost import lora
 from forerun.errors import SpecError
 from forerun.ops.graph import Graph
 from forerun.sim.core import rows_kept, state
+from forerun.sim.tables import PS
 from forerun.spec.adapters import Adapters
 from forerun.spec.deployment import Pool
 from forerun.spec.device import Device
-
-PS = 1e12
 
 
 @dataclass(frozen=True, eq=False)

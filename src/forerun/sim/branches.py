@@ -13,11 +13,10 @@ from forerun.cost.reserve import activation_bytes, reserve_bytes, visible_bytes
 from forerun.cost.table import CostTable
 from forerun.errors import Infeasible, SpecError
 from forerun.ops.diffusion import described, lower_control, weights_bytes
+from forerun.sim.tables import PS
 from forerun.spec.deployment import Pool
 from forerun.spec.device import Device
 from forerun.spec.model import Model
-
-PS = 1e12
 
 
 @dataclass(frozen=True)

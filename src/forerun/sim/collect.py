@@ -16,12 +16,12 @@ from forerun.sim.core.leap import STUCK
 from forerun.sim.core.speculate import BAD_DRAFT
 from forerun.sim.core.turns import BAD_TURN
 from forerun.sim.policy import Found
+from forerun.sim.tables import PS
 
 if TYPE_CHECKING:
     from forerun.sim.setup import Served
     from forerun.sim.tiers import Tier
 
-PS = 1e12
 PICKED = {"pages": "by scores of pages that every step reads", "recent": "are the last ones"}
 
 

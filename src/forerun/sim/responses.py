@@ -10,11 +10,10 @@ import numpy as np
 from forerun.errors import Problem, SpecError, nearest
 from forerun.sim.core import doubt, rows_kept, rows_request, state
 from forerun.sim.core.order import NEVER
+from forerun.sim.tables import PS
 from forerun.spec.caches import ResponseCache, Shelf
 from forerun.spec.requests import Requests
 from forerun.spec.wordings import Wordings
-
-PS = 1e12
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from forerun.sim.core import rows_fleet, rows_request, state
 from forerun.sim.core import serve as core_serve
 from forerun.sim.core.order import NEVER
 from forerun.sim.core.signatures import GATE_OF_TENANT
+from forerun.sim.tables import PS
 
-PS = 1e12
 MILLION = 1e6  # of the units of a counter in a token of weight 1
 
 

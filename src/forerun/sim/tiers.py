@@ -15,11 +15,11 @@ import numpy as np
 from forerun import units
 from forerun.errors import Problem, SpecError
 from forerun.sim.core import rows_fleet, rows_kept, state
+from forerun.sim.tables import PS
 
 if TYPE_CHECKING:
     from forerun.sim.setup import Served
 
-PS = 1e12
 BANDWIDTH = "link: pcie5-x16, or bandwidth_bytes_per_s: 50 GB/s"
 UNBOUNDED = 1e18  # bytes a picosecond: a port that never limits
 
