@@ -3,6 +3,7 @@
     python -m tests.docs.refresh [PAGE.md ...]
 
 Look at the difference before you commit it: an output that changed is a behaviour that changed.
+What docs/guides/reproduce.md says of published measurements: tests/claims/refresh_guide.py.
 Exits 1 when a command fails that the page does not expect to fail.
 """
 

@@ -25,10 +25,14 @@ ROUNDS = 3  # passes of every point
 MOST = 7  # passes of a noisy one
 #: a core's products and a processor's memory, about: estimates, only to choose points by
 CORE_FLOP_PER_S, BYTES_PER_S = 1e11, 3e10
-#: products below this take too little time to tell a rate
-SURE_FLOP = 1e7
-#: products from which a processor's peak is taken first
-LARGE: tuple[Row, ...] = ({"m": 512, "n": 1024, "k": 1024}, {"m": 768, "n": 768, "k": 1024})
+#: operators below this (some 10 us of a core) take too little time to tell a rate
+SURE_FLOP = 1e6
+#: products from which a processor's peak is taken first: two that fill it, and one of about a
+#: millisecond, which a core that others use too still runs in one go
+LARGE: tuple[Row, ...] = (
+    {"m": 512, "n": 1024, "k": 1024}, {"m": 768, "n": 768, "k": 1024},
+    {"m": 256, "n": 512, "k": 512},
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,26 +135,31 @@ def nominal(device: Device) -> Device:
 def raised(device: Device, passes: Passes) -> Device:
     """The sheet of this processor raised to the best rate that a point showed, and kept.
 
-    A sheet taken while others used the machine may be too low; one of the catalog stays.
+    A sheet taken while others used the machine may be too low, and then its own rows would be
+    refused as faster than it; one of the catalog stays.
     """
     if device.name in catalog.devices():
         return device
-    mine: list[tuple[dict[str, Any], float]] = [
-        (row, t.time_s) for row, t, _ in passes.timed()
-        if row["device"] == device.name and row["op"] == "gemm"
-    ]  # fmt: skip
-    if not mine:
-        return device
-    module = family(str(family_of_op("gemm")))
-    flop = module.counts(as_rows([row for row, _ in mine]).filled(module.DEFAULTS)).flop
-    best = max(
-        (float(f) / t for f, (_, t) in zip(flop, mine, strict=True) if f >= SURE_FLOP), default=0.0
-    )
+    best = max(_rates(device, passes), default=0.0)
     if best <= device.peak_flop_per_s["fp32"]:
         return device
     better = replace_peak(device, best)
     machine.keep(better)
     return better
+
+
+def _rates(device: Device, passes: Passes) -> Iterator[float]:
+    """Flop a second of each point of this device that is large enough to tell."""
+    mine: dict[str, list[tuple[dict[str, Any], float]]] = {}
+    for row, timed, _ in passes.timed():
+        if row["device"] == device.name:
+            mine.setdefault(str(family_of_op(row["op"])), []).append((row, timed.time_s))
+    for name, points_of in mine.items():
+        module = family(name)
+        flop = module.counts(as_rows([row for row, _ in points_of]).filled(module.DEFAULTS)).flop
+        for n, (_, time_s) in zip(flop, points_of, strict=True):
+            if n >= SURE_FLOP:
+                yield float(n) / time_s
 
 
 def replace_peak(device: Device, flop_per_s: float) -> Device:
