@@ -121,11 +121,9 @@ class Intake(Settings):
         if kept or read:
             self._own_caps = True
             check_caps(self.pools, self.hash_tokens, kept=kept, read=read)
-        if requests.kept_tokens is not None:
-            rows.most_kept = np.where(requests.kept_tokens > 0, requests.kept_tokens, NO_CAP)
-        if requests.attended_tokens is not None:
-            most = requests.attended_tokens
-            rows.most_read = np.where(most > 0, most, NO_CAP)
+        for name, caps in zip(("most_kept", "most_read"), own, strict=True):
+            if caps is not None:
+                rows[name] = np.where(caps > 0, np.minimum(caps, NO_CAP), NO_CAP)
         if self._clock.denoises:
             denoised = [one.model for one in self.pools if one.denoises]
             asked = np.broadcast_to(rows.model, len(rows))

@@ -164,7 +164,7 @@ ENGINE = np.dtype(
     align=True,
 )
 
-NO_CAP = 1 << 40
+NO_CAP = 2**31 - 1
 
 RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-#: a request on its way to the router
+#: a request on its way to the router; narrow, for a workload is a table of them
 ARRIVAL = np.dtype(
     [
         ("request", "i8"),
@@ -12,24 +12,24 @@ ARRIVAL = np.dtype(
         ("ready_ps", "i8"),  # past the API server and the tokenizer
         ("deadline_ps", "i8"),  # absolute; NEVER when none
         ("session", "i8"),  # -1 when none
-        ("workflow", "i8"),  # a row of `flows`; -1 when none
-        ("isl", "i8"),
-        ("osl", "i8"),
+        ("hash_at", "i8"),  # its prompt's blocks in `hashes`
+        ("acceptance", "f8"),  # chance that a token proposed for it is right; -1: as its pool says
+        ("n_hash", "i4"),
+        ("isl", "i4"),
+        ("osl", "i4"),
+        ("workflow", "i4"),  # a row of `flows`; -1 when none
         ("priority", "i4"),
         ("tenant", "i4"),
-        ("hash_at", "i8"),  # its prompt's blocks in `hashes`
-        ("n_hash", "i8"),
-        ("acceptance", "f8"),  # chance that a token proposed for it is right; -1: as its pool says
-        ("model", "i8"),  # that it asks for ...
-        ("adapter", "i8"),  # ... and the adapter; -1 when none
-        ("region", "i8"),  # its client's
-        ("on_way", "i8"),  # 1 + the slot of a request that was sent to a replica far away, or 0
-        ("n_items", "i8"),  # images, pairs of frames, stretches of audio in its prompt ...
-        ("item_units", "i8"),  # ... what the encoder computes for each ...
-        ("item_tokens", "i8"),  # ... and tokens of the prompt that come of it
-        ("most_kept", "i8"),  # its own caps: of KV tokens in memory ...
-        ("most_read", "i8"),  # ... and of those that decoding reads; NO_CAP
-        ("item_at", "i8"),  # the first of its items in `items`
+        ("model", "i4"),  # that it asks for ...
+        ("adapter", "i4"),  # ... and the adapter; -1 when none
+        ("region", "i4"),  # its client's
+        ("on_way", "i4"),  # 1 + the slot of a request that was sent to a replica far away, or 0
+        ("n_items", "i4"),  # images, pairs of frames, stretches of audio in its prompt ...
+        ("item_units", "i4"),  # ... what the encoder computes for each ...
+        ("item_tokens", "i4"),  # ... tokens of the prompt that come of it ...
+        ("item_at", "i4"),  # ... and the first of them in `items`
+        ("most_kept", "i4"),  # its own caps: of KV tokens in memory ...
+        ("most_read", "i4"),  # ... and of those that decoding reads; NO_CAP
     ],
     align=True,
 )
