@@ -47,8 +47,8 @@ def over_time(ticks: np.ndarray, log: Log) -> Iterator[Series]:
     """Batch, queue, output tokens a second, and use of the KV cache where that was recorded.
 
     ticks : float64 [T, 6]: t, prompt tokens/s, output tokens/s, running, waiting, KV cache in %,
-    which is 0 throughout where the engine did not say.  Rates are of the time since the tick before;
-    blocks held are those at the start of the steps under way.
+    which is 0 throughout where the engine did not say.  Rates are of the time since the tick
+    before; blocks held are those at the start of the steps under way.
     """
     rows, leaps = log.requests, log.leaps
     assert leaps is not None
