@@ -134,13 +134,13 @@ def test_a_policy_is_told_what_a_step_would_take_with_each_number_of_proposals(n
     assert steps == [3 * n, 3 * n, 2 * n, n, 0]
 
 
-def test_proposals_are_priced_beside_the_prompt_that_waits():
-    """Up to 8 tokens a step takes 8 s.  A step of one decoder takes that; so would one with three
-    proposals, but beside the prompt of 6 that waits proposals make 8, 9 and 10 tokens of 7: one
-    is free, and each further one takes a second.  A batch that lets nobody in while one decodes
-    keeps the prompt waiting."""
+@pytest.mark.parametrize(("floor", "step_s"), [(8, [8, 8, 9, 10]), (4, [4, 5, 6, 7])])
+def test_proposals_are_priced_beside_the_prompt_that_waits(floor, step_s):
+    """Up to `floor` tokens a step takes as many seconds.  So does one of a decoder, and at 8 one
+    with proposals would; but beside the prompt of 6 that waits these make 8, 9 and 10 tokens of 7:
+    at 8 one is free, at 4 none.  A batch that lets nobody in while one decodes keeps it waiting."""
     costs = seconds()
-    tokens = np.maximum(8, costs.time_s.tokens)
+    tokens = np.maximum(floor, costs.time_s.tokens)
     tokens[0] = 0
     costs = replace(costs, time_s=replace(costs.time_s, tokens=tokens))
 
@@ -148,7 +148,7 @@ def test_proposals_are_priced_beside_the_prompt_that_waits():
         return 1, 20, 0, 1 if replica.n_running == 0 else 0
 
     requests = plain([0, 1], isl=np.array([8, 6]), osl=np.array([6, 1]))
-    policy = quoted([8, 8, 9, 10], 0.2, 0.25, waits=1)
+    policy = quoted(step_s, 0.2, 0.25, waits=1)
     assert proposed(requests, policy, costs, kind="ngram", batch=alone) == [3, 3, 2, 1, 0]
 
 
