@@ -1,4 +1,4 @@
-"""What fits a replica and what is turned away: small cases worked out on paper; 4 tokens a block."""
+"""What fits a replica and what is turned away, worked out on paper; blocks of 4 tokens."""
 
 from __future__ import annotations
 
