@@ -170,3 +170,32 @@ def test_a_step_that_leaves_nothing_to_tune_takes_what_it_takes():
     logs = [serve(requests, [one]).log_so_far() for one in (plain_one, tunes)]
     for name in ("scheduled_ps", "first_token_ps", "done_ps", "max_itl_ps"):
         assert logs[0].requests[name].tolist() == logs[1].requests[name].tolist()
+
+
+# -- copies ----------------------------------------------------------------------------------------
+
+
+def to_the_first(request, load, params, memory, rng):
+    return 0
+
+
+@pytest.mark.parametrize(("by", "busy_s"), [("first_token", 24), ("answer", 65.25)])
+def test_the_copy_that_comes_later_is_dropped_and_its_replica_is_free(by, busy_s):
+    """A prompt of 8 takes 24 s on the first replica and half of that on the second, to which a
+    copy goes after 2 s: its first token is there at 14 s, its answer after 19 steps more of 1.5 s,
+    1.625 s, ..: at 63.875 s.  The other ends with its step then: its prompt, or the tenth of its
+    answer, which take 3 s, 3.25 s, .."""
+    slow, fast = seconds(), seconds()
+    half = {name: getattr(fast.time_s, name) / 2 for name in ("tokens", "decode", "prefill")}
+    fast = replace(fast, time_s=replace(fast.time_s, **half))
+    two = [pool(costs=slow), pool(costs=fast, name="fast")]
+    client = Client(hedge_s=2.0, hedge_by=by)
+    server = both_ways(
+        serve, plain([0], isl=8, osl=20), two, client=client, policies={"route": to_the_first}
+    )
+    log = server.log_so_far()
+    row = log.requests[0]
+    assert (row["replica"], row["first_token_ps"]) == (1, 14 * PS)
+    assert row["done_ps"] == 63.875 * PS
+    assert log.replicas["busy_ps"][0] == busy_s * PS
+    assert server._clock.n_live == 0
