@@ -38,6 +38,16 @@ def test_a_router_finds_the_blocks_that_a_prompt_has_computed_so_far(at, tokens)
     assert server.log_so_far().requests["replica"].tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(("at", "tokens"), [(103, 16), (105, 32), (167, 32), (169, 48)])
+def test_a_router_finds_the_blocks_of_each_of_many_steps_alike(at, tokens):
+    """65 tokens: steps of 16 end at 48, 104, 168 and 240 s, the last three as one leap would."""
+    keys = list(range(8))
+    requests = prompts(keys, keys, at=[0, at], isl=65, osl=2)
+    route = while_told(CACHED, tokens, fresh=True)
+    server = both_ways(serve, requests, [pool(**CHUNKS)], policies={"route": route})
+    assert server.log_so_far().requests["replica"].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("at", "n_blocks"),
     [(1, 4), (47, 4), (49, 8), (103, 8), (105, 9), (124, 9), (151, 9), (152, 10), (162, 10)],

@@ -38,3 +38,19 @@ def test_the_block_that_goes_first_is_the_one_that_the_rule_says(rule, seed, mos
     assert 20 < sum(wanted) < 80
     assert (server.log_so_far().requests["cached"] == 8).tolist() == wanted
     assert server._state.stores["n_evicted"][0] == 100 - sum(wanted) - (most + 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "wanted"),
+    [
+        ("lru", [0, 0, 1, 1, 0, 1, 0, 1, 0]),  # 1 was used before 0 and 2
+        ("fifo", [0, 0, 1, 1, 0, 1, 0, 0, 0]),  # 0 was added first, then 1
+        ("lfu", [0, 0, 1, 1, 0, 1, 0, 1, 0]),  # all twice, 1 longest ago
+    ],
+)
+def test_of_three_that_were_used_twice_a_fourth_drops_the_one_that_the_rule_says(rule, wanted):
+    keys = [0, 1, 1, 0, 2, 2, 3, 0, 1]
+    requests = prompts(*([k] for k in keys), at=np.arange(9), isl=9, osl=2)
+    log = serve(requests, [pool(n_blocks=7, evict=rule)]).log_so_far()
+    assert (log.requests["cached"] == 8).astype(int).tolist() == wanted
+    assert found(keys, rule, 2) == [bool(one) for one in wanted]

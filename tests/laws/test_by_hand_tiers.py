@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from fleets import both_ways, plain, pool, prompts, serve
+from fleets import both_ways, pool, prompts, serve
 from serving import PS
 from test_by_hand_kv import DRAM, kept_in
 
@@ -54,7 +54,7 @@ def test_a_block_that_comes_up_has_been_used_below():
 def test_a_swapped_request_of_one_row_gives_it_back():
     """Both have 8 tokens in 2 of 4 blocks and want a third.  The second goes: 8 kB, which come up
     in 2.1 ms when the first has ended."""
-    requests = plain([0, 0], isl=4, osl=9)
+    requests = prompts([], [], at=[0, 0], isl=4, osl=9)
     tight = [pool(n_blocks=4, preemption="swap")]
     server = both_ways(serve, requests, tight, tiers=[DRAM])
     rows, state = server.log_so_far().requests, server._state
