@@ -22,8 +22,8 @@ MS = PS // 1000
 
 
 def test_an_adapter_that_has_memory_of_its_own_takes_no_blocks():
-    """12 + 5 tokens, of which the last needs none, are all 4 blocks that there are."""
-    one = plain([0], isl=12, osl=5, adapter=np.zeros(1, dtype=np.int64))
+    """A prompt of 16 tokens is all 4 blocks that there are."""
+    one = plain([0], isl=16, osl=1, adapter=np.zeros(1, dtype=np.int64))
     log = serve(one, fitted([pool(n_blocks=4)])).log_so_far()
     assert log.requests["status"].tolist() == [STATUS["finished"]]
     assert log.requests["scheduled_ps"][0] == 8 * MS  # when it has been loaded
