@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fleets import plain
+from fleets import both_ways, plain, pool, prompts, serve
 from serving import PS, served, simulate
 
 from forerun.cost.table import CostTable, Work, grid
+from forerun.sim.tiers import Tier
+from forerun.spec.deployment import Policy
 
 
 def seconds(max_tokens=64, max_seqs=8, **more):
@@ -142,3 +144,50 @@ def test_between_points_of_the_grid_a_step_takes_what_lies_on_the_line():
     costs = replace(costs, time_s=replace(costs.time_s, tokens=tokens, prefill=nothing))
     for isl, takes in ((2047, 100), (2048, 100), (2049, 101), (2176, 228), (2300, 228 + 2 * 124)):
         assert steps_s(plain([0], isl=isl, osl=1), costs) == [takes]
+
+
+# -- what is found ---------------------------------------------------------------------------------
+
+
+def test_of_a_prompt_that_is_found_in_part_the_rest_is_computed_after_it():
+    """33 tokens take 33 + 66 s.  When 32 of them are found, one is left: 1 + 2 s, and 16 for those
+    before it; of a prompt of 60 that begins alike 28 are: 28 + 56 + 16 s."""
+    same = [1, 2, 3, 4]
+    requests = replace(
+        prompts(same, same, [*same, 5, 6, 7], at=[0, 500, 1000], osl=1), isl=np.array([33, 33, 60])
+    )
+    log = both_ways(serve, requests, [pool(costs=seconds(), n_blocks=99)]).log_so_far()
+    assert log.requests["cached"].tolist() == [0, 32, 32]
+    rows = log.requests
+    assert ((rows["done_ps"] - rows["scheduled_ps"]) / PS).tolist() == [99, 19, 100]
+    assert log.leaps["past"].tolist() == [0, 32, 32]
+
+
+def test_what_comes_from_a_tier_or_from_where_it_was_computed_is_not_computed_again():
+    """24 of 32 tokens come up: 8 + 16 s, and 12 for those before.  Where answers are apart, the
+    prompt is computed once (32 + 64 s), and two steps of the answer are 1 + 8 and 1 + 8.25 s."""
+    shared = Tier("pool", 1e6, 4e6, 1e-4, shared_by="fleet", write="through")
+    costs, same = seconds(), [1, 2, 3, 4]
+    log = serve(
+        prompts(same, same, at=[0, 1000], osl=1), [pool(costs=costs, n_blocks=99)], tiers=[shared],
+        fetch=Policy(name="always"), commands=[(500.0, "fail", 0), (600.0, "open", 0)],
+    ).log_so_far()  # fmt: skip
+    rows = log.requests
+    assert ((rows["done_ps"] - rows["scheduled_ps"]) / PS).tolist() == [96, 36]
+    split = [pool("prefill", "p", costs=costs), pool("decode", "d", costs=costs)]
+    log = both_ways(serve, plain([0], isl=32, osl=3), split).log_so_far()
+    assert log.requests["first_token_ps"][0] == 96 * PS
+    away = 17 * PS // 1000  # 32 kB at 2 MB/s after 1 ms
+    assert log.requests["done_ps"][0] == 96 * PS + away + int(18.25 * PS)
+    assert log.requests["away_ps"][0] == away
+
+
+def test_who_is_preempted_computes_all_it_knew_again():
+    """Two prompts of 8 in 4 of 5 blocks: 16 + 32 s; both want a third block and the second goes.
+    The first answers in steps of 1 + 0.25 s a cached token: 3, 3.25, 3.5, and ends.  The second
+    knows 9 tokens then: 9 + 18 s, and two steps more after 9 and 10."""
+    requests = plain([0, 0], isl=8, osl=4)
+    log = both_ways(serve, requests, [pool(costs=seconds(), n_blocks=5)]).log_so_far()
+    first = 48 + 3 + 3.25 + 3.5
+    assert (log.requests["done_ps"] / PS).tolist() == [first, first + 27 + 3.25 + 3.5]
+    assert log.requests["recomputed"].tolist() == [0, 8]
