@@ -14,6 +14,7 @@ from serving import PS
 from speculating import speculating
 from test_by_hand_price import seconds
 
+from forerun.cost.pick import Pick
 from forerun.spec.deployment import Policy
 
 
@@ -103,6 +104,9 @@ def test_a_step_is_logged_with_what_it_computed_and_the_blocks_it_had():
         (1, 1, 0, 0, 1, 10, 3),
     ]
     assert rows(log, "n_running", "n_waiting") == [(1, 0), (1, 0), (3, 1), (3, 1), (2, 0), (1, 0)]
+    one = log.replicas[0]
+    assert (one["n_steps"], one["n_tokens"], one["n_out"]) == (6, 21, 9)
+    assert (one["busy_ps"], one["peak_running"], one["peak_blocks"]) == (21 * PS, 3, 6)
 
 
 def test_decoders_that_read_all_they_may_are_logged_as_still_only_where_they_decode():
@@ -132,3 +136,34 @@ def test_a_step_with_proposals_that_a_failure_breaks_off_leaves_nothing_of_them(
     assert log.requests["done_ps"][0] == (20 + 9 + 3 + 3 + 2 + 1) * PS
     assert not server._state.replicas["n_draft"].any()
     assert not server._state.replicas["lookahead"].any()
+
+
+# -- picking ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("osl", [[30, 30], [7, 30], [30, 7]])
+def test_who_leaves_picks_no_more(osl):
+    """Requests of 12 and 14 tokens, one after the other, then both; each reads 16 tokens at most,
+    picked out of all it has, 24 at most.  Whoever decodes and has 16 picks."""
+    one = pool(prefix_caching=False, kept_tokens=24, attended_tokens=16)
+    pick = Pick(bytes_share=0.25, flop_share=0.1, step_s=3e-4)
+    one = replace(one, table=replace(one.table, pick=pick))
+    requests = plain([0, 10, 20, 20], isl=np.array([12, 14, 12, 14]), osl=np.array([*osl, *osl]))
+    server = serve(requests, [one], leap=False)
+    had, started = {}, 0
+    for row in server.log_so_far().leaps:
+        if row["n_decode"] == 0:
+            had = {}
+            started += 1
+            for n in {1: [0], 2: [1], 3: [2, 3]}[started]:
+                had[n] = [int(requests.isl[n]), int(requests.osl[n]) - 1]
+            continue
+        now = [cached for cached, _ in had.values()]
+        assert row["ctx"] == sum(min(c, 16) for c in now)
+        assert row["n_picking"] == sum(c >= 16 for c in now)
+        assert row["scored"] == sum(min(c, 24) for c in now if c >= 16)
+        assert row["n_scored"] == sum(16 <= c < 24 for c in now)
+        had = {n: [c + 1, left - 1] for n, (c, left) in had.items() if left > 1}
+    assert started == 3
+    for name in ("n_picking", "scored", "n_scored", "ctx", "n_reading", "n_taking"):
+        assert not server._state.replicas[name].any(), name
