@@ -99,3 +99,14 @@ def test_steps_of_a_lane_are_counted_as_they_would_have_been_alone():
     # cached, 1.5 times as long
     assert alone_s[0] == pytest.approx(2 * 48, abs=1e-9)
     assert alone_s[1] == pytest.approx(1.5 * (19 + 0.25 * (19 * 8 + 171)), abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_prompts_that_wait_for_the_memory_of_an_answer_start_when_it_has_ended(n):
+    """An answer has 4 blocks of 6 from 13 tokens on; each prompt that comes then wants 3."""
+    rows = lanes(costs=seconds(), n_blocks=6)
+    requests = plain([0, *[90] * n], isl=np.array([8, *[12] * n]), osl=np.array([12, *[1] * n]))
+    log = both_ways(serve, requests, rows).log_so_far()
+    assert log.requests["n_preempt"].sum() == 0
+    # its steps begin at 48, 52.5, 57.375, .. s: the one under way at 90 s computes the 16th token
+    assert log.requests["scheduled_ps"][1:].tolist() == [log.requests["done_ps"][0]] * n

@@ -3,6 +3,8 @@ paper."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fleets import assert_laws, both_ways, plain, pool, prompts, serve
@@ -46,6 +48,25 @@ def test_a_router_finds_the_blocks_of_each_of_many_steps_alike(at, tokens):
     route = while_told(CACHED, tokens, fresh=True)
     server = both_ways(serve, requests, [pool(**CHUNKS)], policies={"route": route})
     assert server.log_so_far().requests["replica"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("at", "tokens"), [(185, 8), (186, 0)])
+def test_a_router_no_longer_finds_the_one_block_that_a_step_under_way_has_dropped(at, tokens):
+    """The first leaves one prefix block, 2 of 8 blocks.  A prompt of 20 tokens is computed from 100
+    s to 160; the steps of its answer take 6 s, 6.25, 6.5 and 6.75 s, and the one that computes the
+    25th token and wants the 7th block begins at 185.5 s."""
+    requests = prompts([1], [], [1], at=[0, 100, at])
+    requests = replace(requests, isl=np.array([9, 20, 9]), osl=np.array([1, 12, 1]))
+    tight = pool(costs=seconds(), n_blocks=8, replicas=2)
+
+    def route(request, load, params, memory, rng):
+        if request.request < 2:
+            return 0
+        return 0 if load[CACHED, 0] == tokens else 1
+
+    route.CACHED_WANTED = True
+    server = both_ways(serve, requests, [tight], policies={"route": route})
+    assert server.log_so_far().requests["replica"].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from serving import PS
 from speculating import speculating
 from test_by_hand_price import seconds
 
+from forerun.cost.pick import Pick
+from forerun.sim.core.rows_log import STATUS
 from forerun.sim.core.signatures import HEAD_PS, LOAD_PS, QUEUED
 from forerun.spec.caches import ResponseCache
 from forerun.spec.deployment import Policy
@@ -127,6 +129,34 @@ def test_the_nearest_place_for_an_answer_is_the_nearest_to_its_kv():
     assert log.requests["replica"].tolist() == [2, 2]
 
 
+def test_who_goes_away_while_nobody_takes_its_kv_leaves_no_blocks():
+    """The prompt is computed, answers are closed; the client waits for half a second."""
+    split = [pool("prefill", "p"), pool("decode", "d")]
+    server = serve(
+        plain([0], osl=8), split, commands=[(0.0, "close", 1), (1.0, "open", 1)],
+        client=Client(give_up_s=0.5),
+    )  # fmt: skip
+    row, state = server.log_so_far().requests[0], server._state
+    assert (row["status"], row["n_out"], row["done_ps"]) == (STATUS["aborted"], 1, 500 * MS)
+    assert not state.replicas["n_blocks"].any()
+    assert not state.replicas["n_away"].any()
+    assert server._clock.n_live == 0
+
+
+def test_who_goes_away_while_its_request_is_on_its_way_is_logged():
+    """20 ms to the replica; the client waits for 10."""
+    pools = [replace(pool(), region=1)]
+    requests = plain([0, 1], region=np.array([0, 1]))
+    way = ((0.0, 0.02), (0.02, 0.0))
+    server = serve(requests, pools, way_s=way, client=Client(first_token_s=0.01))
+    rows = server.log_so_far().requests
+    assert rows["request"].tolist() == [0, 1]
+    assert (rows["status"][0], rows["n_out"][0]) == (STATUS["aborted"], 0)
+    assert rows["status"][1] == STATUS["finished"]
+    assert server._clock.n_live == 0
+    assert not server._state.load[:4].any()
+
+
 # -- proposals and caps ----------------------------------------------------------------------------
 
 
@@ -156,6 +186,28 @@ def test_accepted_tokens_are_kept_as_far_as_a_request_keeps(keeps):
     assert decodes["n_extra"].tolist() == [3] * 5
     before = [min(c, keeps) for c in (8, 12, 16, 20, 24)]
     assert decodes["ctx"].tolist() == before
+
+
+@pytest.mark.parametrize(("reads", "keeps"), [(12, 22), (14, 22), (10, 16), (8, 99)])
+def test_accepted_tokens_are_picked_from_as_far_as_a_request_keeps(reads, keeps):
+    """The same, where what is read is picked out of what is kept."""
+    one = speculating(
+        k=3, acceptance=1.0, kind="ngram", costs=seconds(), n_blocks=99, kept_tokens=keeps,
+        attended_tokens=reads, prefix_caching=False,
+    )  # fmt: skip
+    pick = Pick(bytes_share=0.25, flop_share=0.1, step_s=1.0)
+    one = replace(one, table=replace(one.table, pick=pick))
+    server = both_ways(serve, plain([0], isl=8, osl=21), [one])
+    log = server.log_so_far()
+    decodes = log.leaps[log.leaps["n_decode"] > 0]
+    assert decodes["n_extra"].tolist() == [3] * 5
+    for row, had in zip(decodes, (8, 12, 16, 20, 24), strict=True):
+        picks = had >= reads
+        assert (row["ctx"], row["n_picking"]) == (min(had, reads), picks)
+        assert row["scored"] == (min(had, keeps) if picks else 0)
+        assert row["n_scored"] == (picks and had < keeps)
+    for name in ("n_picking", "scored", "n_scored", "ctx", "n_reading", "n_taking"):
+        assert not server._state.replicas[name].any(), name
 
 
 # -- tuning ----------------------------------------------------------------------------------------

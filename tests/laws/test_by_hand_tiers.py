@@ -20,19 +20,18 @@ MS = PS // 1000
 
 
 def test_what_a_tier_behind_the_network_keeps_comes_by_the_link_of_who_asks():
-    """The third replica finds 3 of 4 blocks of the prompt that the first has computed: 24 kB.  The
-    fourth, which it computes itself, is there and need not be written."""
+    """The third replica finds 3 of 4 blocks in what the first has computed: 24 kB.  The fourth is
+    its own, and is written."""
     wide = Tier("pool", 1e7, shared_by="fleet", write="through")
-    same = [1, 2, 3, 4]
+    requests = prompts([1, 2, 3, 4], [5, 6, 7, 8], [1, 2, 3, 9], at=[0, 0.5, 1], osl=2)
     server = serve(
-        prompts(same, [5, 6, 7, 8], same, at=[0, 0.5, 1], osl=2), [pool(replicas=3)], tiers=[wide],
-        fetch=ALWAYS, route=Policy(name="round_robin"),
-    )  # fmt: skip
+        requests, [pool(replicas=3)], tiers=[wide], fetch=ALWAYS, route=Policy(name="round_robin")
+    )
     log, state = server.log_so_far(), server._state
     assert log.requests["replica"].tolist() == [0, 1, 2]
     assert log.requests["scheduled_ps"][2] == PS + (12 + 1) * MS
     # of each replica one port out and one in
-    assert state.ports["bytes"][:6].tolist() == [32e3, 0, 32e3, 0, 0, 24e3]
+    assert state.ports["bytes"][:6].tolist() == [32e3, 0, 32e3, 0, 8e3, 24e3]
     assert state.stores["hit_tokens"].sum() == 24
 
 
