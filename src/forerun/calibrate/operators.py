@@ -30,7 +30,7 @@ from forerun.calibrate.intervals import (
 from forerun.calibrate.solve import GENERAL, OWN, across_devices, fit_coefs, learn, predicted
 from forerun.calibrate.split import held_out, parts_of
 from forerun.cost import choose, operators
-from forerun.cost.calibration import FEW_ROWS, REGIMES, Calibration, Errors
+from forerun.cost.calibration import FEW_ROWS, Calibration, Errors
 
 #: rows below which a device has coefficients and no residual
 LEAST_ROWS = FEW_ROWS
@@ -166,16 +166,21 @@ def fit_general(
     weight = balance(used)
     plain, learnt = np.empty(used.x.n), np.empty(used.x.n)
     scaled = np.zeros(used.x.n, dtype=bool)  # from another device of the same architecture
+    elsewhere: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # from another runtime of it
     for device in devices:
         out = machine == device
         others = [own for own in owns if machine_of(own.device) != device]
         general, rest = _general(used.take(~out), others, date), used.take(out)
         learnt[out] = across_devices(rest, general)
         plain[out] = across_devices(rest, replace(general, trees=None))
-        sibling, known = from_siblings(rest, others)
+        sibling, known = from_siblings(rest, others, general)
         learnt[out] = np.where(known, sibling, learnt[out])
         plain[out] = np.where(known, sibling, plain[out])
         scaled[out] = known
+        mine = np.flatnonzero(out)
+        others_of = [own for own in owns if machine_of(own.device) == device]
+        for halves, at, off in _other_runtimes(rest, others_of, general):
+            elsewhere.setdefault(choose.OTHER[halves], []).append((mine[at], off))
     takes = _residual_of(used, learnt, plain, weight)
     whole = replace(whole, residual_of=takes)
     said = np.where(choose.takes_residual(whole, used.s), learnt, plain)
@@ -200,8 +205,13 @@ def fit_general(
         near = spread_of(used.take(scaled), off[scaled], weights=weight[scaled])
         spread |= {f"sibling: {name}": pair for name, pair in near.items()}
     wider = max(1.0, quantile(need, weight, HELD))
+    spread = widened(spread, wider)
+    for prefix, found in elsewhere.items():
+        at, apart = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        of = spread_of(used.take(at), apart, weights=weight[at])
+        spread |= {f"{prefix}{name}": pair for name, pair in of.items()}
     whole = replace(
-        whole, spread={**widened(spread, wider), **_other_runtime(used, owns)},
+        whole, spread=spread,
         errors=errors_of(off, "each device left out in turn"),
     )  # fmt: skip
     return whole, Scored(used, False, said, low, high)
@@ -230,7 +240,9 @@ def _residual_of(
     return tuple(found)
 
 
-def from_siblings(rest: Data, others: Sequence[Calibration]) -> tuple[np.ndarray, np.ndarray]:
+def from_siblings(
+    rest: Data, others: Sequence[Calibration], general: Calibration
+) -> tuple[np.ndarray, np.ndarray]:
     """(seconds, bool [N] known) of rows by calibrations of other devices of their architecture."""
     said, known = np.full(rest.x.n, np.nan), np.zeros(rest.x.n, dtype=bool)
     keys = operators.keys_of(rest.x, rest.module)
@@ -241,9 +253,8 @@ def from_siblings(rest: Data, others: Sequence[Calibration]) -> tuple[np.ndarray
             found = choose.sibling_of(others, device, group.engine, key)
             if found is None:
                 continue
-            own, measured = found
             part = rest.take(at)
-            chosen = choose.Chosen(rest.module, own, measured, None, False, "", scaled=True)
+            chosen = choose.from_sibling(rest.module, *found, general, group.engine)
             x = chosen.rows(part.x)
             said[at] = chosen.physics(x, part.s) * np.exp(chosen.residual(x, part.s))
             known[at] = True
@@ -323,20 +334,26 @@ def _ratios(used: Data, owns: Sequence[Calibration]) -> Iterator[tuple[str, str,
             yield group.device, group.engine, key, ratio
 
 
-def _other_runtime(used: Data, owns: Sequence[Calibration]) -> dict[str, tuple[float, float]]:
-    """How far a device's calibration is off for another runtime of the same device."""
-    off: list[np.ndarray] = []
-    for group in operators.groups(used.x, used.s):
-        rest = used.take(group.at)
-        keys = operators.keys_of(rest.x, rest.module)
+def _other_runtimes(
+    rest: Data, owns: Sequence[Calibration], general: Calibration
+) -> Iterator[tuple[bool, np.ndarray, np.ndarray]]:
+    """What a device's calibrations say of rows of other runtimes of it: (whether their kernels may
+    be others, indices into the rows, log(measured / said)).
+
+    general : fitted without the device.
+    """
+    keys = operators.keys_of(rest.x, rest.module)
+    for group in operators.groups(rest.x, rest.s):
         for own in owns:
             if own.device != group.device or own.engine == group.engine:
                 continue
-            known = np.array([own.closest_key(k) is not None for k in keys])
-            if known.any():
-                part = rest.take(known)
-                off.append(np.log(part.time_s / predicted(part, own, None)))
-    if not off:
-        return {}
-    low, high = np.quantile(np.concatenate(off), [0.1, 0.9])
-    return {f"other runtime: {name}": (float(low), float(high)) for name in REGIMES}
+            for key in sorted(set(keys[group.at])):
+                known = own.closest_key(choose.any_kernel(rest.module, key))
+                if known is None:
+                    continue
+                chosen = choose.Chosen(rest.module, own, known, general, True, "")
+                at = group.at[keys[group.at] == key]
+                part = rest.take(at)
+                x = chosen.rows(part.x)
+                said = chosen.physics(x, part.s) * np.exp(chosen.residual(x, part.s))
+                yield chosen.halves, at, np.log(part.time_s / said)
