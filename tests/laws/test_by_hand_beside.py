@@ -110,3 +110,31 @@ def test_prompts_that_wait_for_the_memory_of_an_answer_start_when_it_has_ended(n
     assert log.requests["n_preempt"].sum() == 0
     # its steps begin at 48, 52.5, 57.375, .. s: the one under way at 90 s computes the 16th token
     assert log.requests["scheduled_ps"][1:].tolist() == [log.requests["done_ps"][0]] * n
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_long_step_is_slowed_for_as_long_as_the_other_lane_has_work(n):
+    """A prompt of 8: 48 s.  A step that reads 8 tokens of 10 s each: 1.5 * 81 s, twice as long
+    beside a prompt.  Prompts of one token take 2 * 3 s alone and 12 s beside the answer; in each
+    12 s only 6 of the answer's step are done: it ends 6 s later for each of them."""
+    costs = seconds()
+    time = replace(costs.time_s, decode=costs.time_s.decode * 40)
+    rows = lanes(costs=replace(costs, time_s=time), n_blocks=40, beside=2.0)
+    requests = plain(
+        [0, *[60, 100][:n]], isl=np.array([8, 1, 1])[: n + 1], osl=np.array([2, 1, 1])[: n + 1]
+    )
+    log = both_ways(serve, requests, rows).log_so_far()
+    assert (log.requests["done_ps"][1:] / PS).tolist() == [72, 112][:n]
+    assert log.requests["done_ps"][0] == (48 + 121.5 + 6 * n) * PS
+
+
+def test_an_answer_does_not_leap_into_the_memory_that_a_prompt_has_taken_meanwhile():
+    """Of 6 blocks the answer has 3 at 50 s; a prompt of 12 takes the others then.  With 12 tokens
+    the answer wants a fourth: nobody else is on its lane, so it goes back to the prompts itself."""
+    rows = lanes(costs=seconds(), n_blocks=6)
+    requests = plain([0, 50], isl=np.array([8, 12]), osl=np.array([12, 4]))
+    log = both_ways(serve, requests, rows).log_so_far()
+    assert log.replicas["peak_blocks"].max() == 6
+    assert log.requests["n_preempt"].tolist() == [1, 0]
+    assert log.requests["recomputed"].tolist() == [12, 0]
+    assert log.requests["status"].tolist() == [STATUS["finished"]] * 2

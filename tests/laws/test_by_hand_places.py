@@ -251,3 +251,18 @@ def test_the_copy_that_comes_later_is_dropped_and_its_replica_is_free(by, busy_s
     assert row["done_ps"] == 63.875 * PS
     assert log.replicas["busy_ps"][0] == busy_s * PS
     assert server._clock.n_live == 0
+
+
+# -- moves -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_blocks", "goes"), [(9, True), (8, False)])
+def test_a_request_moves_only_to_where_all_of_it_will_fit(n_blocks, goes):
+    """8 + 26 tokens, of which the last needs none, are 9 blocks; it moves at the fifth or so."""
+    two = [pool(costs=seconds(), n_blocks=40), pool(costs=seconds(), name="o", n_blocks=n_blocks)]
+    server = both_ways(
+        serve, plain([0], isl=8, osl=26), two, commands=[(40.0, "move", 0, 1)],
+        policies={"route": to_the_first},
+    )  # fmt: skip
+    row = server.log_so_far().requests[0]
+    assert (row["replica"], row["status"], row["n_preempt"]) == (int(goes), STATUS["finished"], 0)
