@@ -112,19 +112,19 @@ def test_prompts_that_wait_for_the_memory_of_an_answer_start_when_it_has_ended(n
     assert log.requests["scheduled_ps"][1:].tolist() == [log.requests["done_ps"][0]] * n
 
 
-@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("n", [1, 2, 3])
 def test_a_long_step_is_slowed_for_as_long_as_the_other_lane_has_work(n):
     """A prompt of 8: 48 s.  A step that reads 8 tokens of 10 s each: 1.5 * 81 s, twice as long
     beside a prompt.  Prompts of one token take 2 * 3 s alone and 12 s beside the answer; in each
-    12 s only 6 of the answer's step are done: it ends 6 s later for each of them."""
+    12 s only 6 of the answer's step are done: it ends 6 s later for each of them.  The third comes
+    while the second is computed."""
     costs = seconds()
     time = replace(costs.time_s, decode=costs.time_s.decode * 40)
     rows = lanes(costs=replace(costs, time_s=time), n_blocks=40, beside=2.0)
-    requests = plain(
-        [0, *[60, 100][:n]], isl=np.array([8, 1, 1])[: n + 1], osl=np.array([2, 1, 1])[: n + 1]
-    )
+    ones = [1] * n
+    requests = plain([0, *[60, 100, 105][:n]], isl=np.array([8, *ones]), osl=np.array([2, *ones]))
     log = both_ways(serve, requests, rows).log_so_far()
-    assert (log.requests["done_ps"][1:] / PS).tolist() == [72, 112][:n]
+    assert (log.requests["done_ps"][1:] / PS).tolist() == [72, 112, 124][:n]
     assert log.requests["done_ps"][0] == (48 + 121.5 + 6 * n) * PS
 
 
