@@ -115,6 +115,16 @@ def test_the_weights_that_were_used_longest_ago_make_room():
     assert (loads["n"], loads["n_cold"]) == (3, 2)
 
 
+@pytest.mark.parametrize(("n_resident", "loads_ms"), [(2, 0), (1, 2 * 50)])
+def test_a_replica_told_to_run_a_model_that_nobody_asks_for_turns_back(n_resident, loads_ms):
+    # the first runs when the order comes, and the second waits for its seat: when the first is
+    # done the replica takes model 1 up, finds nobody, and loads model 0 again where it has to
+    pools = turning(2, n_resident=n_resident, load_s=0.05, max_num_seqs=1)
+    served = both_ways(serve, some([0, 0]), pools, commands=[(0.001, "switch", 0, 1)])
+    first, second = served.log_so_far().requests
+    assert second["scheduled_ps"] == first["done_ps"] + loads_ms * PS // 1000
+
+
 def test_of_models_with_one_base_only_the_difference_is_loaded():
     loads = serve(some([0, 1]), turning(2, base=True)).log_so_far().loads[0]
     assert (loads["load_ps"], loads["bytes"]) == (10 * PS // 1000, 2e5)

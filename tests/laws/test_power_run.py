@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from forerun.calibrate import carbon_run, power_run
+from forerun.calibrate.pictures import draw
 from forerun.errors import SpecError
 
 pytest.importorskip("polars", reason="tables are read with polars")
@@ -62,7 +63,7 @@ def test_a_picture_holds_every_row_and_is_drawn(tmp_path):
     one = power_run.Compared(
         "power", "W", np.array([1.0, 2.0]), np.array([1.1, 1.9]), np.array(["a", "b"])
     )
-    power_run.draw([one, one], tmp_path / "picture.svg")
+    draw(power_run.plots([one, one]), tmp_path / "picture.svg")
     assert (tmp_path / "picture.svg").read_text().startswith("<svg")
 
 

@@ -108,6 +108,11 @@ def test_moves_without_a_way_or_a_goal_are_refused():
         drive(requests, no_link, rebalance=RULES[0])
     with pytest.raises(SpecError, match="requests move with their KV"):
         drive(requests, scaled(no_link, scale_in="move"))
+    told = Fault(effect="loss", at_s=(1.0,), notice_s=1.0, on_notice="move")
+    for elsewhere in (None, "main"):
+        with pytest.raises(SpecError, match="requests move with their KV"):
+            drive(requests, no_link, faults=[told.model_copy(update={"pool": elsewhere})])
+    drive(requests, no_link, faults=[told.model_copy(update={"on_notice": "drain"})])
     with pytest.raises(SpecError, match="no second replica"):
         drive(requests, [pool()], rebalance=RULES[0])
     with pytest.raises(PolicyError, match="no `rebalance` policy of this name"):

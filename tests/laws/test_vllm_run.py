@@ -52,8 +52,8 @@ def test_both_halves_of_the_run_are_predicted(found):
 def test_queue_batch_and_throughput_follow_the_run_over_time(found):
     compared = profile_run.compare(found[0], found[2])
     for name, within in (("running", 0.02), ("waiting", 0.05), ("output tokens/s", 0.10)):
-        mean, difference = compared.over_time[name]
-        assert difference <= within * mean, name
+        (one,) = (one for one in compared.over_time if one.name == name)
+        assert one.difference <= within * one.mean, name
     assert compared.most_running == (128, 128)
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from forerun import catalog
-from forerun.calibrate.power_run import Compared, draw, report
+from forerun.calibrate.pictures import draw
+from forerun.calibrate.power_run import Compared, plots, report
 from forerun.errors import SpecError
 from forerun.metrics.carbon import J_PER_KWH, operational_gco2e
 from forerun.spec.columns import read_columns
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         own = dict(text.partition("=")[::2] for text in given.grid)
         found = compare(given.file, {**PLACES, **own})
         if given.plot:
-            draw(found, Path(given.plot))
+            draw(plots(found), given.plot)
     except ForerunError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -15,7 +15,6 @@ caps      power_limit, time_per_epoch, average_power, .. (Zeus), named power_<gp
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,11 +26,12 @@ import numpy as np
 from forerun import catalog
 from forerun.calibrate import energy as fitting
 from forerun.calibrate import power_cap as cap_fitting
+from forerun.calibrate.pictures import COLOURS, GREY, draw
 from forerun.cost.energy import curves, power
 from forerun.cost.price import price
 from forerun.cost.step import step_work
 from forerun.cost.table import CostTable
-from forerun.errors import MissingDependency, SpecError
+from forerun.errors import SpecError
 from forerun.measure.energy import mlenergy, splitwise, zeus
 from forerun.measure.tables._table import frame_of
 from forerun.ops.lower import lower
@@ -198,28 +198,9 @@ def report(found: Sequence[Compared]) -> str:
     return "\n".join(lines)
 
 
-GREY = "#808080"  # reads on light and dark
-COLOURS = ("#3b82c4", "#d97706", "#2a9d5c", "#b65fcf", "#c4453b", "#808080", "#0e9aa7", "#8a6d3b")
-
-
-def picture(found: Sequence[Compared]) -> dict[str, Any]:
-    """A Vega-Lite description: predicted over measured with their equality, or both over x."""
-    plots = [_over_x(one) if one.x is not None else _against(one) for one in found]
-    axis = {
-        "domainColor": GREY, "gridColor": GREY, "gridOpacity": 0.2, "tickColor": GREY,
-        "labelColor": GREY, "titleColor": GREY, "titleFontWeight": "normal",
-    }  # fmt: skip
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
-        "background": None,
-        "concat": plots,
-        "columns": 2 if len(plots) % 2 == 0 else 3,
-        "config": {
-            "axis": axis, "view": {"stroke": None}, "title": {"color": GREY, "fontSize": 12},
-            "legend": {"labelColor": GREY, "titleColor": GREY},
-            "range": {"category": list(COLOURS)},
-        },
-    }  # fmt: skip
+def plots(found: Sequence[Compared]) -> list[dict[str, Any]]:
+    """A plot of each: predicted over measured with their equality, or both over x."""
+    return [_over_x(one) if one.x is not None else _against(one) for one in found]
 
 
 def _against(one: Compared) -> dict[str, Any]:
@@ -277,18 +258,6 @@ def _over_x(one: Compared) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def draw(found: Sequence[Compared], path: Path) -> None:
-    """Write the picture as SVG.  Raises MissingDependency without vl-convert."""
-    try:
-        import vl_convert
-    except ImportError:
-        raise MissingDependency.one(
-            "--plot", "needs vl-convert", "pip install 'forerun[plots]'"
-        ) from None
-    svg = vl_convert.vegalite_to_svg(picture(found))
-    path.write_text(re.sub(r' (?:aria-[a-z]+|role)="[^"]*"', "", svg) + "\n")  # a third of it
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the errors; a mistake in the input is told without a stack trace."""
     import argparse
@@ -302,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         found = compare(given.file)
         if given.plot:
-            draw(found, Path(given.plot))
+            draw(plots(found), given.plot)
     except ForerunError as error:
         print(error, file=sys.stderr)
         return error.exit_code

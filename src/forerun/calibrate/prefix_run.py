@@ -1,7 +1,8 @@
 """Recorded runs of conversations that share prefixes, each set-up against its simulation.
 
     python -m forerun.calibrate.prefix_run FILE --model NAME --device NAME --replicas N \\
-        --setup NAME=route:kept_connections --setup NAME=route:session_sticky ...
+        --setup NAME=route:kept_connections --setup NAME=route:session_sticky ... \\
+        [--plot PICTURE.svg]
 
 FILE (CSV, .gz allowed) has a row a request:
 
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from forerun import catalog, units
+from forerun.calibrate.pictures import both, draw
 from forerun.errors import SpecError
 from forerun.metrics import latency
 from forerun.sim.prepare import prepare, tiers
@@ -226,6 +228,20 @@ def report(found: Sequence[Compared], cold_s: float) -> str:
     return "\n".join(lines)
 
 
+def plots(found: Sequence[Compared]) -> list[dict[str, object]]:
+    """Mean TTFT over the rate, recorded and simulated, a plot a set-up."""
+    return [
+        both(
+            one.run.name, "requests/s", "mean TTFT, s",
+            [{"x": float(rate), "recorded": float(theirs), "simulated": float(ours)}
+             for rate, theirs, ours in zip(one.run.rates, one.recorded_ttft_s, one.ttft_s,
+                                           strict=True)],
+            log=True,
+        )
+        for one in found
+    ]  # fmt: skip
+
+
 def deployment_of(base: Mapping[str, object], text: str) -> tuple[str, Deployment, bool]:
     """NAME=key:value,key:value as a name, the deployment with these keys set, and whether its users
     have been there before.
@@ -275,6 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--system-tokens", type=int, default=1000)
     parser.add_argument("--max-num-batched-tokens", type=int, default=2048)
     parser.add_argument("--rest", type=float, default=200.0, metavar="SECONDS")
+    parser.add_argument("--plot", metavar="PICTURE.svg")
     given = parser.parse_args(arguments)
     base = {
         "device": given.device, "replicas": given.replicas,
@@ -290,6 +307,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found.append(
                 compare(runs[name], given.model, deployment, given.system_tokens, given.rest, warm)
             )
+        if given.plot:
+            draw(plots(found), given.plot)
     except ForerunError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -1,12 +1,14 @@
 """A recorded vLLM run against its simulation from a measured layer profile.
 
-    python -m forerun.calibrate.profile_run PROFILE_DIR RUN_DIR [--device NAME] [--fit-first N]
+    python -m forerun.calibrate.profile_run PROFILE_DIR RUN_DIR [--device NAME] [--fit-first N] \\
+        [--plot PICTURE.svg]
 
 PROFILE_DIR is what `cost.layer_profile` reads (one tensor-parallel degree).  RUN_DIR holds
 
     requests.csv[.gz]    input_toks, output_toks, arrival_s, queued_s, first_token_s, last_token_s
     meta.json            model, engine_kwargs (tensor_parallel_size, max_num_seqs, ...)
-    timeseries.csv[.gz]  t, prompt_throughput, gen_throughput, running, waiting   (optional)
+    timeseries.csv[.gz]  t, prompt_throughput, gen_throughput, running, waiting, and kv_cache_pct
+                         where it was recorded   (optional)
 
 Nothing is fitted to the run unless --fit-first asks for it: then the engine's own terms (CPU a step
 and a sequence, API server) are fitted to the first N requests, and errors are stated on the rest.
@@ -28,13 +30,14 @@ import numpy as np
 
 from forerun import catalog
 from forerun.calibrate.bench import Run, fit_runs
+from forerun.calibrate.over_time import Series, over_time
+from forerun.calibrate.pictures import draw
 from forerun.cost import layer_files, layer_profile
 from forerun.cost.memory import memory
 from forerun.errors import Infeasible, SpecError
 from forerun.measure.bench._bench import Bench, of_requests
 from forerun.metrics import latency
 from forerun.sim import serve
-from forerun.sim.leaps import end_ps
 from forerun.sim.log import Log
 from forerun.sim.setup import Served
 from forerun.spec.columns import Columns, read_columns
@@ -42,6 +45,7 @@ from forerun.spec.deployment import Engine, Policy, Pool
 from forerun.spec.requests import Requests
 
 ENGINE = ("input_toks", "output_toks", "arrival_s", "queued_s", "first_token_s", "last_token_s")
+TICKS, KV = ("t", "prompt_throughput", "gen_throughput", "running", "waiting"), "kv_cache_pct"
 HOST = ("host_step_s", "host_seq_s", "host_request_s")
 FIGURES = ("mean", "p50", "p90", "p95", "p99")
 
@@ -61,7 +65,7 @@ class Recorded:
     engine: Engine
     tp: int
     version: str
-    ticks: np.ndarray  # float64 [T, 5]: t, prompt tokens/s, output tokens/s, running, waiting
+    ticks: np.ndarray  # float64 [T, 6]: t, prompt tokens/s, output tokens/s, running, waiting, KV %
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +73,7 @@ class Compared:
     """One simulation beside the run."""
 
     figures: dict[str, tuple[float, float]]  # name -> (recorded, simulated)
-    over_time: dict[str, tuple[float, float]]  # name -> (mean of the run, mean |difference|)
+    over_time: tuple[Series, ...]
     most_running: tuple[int, int]  # (recorded, simulated)
     n_steps: int
 
@@ -88,11 +92,11 @@ def read_run(folder: str | Path) -> Recorded:
     meta = _meta(folder)
     asked = {k: v for k, v in (meta.get("engine_kwargs") or {}).items() if v is not None}
     known = ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "gpu_memory_utilization")
-    ticks = np.zeros((0, 5))
+    ticks = np.zeros((0, 6))
     if _path(folder, "timeseries") is not None:
-        names = ("t", "prompt_throughput", "gen_throughput", "running", "waiting")
-        found = _table(folder, "timeseries", names)
-        ticks = np.stack([found.number(name)[0] for name in names], axis=1)
+        found = _table(folder, "timeseries", TICKS)
+        kept = found.number(KV)[0] if KV in found.names else np.zeros(found.n)
+        ticks = np.stack([*(found.number(name)[0] for name in TICKS), kept], axis=1)
         ticks = ticks[np.isfinite(ticks).all(axis=1)]
     return Recorded(
         folder, isl.astype(np.int64), osl.astype(np.int64), arrival, queued, first, last,
@@ -171,35 +175,8 @@ def compare(run: Recorded, log: Log, part: slice = slice(None)) -> Compared:
             )
     leaps = log.leaps
     assert leaps is not None
-    over_time, most = _over_time(run, log)
-    return Compared(figures, over_time, most, int(leaps["n_steps"].sum()))
-
-
-def _over_time(run: Recorded, log: Log) -> tuple[dict[str, tuple[float, float]], tuple[int, int]]:
-    """Running, waiting and tokens a second at the run's ticks: (its mean, mean |difference|)."""
-    rows, leaps = log.requests, log.leaps
-    assert leaps is not None
-    arrival, began, ended = (
-        rows[k] * latency.PS for k in ("arrival_ps", "scheduled_ps", "done_ps")
-    )
-    most = 0, int(leaps["n_running"].max())
-    if not len(run.ticks):
-        return {}, most
-    t, _, gen, running, waiting = run.ticks.T
-    start, end = leaps["start_ps"] * latency.PS, end_ps(leaps) * latency.PS
-    tokens = leaps["n_seqs"].astype(float) * leaps["n_steps"]
-    edges = np.concatenate([[t[0] - (t[1] - t[0] if len(t) > 1 else 1.0)], t])
-    share = np.clip((edges[:, None] - start) / np.maximum(end - start, 1e-12), 0, 1) @ tokens
-    ours = {
-        "running": ((began <= t[:, None]) & (t[:, None] < ended)).sum(axis=1),
-        "waiting": ((arrival <= t[:, None]) & (t[:, None] < began)).sum(axis=1),
-        "output tokens/s": np.diff(share) / np.diff(edges),
-    }
-    theirs = {"running": running, "waiting": waiting, "output tokens/s": gen}
-    return {
-        name: (float(theirs[name].mean()), float(np.abs(ours[name] - theirs[name]).mean()))
-        for name in ours
-    }, (int(running.max()), most[1])
+    most = int(run.ticks[:, 3].max(initial=0)), int(leaps["n_running"].max())
+    return Compared(figures, tuple(over_time(run.ticks, log)), most, int(leaps["n_steps"].sum()))
 
 
 def _statistic(values: np.ndarray, figure: str) -> float:
@@ -252,13 +229,19 @@ def _device_of(folder: Path) -> Any:
 # -- the command -----------------------------------------------------------------------------------
 
 
-def report(profile: str | Path, folder: str | Path, device: str | None, fitted: int) -> str:
+def report(
+    profile: str | Path, folder: str | Path, device: str | None, fitted: int, plot: str | None
+) -> str:
     """The comparison in words; `fitted` requests at the start are used for the engine's terms."""
     start = time.perf_counter()
     run = read_run(folder)
     served = prepare(profile, run, device)
     log = simulate(run, served)
     n = len(run.isl)
+    if plot:
+        if not len(run.ticks):
+            raise SpecError.one(str(folder), "has no timeseries.csv to draw", "leave --plot out")
+        draw([one.plot for one in over_time(run.ticks, log)], plot)
     lines = [
         f"{run.model} on {served.pool.device}, tp {run.tp}: {n} requests, vLLM {run.version}",
         "costs: measured layer profile; nothing is fitted to this run",
@@ -285,7 +268,7 @@ def _lines(found: Compared, *, over_time: bool = True) -> list[str]:
         out.append(f"{name:22}{1e3 * theirs:9.1f} ms{1e3 * ours:9.1f} ms{error:+8.1f}%")
     if over_time and found.over_time:
         out += ["", f"{'over time':22}{'mean':>12}{'mean |diff|':>14}"]
-        out += [f"{k:22}{a:12.1f}{b:14.1f}" for k, (a, b) in found.over_time.items()]
+        out += [f"{one.name:22}{one.mean:12.1f}{one.difference:14.1f}" for one in found.over_time]
         out.append(
             f"most running: {found.most_running[0]} recorded, {found.most_running[1]} simulated; "
             f"{found.n_steps:,} steps"
@@ -304,9 +287,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", help="folder with requests, meta.json and timeseries")
     parser.add_argument("--device", help="catalog name, where the path does not say it")
     parser.add_argument("--fit-first", type=int, default=0, metavar="N")
+    parser.add_argument("--plot", metavar="PICTURE.svg", help="the run over time")
     given = parser.parse_args(arguments)
     try:
-        print(report(given.profile, given.run, given.device, given.fit_first))
+        print(report(given.profile, given.run, given.device, given.fit_first, given.plot))
     except ForerunError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -72,7 +72,7 @@ class Control:
         rebalance: Rebalance | None = None,
         slo: Slo | None = None,
     ) -> None:
-        check_moves(server.pools, rebalance)
+        check_moves(server.pools, rebalance, faults)
         self.server = server
         pools = [served.pool for served in server.pools]
         rules = [find("scale", p.autoscale.policy) if p.autoscale else None for p in pools]

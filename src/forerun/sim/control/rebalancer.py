@@ -19,7 +19,7 @@ from forerun.sim.control.fleet import look, pools_of, takes_as
 from forerun.sim.control.hardware import Hardware
 from forerun.sim.log import UP
 from forerun.sim.setup import Served
-from forerun.spec.control import Rebalance
+from forerun.spec.control import Fault, Rebalance
 
 Rule = Callable[["Replicas", Rebalance, dict], Any]
 
@@ -107,12 +107,20 @@ class Rebalancer:
         return np.rint(array).astype(np.int64)
 
 
-def check_moves(pools: Sequence[Served], rebalance: Rebalance | None) -> None:
+def check_moves(
+    pools: Sequence[Served], rebalance: Rebalance | None, faults: Sequence[Fault] = ()
+) -> None:
     """Raises SpecError where requests are to move and have no way, or nowhere to go."""
     problems = []
     able = [served for served in pools if served.pool.role in ("both", "decode")]
-    leave = [s for s in able if s.pool.autoscale and s.pool.autoscale.scale_in == "move"]
-    movers = able if rebalance is not None else leave
+    told = {fault.pool for fault in faults if fault.on_notice == "move"}
+    movers = [
+        one
+        for one in able
+        if rebalance is not None
+        or (one.pool.autoscale and one.pool.autoscale.scale_in == "move")
+        or told & {None, one.pool.name}
+    ]
     for served in {served.pool.name: served for served in movers}.values():
         if served.port_bytes_per_s <= 0:
             what = f"requests move with their KV, and {served.pool.device} has no network link"

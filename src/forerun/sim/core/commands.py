@@ -121,6 +121,23 @@ def at_boundary(state, i, t):
     if replica.n_parked > 0 and not turns.drains(state, i):
         turns.ask(state, i, t)
     replica.n_orders = 0
+    take_on(state, i, t)
+    if replica.n_parked > 0 and t >= replica.free_ps and turns.has_nothing(state, i):
+        # it was told to run a model that nobody here asks for: no other event would have it asked
+        turns.ask(state, i, t)
+        take_on(state, i, t)
+    m = state.engines[replica.pool].model
+    n = replica.n_to_move if front.another_takes(state, i, DECODE, m) else 0
+    replica.n_to_move = 0
+    while n > 0 and replica.n_decode > 0 and state.clock[0].wrong_kind == 0:
+        r = last_choice(state, i)
+        n = n - 1 if move(state, i, r, t) else 0
+
+
+@jit
+def take_on(state, i, t):
+    """Replica i becomes one of the pool it is to be of; with another model, once it is empty."""
+    replica = state.replicas[i]
     p = replica.next_pool
     if turns.drains(state, i) and not turns.is_empty(state, i):
         replica.n_orders = 1  # when it is empty; until then its model with that row's costs
@@ -129,12 +146,6 @@ def at_boundary(state, i, t):
             p = replica.pool
     if p != replica.pool:
         change_pool(state, i, p, t)
-    m = state.engines[replica.pool].model
-    n = replica.n_to_move if front.another_takes(state, i, DECODE, m) else 0
-    replica.n_to_move = 0
-    while n > 0 and replica.n_decode > 0 and state.clock[0].wrong_kind == 0:
-        r = last_choice(state, i)
-        n = n - 1 if move(state, i, r, t) else 0
 
 
 @jit

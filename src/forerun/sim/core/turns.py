@@ -49,6 +49,13 @@ def is_empty(state, i):
 
 
 @jit
+def has_nothing(state, i):
+    """Whether nothing of its model is under way on replica i, and nothing waits for it there."""
+    replica = state.replicas[i]
+    return replica.n_waiting + replica.n_apart == 0 and is_empty(state, i)
+
+
+@jit
 def to_load(state, i, p):
     """(picoseconds, bytes) until replica i has the weights that row p needs."""
     engine = state.engines[p]
@@ -132,8 +139,7 @@ def ask(state, i, t):
     look(state, i)
     engine = state.engines[replica.pool]
     m = state.turn(replica, engine, mine, state.queued, t, state.turn_params)
-    nothing = waiting == 0 and is_empty(state, i)
-    if m == mine and not nothing:
+    if m == mine and not has_nothing(state, i):
         return
     if m < 0 or m >= state.queued.shape[1] or state.queued[QUEUED, m] == 0:
         clock = state.clock[0]
