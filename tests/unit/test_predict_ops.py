@@ -212,6 +212,18 @@ def test_columns_that_contradict_each_other_or_mean_nothing_are_refused(ask, sen
     assert ask(CONTRADICTIONS[sentence])["refused"][0].startswith(sentence)
 
 
+@pytest.mark.parametrize("op", ["attention_decode", "mla_decode"])
+def test_a_decode_step_whose_context_is_given_as_its_length_is_that_of_this_past(ask, op):
+    got = ask(
+        row(op, past=900, isl=""), row(op, past="", isl=900), row(op, past=900, isl=1),
+        row(op, past="", isl=1),
+    )  # fmt: skip
+    assert got["time_s"][0] == got["time_s"][1] == got["time_s"][2]
+    said = "past = isl: the query of a step is one token"
+    assert [said in assumed for assumed in got["assumed"]] == [False, True, False, False]
+    assert got["refused"][3].startswith(f"past must be given for {op}")
+
+
 def test_columns_of_other_ops_are_not_looked_at(ask):
     got = ask(row("gemm", topk=-1, n_gpus=-1, past="-1", distribution="zipf"), row("gemm"))
     assert got["refused"].tolist() == ["", ""]

@@ -32,7 +32,7 @@ from forerun.calibrate.intervals import (
 from forerun.calibrate.solve import GENERAL, OWN, across_devices, fit_coefs, learn, predicted
 from forerun.calibrate.split import held_out, parts_of
 from forerun.cost import choose, operators
-from forerun.cost.calibration import FEW_ROWS, REGIMES, Calibration, Errors
+from forerun.cost.calibration import FEW_ROWS, Calibration, Errors
 
 #: rows below which a device has coefficients and no residual
 LEAST_ROWS = FEW_ROWS
@@ -53,6 +53,8 @@ ALONE_S = 1.2e-6  # a start below this is not of a kernel that anything waited f
 
 #: of a function and lists of its arguments, as `map` is
 Each = Callable[..., Iterable[Any]]
+#: of `_other_runtimes`
+OtherRuntime = tuple[bool, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,13 +173,16 @@ def fit_general(
         whole = _general(used, owns, date)
         return replace(whole, trees=None, notes=("its error on other devices is not known",)), None
     without = partial(_without, used, owns, date)
-    (whole, *_), *apart = each(without, ["", *devices])
+    (whole, *_), *left_out = each(without, ["", *devices])
     weight = balance(used)
     learnt, plain = np.empty(used.x.n), np.empty(used.x.n)
     scaled = np.zeros(used.x.n, dtype=bool)  # from another device of the same architecture
-    for device, (_, *said) in zip(devices, apart, strict=True):
-        out = machine == device
-        learnt[out], plain[out], scaled[out] = said
+    elsewhere: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # from another runtime of it
+    for device, (_, *said, others) in zip(devices, left_out, strict=True):
+        mine = np.flatnonzero(machine == device)
+        learnt[mine], plain[mine], scaled[mine] = said
+        for halves, at, off in others:
+            elsewhere.setdefault(choose.OTHER[halves], []).append((mine[at], off))
     takes = _residual_of(used, learnt, plain, weight)
     whole = replace(whole, residual_of=takes)
     said = np.where(choose.takes_residual(whole, used.s), learnt, plain)
@@ -202,8 +207,13 @@ def fit_general(
         near = spread_of(used.take(scaled), off[scaled], weights=weight[scaled])
         spread |= {f"sibling: {name}": pair for name, pair in near.items()}
     wider = max(1.0, quantile(need, weight, HELD))
+    spread = widened(spread, wider)
+    for prefix, found in elsewhere.items():
+        at, apart = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        of = spread_of(used.take(at), apart, weights=weight[at])
+        spread |= {f"{prefix}{name}": pair for name, pair in of.items()}
     whole = replace(
-        whole, spread={**widened(spread, wider), **_other_runtime(used, owns)},
+        whole, spread=spread,
         errors=errors_of(off, "each device left out in turn"),
     )  # fmt: skip
     return whole, Scored(used, False, said, low, high)
@@ -211,15 +221,19 @@ def fit_general(
 
 def _without(
     used: Data, owns: Sequence[Calibration], date: str, device: str
-) -> tuple[Calibration, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Calibration, np.ndarray, np.ndarray, np.ndarray, list[OtherRuntime]]:
     """What all devices but one have in common, and of that one's rows: seconds with the residual,
-    seconds without, and whether a device of the same architecture told both."""
+    seconds without, whether a device of the same architecture told both, and `_other_runtimes`."""
     out = used.machine == device
     others = [own for own in owns if machine_of(own.device) != device]
     general, rest = _general(used.take(~out), others, date), used.take(out)
-    sibling, known = from_siblings(rest, others)
-    learnt, plain = (across_devices(rest, g) for g in (general, replace(general, trees=None)))
-    return general, np.where(known, sibling, learnt), np.where(known, sibling, plain), known
+    sibling, known = from_siblings(rest, others, general)
+    learnt, plain = (
+        np.where(known, sibling, across_devices(rest, g))
+        for g in (general, replace(general, trees=None))
+    )
+    of_it = [own for own in owns if machine_of(own.device) == device]
+    return general, learnt, plain, known, list(_other_runtimes(rest, of_it, general))
 
 
 def _residual_of(
@@ -245,7 +259,9 @@ def _residual_of(
     return tuple(found)
 
 
-def from_siblings(rest: Data, others: Sequence[Calibration]) -> tuple[np.ndarray, np.ndarray]:
+def from_siblings(
+    rest: Data, others: Sequence[Calibration], general: Calibration
+) -> tuple[np.ndarray, np.ndarray]:
     """(seconds, bool [N] known) of rows by calibrations of other devices of their architecture."""
     said, known = np.full(rest.x.n, np.nan), np.zeros(rest.x.n, dtype=bool)
     keys = operators.keys_of(rest.x, rest.module)
@@ -256,9 +272,8 @@ def from_siblings(rest: Data, others: Sequence[Calibration]) -> tuple[np.ndarray
             found = choose.sibling_of(others, device, group.engine, key)
             if found is None:
                 continue
-            own, measured = found
             part = rest.take(at)
-            chosen = choose.Chosen(rest.module, own, measured, None, False, "", scaled=True)
+            chosen = choose.from_sibling(rest.module, *found, general, group.engine)
             x = chosen.rows(part.x)
             said[at] = chosen.physics(x, part.s) * np.exp(chosen.residual(x, part.s))
             known[at] = True
@@ -338,20 +353,26 @@ def _ratios(used: Data, owns: Sequence[Calibration]) -> Iterator[tuple[str, str,
             yield group.device, group.engine, key, ratio
 
 
-def _other_runtime(used: Data, owns: Sequence[Calibration]) -> dict[str, tuple[float, float]]:
-    """How far a device's calibration is off for another runtime of the same device."""
-    off: list[np.ndarray] = []
-    for group in operators.groups(used.x, used.s):
-        rest = used.take(group.at)
-        keys = operators.keys_of(rest.x, rest.module)
+def _other_runtimes(
+    rest: Data, owns: Sequence[Calibration], general: Calibration
+) -> Iterator[OtherRuntime]:
+    """What a device's calibrations say of rows of other runtimes of it: (whether their kernels may
+    be others, indices into the rows, log(measured / said)).
+
+    general : fitted without the device.
+    """
+    keys = operators.keys_of(rest.x, rest.module)
+    for group in operators.groups(rest.x, rest.s):
         for own in owns:
             if own.device != group.device or own.engine == group.engine:
                 continue
-            known = np.array([own.closest_key(k) is not None for k in keys])
-            if known.any():
-                part = rest.take(known)
-                off.append(np.log(part.time_s / predicted(part, own, None)))
-    if not off:
-        return {}
-    low, high = np.quantile(np.concatenate(off), [0.1, 0.9])
-    return {f"other runtime: {name}": (float(low), float(high)) for name in REGIMES}
+            for key in sorted(set(keys[group.at])):
+                known = own.closest_key(choose.any_kernel(rest.module, key))
+                if known is None:
+                    continue
+                chosen = choose.Chosen(rest.module, own, known, general, True, "")
+                at = group.at[keys[group.at] == key]
+                part = rest.take(at)
+                x = chosen.rows(part.x)
+                said = chosen.physics(x, part.s) * np.exp(chosen.residual(x, part.s))
+                yield chosen.halves, at, np.log(part.time_s / said)

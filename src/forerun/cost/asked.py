@@ -56,6 +56,18 @@ def lacking(x: Rows, name: str) -> np.ndarray:
     return out
 
 
+def with_context(x: Rows, name: str) -> tuple[Rows, np.ndarray]:
+    """The rows, and which of them say by `isl` what a decode step's `past` is, bool [N].
+
+    The query of a step is one token, so a length of more can only be that of the context.
+    """
+    if "past" not in family(name).NEEDS:
+        return x, np.zeros(x.n, dtype=bool)
+    past, isl = x.get("past"), x.get("isl")
+    said = np.isnan(past) & (isl > 1)
+    return Rows(x.n, {**x.number, "past": np.where(said, isl, past)}, x.text), said
+
+
 def without_windows(x: Rows) -> Rows:
     """The rows with windows of 0 where they say by a number below 0 that there is none."""
     if "window" not in x.number:

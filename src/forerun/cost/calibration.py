@@ -310,9 +310,12 @@ class Store:
 
 
 def _newest(parts: list[str]) -> tuple[Any, ...]:
-    version = parts[2] if len(parts) > 2 else ""
-    numbers = tuple(int(x) for x in version.replace("rc", ".").split(".") if x.isdecimal())
-    return numbers, parts
+    return version_numbers(parts[2] if len(parts) > 2 else ""), parts
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """ "1.3.0rc20" as (1, 3, 0, 20), to be compared."""
+    return tuple(int(x) for x in version.replace("rc", ".").split(".") if x.isdecimal())
 
 
 def user_folder() -> Path:

@@ -65,6 +65,7 @@ def _empty(n: int) -> Answers:
 def _answer(out: Answers, at: np.ndarray, x: Rows, name: str, calibrations: Store) -> None:
     """Fill the rows `at`, all of one op."""
     module = family(name)
+    x, by_length = asked.with_context(x, name)
     missing = asked.lacking(x, name)
     out.refused[at] = missing
     keep = missing == ""
@@ -72,6 +73,8 @@ def _answer(out: Answers, at: np.ndarray, x: Rows, name: str, calibrations: Stor
     if not x.n:
         return
     notes = _defaults_named(x, module)
+    for k in np.flatnonzero(by_length[keep]):
+        notes[k] += ("; " if notes[k] else "") + "past = isl: the query of a step is one token"
     x = asked.without_windows(x.filled(module.DEFAULTS))
     s = sheet(x)
     for i, problem in s.problems.items():
