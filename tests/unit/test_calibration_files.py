@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from forerun import catalog
 from forerun.cost.calibration import Calibration, Errors, Origin, Store, load, save
-from forerun.cost.choose import coefs_across, coefs_of
+from forerun.cost.choose import choose, coefs_across, coefs_of
 from forerun.cost.families import families, family
 from forerun.cost.operators import predict
 from forerun.cost.rows import rows
@@ -283,6 +284,25 @@ def test_a_key_that_was_not_measured_is_not_answered_by_another(tmp_path):
     assert _found(store, "vllm", "0.24.0", "fp8|")[2] == "fp8|x"  # the part not given is free
     assert _found(store, "vllm", "0.24.0", "fp8|y") is None
     assert _found(store, "vllm", "0.24.0", "int8|") is None
+
+
+def test_sixteen_bits_are_sixteen_bits(tmp_path):
+    h100 = catalog.device("h100-sxm")
+    save(_calibration(keys=("bf16|x", "fp8|x")), tmp_path)
+    chosen = choose("gemm", h100, "vllm", "0.24.0", "fp16|", Store(tmp_path))
+    assert (chosen.key, chosen.other) == ("bf16|x", False)
+    assert chosen.told == "measured in bf16, not fp16"
+    asked = choose("gemm", h100, "vllm", "0.24.0", "bf16|", Store(tmp_path))
+    assert (asked.key, asked.told) == ("bf16|x", "")
+    assert choose("gemm", h100, "vllm", "0.24.0", "int8|", Store(tmp_path)).own is None
+
+
+def test_a_device_s_own_sixteen_bits_come_before_those_of_a_sibling(tmp_path):
+    save(_calibration(keys=("bf16|x", "fp8|x")), tmp_path)
+    save(_calibration(device="h200-sxm", keys=("fp16|x", "fp8|x")), tmp_path)
+    chosen = choose("gemm", catalog.device("h200-sxm"), "vllm", "0.24.0", "bf16|x", Store(tmp_path))
+    assert (chosen.own.device, chosen.scaled, chosen.key) == ("h200-sxm", False, "fp16|x")
+    assert chosen.told == "measured in fp16, not bf16"
 
 
 def test_the_first_folder_that_has_a_file_wins(tmp_path):

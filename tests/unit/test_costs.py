@@ -7,12 +7,14 @@ import pytest
 
 from forerun.catalog import device, model
 from forerun.cost.calibration import Calibration, Errors, Origin, Store, save
+from forerun.cost.choose import starting
 from forerun.cost.collectives import wires
 from forerun.cost.costs import Costs
 from forerun.cost.families import family
 from forerun.cost.operators import predict
 from forerun.cost.price import merged, n_kernels, price
 from forerun.cost.rows import rows
+from forerun.cost.sheet import sheet
 from forerun.cost.step import step_time
 from forerun.ops.attention import Attention
 from forerun.ops.collectives import Collective
@@ -61,6 +63,66 @@ def test_an_interval_is_wider_below_the_range_above_it_and_under_another_runtime
     assert high(m=32) == (pytest.approx(0.5), True)
     assert high(m=2048) == (pytest.approx(0.5), True)
     assert high(runtime="sglang 1.0") == (pytest.approx(0.5), False)
+
+
+def seconds(store, **more):
+    return float(predict(gemm(**more), store).time_s[0])
+
+
+def test_under_another_runtime_a_kernel_lies_halfway_between_the_device_and_its_data_sheet(
+    tmp_path,
+):
+    unmoved = {c.name: 1.0 for c in family("gemm").COEFS}
+    data_sheet = fitted(tmp_path / "a", "gemm", "", on="", **unmoved)
+    store = fitted(tmp_path / "b", "gemm", "", on="", **unmoved)
+    store = fitted(tmp_path / "b", "gemm", "fp8|", compute=0.3, launch_s=1e-4)
+    # of the kernel that was measured all but its start, which is of the other engine's software
+    large = dict(dtype="fp8", m=4096)
+    x = gemm(runtime="sglang", **large).filled(family("gemm").DEFAULTS)
+    start_s = float(starting(x, sheet(x), family("gemm"))["launch_s"][0])
+    same_start = fitted(tmp_path / "c", "gemm", "fp8|", compute=0.3, launch_s=start_s)
+    own = seconds(same_start, runtime="vllm 1.0", **large)
+    across = seconds(data_sheet, runtime="sglang", **large)
+    got = predict(gemm(runtime="sglang", **large), store)
+    assert own > 1.5 * across
+    assert got.time_s[0] == pytest.approx(np.sqrt(own * across), rel=1e-6)
+    assert got.source[0] == "half fitted: h100-sxm vllm 1.0, 10 rows"
+    assert "h100-sxm was measured with vllm 1.0, not sglang" in got.assumed[0]
+
+
+def test_products_that_engines_leave_to_a_library_are_those_of_any_runtime(tmp_path):
+    fitted(tmp_path, "gemm", "", on="")
+    store = fitted(tmp_path, "gemm", "bf16|", compute=0.3, launch_s=1e-4)
+    assert seconds(store, runtime="sglang") == seconds(store, runtime="vllm 1.0")
+
+
+def test_a_sibling_answers_for_another_runtime_too(tmp_path):
+    fitted(tmp_path, "gemm", "", on="")
+    store = fitted(tmp_path, "gemm", "bf16|cublas", compute=0.3)
+    asked = dict(device="h200-sxm", m=8192)
+    got = predict(gemm(runtime="sglang", **asked), store)
+    assert got.source[0].startswith("scaled: h100-sxm vllm 1.0")
+    assert got.time_s[0] == seconds(store, runtime="vllm 1.0", **asked)
+    # as many flop a second as there: both hold 132 SM
+    assert got.time_s[0] == pytest.approx(seconds(store, runtime="vllm 1.0", m=8192), rel=0.02)
+    assert predict(gemm(runtime="sglang", device="l4"), store).source[0].startswith("across")
+
+
+def test_a_kernel_by_another_name_is_still_of_the_device(tmp_path):
+    fitted(tmp_path, "gemm", "", on="")
+    store = fitted(tmp_path, "gemm", "bf16|cublas", compute=0.3)
+    named = [seconds(store, runtime="vllm 1.0", impl=name) for name in ("", "cublas", "mine")]
+    assert named[0] == named[1] == named[2]
+
+
+def test_a_collective_by_another_library_is_not(tmp_path):
+    fitted(tmp_path, "collective", "", on="")
+    store = fitted(tmp_path, "collective", "all_reduce|custom", launch_s=1e-4)
+    asked = dict(op="all_reduce", device="h100-sxm", runtime="vllm 1.0", n_gpus=4, bytes=1e6)
+    sources = [predict(rows(impl=name, **asked), store).source[0] for name in ("custom", "nccl")]
+    assert [source.partition(":")[0].partition(",")[0] for source in sources] == [
+        "fitted", "across devices"
+    ]  # fmt: skip
 
 
 def test_no_product_is_done_before_its_flop_at_the_peak(tmp_path):

@@ -159,11 +159,12 @@ def choose(
     general = calibrations.general(name) if known_kind else None
     module = family(name)
     others = _of_architecture(name, device, calibrations) if known_kind else []
-    asked = dict.fromkeys((key, any_kernel(module, key)))
+    asked = dict.fromkeys(any_kernel(module, k) if n else k for k in twins(key) for n in (0, 1))
     for one in asked:
         found = calibrations.measured(name, device.name, engine, version, one)
         if found is not None:
-            return _by(module, *found, general, engine, _told(found[0], engine, version))
+            told = _told(found[0], engine, version), _in_format(found[1], key)
+            return _by(module, *found, general, engine, "; ".join(filter(None, told)))
     for one in asked:
         near = sibling_of(others, device, engine, one)
         if near is not None:
@@ -203,6 +204,19 @@ def any_kernel(module: ModuleType, key: str) -> str:
     parts = key.split("|")
     parts[module.KEYS.index("impl")] = ""
     return "|".join(parts)
+
+
+def twins(key: str) -> tuple[str, str]:
+    """A key, and the same in the other 16-bit format: of equal width and rate, they take alike."""
+    swapped = {"bf16": "fp16", "fp16": "bf16"}
+    return key, "|".join(swapped.get(part, part) for part in key.split("|"))
+
+
+def _in_format(known: str, key: str) -> str:
+    """That the device was measured in the other 16-bit format, or ""."""
+    pairs = zip(known.split("|"), key.split("|"), strict=True)
+    pair = next((p for p in pairs if set(p) == {"bf16", "fp16"}), None)
+    return f"measured in {pair[0]}, not {pair[1]}" if pair else ""
 
 
 def _of_architecture(name: str, device: Device, calibrations: Store) -> list[Calibration]:
