@@ -131,6 +131,14 @@ def test_tree_arrays_answer_what_lightgbm_answers():
     assert np.abs(ours - booster.predict(matrix)).max() < 60 * STEP / 2
 
 
+def test_a_tree_without_a_cut_is_one_leaf():
+    matrix = np.zeros((50, 1), dtype=np.float32)
+    data = lightgbm.Dataset(matrix, np.full(50, 0.5), feature_name=["a"])
+    trees = trees_of_booster(lightgbm.train(dict(solve.FIXED, verbose=-1), data, 3))
+    assert len(trees.feature) == len(trees.roots)
+    assert trees({"a": np.zeros(2)}) == pytest.approx(0.5, abs=STEP)
+
+
 def test_compiled_and_plain_walks_give_the_same(monkeypatch):
     data = data_of("rowwise", 300, noise=0.1)
     features = data.module.features(data.x, data.s)

@@ -277,6 +277,15 @@ def test_energy_of_pools_of_their_own_is_idle_power_and_the_work_of_both():
     assert b.energy_j_per_token > a.energy_j_per_token  # devices that idle
 
 
+@pytest.mark.parametrize("more", [{}, {"concurrency": "16"}, {**APART, "concurrency": "16"}])
+def test_latencies_do_not_depend_on_whether_energy_is_asked_for(more):
+    q = question({**ROW, **more})
+    told, bare = answer(q), answer(q, energy=False)
+    assert told.energy_j_per_token is not None
+    assert bare.seconds == told.seconds
+    assert bare.output_tokens_per_s == told.output_tokens_per_s
+
+
 def test_a_table_comes_back_with_every_column_of_the_contract(tmp_path):
     source = tmp_path / "q.csv"
     rows = [

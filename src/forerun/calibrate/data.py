@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,7 +43,7 @@ class Data:
     def module(self) -> ModuleType:
         return family(self.name)
 
-    @property
+    @functools.cached_property
     def machine(self) -> np.ndarray:
         """Which physical device each row was measured on, str [N]."""
         names, inverse = np.unique(self.s.device.astype(str), return_inverse=True)

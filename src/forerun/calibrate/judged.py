@@ -51,6 +51,8 @@ class Judged:
 def judge(data: Data, scored: Scored) -> Judged:
     """The errors of a fit and of both baselines on rows that none of them has seen."""
     rest = scored.data
+    if not scored.seen:
+        data = data.take(_thinned(data, np.arange(data.x.n)))
     counts = rest.module.counts(rest.x)
     measured = rest.time_s
     nearest = np.empty(rest.x.n)
@@ -72,15 +74,17 @@ def _kept_apart(
     data: Data, rest: Data, mine: np.ndarray, seen: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows asked about, rows the nearest-row baseline may use): as much as the fit did."""
-    same = data.s.device == rest.s.device[mine[0]]
     if not seen:
-        yield mine, _thinned(data, np.flatnonzero(data.machine != rest.machine[mine[0]]))
-    elif held_out(rest.x.take(mine)).all():
-        yield mine, _thinned(data, np.flatnonzero(same & ~held_out(data.x)))
+        yield mine, np.flatnonzero(data.machine != rest.machine[mine[0]])
+        return
+    at, asked = np.flatnonzero(data.s.device == rest.s.device[mine[0]]), rest.x.take(mine)
+    known = data.x.take(at)
+    if held_out(asked).all():
+        yield mine, _thinned(data, at[~held_out(known)])
     else:  # a device of few rows: each part of them was predicted from the others
-        asked, known = parts_of(rest.x.take(mine), FIFTHS), parts_of(data.x, FIFTHS)
-        for k in np.unique(asked):
-            yield mine[asked == k], _thinned(data, np.flatnonzero(same & (known != k)))
+        part, other = parts_of(asked, FIFTHS), parts_of(known, FIFTHS)
+        for k in np.unique(part):
+            yield mine[part == k], _thinned(data, at[other != k])
 
 
 def _thinned(data: Data, known: np.ndarray) -> np.ndarray:

@@ -11,8 +11,10 @@ whole devices left out in turn for the others.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +51,11 @@ SHRINK_LAUNCH = 0.5
 LEAST_DEVICES = 3
 ALONE_S = 1.2e-6  # a start below this is not of a kernel that anything waited for
 
+#: of a function and lists of its arguments, as `map` is
+Each = Callable[..., Iterable[Any]]
+#: of `_other_runtimes`
+OtherRuntime = tuple[bool, np.ndarray, np.ndarray]
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:
@@ -69,20 +76,21 @@ class Fitted:
     scored: tuple[Scored, ...] = ()
 
 
-def fit(data: Data, *, date: str | None = None, with_errors: bool = True) -> Fitted:
+def fit(
+    data: Data, *, date: str | None = None, with_errors: bool = True, each: Each = map
+) -> Fitted:
     """Calibrations of one family: a general one, and one a (device, runtime).
 
     with_errors : also fit on parts, to state errors and intervals on the rest (three times the
     time).  Without, spreads and errors are those of the rows used, and say so.
+    each : `map`, or one that shares its calls out among processes.
     """
     date = date or datetime.date.today().isoformat()
-    found: list[Calibration] = []
-    scored: list[Scored] = []
-    for group in operators.groups(data.x, data.s):
-        own, rest = fit_own(data.take(group.at), group, date=date, with_errors=with_errors)
-        found.append(own)
-        scored += [rest] if rest else []
-    general, across = fit_general(data, found, date=date, with_errors=with_errors)
+    groups = operators.groups(data.x, data.s)
+    own = partial(fit_own, date=date, with_errors=with_errors)
+    done = list(each(own, [data.take(group.at) for group in groups], groups))
+    found, scored = [own for own, _ in done], [rest for _, rest in done if rest]
+    general, across = fit_general(data, found, date=date, with_errors=with_errors, each=each)
     return Fitted((general, *found), (*([across] if across else []), *scored))
 
 
@@ -150,36 +158,30 @@ def crossed(mine: Data, fitted: Callable[[Data], Calibration]) -> np.ndarray | N
 
 
 def fit_general(
-    data: Data, owns: Sequence[Calibration], *, date: str, with_errors: bool = True
-) -> tuple[Calibration, Scored | None]:
+    data: Data, owns: Sequence[Calibration], *, date: str, with_errors: bool = True,
+    each: Each = map,
+) -> tuple[Calibration, Scored | None]:  # fmt: skip
     """What the devices have in common, and each device predicted from the others.
 
     A residual over all devices is kept only for engines whose devices, left out in turn, are
     predicted better with it: with few devices it may learn who they are instead of what they do.
     """
     used = data.take(thinned(data))
-    whole = _general(used, owns, date)
     machine = used.machine
     devices = np.unique(machine.astype(str))
     if not with_errors or len(devices) < 2:
+        whole = _general(used, owns, date)
         return replace(whole, trees=None, notes=("its error on other devices is not known",)), None
+    without = partial(_without, used, owns, date)
+    (whole, *_), *left_out = each(without, ["", *devices])
     weight = balance(used)
-    plain, learnt = np.empty(used.x.n), np.empty(used.x.n)
+    learnt, plain = np.empty(used.x.n), np.empty(used.x.n)
     scaled = np.zeros(used.x.n, dtype=bool)  # from another device of the same architecture
     elsewhere: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}  # from another runtime of it
-    for device in devices:
-        out = machine == device
-        others = [own for own in owns if machine_of(own.device) != device]
-        general, rest = _general(used.take(~out), others, date), used.take(out)
-        learnt[out] = across_devices(rest, general)
-        plain[out] = across_devices(rest, replace(general, trees=None))
-        sibling, known = from_siblings(rest, others, general)
-        learnt[out] = np.where(known, sibling, learnt[out])
-        plain[out] = np.where(known, sibling, plain[out])
-        scaled[out] = known
-        mine = np.flatnonzero(out)
-        others_of = [own for own in owns if machine_of(own.device) == device]
-        for halves, at, off in _other_runtimes(rest, others_of, general):
+    for device, (_, *said, others) in zip(devices, left_out, strict=True):
+        mine = np.flatnonzero(machine == device)
+        learnt[mine], plain[mine], scaled[mine] = said
+        for halves, at, off in others:
             elsewhere.setdefault(choose.OTHER[halves], []).append((mine[at], off))
     takes = _residual_of(used, learnt, plain, weight)
     whole = replace(whole, residual_of=takes)
@@ -215,6 +217,23 @@ def fit_general(
         errors=errors_of(off, "each device left out in turn"),
     )  # fmt: skip
     return whole, Scored(used, False, said, low, high)
+
+
+def _without(
+    used: Data, owns: Sequence[Calibration], date: str, device: str
+) -> tuple[Calibration, np.ndarray, np.ndarray, np.ndarray, list[OtherRuntime]]:
+    """What all devices but one have in common, and of that one's rows: seconds with the residual,
+    seconds without, whether a device of the same architecture told both, and `_other_runtimes`."""
+    out = used.machine == device
+    others = [own for own in owns if machine_of(own.device) != device]
+    general, rest = _general(used.take(~out), others, date), used.take(out)
+    sibling, known = from_siblings(rest, others, general)
+    learnt, plain = (
+        np.where(known, sibling, across_devices(rest, g))
+        for g in (general, replace(general, trees=None))
+    )
+    of_it = [own for own in owns if machine_of(own.device) == device]
+    return general, learnt, plain, known, list(_other_runtimes(rest, of_it, general))
 
 
 def _residual_of(
@@ -336,7 +355,7 @@ def _ratios(used: Data, owns: Sequence[Calibration]) -> Iterator[tuple[str, str,
 
 def _other_runtimes(
     rest: Data, owns: Sequence[Calibration], general: Calibration
-) -> Iterator[tuple[bool, np.ndarray, np.ndarray]]:
+) -> Iterator[OtherRuntime]:
     """What a device's calibrations say of rows of other runtimes of it: (whether their kernels may
     be others, indices into the rows, log(measured / said)).
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 from forerun.calibrate.data import Data, gathered, unanswered
 from forerun.calibrate.judged import Judged, judge
-from forerun.calibrate.operators import Fitted, fit
+from forerun.calibrate.operators import Each, Fitted, fit
 from forerun.cost.calibration import save
 from forerun.cost.families import families
 from forerun.errors import SpecError, nearest
 from forerun.measure.tables import Table, read_all
+from forerun.measure.threads import pin
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,19 +72,25 @@ def left_out(tables: Sequence[Table]) -> list[str]:
 
 
 def fitted(data: Sequence[Data], *, workers: int = 1) -> Calibrated:
-    """Fits every family's rows, the largest first, so many families at once."""
-    date = datetime.date.today().isoformat()
+    """Fits every family's rows, the largest first, in so many processes."""
+    one = partial(_one, date=datetime.date.today().isoformat())
     data = sorted(data, key=lambda d: -d.x.n)
-    if workers > 1 and len(data) > 1:
-        with ProcessPoolExecutor(min(workers, len(data)), get_context("spawn")) as pool:
-            found = list(pool.map(_one, data, [date] * len(data)))
+    n_devices = sum(len(set(d.s.device)) for d in data)
+    if min(workers, n_devices) > 1:
+        # devices are shared out, not families: products alone are half of the work.  One thread
+        # each: the libraries' own would wait for each other, and take four times the work
+        with (
+            ProcessPoolExecutor(min(workers, n_devices), get_context("spawn"), pin, (1,)) as pool,
+            ThreadPoolExecutor(len(data)) as families,
+        ):
+            found = list(families.map(partial(one, each=pool.map), data))
     else:
-        found = [_one(d, date) for d in data]
+        found = [one(d) for d in data]
     return Calibrated(tuple(f for f, _ in found), tuple(j for _, js in found for j in js))
 
 
-def _one(data: Data, date: str) -> tuple[Fitted, list[Judged]]:
-    found = fit(data, date=date)
+def _one(data: Data, date: str, each: Each = map) -> tuple[Fitted, list[Judged]]:
+    found = fit(data, date=date, each=each)
     return found, [judge(data, scored) for scored in found.scored]
 
 

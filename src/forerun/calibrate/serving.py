@@ -28,6 +28,7 @@ from forerun.cost.engine_terms import FACTORS
 from forerun.cost.sheet import split_runtime
 from forerun.errors import ForerunError
 from forerun.measure.runs import Runs, joined
+from forerun.measure.threads import pin
 from forerun.serving.answer import answer
 from forerun.serving.question import question
 
@@ -78,8 +79,12 @@ def fit(runs: Runs, *, workers: int = 1) -> tuple[list[EngineProfile], Scored]:
         (n, p, flag) for n, p in zip(names, parts, strict=True) for flag in (False, True, None)
     ]
     if workers > 1:
-        with ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn")) as pool:
-            done = list(pool.map(_part, *zip(*tasks, strict=True)))
+        n = min(workers, len(tasks))
+        with ProcessPoolExecutor(n, get_context("spawn"), pin, (1,)) as pool:
+            # the engine of most runs first, so that no process is left alone with it
+            order = sorted(range(len(tasks)), key=lambda j: -tasks[j][1].n)
+            futures = {j: pool.submit(_part, *tasks[j]) for j in order}
+            done = [futures[j].result() for j in range(len(tasks))]
     else:
         done = [_part(*task) for task in tasks]
     found = [_joined(p, *done[3 * j : 3 * j + 3]) for j, p in enumerate(parts)]
@@ -138,7 +143,7 @@ def fit_profile(runs: Runs, base: EngineProfile) -> EngineProfile:
             used = tried if apart[i] else whole
             key = i, used.content_hash()
             if key not in known:
-                known[key] = answer(question(row, used)).seconds
+                known[key] = answer(question(row, used), energy=False).seconds
             out.append(np.log(ttft / known[key]["ttft_s"]) / TTFT_SD)
             out.append(np.log(tpot / known[key]["tpot_s"]) / TPOT_SD)
         return _softened(np.array(out))
@@ -172,7 +177,7 @@ def _small(row: Mapping[str, str], base: EngineProfile) -> bool:
     """Whether a run can be answered, and soon."""
     try:
         q = question(row, base)
-        answer(q)
+        answer(q, energy=False)
     except ForerunError:
         return False
     return q.n_requests <= LONGEST
@@ -195,7 +200,7 @@ def score(runs: Runs, known: EngineProfile | None = None) -> Scored:
     refused = np.full(runs.n, "", dtype=object)
     for i in range(runs.n):
         try:
-            a = answer(question(runs.row(i), known))
+            a = answer(question(runs.row(i), known), energy=False)
         except ForerunError as error:
             refused[i] = str(error.problems[0])
             continue

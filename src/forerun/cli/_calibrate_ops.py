@@ -35,6 +35,9 @@ def command(
     Writes one calibration a family, device and runtime, which every command uses from then on, and
     prints the errors on rows held out of the fit.
     """
+    from forerun.measure.threads import pin
+
+    pin(1)  # before numpy is imported: matrices of a fit are small
     from forerun.calibrate.judged import lines, text
     from forerun.calibrate.run import calibrate, counted, write
     from forerun.cost.calibration import user_folder

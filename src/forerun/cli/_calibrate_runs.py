@@ -24,6 +24,9 @@ def command(tables: tuple[str, ...], to: str, workers: int, quiet: bool) -> int:
     """
     from pathlib import Path
 
+    from forerun.measure.threads import pin
+
+    pin(1)  # before numpy is imported: matrices of a fit are small
     from forerun.calibrate.serving import fit, save
     from forerun.calibrate.serving_errors import lines, text
     from forerun.cli.accuracy import runs_of

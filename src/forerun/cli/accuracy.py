@@ -46,6 +46,9 @@ def command(
     """
     from dataclasses import asdict
 
+    from forerun.measure.threads import pin
+
+    pin(1)  # before numpy is imported: matrices of a fit are small
     from forerun.calibrate.accuracy import accuracy
     from forerun.calibrate.judged import lines as operator_lines
     from forerun.calibrate.judged import splits

@@ -157,14 +157,13 @@ class Group:
 
 def groups(x: Rows, s: Sheet) -> list[Group]:
     """The rows by device and runtime."""
-    runtime = x.words("runtime")
-    keys = np.array([f"{d}\t{r}" for d, r in zip(s.device, runtime, strict=True)], dtype=str)
-    distinct, inverse = np.unique(keys, return_inverse=True)
-    found = []
-    for j, key in enumerate(distinct):
-        device, asked = key.split("\t")
-        found.append(Group(device, *split_runtime(asked), np.flatnonzero(inverse == j)))
-    return found
+    pairs = list(zip(s.device, x.words("runtime"), strict=True))
+    number = {pair: j for j, pair in enumerate(sorted(set(pairs)))}
+    of = np.array([number[pair] for pair in pairs], dtype=int)
+    return [
+        Group(device, *split_runtime(asked), np.flatnonzero(of == j))
+        for (device, asked), j in number.items()
+    ]
 
 
 def keys_of(x: Rows, module: ModuleType) -> np.ndarray:

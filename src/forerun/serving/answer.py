@@ -62,21 +62,24 @@ class Answer:
         return self.output_tokens_per_s / self.n_devices
 
 
-def answer(q: Question) -> Answer:
-    """Raises Infeasible where the model does not fit, SpecError where it cannot be laid out."""
+def answer(q: Question, *, energy: bool = True) -> Answer:
+    """Raises Infeasible where the model does not fit, SpecError where it cannot be laid out.
+
+    energy : False leaves it unknown where steps would have to be logged, for fits.
+    """
     stations = [ready(q.model, pool, q.profile, q.isl + q.osl) for pool in q.pools]
     most = min(station.served.max_len for station in stations)
     if q.isl + q.osl > most:
         what = f"{q.isl + q.osl:,} tokens of one request do not fit: the cache holds {most:,}"
         raise Infeasible.one("isl, osl", what, "more devices a replica, or a narrower kv_dtype")
     if q.is_split:
-        figures, rate, joule = served_apart(q, stations[0], stations[1])
+        figures, rate, joule = served_apart(q, stations[0], stations[1], energy=energy)
         return _told(q, stations, _statistics(figures), rate, joule)
     (station,) = stations
     alone = _alone(q, station) if q.concurrency is None and q.rate_per_s == np.inf else None
     if alone is not None:
         return alone
-    waited, log = _through_api(q, station.served)
+    waited, log = _through_api(q, station.served, "full" if energy else "requests")
     rows = log.requests
     span = (rows["done_ps"].max() - rows["arrival_ps"].min()) * latency.PS
     figures = {
@@ -84,8 +87,8 @@ def answer(q: Question) -> Answer:
         "e2el_s": latency.e2el_s(rows) + waited,
     }  # fmt: skip
     rate = float(rows["n_out"].sum()) / span
-    joule = dynamic_j(log) + idle_w(log) * span
-    return _told(q, stations, _statistics(figures), rate, joule / (rate * span))
+    joule = (dynamic_j(log) + idle_w(log) * span) / (rate * span) if energy else None
+    return _told(q, stations, _statistics(figures), rate, joule)
 
 
 def _alone(q: Question, station: Station) -> Answer | None:
@@ -119,14 +122,14 @@ def _batch_j(table: CostTable, q: Question) -> float:
     return n * prompt + (q.osl - 1) * decode
 
 
-def _through_api(q: Question, served: Served) -> tuple[float, Log]:
+def _through_api(q: Question, served: Served, kept: str) -> tuple[float, Log]:
     """(seconds a request spends at the API server, the engine's log meanwhile)."""
     if q.concurrency is None:
         waited = waited_open_s(q, served)
-        return q.profile.api_request_s + waited, simulated(q, served, q.osl, None, 0.0)
+        return q.profile.api_request_s + waited, simulated(q, served, q.osl, None, 0.0, kept)
     waited = 0.0
     for _ in range(TURNS):
-        log = simulated(q, served, q.osl, q.concurrency, waited)
+        log = simulated(q, served, q.osl, q.concurrency, waited, kept)
         round_s = float(np.nanmean(latency.e2el_s(log.requests)))
         wanted = waited_closed_s(q, served, round_s)
         if abs(wanted - waited) < 0.02 * (wanted + q.osl * 1e-3):

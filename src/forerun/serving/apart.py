@@ -33,8 +33,8 @@ from forerun.sim.log import Log
 
 
 def served_apart(
-    q: Question, prefill: Station, decode: Station
-) -> tuple[dict[str, np.ndarray], float, float]:
+    q: Question, prefill: Station, decode: Station, *, energy: bool
+) -> tuple[dict[str, np.ndarray], float, float | None]:
     """(latencies of each request by figure, output tokens a second, joules an output token)."""
     replicas, seats = decode.served.pool.replicas, decode.served.seats
     table, transfer = decode.served.table, q.profile.transfer_s
@@ -43,7 +43,8 @@ def served_apart(
     for _ in range(TURNS):
         residence = transfer + q.osl * step
         think = residence + waited if q.concurrency else 0.0
-        log = simulated(q, prefill.served, 1, q.concurrency, think)
+        kept = "full" if energy else "requests"
+        log = simulated(q, prefill.served, 1, q.concurrency, think, kept)
         rows = log.requests
         span = (rows["done_ps"].max() - rows["arrival_ps"].min()) * latency.PS
         rate = len(rows) / span
@@ -60,7 +61,8 @@ def served_apart(
     first = latency.ttft_s(rows) + q.profile.api_request_s + waited + transfer + step
     tpot = np.full(len(rows), step)
     figures = {"ttft_s": first, "tpot_s": tpot, "e2el_s": first + tpot * (q.osl - 1)}
-    return figures, rate * q.osl, _energy_j(q, log, rate, decode, batch)
+    joule = _energy_j(q, log, rate, decode, batch) if energy else None
+    return figures, rate * q.osl, joule
 
 
 def _energy_j(q: Question, log: Log, rate: float, decode: Station, batch: float) -> float:

@@ -21,9 +21,12 @@ TURNS = 6  # of finding what is waited for in a closed loop
 
 
 def simulated(
-    q: Question, served: Served, osl: int, concurrency: int | None, think_s: float
+    q: Question, served: Served, osl: int, concurrency: int | None, think_s: float, kept: str
 ) -> Log:
-    """The requests of a question, with answers of osl tokens, through one pool."""
+    """The requests of a question, with answers of osl tokens, through one pool.
+
+    kept : "full", or "requests" for a log without steps.
+    """
     n = q.n_requests
     arrival = np.zeros(n)
     if q.concurrency is None and q.rate_per_s is not None and np.isfinite(q.rate_per_s):
@@ -34,7 +37,7 @@ def simulated(
         least = max(1, round((1 - q.profile.early) * osl))
         answers = np.random.default_rng(0).integers(least, osl + 1, n)
     requests = Requests(arrival, np.full(n, q.isl), answers)
-    return run(requests, [served], concurrency=concurrency, think_s=think_s)
+    return run(requests, [served], concurrency=concurrency, think_s=think_s, log=kept)
 
 
 def serve_s(q: Question, served: Served) -> float:
