@@ -16,7 +16,7 @@ Decode: a block takes one kv head of one request, or a part of its keys.
     blocks  = B K s,  s = parts that fill the chip, of SPLIT keys at least
     traffic = B K stored keys bytes / (rate * stream * cache factor * min(1, fill * blocks / n_SM))
     compute = 2 B K max(N/K, rows) (Hk + Hv) keys / (peak * compute * min(1, blocks / n_SM))
-    serial  = (ceil(blocks/n_SM) - 1) * block_s + keys/s * key_s     the first is the launch's
+    serial  = blocks/n_SM * block_s + keys/s * key_s
 
 Parts join by (sum of p-th powers)**(1/p).
 """
@@ -55,11 +55,11 @@ PREFILL_COEFS = (
 )
 DECODE_COEFS = (
     Coef("stream", 0.9, 0.05, 1.1, "share of the memory rate on long caches"),
-    Coef("cached", 1.3, 1.0, 12.0, "rate of a cache held on chip over memory's"),
-    Coef("compute", 0.5, 0.02, 1.1, "share of the 16-bit matrix peak"),
+    Coef("cached", 2.0, 1.0, 12.0, "rate of a cache held on chip over memory's"),
+    Coef("compute", 0.35, 0.02, 1.1, "share of the 16-bit matrix peak"),
     Coef("rows", 16.0, 1.0, 128.0, "query rows computed for a kv head at least"),
     Coef("fill", 1.5, 0.1, 6.0, "how soon few blocks draw the whole memory rate"),
-    Coef("block_s", 2e-6, 1e-8, 1e-3, "one block's time without keys, s"),
+    Coef("block_s", 3e-6, 1e-8, 1e-3, "one block's time without keys, s"),
     Coef("key_s", 5e-9, 1e-11, 1e-6, "one block's time a key, s"),
     Coef("launch_s", 9e-6, 0.5e-6, 400e-6, "time of an empty call, merging of parts included, s"),
     Coef("sharp", 2.0, 1.0, 10.0, "p: how completely parts overlap"),
@@ -217,7 +217,7 @@ class Decode:
         rows = np.maximum(self.heads / self.kv_heads, c["rows"])
         flop = 2.0 * self.batch * self.kv_heads * rows * self.width * keys
         compute = flop / (s.wide_flop_per_s * c["compute"] * busy)
-        turns = np.where(gpu, np.maximum(_waves(blocks, s.n_sm) - 1.0, 0.0), 1.0)
+        turns = np.where(gpu, blocks / s.n_sm, 1.0)
         serial = turns * c["block_s"] + keys / parts * c["key_s"]
         return powers(((total + self.activation_bytes) / stream, compute, serial), c["sharp"])
 

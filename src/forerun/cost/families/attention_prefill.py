@@ -1,12 +1,7 @@
 """Attention of new tokens over themselves and a cached past: multi-head or grouped, causal or not,
 windowed, alone or with decoders in the same kernel.
 
-    time   = launch + before + parts as in `_attention`
-    before = copies * tokens (N + 2 K) H (2 + 2) / (rate * stream)
-
-Before the product another kernel turns queries and keys by their position and writes keys and
-values to the cache: it reads all three and writes them.  Tables of engines hold that; tools that
-time the product alone do not.
+    time = launch + parts as in `_attention`
 
 A chunk of one token over a past is a decode step, and is priced as one where that is faster.
 """
@@ -15,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from forerun.cost.families import Coef
 from forerun.cost.families._attention import (
     DECODE_COEFS,
     PREFILL_COEFS,
@@ -38,12 +32,7 @@ DEFAULTS: dict[str, float | str] = {
     "dtype": "bf16", "kv_dtype": "", "impl": "",
 }  # fmt: skip
 KEYS = ("dtype", "kv_dtype", "impl")
-COEFS = (
-    *PREFILL_COEFS,
-    Coef("copies", 1.0, 0.05, 6.0, "passes over queries, keys and values before the product"),
-)
-#: tools that time the product alone
-ALONE = ("llmservingsim",)
+COEFS = PREFILL_COEFS
 _ALONE = {c.name: c.start for c in DECODE_COEFS}
 
 
@@ -64,15 +53,7 @@ def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     single = (a.new <= 1) & (a.decoders == 0)
     if single.any():
         busy = np.where(single, np.minimum(busy, as_decode(a).seconds(s, _alone(c))), busy)
-    return c["launch_s"] + _before_s(a, s, c) + busy
-
-
-def _before_s(a: Prefill, s: Sheet, c: Coefs) -> np.ndarray:
-    """Seconds in which queries, keys and values are read, turned and written, float64 [N]."""
-    tokens = a.batch * a.new + a.decoders
-    moved = tokens * (a.heads + 2.0 * a.kv_heads) * a.width / 2 * (2.0 + 2.0)
-    once = np.where(np.isin(s.engine.astype(str), ALONE), 0.0, c["copies"])
-    return once * moved / (s.hbm_bytes_per_s * c["stream"])
+    return c["launch_s"] + busy
 
 
 def as_decode(a: Prefill) -> Decode:
