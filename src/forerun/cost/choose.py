@@ -237,7 +237,7 @@ def sibling_of(
     others: Sequence[Calibration], device: Device, engine: str, key: str
 ) -> tuple[Calibration, str] | None:
     """A calibration of another device of the same architecture that knows the key, the closest in
-    arithmetic for a byte: of this engine, else, for the same chip, of any; None where there is none.
+    arithmetic for a byte, or None: of this engine, else, for the same chip, of any.
 
     Coefficients are shares and times that an architecture's kernels have in common; rates are the
     asked device's own.
