@@ -50,8 +50,11 @@ def test_requests_are_slower_beside_it(tmp_path):
     for policy in ("idle_only", "fixed", "slack"):
         with_it = answer(tmp_path, f"deployment.engine.tune={policy}").metrics
         assert with_it.e2el_s.mean > without.e2el_s.mean
-        assert with_it.tpot_s.mean > without.tpot_s.mean
         assert with_it.ttft_s.mean > without.ttft_s.mean
+        if policy == "idle_only":  # nothing is trained beside decoding ones
+            assert with_it.tpot_s.mean == pytest.approx(without.tpot_s.mean, rel=1e-3)
+        else:
+            assert with_it.tpot_s.mean > without.tpot_s.mean
 
 
 def test_the_flop_of_a_trained_token_is_three_times_that_of_a_forward_one(tmp_path):
