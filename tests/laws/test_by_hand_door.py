@@ -6,12 +6,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from families import turning
 from fleets import both_ways, plain, pool, prompts, serve
 from seeing import in_front
 from serving import PS
 from speculating import kinds
 
+from forerun.errors import SpecError
 from forerun.sim.core.rows_log import STATUS
 from forerun.spec.deployment import Policy, ResponseCache
 from forerun.spec.traces._questions import with_questions
@@ -142,3 +144,9 @@ def test_every_prompt_is_charged_to_its_tenant_whoever_had_its_slot():
         for at in ([0, 1, 2], [0, 0, 0])
     ]
     assert served[0] == served[1] != [0]
+
+
+@pytest.mark.parametrize("column", ["isl", "osl"])
+def test_a_length_beyond_what_is_counted_is_refused_and_not_wrapped(column):
+    with pytest.raises(SpecError, match="one has 2,147,483,648 tokens"):
+        serve(plain([0.0], **{column: 2**31}), [pool()])

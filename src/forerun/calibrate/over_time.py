@@ -48,7 +48,7 @@ def over_time(ticks: np.ndarray, log: Log) -> Iterator[Series]:
 
     ticks : float64 [T, 6]: t, prompt tokens/s, output tokens/s, running, waiting, KV cache in %,
     which is 0 throughout where the engine did not say.  Rates are of the time since the tick
-    before; blocks held are those at the start of the steps under way.
+    before; blocks held are those at the start of the steps under way.  The log is of one replica.
     """
     rows, leaps = log.requests, log.leaps
     assert leaps is not None
@@ -70,4 +70,4 @@ def over_time(ticks: np.ndarray, log: Log) -> Iterator[Series]:
     if kept.any():
         last = np.searchsorted(start, t, side="right") - 1
         held = np.where((last >= 0) & (t < end[last]), leaps["n_blocks"][last], 0)
-        yield Series("KV cache, %", t, kept, 100.0 * held / log.kv_blocks)
+        yield Series("KV cache, %", t, kept, 100.0 * held / log.kv_blocks[0])

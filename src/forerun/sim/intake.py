@@ -55,6 +55,10 @@ class Intake(Settings):
         rows.ready_ps = rows.arrival_ps + delay + per_token * requests.isl
         if self.responses is not None:
             rows.ready_ps += self._asks(self.responses, requests)
+        longest = max(int(column.max(initial=0)) for column in (requests.isl, requests.osl))
+        if longest > NO_CAP:
+            what = f"one has {longest:,} tokens; a request's are counted in 32 bits"
+            raise SpecError.one("requests", what, f"at most {NO_CAP:,}")
         rows.isl, rows.osl = requests.isl, requests.osl
         for name in ("priority", "tenant", "session", "acceptance"):
             if getattr(requests, name) is not None:

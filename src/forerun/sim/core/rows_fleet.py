@@ -164,6 +164,7 @@ ENGINE = np.dtype(
     align=True,
 )
 
+#: tokens of a request where nothing caps them: as many as 32 bits hold
 NO_CAP = 2**31 - 1
 
 RESERVE = {"chunk": 0, "prompt": 1, "full": 2}
