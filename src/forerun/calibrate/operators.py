@@ -275,7 +275,7 @@ def from_siblings(
             part = rest.take(at)
             chosen = choose.from_sibling(rest.module, *found, general, group.engine)
             x = chosen.rows(part.x)
-            said[at] = chosen.physics(x, part.s) * np.exp(chosen.residual(x, part.s))
+            said[at] = chosen.seconds(x, part.s)
             known[at] = True
     return said, known
 
@@ -374,5 +374,5 @@ def _other_runtimes(
                 at = group.at[keys[group.at] == key]
                 part = rest.take(at)
                 x = chosen.rows(part.x)
-                said = chosen.physics(x, part.s) * np.exp(chosen.residual(x, part.s))
+                said = chosen.seconds(x, part.s)
                 yield chosen.halves, at, np.log(part.time_s / said)

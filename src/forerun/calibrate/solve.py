@@ -42,14 +42,14 @@ def predicted(data: Data, own: Calibration, general: Calibration | None) -> np.n
             data.module, own if known is not None else None, known or key, general, False, ""
         )
         x = chosen.rows(part.x)
-        out[at] = chosen.physics(x, part.s) * np.exp(chosen.residual(x, part.s))
+        out[at] = chosen.seconds(x, part.s)
     return out
 
 
 def across_devices(data: Data, general: Calibration) -> np.ndarray:
     """Seconds of rows as if their devices were known by their data sheets alone."""
     chosen = choose.Chosen(data.module, None, "", general, False, "")
-    return chosen.physics(data.x, data.s) * np.exp(chosen.residual(data.x, data.s))
+    return chosen.seconds(data.x, data.s)
 
 
 # ---------------------------------------------------------------------------- coefficients

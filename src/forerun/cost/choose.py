@@ -94,6 +94,10 @@ class Chosen:
             return own
         return np.sqrt(own * self.module.physics(x, s, self._across(x, s)))
 
+    def seconds(self, x: Rows, s: Sheet) -> np.ndarray:
+        """Seconds of rows that have been through `rows`, float64 [N]."""
+        return self.physics(x, s) * np.exp(self.residual(x, s))
+
     def coefs(self, x: Rows, s: Sheet) -> Mapping[str, np.ndarray | float]:
         """Coefficients of the closed form."""
         if self.own is None:

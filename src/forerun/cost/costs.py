@@ -225,7 +225,7 @@ class Costs:
             low, high = time * np.exp(UNCALIBRATED)
             return Point(time, float(low), float(high), ROOFLINE)
         chosen, x, s = self._chosen(x)
-        time_s = chosen.physics(x, s) * np.exp(chosen.residual(x, s))
+        time_s = chosen.seconds(x, s)
         busy = is_compute_bound(s, chosen.module.counts(x))
         outside = chosen.outside(x)
         low, high = np.exp(chosen.interval(regime_of(busy, np.log(time_s)), outside))
