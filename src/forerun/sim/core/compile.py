@@ -10,7 +10,7 @@ from typing import Any
 
 from forerun.sim.core import arrivals, kv, live, serve, step_end, wake
 from forerun.sim.core.jit import JIT, cache_dir, jit
-from forerun.sim.core.once import once
+from forerun.sim.core.once import linked, once
 from forerun.sim.core.plain import guarded
 from forerun.sim.core.signatures import KINDS, numba_signatures
 
@@ -68,4 +68,5 @@ def policy(kind: str, function: Any, *, keep: bool = False) -> Any:
         return function
     if keep:
         _set_cache_dir()
-    return jit(signature=numba_signatures()[kind], cache=keep)(function)
+    with linked():
+        return jit(signature=numba_signatures()[kind], cache=keep)(function)

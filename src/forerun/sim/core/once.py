@@ -1,11 +1,12 @@
 """`once`: what numba does for every function, done for the engine as a whole and once.
 
-numba optimises each function that it meets, turns it into machine code, and does both again in each
-that calls it.  Those called are linked into the entry before it is optimised, so nothing is lost
-but the time.  What an operator gives for the types of its operands it works out at each place anew,
-several times.  And it lets every index count from the end of its array when it is negative, which
-took a quarter of all instructions; the engine has no such index, see `plain.py`.  None of this is
-part of what numba promises: where it is not found, all is the same but slower.
+numba links each function that it meets with all that it calls, optimises that and turns it into
+machine code, and does it again in each that calls it.  Those called, however far down, are linked
+into the entry before it is optimised, so nothing is lost but the time.  What an operator gives for
+the types of its operands it works out at each place anew, several times.  And it lets every index
+count from the end of its array when it is negative, which took a quarter of all instructions; the
+engine has no such index, see `plain.py`.  None of this is part of what numba promises: where it is
+not found, all is the same but slower.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def once(name: str) -> Iterator[None]:
         return
     library: Any = codegen.JITCodeLibrary
     context: Any = cpu.CPUContext
-    as_whole, to_code = library._optimize_final_module, library._finalize_final_module
+    as_whole, finish = library._optimize_final_module, library.finalize
     executable = context.get_executable
     typed = BaseFunction.get_call_type
     known: dict[Any, Any] = {}
@@ -41,9 +42,10 @@ def once(name: str) -> Iterator[None]:
                     inner.linkage = "internal"  # so what has one caller becomes a part of it
             as_whole(self)
 
-    def emit(self: Any) -> None:
+    def link(self: Any) -> None:
         if self.name == name:
-            to_code(self)
+            self._linking_libraries = _all_below(self)
+            finish(self)
         else:
             self._finalize_dynamic_globals()
             self._finalized = True
@@ -76,7 +78,7 @@ def once(name: str) -> Iterator[None]:
     with ExitStack() as instead:
         for where, what, by in (
             (library, "_optimize_final_module", optimise),
-            (library, "_finalize_final_module", emit),
+            (library, "finalize", link),
             (context, "get_executable", callable_),
             (targetconfig.TargetConfig, "values", values),
             (BaseFunction, "get_call_type", typed_once),
@@ -84,6 +86,34 @@ def once(name: str) -> Iterator[None]:
         ):
             instead.enter_context(_set(where, what, by))
         yield
+
+
+@contextmanager
+def linked() -> Iterator[None]:
+    """Link what is compiled here with all that it calls, where `once` left that to the entry."""
+    from numba.core import codegen
+
+    library: Any = codegen.JITCodeLibrary
+    finish = library.finalize
+
+    def link(self: Any) -> None:
+        self._linking_libraries = _all_below(self)
+        finish(self)
+
+    with _set(library, "finalize", link):
+        yield
+
+
+def _all_below(library: Any) -> list[Any]:
+    """The libraries that one calls, and those that they call, each once."""
+    found: dict[Any, None] = {}
+    left = list(library._linking_libraries)
+    while left:
+        one = left.pop()
+        if one not in found:
+            found[one] = None
+            left += one._linking_libraries
+    return list(found)
 
 
 @contextmanager
