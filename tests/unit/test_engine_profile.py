@@ -69,6 +69,20 @@ def test_without_a_named_engine_the_host_takes_no_time_and_the_answer_says_so():
     assert "the host takes no time" not in told(own)
 
 
+def test_an_older_version_has_the_profile_of_before():
+    older, newest = profile("vllm", "0.12.0"), profile("vllm")
+    assert (older.name, newest.name) == ("vllm before 0.14", "vllm")
+    assert profile("vllm", "0.11.2") == profile("vllm", "0.13") == older
+    assert profile("vllm", "0.14.0") == profile("vllm", "0.24.0") == newest
+    assert profile("sglang", "0.1.0") == profile("sglang")
+    # its host waits for every step, and a step takes longer for it
+    found = api.simulate(case(runtime="vllm 0.12.0"), bootstrap=False)
+    assert "host terms of vllm before 0.14: profile fitted to" in told(found)
+    late = api.simulate(case(runtime="vllm 0.18.0"), bootstrap=False)
+    more = older.host_step_s - newest.host_step_s
+    assert found.metrics.tpot_s.mean > late.metrics.tpot_s.mean + 0.9 * more
+
+
 def test_a_prediction_names_the_profile():
     assert api.predict(case(runtime="vllm"))[0].why.endswith("; host: profile of vllm")
     assert "host" not in api.predict(case())[0].why

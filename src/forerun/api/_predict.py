@@ -165,7 +165,7 @@ def _host(deployment: Deployment) -> str:
     from forerun.cost.engine_profile import EngineProfile
 
     found = [of_pool(pool) for pool in deployment.pools]
-    names = dict.fromkeys(fit.engine for fit in found if isinstance(fit, EngineProfile))
+    names = dict.fromkeys(fit.name for fit in found if isinstance(fit, EngineProfile))
     return f"; host: profile of {', '.join(names)}" if names else ""
 
 

@@ -23,9 +23,8 @@ import numpy as np
 
 from forerun import units
 from forerun.calibrate.least import solve
-from forerun.cost.engine_profile import EngineProfile, engines, profile
+from forerun.cost.engine_profile import EngineProfile, engines, file_name, of_runtime, profiles
 from forerun.cost.engine_terms import FACTORS
-from forerun.cost.sheet import split_runtime
 from forerun.errors import ForerunError
 from forerun.measure.runs import Runs, joined
 from forerun.measure.threads import pin
@@ -69,19 +68,19 @@ class Scored:
 
 
 def fit(runs: Runs, *, workers: int = 1) -> tuple[list[EngineProfile], Scored]:
-    """A profile for each engine with a file of rules, and all runs predicted from other halves."""
-    engine = np.array([split_runtime(r)[0] for r in runs.table.text("runtime")])
-    names = [name for name in engines() if (engine == name).any()]
-    parts = [runs.take(engine == name) for name in names]
-    # an engine's fits, to each half and to both, do not wait for each other: the slowest engine
+    """A profile for each with a file of rules, and all runs predicted from other halves."""
+    mine = np.array([_profile_name(runs.row(i)) for i in range(runs.n)])
+    bases = [b for name in engines() for b in profiles(name) if (mine == b.name).any()]
+    parts = [runs.take(mine == base.name) for base in bases]
+    # the fits of a profile, to each half and to both, do not wait for each other: the slowest
     # would else keep one process busy long after all others
     tasks = [
-        (n, p, flag) for n, p in zip(names, parts, strict=True) for flag in (False, True, None)
+        (b, p, flag) for b, p in zip(bases, parts, strict=True) for flag in (False, True, None)
     ]
     if workers > 1:
         n = min(workers, len(tasks))
         with ProcessPoolExecutor(n, get_context("spawn"), pin, (1,)) as pool:
-            # the engine of most runs first, so that no process is left alone with it
+            # the profile of most runs first, so that no process is left alone with it
             order = sorted(range(len(tasks)), key=lambda j: -tasks[j][1].n)
             futures = {j: pool.submit(_part, *tasks[j]) for j in order}
             done = [futures[j].result() for j in range(len(tasks))]
@@ -91,10 +90,18 @@ def fit(runs: Runs, *, workers: int = 1) -> tuple[list[EngineProfile], Scored]:
     return [p for p, _ in found], together([s for _, s in found])
 
 
-def _part(name: str, runs: Runs, flag: bool | None) -> tuple[EngineProfile, Scored | None]:
+def _profile_name(row: Mapping[str, str]) -> str:
+    """Of the profile that a run belongs to; "" where its engine has none."""
+    found = of_runtime(f"{row.get('runtime', '')} {row.get('runtime_version', '')}".strip())
+    return found.name if found else ""
+
+
+def _part(
+    base: EngineProfile, runs: Runs, flag: bool | None
+) -> tuple[EngineProfile, Scored | None]:
     """The profile of the half that is not `flag`, and its predictions of the other; of None, the
     profile of both halves alone."""
-    base, usable = profile(name), runs.note == ""
+    usable = runs.note == ""
     if flag is None:
         return fit_profile(runs.take(usable), base), None
     half = halves(runs)
@@ -256,12 +263,12 @@ def save(found: EngineProfile, folder: Path) -> Path:
     for name in TIMES:
         if name in data:
             data[name] = units.show(data[name], "time", digits=4)
-    data = {name: data[name] for name in ("engine", "batch")} | data
+    data = {name: data[name] for name in ("engine", "before", "batch") if name in data} | data
     text = io.StringIO()
     writer = YAML()
     writer.width = 100
     writer.dump(data, text)
-    path = folder / f"{found.engine}.yaml"
+    path = folder / file_name(found)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text.getvalue(), encoding="utf-8")
     return path

@@ -105,7 +105,7 @@ def runs_of(tables: Sequence[str]) -> tuple[Any, list[str]]:
 def _scored(runs: Any, workers: int) -> Any:
     """Runs predicted by profiles that were not fitted to them."""
     from forerun.calibrate.serving import fit, score
-    from forerun.cost.engine_profile import engines, profile
+    from forerun.cost.engine_profile import engines, profiles
 
-    used = {profile(engine).origin for engine in engines()}
+    used = {p.origin for engine in engines() for p in profiles(engine)}
     return fit(runs, workers=workers)[1] if runs.origin in used else score(runs)

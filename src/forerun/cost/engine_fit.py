@@ -139,7 +139,7 @@ def ids(pools: Iterable[Pool]) -> list[str]:
         fit = of_pool(pool)
         if fit is not None:
             is_file = isinstance(fit, EngineFit)
-            label = pool.engine.calibration if is_file else f"profile of {fit.engine}"
+            label = pool.engine.calibration if is_file else f"profile of {fit.name}"
             out.append(f"{label} {fit.content_hash()}")
     return list(dict.fromkeys(out))
 

@@ -2,6 +2,7 @@
 
 The rules (which batch policy, how many tokens a step) are the engine's own; the times are fitted
 to published runs by `calibrate.serving`, which also writes the errors on runs it did not use.
+Versions whose host works otherwise have a file of their own, `<engine>-before-<version>.yaml`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from forerun import units
+from forerun.cost.calibration import version_numbers
 from forerun.cost.engine_terms import EngineTerms
 from forerun.cost.scale import scaled
 from forerun.cost.sheet import split_runtime
@@ -24,6 +26,7 @@ from forerun.spec.bridge import problems_of
 from forerun.spec.deployment import Engine, Policy, Pool
 
 FOLDER = Path(__file__).parent / "profiles"
+BEFORE = "-before-"  # in the name of a file, between an engine and a version
 LONG_STEP = 32_768  # tokens of a step that set-ups for long prompts stay below
 FIGURES = ("ttft_s", "tpot_s", "e2el_s")
 UNKNOWN = (0.4, 2.5)  # factors on latencies of an engine without runs: estimate
@@ -33,6 +36,7 @@ class EngineProfile(EngineTerms):
     """An engine's scheduler and host, and how well they predict runs that were not used."""
 
     engine: str
+    before: str = ""  # of versions below this one; "" is the newest, and of a version not told
     batch: Policy
     max_num_batched_tokens: int = Field(ge=1)
     #: tokens of a step as a multiple of the prompt, where published set-ups choose them so
@@ -54,6 +58,11 @@ class EngineProfile(EngineTerms):
     #: factors on a prediction that hold 80 % of the runs not used, by figure; "split ttft_s" where
     #: prompts and answers have pools of their own
     spread: dict[str, tuple[float, float]] = {}
+
+    @property
+    def name(self) -> str:
+        """The engine, and which versions of it: "vllm before 0.14"."""
+        return f"{self.engine} before {self.before}" if self.before else self.engine
 
     def budget(self, isl: int) -> int:
         """Tokens of a step where the question gives none."""
@@ -86,8 +95,8 @@ class EngineProfile(EngineTerms):
 
 def of_runtime(runtime: str) -> EngineProfile | None:
     """The profile of "vllm 0.24.0"; None for an engine that has none."""
-    name = split_runtime(runtime)[0]
-    return profile(name) if name in engines() else None
+    name, version = split_runtime(runtime)
+    return profile(name, version) if name in engines() else None
 
 
 def on_pool(found: EngineProfile, pool: Pool) -> Pool:
@@ -105,7 +114,7 @@ def on_pool(found: EngineProfile, pool: Pool) -> Pool:
 def on_table(found: EngineProfile, table: CostTable, pool: Pool) -> CostTable:
     """The table with the profile's factors, and sentences on what it was fitted to."""
     low, high = found.interval("tpot_s", table)
-    said = [f"host terms of {found.engine}: profile fitted to {found.rows:,} runs of "
+    said = [f"host terms of {found.name}: profile fitted to {found.rows:,} runs of "
             f"{found.origin}{_error(found)}"]  # fmt: skip
     if found.api_request_s or found.api_token_s:
         token = f" and {units.show(found.api_token_s, 'time')} a token" if found.api_token_s else ""
@@ -135,17 +144,36 @@ def _error(found: EngineProfile) -> str:
 @functools.cache
 def engines() -> tuple[str, ...]:
     """Names of the engines that have a profile, sorted."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml") if BEFORE not in path.stem))
 
 
 @functools.cache
-def profile(engine: str) -> EngineProfile:
-    """The profile of an engine.  Raises SpecError with the nearest names."""
+def profile(engine: str, version: str = "") -> EngineProfile:
+    """The profile of an engine's version, the newest where none is told.
+
+    Raises SpecError with the nearest names.
+    """
     if engine not in engines():
         raise SpecError.one(f"runtime {engine!r}", "has no profile", nearest(engine, engines()))
+    asked = version_numbers(version)
+    older = [p for p in profiles(engine) if p.before and asked < version_numbers(p.before)]
+    if asked and older:
+        return min(older, key=lambda p: version_numbers(p.before))
     return read(FOLDER / f"{engine}.yaml")
 
 
+def profiles(engine: str) -> list[EngineProfile]:
+    """The profiles of all versions of an engine, the newest first."""
+    own = [FOLDER / f"{engine}.yaml", *sorted(FOLDER.glob(f"{engine}{BEFORE}*.yaml"))]
+    return [read(path) for path in own]
+
+
+def file_name(found: EngineProfile) -> str:
+    """Of the file of a profile."""
+    return f"{found.engine}{BEFORE}{found.before}.yaml" if found.before else f"{found.engine}.yaml"
+
+
+@functools.cache
 def read(path: Path) -> EngineProfile:
     """The profile in a file.  Raises SpecError with every mistake in it."""
     source, name = yaml.read_text(str(path))

@@ -92,11 +92,3 @@ def quantise_cache(
         read=(k_width + v_width) * kv_bytes, write=0.0, flop=5.0 * (k_width + v_width),
         kv_bytes=k_width * old_k + v_width * old_v,
     )  # fmt: skip
-
-
-def quantise(width: int, *, act_bytes: float, in_bytes: float) -> Elementwise:
-    """Write an activation of `width` values a token in a narrower format, scale found on the way.
-
-    read D * act_bytes, write D * in_bytes; 3 flop a value (maximum, scale, round)
-    """
-    return Elementwise(read=width * act_bytes, write=width * in_bytes, flop=3.0 * width)

@@ -8,7 +8,7 @@ from forerun.errors import ShapeError
 from forerun.ops.attention import Attention
 from forerun.ops.check import check_layout
 from forerun.ops.collectives import Collective
-from forerun.ops.elementwise import Elementwise, norm, quantise
+from forerun.ops.elementwise import Elementwise, norm
 from forerun.ops.embedding import Embedding
 from forerun.ops.graph import EMBED, HEAD, Axis, Graph, Op, Shape
 from forerun.ops.layers import feed_forward, mixer
@@ -181,10 +181,6 @@ def _layer(model: Model, pool: Pool, f: Formats, index: int, group: Layers) -> l
 
     def add(name: str, shape: Shape, part: str, *, axis: Axis = "tokens", split_: int = split,
             times: float = 1) -> None:  # fmt: skip
-        if isinstance(shape, Matmul) and shape.in_bytes < f.act_bytes:
-            # kernels for narrow activations want them converted first, dynamically
-            made = quantise(shape.k * shape.batch, act_bytes=f.act_bytes, in_bytes=shape.in_bytes)
-            ops.append(Op(f"{name}.quantise", made, axis, group.n * times, split_, W, index, part))
         ops.append(Op(name, shape, axis, group.n * times, split_, W, index, part))
 
     def reduce(name: str) -> None:

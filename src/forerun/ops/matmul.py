@@ -29,7 +29,11 @@ def matmul(
 
 @dataclass(frozen=True)
 class Matmul:
-    """A weight of n outputs by k inputs in `dtype`; `batch` of them side by side (per head)."""
+    """A weight of n outputs by k inputs in `dtype`; `batch` of them side by side (per head).
+
+    Converting activations to `in_bytes` is part of the product: its time is in what
+    cost.families.gemm says, as in what engines' products measure.
+    """
 
     n: int
     k: int

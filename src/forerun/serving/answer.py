@@ -224,5 +224,5 @@ def _bound(q: Question, station: Station) -> str:
 def _source(profile: EngineProfile, tables: list[CostTable]) -> str:
     best = [max(t.sources, key=lambda k: t.sources[k]) for t in tables]
     steps = " and ".join(dict.fromkeys(best))
-    runs = f"{profile.engine} profile of {profile.rows} runs" if profile.rows else "no runs"
+    runs = f"{profile.name} profile of {profile.rows} runs" if profile.rows else "no runs"
     return f"simulated; steps: {steps}; host: {runs}"

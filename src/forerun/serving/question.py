@@ -115,7 +115,7 @@ def _engine(row: Mapping[str, str], assumed: list[str]) -> tuple[EngineProfile, 
     if engine not in engines():
         assumed.append(f"scheduled as vllm does ({engine or 'no runtime'} has no profile)")
         engine = engine or "vllm"
-    found = profile(engine if engine in engines() else "vllm")
+    found = profile(engine, version) if engine in engines() else profile("vllm")
     return found, f"{engine} {version}".strip()
 
 
