@@ -14,6 +14,7 @@ from serving import PS, served, simulate, table, workload
 
 from forerun.cost.table import CostTable, Work, grid
 from forerun.errors import PolicyError, SpecError
+from forerun.sim.core.jit import JIT
 from forerun.sim.core.signatures import OUTSTANDING
 from forerun.sim.serve import Server
 from forerun.spec.deployment import Policy
@@ -307,9 +308,13 @@ def test_an_impossible_choice_names_the_policy_the_request_and_the_time():
         simulate(workload(1, 20), served(table()), policies={"admit": never})
 
 
-def test_a_policy_that_cannot_run_is_told_with_its_signature():
+@pytest.mark.skipif(not JIT, reason="without the compiler any Python runs")
+def test_a_policy_that_does_not_compile_is_told():
     with pytest.raises(PolicyError, match="does not compile as a `route` policy"):
         simulate(workload(1, 5), served(table()), policies={"route": does_not_compile})
+
+
+def test_a_policy_that_cannot_run_is_told_with_its_signature():
     with pytest.raises(PolicyError, match="takes 4 arguments"):
         simulate(workload(1, 5), served(table()), policies={"route": never})
     with pytest.raises(PolicyError, match="did you mean least_outstanding"):
