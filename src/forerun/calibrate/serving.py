@@ -29,7 +29,7 @@ from forerun.errors import ForerunError
 from forerun.measure.runs import Runs, joined
 from forerun.measure.threads import pin
 from forerun.serving.answer import answer
-from forerun.serving.question import question
+from forerun.serving.question import question, runtime_of
 
 #: deviations of the priors of the profile's times; nothing is where they are centred
 SD = {
@@ -69,7 +69,8 @@ class Scored:
 
 def fit(runs: Runs, *, workers: int = 1) -> tuple[list[EngineProfile], Scored]:
     """A profile for each with a file of rules, and all runs predicted from other halves."""
-    mine = np.array([_profile_name(runs.row(i)) for i in range(runs.n)])
+    known = [of_runtime(runtime_of(runs.row(i))) for i in range(runs.n)]
+    mine = np.array([found.name if found else "" for found in known])
     bases = [b for name in engines() for b in profiles(name) if (mine == b.name).any()]
     parts = [runs.take(mine == base.name) for base in bases]
     # the fits of a profile, to each half and to both, do not wait for each other: the slowest
@@ -88,12 +89,6 @@ def fit(runs: Runs, *, workers: int = 1) -> tuple[list[EngineProfile], Scored]:
         done = [_part(*task) for task in tasks]
     found = [_joined(p, *done[3 * j : 3 * j + 3]) for j, p in enumerate(parts)]
     return [p for p, _ in found], together([s for _, s in found])
-
-
-def _profile_name(row: Mapping[str, str]) -> str:
-    """Of the profile that a run belongs to; "" where its engine has none."""
-    found = of_runtime(f"{row.get('runtime', '')} {row.get('runtime_version', '')}".strip())
-    return found.name if found else ""
 
 
 def _part(

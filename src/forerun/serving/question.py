@@ -108,9 +108,14 @@ def _check_later(row: Mapping[str, str], assumed: list[str]) -> None:
         assumed.append("spec_acceptance says nothing without spec_tokens")
 
 
+def runtime_of(row: Mapping[str, str]) -> str:
+    """Engine and version that a row names; "" where it names none."""
+    return f"{word(row, 'runtime')} {word(row, 'runtime_version')}".strip()
+
+
 def _engine(row: Mapping[str, str], assumed: list[str]) -> tuple[EngineProfile, str]:
     """(profile of the row's engine or of the one that stands for it, engine and version)."""
-    asked = f"{word(row, 'runtime')} {word(row, 'runtime_version')}".strip()
+    asked = runtime_of(row)
     engine, version = split_runtime(asked) if asked else ("", "")
     if engine not in engines():
         assumed.append(f"scheduled as vllm does ({engine or 'no runtime'} has no profile)")
