@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from adapting import fitted
 from families import asking, engine_turn, model_fleets
 from fleets import assert_laws, assert_same, both_ways, fleets, pool, serve, sharing, troubles
 from flows import assert_order, woven
@@ -248,3 +249,18 @@ def test_an_order_of_ones_own_is_asked_again(tmp_path):
     pools = with_engine([pool(replicas=2)], order=Policy(name=f"{file}:mine"))
     leapt = both_ways(serve, requests, pools)
     assert_laws(leapt, requests)
+
+
+def test_a_tenant_whose_request_waits_for_its_adapter_is_not_idle():
+    """What it was not served meanwhile is not forgotten: two of its next requests come first."""
+    n = 6
+    requests = Requests(
+        np.array([0.0] * (n + 1) + [0.012] * 3), np.full(n + 4, 30), np.full(n + 4, 3),
+        tenant=np.array([0] * n + [1] * 4), adapter=np.array([-1] * n + [2] + [-1] * 3),
+    )  # fmt: skip
+    pools = fitted(fair(with_engine([pool()], max_num_seqs=1)))
+    rows = serve(requests, pools).log_so_far().requests
+    order = np.argsort(rows["scheduled_ps"], kind="stable")
+    # tenant 0 is served two requests before the three come; were tenant 1 taken for idle, its
+    # counter would be lifted to theirs, and the second would wait for a request of tenant 0
+    assert list(order[:4]) == [0, 1, n + 1, n + 2]
