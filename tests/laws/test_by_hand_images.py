@@ -86,6 +86,9 @@ def test_a_controlnet_of_those_who_pause_computes_nothing():
     assert in_us(log.requests["done_ps"]) == [2 * STEP + 2 * TWO + 2 * 8_710 + 2 * 17_420] * 2
     assert log.branched["n_steps"][0] == 4
     assert log.branched["added_ps"][0] == log.branched["busy_ps"][0]
+    # for the energy: branches of a leap's step, and their tokens; none of who pauses
+    leaps = log.leaps
+    assert [leaps["depth"].tolist(), leaps["draft_tokens"].tolist()] == [[1, 1, 1], [60, 60, 120]]
 
 
 def none_while_others_decode(replica, engine, params):
@@ -132,6 +135,7 @@ def test_devices_take_branches_in_turn_and_send_what_their_own_requests_need():
     assert in_us(log.requests["done_ps"]) == [trunk + wait] * 2
     assert in_us(log.branched["busy_ps"][0]) == 3 * 8_710 + 2_842
     assert in_us(log.branched["added_ps"][0]) == wait
+    assert (log.leaps["depth"][0], log.leaps["draft_tokens"][0]) == (4, 3 * 60 + 24)
 
 
 def test_who_uses_no_controlnet_waits_for_none():
