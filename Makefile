@@ -32,7 +32,7 @@ test: $(VENV)/.dev ## set up, then style, types, layers and all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 bench: $(VENV)/.dev ## measure speed, compare with peers, write build/bench.json
 	@mkdir -p build
