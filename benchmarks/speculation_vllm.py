@@ -41,6 +41,7 @@ def rows_of(path: str) -> list[dict[str, str]]:
 def latency_s(row: dict[str, str], alpha: float, host_seq_s: float, folder: Path) -> float:
     """What the row's batch takes from first to last."""
     n, length = int(row["Num of Hardware"]), int(row["Input Output Length"])
+    # the file says no version; all of 2024 are before 0.14
     engine: dict[str, object] = {"runtime": "vllm 0.6", "max_model_len": 2048}
     if name := row["speculative model"]:
         config = folder / f"{Path(name).name}.json"

@@ -8,7 +8,8 @@ import pytest
 
 from forerun import catalog
 from forerun.cost.calibration import Calibration, Errors, Origin, Store, load, save
-from forerun.cost.choose import choose, coefs_across, coefs_of
+from forerun.cost.choose import choose
+from forerun.cost.chosen import coefs_across, coefs_of
 from forerun.cost.families import families, family
 from forerun.cost.operators import predict
 from forerun.cost.rows import rows

@@ -7,7 +7,7 @@ import pytest
 
 from forerun.catalog import device, model
 from forerun.cost.calibration import Calibration, Errors, Origin, Store, save
-from forerun.cost.choose import starting
+from forerun.cost.chosen import starting
 from forerun.cost.collectives import wires
 from forerun.cost.costs import Costs
 from forerun.cost.families import family

@@ -75,6 +75,7 @@ def test_an_older_version_has_the_profile_of_before():
     assert profile("vllm", "0.11.2") == profile("vllm", "0.13") == older
     assert profile("vllm", "0.14.0") == profile("vllm", "0.24.0") == newest
     assert profile("sglang", "0.1.0") == profile("sglang")
+    assert older.transfer_s == newest.transfer_s > 0  # no run of pools apart told it
     # its host waits for every step, and a step takes longer for it
     found = api.simulate(case(runtime="vllm 0.12.0"), bootstrap=False)
     assert "host terms of vllm before 0.14: profile fitted to" in told(found)

@@ -6,7 +6,7 @@ A family added to `cost.families` fails here until its sizes are named in KINDS.
 import numpy as np
 import pytest
 
-from forerun.cost.choose import starting
+from forerun.cost.chosen import starting
 from forerun.cost.families import families, family
 from forerun.cost.rows import NUMBERS, Rows, joined, rows
 from forerun.cost.sheet import sheet

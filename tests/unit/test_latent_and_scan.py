@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from forerun.cost.choose import starting
+from forerun.cost.chosen import starting
 from forerun.cost.families import family
 from forerun.cost.operators import predict
 from forerun.cost.rows import rows

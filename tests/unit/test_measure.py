@@ -14,7 +14,8 @@ from forerun import catalog
 from forerun.calibrate.data import gathered
 from forerun.calibrate.operators import fit_own
 from forerun.calibrate.solve import predicted
-from forerun.cost import choose, operators
+from forerun.cost import operators
+from forerun.cost.chosen import starting
 from forerun.cost.families import family, family_of_op, gemm
 from forerun.cost.sheet import sheet
 from forerun.errors import SpecError
@@ -61,7 +62,7 @@ def seconds(rows, **coefs):
     module = family(str(family_of_op(rows[0]["op"])))
     x = x.filled(module.DEFAULTS)
     s = sheet(x)
-    c = choose.starting(x, s, module)
+    c = starting(x, s, module)
     known = {name: value for name, value in coefs.items() if name in c}
     return module.physics(x, s, {**c, **known})
 
@@ -101,7 +102,7 @@ def test_chosen_points_tell_coefficients_more_than_points_at_random():
     def told(rows):
         x = as_rows([{**row, "device": CPU} for row in rows]).filled(gemm.DEFAULTS)
         s = sheet(x)
-        g = gradients(lambda c: gemm.physics(x, s, c), choose.starting(x, s, gemm))
+        g = gradients(lambda c: gemm.physics(x, s, c), starting(x, s, gemm))
         return np.linalg.slogdet(0.1 * np.eye(g.shape[1]) + g.T @ g)[1]
 
     chosen = told(representatives(Kind("gemm", 1), device, "fp32", 20))

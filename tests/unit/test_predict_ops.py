@@ -11,7 +11,7 @@ import pytest
 from forerun import catalog
 from forerun.api._ops import OUT, predict_ops
 from forerun.cost.calibration import Calibration, Errors, Origin, Store, save, store
-from forerun.cost.choose import starting
+from forerun.cost.chosen import starting
 from forerun.cost.families import families, family
 from forerun.cost.rows import NUMBERS, TEXTS, rows
 from forerun.cost.sheet import sheet

@@ -9,7 +9,7 @@ import pytest
 from forerun import catalog
 from forerun.calibrate.operators import _residual_of
 from forerun.cost.calibration import Calibration, Errors, Store, save
-from forerun.cost.choose import coefs_across, coefs_scaled, starting, takes_residual
+from forerun.cost.chosen import coefs_across, coefs_scaled, starting, takes_residual
 from forerun.cost.families import family
 from forerun.cost.rows import rows
 from forerun.cost.sheet import sheet

@@ -33,6 +33,7 @@ from forerun.calibrate.solve import GENERAL, OWN, across_devices, fit_coefs, lea
 from forerun.calibrate.split import held_out, parts_of
 from forerun.cost import choose, operators
 from forerun.cost.calibration import FEW_ROWS, Calibration, Errors
+from forerun.cost.chosen import OTHER, Chosen, launch_key, starting, takes_residual
 
 #: rows below which a device has coefficients and no residual
 LEAST_ROWS = FEW_ROWS
@@ -182,10 +183,10 @@ def fit_general(
         mine = np.flatnonzero(machine == device)
         learnt[mine], plain[mine], scaled[mine] = said
         for halves, at, off in others:
-            elsewhere.setdefault(choose.OTHER[halves], []).append((mine[at], off))
+            elsewhere.setdefault(OTHER[halves], []).append((mine[at], off))
     takes = _residual_of(used, learnt, plain, weight)
     whole = replace(whole, residual_of=takes)
-    said = np.where(choose.takes_residual(whole, used.s), learnt, plain)
+    said = np.where(takes_residual(whole, used.s), learnt, plain)
     if all(one.startswith("not ") for one in takes):
         whole = replace(whole, trees=None)
     off = np.log(used.time_s / said)
@@ -312,7 +313,7 @@ def _common_factors(used: Data, owns: Sequence[Calibration]) -> tuple[tuple[str,
     for device, engine, key, ratio in _ratios(used, owns):
         by_device.setdefault(device, []).append(ratio)
         if launch is not None and engine and np.isfinite(ratio[launch]):
-            place = launches.setdefault(choose.launch_key(engine, key), {})
+            place = launches.setdefault(launch_key(engine, key), {})
             place.setdefault(device, []).append(float(ratio[launch]))
     if not by_device:
         return ("",), np.ones((1, len(names)))
@@ -343,7 +344,7 @@ def _ratios(used: Data, owns: Sequence[Calibration]) -> Iterator[tuple[str, str,
         if own is None:
             continue
         part = used.take(group.at)
-        start = choose.starting(part.x, part.s, part.module)
+        start = starting(part.x, part.s, part.module)
         keys = operators.keys_of(part.x, part.module)
         for key in sorted(set(keys) & set(own.keys)):
             found = own.coefs[own.keys.index(key)]
@@ -370,7 +371,7 @@ def _other_runtimes(
                 known = own.closest_key(choose.any_kernel(rest.module, key))
                 if known is None:
                     continue
-                chosen = choose.Chosen(rest.module, own, known, general, True, "")
+                chosen = Chosen(rest.module, own, known, general, True, "")
                 at = group.at[keys[group.at] == key]
                 part = rest.take(at)
                 x = chosen.rows(part.x)

@@ -155,8 +155,10 @@ def fit_profile(runs: Runs, base: EngineProfile) -> EngineProfile:
     free = np.ones(len(NAMES), dtype=bool)
     free[NAMES.index("transfer_s")] = any(apart)
     starts = [np.array([s.get(n, 0.0) / SD.get(n, 1.0) for n in NAMES]) for s in STARTS]
-    found = solve(residuals, low, high, free, starts)
-    return with_values(base, found.z)
+    found = with_values(base, solve(residuals, low, high, free, starts).z)
+    if not any(apart):  # nothing told the hand-over
+        found = found.model_copy(update={"transfer_s": base.transfer_s})
+    return found
 
 
 def with_values(base: EngineProfile, z: np.ndarray) -> EngineProfile:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from forerun.calibrate.data import Data, thinned
-from forerun.cost import choose, operators
+from forerun.cost import operators
 from forerun.cost.calibration import Calibration
+from forerun.cost.chosen import Chosen, starting
 from forerun.cost.trees import Trees, trees_of_booster
 from forerun.errors import SpecError
 
@@ -38,7 +39,7 @@ def predicted(data: Data, own: Calibration, general: Calibration | None) -> np.n
     for key in set(keys):
         at = np.flatnonzero(keys == key)
         part, known = data.take(at), own.closest_key(key)
-        chosen = choose.Chosen(
+        chosen = Chosen(
             data.module, own if known is not None else None, known or key, general, False, ""
         )
         x = chosen.rows(part.x)
@@ -48,7 +49,7 @@ def predicted(data: Data, own: Calibration, general: Calibration | None) -> np.n
 
 def across_devices(data: Data, general: Calibration) -> np.ndarray:
     """Seconds of rows as if their devices were known by their data sheets alone."""
-    chosen = choose.Chosen(data.module, None, "", general, False, "")
+    chosen = Chosen(data.module, None, "", general, False, "")
     return chosen.seconds(data.x, data.s)
 
 
@@ -63,7 +64,7 @@ def fit_coefs(part: Data) -> tuple[tuple[str, ...], np.ndarray]:
     rows = []
     for key in found[order]:
         mine = part.take(np.flatnonzero(keys == key))
-        start = choose.starting(mine.x, mine.s, mine.module)
+        start = starting(mine.x, mine.s, mine.module)
         prior = {name: float(np.median(value)) for name, value in start.items()}
         rows.append(_solve(mine.take(thinned(mine, most=SOLVED_ROWS)), prior))
     return tuple(found[order]), np.array(rows).reshape(len(found), len(part.module.COEFS))

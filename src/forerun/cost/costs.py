@@ -15,7 +15,8 @@ import numpy as np
 
 from forerun.cost import shapes
 from forerun.cost.calibration import Store, store
-from forerun.cost.choose import ROOFLINE, UNCALIBRATED, Chosen, choose, coefs_of
+from forerun.cost.choose import choose
+from forerun.cost.chosen import ROOFLINE, UNCALIBRATED, Chosen, coefs_of
 from forerun.cost.collectives import Wires, collective_time
 from forerun.cost.efficiency import Efficiency, efficiency
 from forerun.cost.families import family, family_of_op

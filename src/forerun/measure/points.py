@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from forerun.cost import choose
+from forerun.cost.chosen import starting
 from forerun.cost.families import family, family_of_op
 from forerun.cost.rows import NUMBERS, Rows, rows
 from forerun.cost.sheet import sheet
@@ -86,7 +86,7 @@ def representatives(kind: Kind, device: Device, dtype: str, count: int) -> list[
     drawn = list(candidates(kind, dtype, size))
     x = as_rows([{**row, "device": device.name} for row in drawn]).filled(module.DEFAULTS)
     s = sheet(x, {device.name: device})
-    counts, c = module.counts(x), choose.starting(x, s, module)
+    counts, c = module.counts(x), starting(x, s, module)
     time_s = module.physics(x, s, c)
     small = (time_s < MOST_S) & (counts.hbm_bytes <= MOST_BYTES * size)
     at = np.flatnonzero(small)
