@@ -3,14 +3,16 @@
 numba links each function that it meets with all that it calls, optimises that and turns it into
 machine code, and does it again in each that calls it.  Those called, however far down, are linked
 into the entry before it is optimised, so nothing is lost but the time.  What an operator gives for
-the types of its operands it works out at each place anew, several times.  And it lets every index
-count from the end of its array when it is negative, which took a quarter of all instructions; the
-engine has no such index, see `plain.py`.  None of this is part of what numba promises: where it is
-not found, all is the same but slower.
+the types of its operands it works out at each place anew, several times, and the size of a type;
+whoever listens is told of each lock that it takes.  And it lets every index count from the end of
+its array when it is negative, which took a quarter of all instructions; the engine has no such
+index, see `plain.py`.  None of this is part of what numba promises: where it is not found, all is
+the same but slower.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -20,8 +22,9 @@ from typing import Any
 def once(name: str) -> Iterator[None]:
     """Optimise, and turn into machine code, the function of this name alone."""
     try:
+        from llvmlite import ir
         from numba import _dynfunc  # type: ignore[attr-defined]
-        from numba.core import codegen, cpu, targetconfig, types
+        from numba.core import codegen, cpu, event, targetconfig, types
         from numba.core.types.functions import BaseFunction
         from numba.np import arrayobj
     except ImportError:
@@ -32,6 +35,8 @@ def once(name: str) -> Iterator[None]:
     as_whole, finish = library._optimize_final_module, library.finalize
     executable = context.get_executable
     typed = BaseFunction.get_call_type
+    size_of = ir.Type.get_abi_size
+    sizes: dict[str, int] = {}
     known: dict[Any, Any] = {}
     defaults: dict[type, dict[str, Any]] = {}
 
@@ -71,17 +76,37 @@ def once(name: str) -> Iterator[None]:
             known[key] = typed(self, where, args, kws)
         return known[key]
 
+    def size(self: Any, described: Any, _context: Any = None) -> int:
+        """Bytes of a type, which numba has LLVM read as text each time."""
+        key = str(self)
+        if key not in sizes:
+            sizes[key] = size_of(self, described)
+        return sizes[key]
+
+    def functions(self: Any, module: Any) -> None:
+        """Passes over each of the functions that a module has; those it only names get none."""
+        module.data_layout = self._codegen._data_layout
+        for inner in module.functions:
+            if not inner.is_declaration:
+                manager, builder = self._codegen._function_pass_manager()
+                manager.run(inner, builder)
+
     def from_start(to: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:
         """An index as it is: none counts from the end of its array."""
         return to.cast(builder, index, kind, types.intp)
 
     with ExitStack() as instead:
+        instead.enter_context(_no_gc())
         for where, what, by in (
             (library, "_optimize_final_module", optimise),
             (library, "finalize", link),
             (context, "get_executable", callable_),
             (targetconfig.TargetConfig, "values", values),
             (BaseFunction, "get_call_type", typed_once),
+            (codegen.CPUCodeLibrary, "_optimize_functions", functions),
+            (event, "broadcast", lambda _event: None),
+            (ir.Type, "get_abi_size", size),
+            (types.Record, "__repr__", lambda self: self.name),
             (arrayobj, "fix_integer_index", from_start),
         ):
             instead.enter_context(_set(where, what, by))
@@ -114,6 +139,18 @@ def _all_below(library: Any) -> list[Any]:
             found[one] = None
             left += one._linking_libraries
     return list(found)
+
+
+@contextmanager
+def _no_gc() -> Iterator[None]:
+    """What is compiled has few cycles and millions of objects to look through for them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 @contextmanager
