@@ -234,6 +234,7 @@ class Server(Intake):
                 "tenants": tuple(self.tenants),
                 "fair": {k: self._fair[k] for k in ("input", "output")},
                 "port_bytes_per_s": [served.port_bytes_per_s for served in self.pools],
+                **({"untied": int(n)} if (n := self._clock.n_untied) else {}),
                 **({} if (lanes := told(self.pools, self._state)) is None else {"lanes": lanes}),
                 "assumed": (
                     *assumed(self.pools, self.tiers, self._own_caps),

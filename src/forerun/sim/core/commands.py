@@ -216,6 +216,8 @@ def change_pool(state, i, p, t):
         turns.take_up(state, i, p, t)
     if state.engines[p].share != state.engines[replica.pool].share:
         replica.free_ps = t + state.engines[p].switch_ps
+    if state.engines[p].role != state.engines[replica.pool].role:
+        state.clock[0].roles_change = 1
     turns.put_on(state, i, p)
     if state.engines[p].fair == 1:
         queue_by_tenant(state, i)

@@ -18,6 +18,7 @@ from forerun.sim.core import (
     front,
     heaps,
     lanes,
+    lost,
     nets,
     prefix,
     queue,
@@ -125,22 +126,29 @@ def forget_sources(state, i, t):
     for r in range(state.live.shape[0]):
         request = state.live[r]
         if request.source == i and (request.phase == WAITING or request.phase == HELD):
-            lists.leave_source(state, r, t)
-            before = request.n_known
-            waits = request.phase == WAITING
-            again = waits and (
-                request.n_items > 0  # its images are gone too
-                or state.replicas[request.replica].partner >= 0
-            )
-            if again:
-                encode.leave_queue(state, r)
-                wake(state, request.replica, t)
-            forget(state, r)
-            if again:
-                front.send(state, r, t)
-            elif waits:
-                state.load[OUTSTANDING_TOKENS, request.replica] += request.n_known - before
-                wake(state, request.replica, t)  # it may start with fewer blocks now
+            compute_again(state, r, t)
+
+
+@jit
+def compute_again(state, r, t):
+    """The KV of r, which waits, is not to be fetched any more."""
+    request = state.live[r]
+    lists.leave_source(state, r, t)
+    before = request.n_known
+    waits = request.phase == WAITING
+    again = waits and (
+        request.n_items > 0  # its images are gone too
+        or state.replicas[request.replica].partner >= 0
+    )
+    if again:
+        encode.leave_queue(state, r)
+        wake(state, request.replica, t)
+    lost.forget(state, r)
+    if again:
+        front.send(state, r, t)
+    elif waits:
+        state.load[OUTSTANDING_TOKENS, request.replica] += request.n_known - before
+        wake(state, request.replica, t)  # it may start with fewer blocks now
 
 
 @jit
@@ -168,7 +176,7 @@ def empty(state, i, t, lose):
         lists.unlink_running(state, i, r)
         prefix.give_back(state, i, r, request.n_blocks, request.n_shared)
         request.n_blocks = request.n_shared = 0
-        forget(state, r)
+        lost.forget(state, r)
         send_again(state, i, r, t, lose)
     lists.drop_aborted_heads(state, i)
     while replica.queue >= 0:
@@ -176,7 +184,7 @@ def empty(state, i, t, lose):
         state.load[OUTSTANDING_TOKENS, i] -= state.live[r].n_known
         if state.live[r].swapped > 0:
             tiers.forget_swapped(state, r)
-            forget(state, r)
+            lost.forget(state, r)
         else:
             state.live[r].n_retries += 1
         send_again(state, i, r, t, lose)
@@ -214,7 +222,7 @@ def send_parked(state, i, every, t, lose):
                 state.load[OUTSTANDING_TOKENS, i] -= state.live[r].n_known
                 if state.live[r].swapped > 0:
                     tiers.forget_swapped(state, r)
-                    forget(state, r)
+                    lost.forget(state, r)
                 elif every == 1:
                     state.live[r].n_retries += 1
                 if every == 1:
@@ -223,19 +231,6 @@ def send_parked(state, i, every, t, lose):
                     state.load[OUTSTANDING, i] -= 1
                     front.send(state, r, t)
             r = state.parked[i, m]
-
-
-@jit
-def forget(state, r):
-    """What r had computed is lost."""
-    request = state.live[r]
-    encode.start_over(request)
-    if state.clock[0].denoises == 1:
-        denoise.start_over(state, r)
-    request.recomputed += request.n_computed
-    request.n_computed = 0
-    request.n_known = request.isl + request.n_out
-    request.n_retries += 1
 
 
 @jit

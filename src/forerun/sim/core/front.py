@@ -5,7 +5,7 @@ Legend: i replica, p pool, r slot, t picoseconds.
 
 from __future__ import annotations
 
-from forerun.sim.core import adapters, encode, nets, prefix, regions, turns
+from forerun.sim.core import adapters, encode, lost, nets, prefix, regions, turns
 from forerun.sim.core import live as lists
 from forerun.sim.core.jit import jit
 from forerun.sim.core.kv import blocks_for, blocks_now
@@ -175,6 +175,10 @@ def send(state, r, t):
     elif request.source >= 0 and request.stage == PLAIN:
         role = DECODE
     i = choose(state, r, role)
+    if i == NOBODY and role == DECODE and takes(state, request.source, DECODE, request.model):
+        lists.leave_source(state, r, t)  # where it was computed is the only one left to decode it
+        lost.forget(state, r)
+        i = choose(state, r, PREFILL)
     if i == NOBODY:
         hold(state, r)
         return

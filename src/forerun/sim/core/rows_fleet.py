@@ -73,6 +73,7 @@ REPLICA = np.dtype(
         ("denoised", "i8"),  # tokens of a step that denoises, beyond one for each decoder
         ("showing", "i8"),  # tokens of those whose latents become pixels in the step, if it is one
         ("show_head", "i8"),  # requests that wait for that, or are in it, linked by chunk_next
+        ("tied", "i8"),  # 1: it may wait for others who wait for it, see `knots`
         ("branch_ps", "i8"),  # that ControlNets compute in each step that denoises ...
         ("branch_added_ps", "i8"),  # ... and by how much longer it is for them
     ],

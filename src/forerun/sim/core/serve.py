@@ -15,6 +15,7 @@ from forerun.sim.core import (
     door,
     fetch,
     heaps,
+    knots,
     lanes,
     timers,
 )
@@ -84,7 +85,10 @@ def advance(state, until_ps):
                 complete(state, i, state.replicas[i].n_steps)
             if state.replicas[i].n_orders + state.replicas[i].n_parked > 0:
                 commands.at_boundary(state, i, t)
-            heaps.reschedule(state, i, form(state, i, t))
+            ready_ps = form(state, i, t)
+            heaps.reschedule(state, i, ready_ps)
+            if ready_ps == NEVER and clock.roles_change == 1:
+                knots.untie(state, i, t)
             if state.replicas[i].partner >= 0:
                 lanes.tell(state, i, t)
         else:

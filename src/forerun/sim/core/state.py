@@ -123,6 +123,8 @@ CLOCK = np.dtype(
         ("fair_shared", "i8"),  # ... over the fleet, else by replica
         ("fair_lift", "i8"),  # 1: who comes back has saved nothing up
         ("last_tenant", "i8"),  # as of a replica, over the fleet
+        ("roles_change", "i8"),  # 1: a replica has taken on another role
+        ("n_untied", "i8"),  # requests whose KV was given up, so that nobody waits in a circle
         ("moves", "i8"),  # 1: a place is sought for a request that decodes
         ("denoises", "i8"),  # 1: some replicas denoise
         ("has_nets", "i8"),  # 1: ControlNets come and go ...
