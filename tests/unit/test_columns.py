@@ -132,6 +132,21 @@ def test_every_row_of_another_length_is_named_with_its_line(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 9])
+def test_a_long_file_is_read_in_parts_as_if_it_were_one(tmp_path, monkeypatch, n):
+    monkeypatch.setattr("forerun.spec.columns.PART", 4)
+    rows = [f"{i},x{i}\n\n" for i in range(n)]
+    table = _read(tmp_path, "a,b\n" + "".join(rows))
+    assert table.n == n
+    assert table.text("b").tolist() == [f"x{i}" for i in range(n)]
+    assert list(table.lines) == [2 + 2 * i for i in range(n)]
+    rows[-1] = "1,2,3\n"
+    (problem,) = _said(tmp_path, "a,b\n" + "".join(rows))
+    assert (problem.where, problem.what) == (
+        f"{tmp_path / 't.csv'}:{2 * n}", "has 3 cells under 2 names"
+    )  # fmt: skip
+
+
 def test_a_file_or_folder_that_cannot_be_read_is_said(tmp_path):
     for path in (tmp_path / "none.csv", tmp_path):
         with pytest.raises(SpecError, match="cannot be read"):

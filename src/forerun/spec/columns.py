@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from forerun.errors import MissingDependency, Problem, SpecError
+
+PART = 4096  # rows of a text file that are lists at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,32 +92,50 @@ def read_columns(path: str | Path) -> Columns:
 def _csv(text: str, path: Path) -> Columns:
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
+    names: tuple[str, ...] = ()
+    columns: list[list[str]] = []
+    lines: list[int] = []
+    bad = []
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        begin, rows, lines = 1, [], []
-        for row in reader:
-            if row:
-                rows.append(row)
-                lines.append(begin)
-            begin = reader.line_num + 1
+        for rows, begins in _in_parts(reader):
+            if not names:
+                names = tuple(name.strip() for name in rows[0])
+                _check_names(names, path)
+                columns = [[] for _ in names]
+                rows, begins = rows[1:], begins[1:]
+            wrong = [i for i, row in enumerate(rows) if len(row) != len(names)]
+            bad += [(begins[i], len(rows[i])) for i in wrong]
+            lines += begins
+            for column, part in zip(columns, zip(*rows, strict=not wrong), strict=False):
+                column.extend(map(str.strip, part))
     except csv.Error as error:
         raise SpecError.one(str(path), f"is not CSV: {error}", "save it as CSV again") from None
-    if not rows:
+    if not names:
         raise SpecError.one(str(path), "is empty", "a header line and a row below it")
-    names = tuple(name.strip() for name in rows[0])
-    _check_names(names, path)
-    bad = [i for i, row in enumerate(rows) if len(row) != len(names)]
     if bad:
         raise SpecError(*(
-            Problem(f"{path}:{lines[i]}", f"has {len(rows[i])} cells under {len(names)} names",
-                    "quote cells that hold the delimiter") for i in bad[:20]
+            Problem(f"{path}:{line}", f"has {n} cells under {len(names)} names",
+                    "quote cells that hold the delimiter") for line, n in bad[:20]
         ))  # fmt: skip
-    columns = zip(*rows[1:], strict=True) if len(rows) > 1 else ((),) * len(names)
-    cells = {
-        name: np.array([cell.strip() for cell in column], dtype=object)
-        for name, column in zip(names, columns, strict=True)
-    }
-    return Columns(names, cells, len(rows) - 1, lines[1:])
+    cells = {n: np.array(column, dtype=object) for n, column in zip(names, columns, strict=True)}
+    return Columns(names, cells, len(lines), lines)
+
+
+def _in_parts(reader: Any) -> Iterator[tuple[list[list[str]], list[int]]]:
+    """(rows that are not empty, the line on which each begins) of a CSV reader, PART at a time: so
+    that lists of a million rows are not all there at once."""
+    begin, rows, lines = 1, [], []
+    for row in reader:
+        if row:
+            rows.append(row)
+            lines.append(begin)
+        begin = reader.line_num + 1
+        if len(rows) == PART:
+            yield rows, lines
+            rows, lines = [], []
+    if rows:
+        yield rows, lines
 
 
 def _check_names(names: Sequence[str], path: Path) -> None:
@@ -166,8 +186,7 @@ def as_csv(columns: Mapping[str, Any]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
-    shown = [[_shown(value) for value in _values(column)] for column in columns.values()]
-    writer.writerows(zip(*shown, strict=True))
+    writer.writerows(zip(*map(_shown, columns.values()), strict=True))
     return out.getvalue()
 
 
@@ -176,10 +195,17 @@ def _values(column: Any) -> list[Any]:
     return [None if isinstance(v, float) and v != v else v for v in values]
 
 
-def _shown(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.9g}" if isinstance(value, float) else str(value)
+def _shown(column: Any) -> list[str]:
+    if isinstance(column, np.ndarray) and column.dtype.kind == "f":
+        return ["" if v != v else f"{v:.9g}" for v in column.tolist()]
+    values = column.tolist() if isinstance(column, np.ndarray) else column
+    return [v if isinstance(v, str) else _cell(v) for v in values]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.9g}"
+    return "" if value is None else str(value)
 
 
 def _polars(path: Path) -> Any:
