@@ -85,6 +85,19 @@ def test_of_two_replicas_that_wait_for_each_other_one_gives_up_what_it_holds():
     assert sorted(begins["replica"][:2].tolist()) == [0, 1]
 
 
+def test_kv_that_is_lost_while_nobody_decodes_is_computed_again_at_once():
+    # the last replica, which decodes, is closed until 300 ms; the first, which has computed the
+    # prompt, is gone at 100 ms, and another one computes it
+    pools = [pool("prefill", "p", replicas=2, n_blocks=10), pool("decode", "d", n_blocks=10)]
+    orders = [(0.0, "close", 2, 0), (0.1, "fail", 0, 0), (0.3, "open", 2, 0)]
+    asked = three(at_s=[0.05], isl=[16], osl=[4])
+    log = both_ways(serve, asked, pools, commands=orders).log_so_far()
+    (row,) = log.requests
+    assert (row["prefill_replica"], row["recomputed"], row["n_retries"]) == (1, 16, 1)
+    began = [(int(leap["replica"]), int(leap["start_ps"]) / 1e9) for leap in log.leaps]
+    assert began == [(0, 50), (1, 100), (2, 300 + 1 + 17 / 2)]
+
+
 def test_roles_that_stay_are_not_looked_at():
     server = serve(sharing(1, 60, isl=60), split(replicas=2, n_blocks=24))
     assert server._state.clock["roles_change"][0] == 0

@@ -149,6 +149,8 @@ def compute_again(state, r, t):
     elif waits:
         state.load[OUTSTANDING_TOKENS, request.replica] += request.n_known - before
         wake(state, request.replica, t)  # it may start with fewer blocks now
+    else:
+        front.let_in(state, t)  # it waited for one that decodes
 
 
 @jit

@@ -167,6 +167,9 @@ def choose(state, r, role):
 def send(state, r, t):
     """Give request r to a replica; its KV, if it has some, stays where it is until it can move."""
     request = state.live[r]
+    if is_left_alone(state, r):
+        lists.leave_source(state, r, t)
+        lost.forget(state, r)
     if request.n_items > 0 and encode.is_due(state, r):
         encode.begin(request)
     role = PREFILL
@@ -175,10 +178,6 @@ def send(state, r, t):
     elif request.source >= 0 and request.stage == PLAIN:
         role = DECODE
     i = choose(state, r, role)
-    if i == NOBODY and role == DECODE and takes(state, request.source, DECODE, request.model):
-        lists.leave_source(state, r, t)  # where it was computed is the only one left to decode it
-        lost.forget(state, r)
-        i = choose(state, r, PREFILL)
     if i == NOBODY:
         hold(state, r)
         return
@@ -187,6 +186,17 @@ def send(state, r, t):
     if request.source < 0 and regions.are_several(state) and regions.set_out(state, i, r, t) == 1:
         return
     deliver(state, i, r, t)
+
+
+@jit
+def is_left_alone(state, r):
+    """Whether the replica that holds the KV of r is the only one left to decode it: it has changed
+    roles, and nothing is fetched from where one is."""
+    request = state.live[r]
+    i, m = request.source, request.model
+    if i < 0 or request.stage != PLAIN or not takes(state, i, DECODE, m):
+        return False
+    return not another_takes(state, i, DECODE, m)
 
 
 @jit

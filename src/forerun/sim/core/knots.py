@@ -23,7 +23,7 @@ BOTH, DECODE = ROLE["both"], ROLE["decode"]
 @jit
 def untie(state, i, t):
     """Replica i has nothing to do now: when it waits in a circle, it gives the KV of one request
-    up, and forms its next batch."""
+    up, and looks again."""
     for j in range(state.replicas.shape[0]):
         state.replicas[j].tied = waits(state, j)
     changed = True
@@ -35,7 +35,7 @@ def untie(state, i, t):
                 changed = True
     if state.replicas[i].tied == 1:
         state.clock[0].n_untied += 1
-        failures.compute_again(state, least(state, i), t)
+        failures.compute_again(state, least(state, i), t)  # which wakes i
 
 
 @jit
