@@ -23,6 +23,7 @@ def once(name: str) -> Iterator[None]:
     """Optimise, and turn into machine code, the function of this name alone."""
     try:
         from llvmlite import ir
+        from llvmlite.binding import ModuleRef
         from numba import _dynfunc  # type: ignore[attr-defined]
         from numba.core import codegen, cpu, event, targetconfig, types
         from numba.core.types.functions import BaseFunction
@@ -33,6 +34,7 @@ def once(name: str) -> Iterator[None]:
     library: Any = codegen.JITCodeLibrary
     context: Any = cpu.CPUContext
     as_whole, finish = library._optimize_final_module, library.finalize
+    one_by_one = library._optimize_functions
     executable = context.get_executable
     typed = BaseFunction.get_call_type
     size_of = ir.Type.get_abi_size
@@ -85,11 +87,13 @@ def once(name: str) -> Iterator[None]:
 
     def functions(self: Any, module: Any) -> None:
         """Passes over each of the functions that a module has; those it only names get none."""
-        module.data_layout = self._codegen._data_layout
-        for inner in module.functions:
-            if not inner.is_declaration:
-                manager, builder = self._codegen._function_pass_manager()
-                manager.run(inner, builder)
+
+        def own(module: Any) -> list[Any]:
+            return [inner for inner in named.fget(module) if not inner.is_declaration]
+
+        named = ModuleRef.functions
+        with _set(ModuleRef, "functions", property(own)):
+            one_by_one(self, module)
 
     def from_start(to: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:
         """An index as it is: none counts from the end of its array."""
@@ -103,7 +107,7 @@ def once(name: str) -> Iterator[None]:
             (context, "get_executable", callable_),
             (targetconfig.TargetConfig, "values", values),
             (BaseFunction, "get_call_type", typed_once),
-            (codegen.CPUCodeLibrary, "_optimize_functions", functions),
+            (library, "_optimize_functions", functions),
             (event, "broadcast", lambda _event: None),
             (ir.Type, "get_abi_size", size),
             (types.Record, "__repr__", lambda self: self.name),
