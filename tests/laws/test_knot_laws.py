@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from families import asking, engine_turn, model_fleets
-from fleets import both_ways, pool, serve, sharing, troubles
+from fleets import VERBS, both_ways, pool, serve, sharing, troubles
 from test_turn_control_laws import TURNS, assert_ended
 
 from forerun.spec.requests import Requests
-
-VERBS = ("open", "close", "fail", "switch", "move")
 
 
 def split(**how):
@@ -41,7 +39,7 @@ def test_requests_all_end_whatever_roles_replicas_are_told_to_take(kind, verbs):
     assert n_untied > 5 or "fail" in verbs  # which loses KV before it is waited for
 
 
-def three(*, isl, osl, at_s):
+def some(*, isl, osl, at_s):
     return Requests(np.array(at_s), np.array(isl), np.array(osl))
 
 
@@ -49,18 +47,15 @@ def test_kv_that_only_its_own_replica_is_left_to_fetch_is_computed_again():
     # both compute prompts from 20 ms on.  10 blocks of 4 tokens: the prompts of the first and the
     # last stay, one a replica, and the second waits for the room of the first.  At 107 ms replica 0
     # decodes: the last goes to it, the first, which it has computed, is computed anew by replica 1
-    requests = three(at_s=[0.036, 0.046, 0.047], isl=[16, 32, 32], osl=[8, 2, 8])
+    requests = some(at_s=[0.036, 0.046, 0.047], isl=[16, 32, 32], osl=[8, 2, 8])
     orders = [(0.02, "switch", 1, 0), (0.107, "switch", 0, 1)]
     pools = split(replicas=1, n_blocks=10)
     log = both_ways(serve, requests, pools, commands=orders).log_so_far()
     first, second, last = log.requests
     assert log.requests["status"].tolist() == [0, 0, 0]
     assert log.requests["recomputed"].tolist() == [16, 0, 0]
-    assert log.requests["prefill_replica"].tolist() == [
-        1,
-        -1,
-        1,
-    ]  # the second waited where it is answered
+    # the second waited where it is answered
+    assert log.requests["prefill_replica"].tolist() == [1, -1, 1]
     assert second["scheduled_ps"] == 107_000_000_000
     assert first["first_token_ps"] < second["first_token_ps"] < first["done_ps"]
     assert (first["n_retries"], second["n_retries"], last["n_retries"]) == (1, 0, 0)
@@ -72,7 +67,7 @@ def test_of_two_replicas_that_wait_for_each_other_one_gives_up_what_it_holds():
     # the third (8) for replica 1, where it waits for 9.  At 128 ms replica 0 decodes, and has 4
     # blocks for the first.  It gives the third up: the first comes in 1 + 17 / 2 ms, and replica 1
     # computes the third in the room that it leaves
-    requests = three(at_s=[0.05, 0.055, 0.079, 0.089], isl=[16, 32, 32, 32], osl=[16, 16, 16, 8])
+    requests = some(at_s=[0.05, 0.055, 0.079, 0.089], isl=[16, 32, 32, 32], osl=[16, 16, 16, 8])
     orders = [(0.098, "switch", 1, 0), (0.128, "switch", 0, 1)]
     server = both_ways(serve, requests, split(replicas=1, n_blocks=12), commands=orders)
     log = server.log_so_far()
@@ -90,7 +85,7 @@ def test_kv_that_is_lost_while_nobody_decodes_is_computed_again_at_once():
     # prompt, is gone at 100 ms, and another one computes it
     pools = [pool("prefill", "p", replicas=2, n_blocks=10), pool("decode", "d", n_blocks=10)]
     orders = [(0.0, "close", 2, 0), (0.1, "fail", 0, 0), (0.3, "open", 2, 0)]
-    asked = three(at_s=[0.05], isl=[16], osl=[4])
+    asked = some(at_s=[0.05], isl=[16], osl=[4])
     log = both_ways(serve, asked, pools, commands=orders).log_so_far()
     (row,) = log.requests
     assert (row["prefill_replica"], row["recomputed"], row["n_retries"]) == (1, 16, 1)

@@ -191,7 +191,7 @@ def send(state, r, t):
 @jit
 def is_left_alone(state, r):
     """Whether the replica that holds the KV of r is the only one left to decode it: it has changed
-    roles, and nothing is fetched from where one is."""
+    roles, or had given r away.  Nothing is fetched from where one is."""
     request = state.live[r]
     i, m = request.source, request.model
     if i < 0 or request.stage != PLAIN or not takes(state, i, DECODE, m):
