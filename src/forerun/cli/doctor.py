@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from forerun import processors
 from forerun.cli._options import Output, output_options
 
 _RAPL = Path("/sys/class/powercap")
@@ -45,8 +46,7 @@ def _machine() -> Iterator[tuple[str, str, str]]:
     from forerun.version import __version__
 
     yield "forerun", __version__, f"Python {platform.python_version()} on {platform.system()}"
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield "cores", str(usable), f"{platform.machine()}; a simulation uses one"
+    yield "cores", str(processors.usable()), f"{platform.machine()}; a simulation uses one"
     yield "memory", _memory(), "a million requests take about 0.2 GB"
     gpus = _gpus()
     means = "not used yet: nothing is measured on it" if gpus else "none is needed"

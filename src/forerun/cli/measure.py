@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from forerun import processors
 from forerun.cli._options import Output
 
 RUN_BY = "onnxruntime_cpu"  # the backend that can run a model
@@ -55,7 +56,7 @@ def command(
         raise click.UsageError("--check runs a model on onnxruntime: --backend onnxruntime_cpu")
     from forerun.measure.threads import pin
 
-    cores = usable_cores()
+    cores = processors.usable()
     count = threads or cores
     pin(count)
     from forerun.cli._output import check_writable, emit
@@ -86,16 +87,6 @@ def command(
             out.note(f"added the comparison to {into}")
     emit(out, command="measure", text=text, data=data, rows=[])
     return 0
-
-
-def usable_cores() -> int:
-    """Cores this process may run on; here because nothing may import numpy before threads are
-    pinned."""
-    import os
-
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _chosen(names: str | None, check: bool) -> list[str]:

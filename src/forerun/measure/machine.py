@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from forerun import catalog, paths
+from forerun import catalog, paths, processors
 from forerun.errors import SpecError
 from forerun.spec.device import Device
 
@@ -49,14 +49,7 @@ class Machine:
 def describe() -> Machine:
     """This machine."""
     host = re.sub(r"[^a-z0-9]+", "-", platform.node().lower()).strip("-") or "here"
-    return Machine(host, _cpu(), usable_cores(), _memory_bytes(), last_cache_bytes())
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return Machine(host, _cpu(), processors.usable(), _memory_bytes(), last_cache_bytes())
 
 
 def device_name(machine: Machine, threads: int) -> str:

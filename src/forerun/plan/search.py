@@ -6,12 +6,11 @@ SLO, at the estimate and at the pessimistic end of the costs; then the objective
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
-from forerun import catalog
+from forerun import catalog, processors
 from forerun.errors import SpecError
 from forerun.metrics import money
 from forerun.metrics.figure import text
@@ -111,8 +110,7 @@ def _search(
     for i, bench in enumerate(benches):
         if workers is None and i == 1:
             rest = (time.perf_counter() - start) * (n - 1)
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-            workers = min(cores, n - 1) if rest > PAYS_S else 1
+            workers = min(processors.usable(), n - 1) if rest > PAYS_S else 1
         if workers is not None and workers > 1:
             for one in _in_workers(benches[i:], workers):
                 out.append(one)

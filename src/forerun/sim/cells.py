@@ -8,13 +8,13 @@ requests.  The answer does not depend on how many workers there are.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, Protocol, Self
 
+from forerun import processors
 from forerun.errors import Problem, SpecError
 from forerun.sim.serve import run
 from forerun.sim.settings import LEAST_OUTSTANDING, Batches
@@ -67,7 +67,7 @@ def run_cells(
     """
     cells = list(split(traffic, pools, n_cells=n_cells, collect=collect, route=route, seed=seed))
     merged = collect()
-    workers = min(workers or os.cpu_count() or 1, n_cells)
+    workers = min(workers or processors.usable(), n_cells)
     if workers == 1:
         results: Iterator[Collector] = map(run_cell, cells)
         return _merge(merged, results, n_cells, progress)

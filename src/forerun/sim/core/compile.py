@@ -5,10 +5,15 @@ Signatures are explicit, so that a policy is a pointer and a new one does not re
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
-from forerun.sim.core import arrivals, kv, live, serve, step_end, wake
+from forerun import processors
+from forerun.sim.core import arrivals, batch, kv, live, serve, step_end, wake
 from forerun.sim.core.jit import JIT, cache_dir, jit
 from forerun.sim.core.once import linked, once
 from forerun.sim.core.plain import guarded
@@ -17,7 +22,11 @@ from forerun.sim.core.signatures import KINDS, numba_signatures
 
 def is_cached() -> bool:
     """Whether these sources have been compiled on this machine before."""
-    return not JIT or any(cache_dir().rglob("*.nbi"))
+    return not JIT or _is_kept("advance")
+
+
+def _is_kept(name: str) -> bool:
+    return any(cache_dir().rglob(f"*.{name}-*.nbi"))
 
 
 def _set_cache_dir() -> None:
@@ -30,16 +39,35 @@ def _set_cache_dir() -> None:
 def entry(name: str) -> Any:
     """One of the functions below, taking a State first: compiled when first asked for (from the
     cache folder when it can be), or as it is."""
-    function = {
+    function = _function(name)
+    if not JIT:
+        return lambda state, *rest: function(guarded(state), *rest)
+    from forerun.sim.core import native
+
+    with ExitStack() as meanwhile:
+        if name == "advance" and not _is_kept(name) and processors.usable() > 1:
+            for part in native.PARTS:
+                meanwhile.enter_context(_compiled_beside(part))
+        runs = compiled(name)
+    apart = [native.address(compiled(part), of) for part, of in native.PARTS.items()]
+    return lambda state, *rest: runs(native.Pointer(state, apart), *rest)
+
+
+def _function(name: str) -> Any:
+    return {
         "advance": serve.advance,
+        "form": batch.form,
         "abort": live.abort,
         "cut_leap": wake.cut_leap,
         "look": kv.look,
         "under_way": step_end.under_way,
         "release": arrivals.release,
     }[name]
-    if not JIT:
-        return lambda state, *rest: function(guarded(state), *rest)
+
+
+@cache
+def compiled(name: str) -> Any:
+    """The compiled function, kept in the cache folder."""
     from numba import types
     from numba.core import config
 
@@ -53,12 +81,34 @@ def entry(name: str) -> Any:
     takes: dict[str, list[Any]] = {"advance": [i8], "release": [i8], "look": [], "under_way": []}
     arguments = takes.get(name, [i8, i8])
     result = types.void if name in ("release", "look", "under_way") else i8
+    function = _function(name).py_func
     try:
-        with once(function.py_func.__qualname__):
-            compiled = jit(signature=result(native.STATE, *arguments), cache=True)(function.py_func)
+        with once(function.__qualname__):
+            return jit(signature=result(native.STATE, *arguments), cache=True)(function)
     finally:
         setattr(config, "OPT", usual)  # noqa: B010
-    return lambda state, *rest: compiled(native.Pointer(state), *rest)
+
+
+@contextmanager
+def _compiled_beside(name: str) -> Iterator[None]:
+    """Another process compiles the function into the cache folder.
+
+    It ends before this does.  Where it failed the function is not there, and nothing else is amiss.
+    """
+    asked = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import compiled"
+    command = [sys.executable, "-c", f"{asked}; compiled({name!r})"]
+    quiet = subprocess.DEVNULL
+    try:
+        process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
+    except OSError:
+        yield
+        return
+    try:
+        yield
+        process.wait()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def policy(kind: str, function: Any, *, keep: bool = False) -> Any:

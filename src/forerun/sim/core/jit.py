@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from forerun import paths
+
 JIT = os.environ.get("FORERUN_JIT", "1") != "0"
 
 
@@ -28,10 +30,7 @@ def _digest() -> str:
 
 def cache_dir() -> Path:
     """Where compiled code of exactly these sources is kept."""
-    base = os.environ.get("FORERUN_CACHE_DIR") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "forerun"
-    )
-    return Path(base) / "compiled" / _digest()
+    return paths.cache_dir() / "compiled" / _digest()
 
 
 if JIT:

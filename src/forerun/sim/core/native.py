@@ -1,5 +1,5 @@
 """`State` as the compiler sees it: one pointer to a table of array addresses and shapes, and of the
-addresses of policies.
+addresses of policies and of the parts of the engine that are compiled apart.
 
 Handing all arrays from function to function by value makes compiled code large and slow to compile.
 Here `state.live` is a load from the table instead, and `state.route(...)` a call of what the table
@@ -8,6 +8,7 @@ names; the source of the engine does not change, and plain Python sees the named
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, reduce
 from typing import Any
 
@@ -15,7 +16,12 @@ import numpy as np
 from llvmlite import ir
 from numba import from_dtype, types
 from numba.core import cgutils
-from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, signature
+from numba.core.typing.templates import (
+    AbstractTemplate,
+    AttributeTemplate,
+    infer_global,
+    signature,
+)
 from numba.extending import (
     NativeValue,
     infer_getattr,
@@ -27,6 +33,7 @@ from numba.extending import (
     unbox,
 )
 
+from forerun.sim.core import parts
 from forerun.sim.core.signatures import KINDS, numba_signatures
 from forerun.sim.core.state import LAYOUT, State
 
@@ -43,6 +50,9 @@ class StateType(types.Type):
 
 
 STATE = StateType()
+I8 = types.int64
+#: the functions of `parts.py`, in the order of the table's last words
+PARTS = {"form": I8(STATE, I8, I8)}
 
 
 @register_model(StateType)
@@ -81,20 +91,42 @@ def _method(kind: str) -> type[AbstractTemplate]:
 
     @lower_builtin(Method.key, StateType, types.VarArg(types.Any))
     def call(context, builder, sig, args):
-        """What the table names, by the compiler's own convention for calls."""
         address = _word(builder, args[0], POLICIES + KINDS.index(kind))
-        of = SIGNATURES[kind]
-        convention = context.call_conv
-        pointer = convention.get_function_type(of.return_type, of.args).as_pointer()
-        function = builder.inttoptr(address, pointer)
-        status, result = convention.call_function(
-            builder, function, of.return_type, of.args, args[1:]
-        )
-        with cgutils.if_unlikely(builder, status.is_error):
-            convention.return_status_propagate(builder, status)
-        return result
+        return _called(context, builder, address, SIGNATURES[kind], args[1:])
 
     return Method
+
+
+def _by_address(name: str) -> None:
+    """A function of `parts.py` as compiled code sees it."""
+    function, of = getattr(parts, name), PARTS[name]
+    n = POLICIES + len(KINDS) + list(PARTS).index(name)
+
+    @infer_global(function)
+    class Part(AbstractTemplate):
+        key = function
+
+        def generic(self, args, kws):
+            return of
+
+    @lower_builtin(function, *of.args)
+    def call(context, builder, sig, args):
+        return _called(context, builder, _word(builder, args[0], n), of, args)
+
+
+def _called(context: Any, builder: Any, address: Any, of: Any, args: Any) -> Any:
+    """What is at an address, called by the compiler's own convention."""
+    convention = context.call_conv
+    pointer = convention.get_function_type(of.return_type, of.args).as_pointer()
+    function = builder.inttoptr(address, pointer)
+    status, result = convention.call_function(builder, function, of.return_type, of.args, args)
+    with cgutils.if_unlikely(builder, status.is_error):
+        convention.return_status_propagate(builder, status)
+    return result
+
+
+for part in PARTS:
+    _by_address(part)
 
 
 def _word(builder, state, n):
@@ -129,33 +161,37 @@ def _load(context, builder, typ, value, attr):
 
 
 @cache
-def address(kind: str, policy: Any) -> int:
-    """Where the code of a compiled policy begins."""
-    compiled = policy.get_compile_result(SIGNATURES[kind])
+def address(function: Any, of: Any) -> int:
+    """Where the code of a function compiled for a signature begins."""
+    compiled = function.get_compile_result(of)
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
 
 
 class Pointer:
-    """What compiled code is handed for a State: the address of its table, kept with the State."""
+    """What compiled code is handed for a State: the address of its table, kept with the State.
 
-    def __init__(self, state: State) -> None:
+    apart : the addresses of PARTS
+    """
+
+    def __init__(self, state: State, apart: Sequence[int]) -> None:
         known = state.__dict__
         if "table" not in known:
-            table = _table(state)
+            table = _table(state, apart)
             known["table"] = table, table.ctypes.data
         self.state = state
         self.address = known["table"][1]
 
 
-def _table(state: State) -> np.ndarray:
-    """Addresses and lengths of arrays, WORDS each, and addresses of policies: int64."""
+def _table(state: State, apart: Sequence[int]) -> np.ndarray:
+    """Addresses and lengths of arrays, WORDS each, addresses of policies and of parts: int64."""
     words: list[int] = []
     for name, (dtype, ndim) in LAYOUT.items():
         array = np.asarray(getattr(state, name))  # attributes of records are slow to read
         assert (array.dtype, array.ndim) == (dtype, ndim), name
         assert array.flags.c_contiguous, name
         words += (array.ctypes.data, *array.shape, *[0] * (WORDS - 1 - ndim))
-    words += (address(kind, getattr(state, kind)) for kind in KINDS)
+    words += (address(getattr(state, kind), SIGNATURES[kind]) for kind in KINDS)
+    words += apart
     return np.array(words, dtype=np.int64)
 
 

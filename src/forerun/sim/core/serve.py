@@ -20,9 +20,9 @@ from forerun.sim.core import (
     timers,
 )
 from forerun.sim.core.arrivals import in_buffer, next_arrival, next_ready
-from forerun.sim.core.batch import form
 from forerun.sim.core.jit import jit
 from forerun.sim.core.order import NEVER
+from forerun.sim.core.parts import form
 from forerun.sim.core.step_end import complete
 
 # why `advance` came back
