@@ -24,7 +24,7 @@ Parts join by (sum of p-th powers)**(1/p).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -166,6 +166,31 @@ class Prefill:
 AGAIN = 0.3
 
 
+#: engines whose attention writes the cache, and those that turn queries and keys with it
+WRITES, TURNS = ("trtllm", "vllm", "sglang"), ("trtllm",)
+
+
+def is_written(x: Rows, s: Sheet) -> np.ndarray:
+    """Whether a call writes new keys and values to the cache first, bool [N].  Rows that name no
+    format of a cache are of attention alone."""
+    return np.isin(s.engine.astype(str), WRITES) & (x.words("kv_dtype") != "")
+
+
+def before(a: Prefill, x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
+    """Seconds of what an engine's attention does with new tokens before it attends to them.
+
+    TensorRT-LLM turns queries and keys and writes the cache in one kernel (invokeQKVPreprocessing,
+    cpp/tensorrt_llm/common/attentionOp.cpp); vLLM and SGLang, which turn them elsewhere, write the
+    cache, and queries in 8 bits where the cache has 8.
+    """
+    queries, keys = a.heads * a.width / 2, a.kv_heads * a.width
+    narrowed = np.where(a.kv_bytes < 2, queries * (2.0 + a.kv_bytes), 0.0)
+    turned = queries * (2.0 + _bytes(x.words("dtype", "bf16")))
+    queried = np.where(np.isin(s.engine.astype(str), TURNS), turned, narrowed)
+    moved = (a.batch * a.new + a.decoders) * (queried + keys * (2.0 + a.kv_bytes))
+    return np.where(is_written(x, s), moved / (s.hbm_bytes_per_s * c["stream"]), 0.0)
+
+
 def _waves(blocks: np.ndarray, units: np.ndarray) -> np.ndarray:
     """Rounds in which so many units work off the blocks; unrounded where they are many."""
     return np.ceil(np.round(blocks / units, 9))
@@ -182,6 +207,11 @@ class Decode:
     width: np.ndarray  # multiplied with: Hk + Hv
     stored: np.ndarray  # elements of a cached token of one kv head
     kv_bytes: np.ndarray
+    readers: np.ndarray | float = 1.0  # kv heads counted that are one in memory
+
+    def by_head(self) -> Decode:
+        """The same, if every query head reads its keys alone."""
+        return replace(self, kv_heads=self.heads, readers=self.heads / self.kv_heads)
 
     @property
     def flop(self) -> np.ndarray:
@@ -213,6 +243,7 @@ class Decode:
         filled = np.where(gpu, np.minimum(1.0, c["fill"] * blocks / s.n_sm), 1.0)
         busy = np.where(gpu, np.minimum(1.0, blocks / s.n_sm), 1.0)
         total = self.batch * self.kv_heads * self.stored * keys * self.kv_bytes
+        total = total / self.readers * (1 + AGAIN * (self.readers - 1))
         stream = s.hbm_bytes_per_s * c["stream"] * cache_factor(total, s, c) * filled
         rows = np.maximum(self.heads / self.kv_heads, c["rows"])
         flop = 2.0 * self.batch * self.kv_heads * rows * self.width * keys

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from forerun.cost.families._attention import DECODE_COEFS, Coefs, decode_features, decode_of
+from forerun.cost.families._attention import DECODE_COEFS, Coefs, Decode, decode_features, decode_of
 from forerun.cost.families._codes import code
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
@@ -33,7 +33,24 @@ def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
 
 def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     """Seconds of each row, float64 [N]."""
-    return c["launch_s"] + decode_of(x).seconds(s, c)
+    d = decode_of(x)
+    busy = d.seconds(s, c)
+    alone = _by_head(d, s)
+    if alone.any():
+        busy = np.where(alone, d.by_head().seconds(s, c), busy)
+    return c["launch_s"] + busy
+
+
+#: query heads of a kv head that TensorRT-LLM's kernels for groups take on these devices
+#: (supportConfig of its decoderXQAImplJIT, 2025); with more, each head reads its keys alone
+GROUP = 32.0
+GROUPED = ("ampere", "ada", "hopper")
+
+
+def _by_head(d: Decode, s: Sheet) -> np.ndarray:
+    """Where an engine has no kernel for so many heads that share keys, bool [N]."""
+    known = (s.engine == "trtllm") & np.isin(s.architecture.astype(str), GROUPED)
+    return known & (d.heads / d.kv_heads > GROUP)
 
 
 def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:

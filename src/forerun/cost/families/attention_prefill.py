@@ -1,7 +1,7 @@
 """Attention of new tokens over themselves and a cached past: multi-head or grouped, causal or not,
 windowed, alone or with decoders in the same kernel.
 
-    time = launch + parts as in `_attention`
+    time = launch + what an engine does before + parts as in `_attention`
 
 A chunk of one token over a past is a decode step, and is priced as one where that is faster.
 """
@@ -16,6 +16,8 @@ from forerun.cost.families._attention import (
     Coefs,
     Decode,
     Prefill,
+    before,
+    is_written,
     prefill_features,
     prefill_of,
 )
@@ -43,7 +45,8 @@ def counts(x: Rows) -> Counts:
 
 def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
     """Before any measurement: products run as they do in GEMM, softmax comes on top."""
-    return {"compute": 1.1 * s.gemm, "stream": s.gather, "launch_s": 4.0 * s.launch_s}
+    launches = 4.0 + is_written(x, s)
+    return {"compute": 1.1 * s.gemm, "stream": s.gather, "launch_s": launches * s.launch_s}
 
 
 def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
@@ -53,7 +56,7 @@ def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     single = (a.new <= 1) & (a.decoders == 0)
     if single.any():
         busy = np.where(single, np.minimum(busy, as_decode(a).seconds(s, _alone(c))), busy)
-    return c["launch_s"] + busy
+    return c["launch_s"] + before(a, x, s, c) + busy
 
 
 def as_decode(a: Prefill) -> Decode:
