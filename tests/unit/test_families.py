@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from forerun.cost.chosen import starting
-from forerun.cost.families import families, family
+from forerun.cost.families import families, family, family_of_op
 from forerun.cost.rows import NUMBERS, Rows, joined, rows
 from forerun.cost.sheet import sheet
 
@@ -34,12 +34,16 @@ KINDS: dict[str, tuple[tuple[dict[str, object], dict[str, tuple[int, int]]], ...
         (dict(n_heads=32, n_kv_heads=8, head_dim=128), dict(isl=(1, 20_000), window=(64, 8192))),
         (dict(n_heads=32, n_kv_heads=8, head_dim=128), dict(n_decode=(1, 256), isl=(1, 8192),
                                                             past_decode=(1, 30_000))),
+        (dict(runtime="trtllm", n_kv_heads=8, head_dim=128, kv_dtype="fp8"),
+         dict(batch=(1, 64), isl=(2, 20_000), n_heads=(8, 64))),
     ),
     "attention_decode": (
         (dict(n_kv_heads=1), dict(batch=(1, 512), past=(1, 100_000), n_heads=(1, 64),
                                   head_dim=(32, 256))),
         (dict(n_kv_heads=8, head_dim=128, kv_dtype="fp8", window=4096),
          dict(batch=(1, 512), past=(1, 50_000), n_heads=(8, 128))),
+        (dict(runtime="trtllm", n_kv_heads=1, head_dim=128),
+         dict(batch=(1, 512), past=(1, 50_000), n_heads=(8, 64))),
     ),
     "mla_prefill": (
         # one token over a past is another kernel, so chunks have two at least
@@ -239,3 +243,59 @@ def test_the_fullest_of_ep_devices_has_ep_to_the_power_of_busy_times_the_mean(mo
     at = {k: np.array([v]) for k, v in (free | {"sharp": 10.0, "busy": busy}).items()}
     flop = 2 * 1e6 * 4 / moe_ep * 3 * 4096 * 1024 * fuller
     assert found.physics(x, s, at)[0] * 989e12 == pytest.approx(flop, rel=0.02)  # half-full tiles
+
+
+def seconds_of(op: str, device: str = "h100-sxm", **columns: object) -> float:
+    """One row by the physics of its family, before any fit."""
+    one = family_of_op(op)
+    assert one is not None
+    x = rows(1, op=op, device=device, head_dim=128, **columns).filled(family(one).DEFAULTS)
+    s = sheet(x)
+    return float(family(one).physics(x, s, starting(x, s, family(one)))[0])
+
+
+#: what is read and written for a token of 32 heads of 128 and 8 of keys and of values: queries,
+#: then keys and values
+BEFORE = {
+    ("trtllm", "bf16", "bf16"): (32 * 128) * (2 + 2) + (8 * 256) * (2 + 2),
+    ("trtllm", "bf16", "fp8"): (32 * 128) * (2 + 2) + (8 * 256) * (2 + 1),
+    ("trtllm", "fp8", "fp8"): (32 * 128) * (2 + 1) + (8 * 256) * (2 + 1),
+    ("vllm", "bf16", "bf16"): (8 * 256) * (2 + 2),
+    ("vllm", "bf16", "fp8"): (32 * 128) * (2 + 1) + (8 * 256) * (2 + 1),
+    ("sglang", "bf16", "bf16"): (8 * 256) * (2 + 2),
+    ("infersim", "bf16", "bf16"): 0,
+}
+
+
+@pytest.mark.parametrize(("asked", "moved"), BEFORE.items())
+def test_an_engine_writes_the_cache_before_it_attends(asked, moved):
+    """H100: 3.35 TB/s, 0.85 of them; the kernel that writes starts in 2.5 us."""
+    engine, dtype, kv = asked
+    size = dict(n_heads=32, n_kv_heads=8, batch=3, isl=1000, dtype=dtype, kv_dtype=kv)
+    alone = seconds_of("attention_prefill", **size)
+    took = seconds_of("attention_prefill", runtime=engine, **size) - alone
+    expected = 3 * 1000 * moved / (3.35e12 * 0.85) + (2.5e-6 if moved else 0.0)
+    assert took == pytest.approx(expected, rel=1e-6, abs=1e-15)
+
+
+def test_attention_without_a_cache_writes_none():
+    size = dict(n_heads=32, n_kv_heads=8, isl=1000)
+    alone = seconds_of("attention_prefill", **size)
+    assert seconds_of("attention_prefill", runtime="trtllm", **size) == alone
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "heads", "slower"),
+    [
+        ("h100-sxm", "trtllm", 32, False), ("h100-sxm", "trtllm", 33, True),
+        ("a100-sxm-80gb", "trtllm", 64, True), ("h100-sxm", "vllm", 64, False),
+        ("b200", "trtllm", 64, False),
+    ],
+)  # fmt: skip
+def test_beyond_32_heads_of_a_group_each_reads_its_keys_alone(device, engine, heads, slower):
+    size = dict(n_heads=heads, n_kv_heads=1, batch=256, past=4000)
+    shared = seconds_of("attention_decode", device, **size)
+    took = seconds_of("attention_decode", device, runtime=engine, **size)
+    # keys of 256 requests at 0.3 of a first reading each time they are read again
+    again = 256 * 4000 * 256 * 2 * 0.3 * (heads - 1) / 8e12  # no memory here is faster
+    assert took >= shared + again if slower else took == shared

@@ -55,8 +55,8 @@ class Chosen:
         """Whether the kernels may be others than those that were measured.
 
         On one H100, an engine's kernels predicted from the other's, in this way, from the device's
-        measured ones alone, and from the data sheet, were off by (median / 90 %): decoding 9 to 36
-        / 36 to 97, 20 to 70 / 63 to 160, 17 to 29 / 35 to 81 %; fp8 products 15 and 19 / 39 and 52,
+        measured ones alone, and from the data sheet, were off by (median / 90 %): decoding 10 to 35
+        / 35 to 98, 19 to 68 / 54 to 161, 12 to 25 / 31 to 70 %; fp8 products 15 and 19 / 39 and 52,
         24 and 25 / 59 and 105, 20 and 24 / 37 and 53 % (docs/background/costs.md has them all).
         """
         if self.own is None or self.general is None or not self.other:
