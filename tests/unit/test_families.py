@@ -299,3 +299,40 @@ def test_beyond_32_heads_of_a_group_each_reads_its_keys_alone(device, engine, he
     # keys of 256 requests at 0.3 of a first reading each time they are read again
     again = 256 * 4000 * 256 * 2 * 0.3 * (heads - 1) / 8e12  # no memory here is faster
     assert took >= shared + again if slower else took == shared
+
+
+def test_a_cache_in_8_bits_is_widened_where_no_matrix_unit_multiplies_it():
+    """Arc Pro B60, 12.28 Tflop/s beside its matrix units, 16 rows of queries to a conversion: a
+    long prompt's pair of 256 elements takes 4 * 256 / 16 operations more, two to a multiply-add."""
+    size = dict(n_heads=32, n_kv_heads=32, isl=60_000, dtype="bf16", kv_dtype="fp8")
+    x = rows(1, op="attention_prefill", device="arc-pro-b60", head_dim=128, **size)
+    start = starting(x, sheet(x), family("attention_prefill"))
+    alone = 2 * 256 / (98.3e12 * float(start["compute"][0])) + 16 / 12.28e12
+    more = 4 * 256 / 16 / (12.28e12 / 2)
+
+    def ratio(device: str) -> float:
+        took = (seconds_of("attention_prefill", device, runtime=r, **size) for r in ("vllm", ""))
+        return next(took) / next(took)
+
+    assert ratio("arc-pro-b60") == pytest.approx(1 + more / alone, rel=0.02)
+    assert ratio("h100-sxm") < 1.02  # has such units
+    trtllm = seconds_of("attention_prefill", "a100-sxm-80gb", runtime="trtllm", **size)
+    vllm = seconds_of("attention_prefill", "a100-sxm-80gb", runtime="vllm", **size)
+    assert trtllm < 0.8 * vllm  # attends before it narrows
+
+
+def test_intel_s_kernels_leave_a_window_behind_and_multiply_all_after_it():
+    """Of 10,000 tokens one sees 128 and has 5,000 after it in the middle: about as long as the
+    whole, of which it sees 5,000."""
+    size = dict(n_heads=32, n_kv_heads=8, isl=10_000)
+
+    def share(device: str, engine: str) -> float:
+        took = (
+            seconds_of("attention_prefill", device, runtime=engine, window=w, **size)
+            for w in (128, 0)
+        )
+        return next(took) / next(took)
+
+    assert share("arc-pro-b60", "vllm") == pytest.approx(1.03, abs=0.03)
+    assert share("arc-pro-b60", "") < 0.15
+    assert share("h100-sxm", "vllm") < 0.15

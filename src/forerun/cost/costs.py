@@ -20,6 +20,7 @@ from forerun.cost.chosen import ROOFLINE, UNCALIBRATED, Chosen, coefs_of
 from forerun.cost.collectives import Wires, collective_time
 from forerun.cost.efficiency import Efficiency, efficiency
 from forerun.cost.families import family, family_of_op
+from forerun.cost.families._attention import SLOTS
 from forerun.cost.generic import convolved, generic_decode, generic_prefill
 from forerun.cost.operators import is_compute_bound, keys_of, regime_of
 from forerun.cost.rows import Rows, rows
@@ -36,9 +37,6 @@ from forerun.spec.device import Device, Link
 
 #: knots of the residual in an octave of tokens or contexts
 PER_OCTAVE = 6
-#: instructions of a vector unit for an element in fewer bits: shift, mask, convert, multiply-add
-#: (an estimate)
-SLOTS = 4
 #: share of the memory rate below which a measured kernel is a slow path that engines avoid
 FALLBACK = 0.3
 SLOW = "the kernel that was measured in that format is a fallback"

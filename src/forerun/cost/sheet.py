@@ -24,6 +24,7 @@ class Sheet:
 
     flop_per_s: np.ndarray  # peak of the row's number format, dense
     wide_flop_per_s: np.ndarray  # peak of the 16-bit matrix format (attention runs in it)
+    fp8_flop_per_s: np.ndarray  # NaN where matrix units have no such format
     vector_flop_per_s: np.ndarray  # fp32 outside matrix units
     expands: np.ndarray  # 1 where weights are expanded to a wider format before multiplying
     hbm_bytes_per_s: np.ndarray
@@ -115,6 +116,7 @@ def _numbers(
     row |= {
         "flop_per_s": peaks[used],  # type: ignore[index]
         "wide_flop_per_s": wide,
+        "fp8_flop_per_s": peaks.get("fp8", np.nan),
         "vector_flop_per_s": peaks.get("fp32", np.nan),
         "expands": float(dtype.endswith("_wo") or expands(dtype, used)),
         "hbm_bytes_per_s": device.hbm_bytes_per_s,

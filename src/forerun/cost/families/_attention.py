@@ -2,7 +2,8 @@
 
 Prefill: a block takes T query rows of one head over all keys they see, on one SM.
 
-    pair    = (2 (Hk+Hv) / (peak * compute * min(1, width/256)**narrow) + soft / vector peak) * n_SM
+    pair    = (2 (Hk+Hv) / (peak * compute * min(1, width/256)**narrow) + soft / vector peak
+               + widen (Hk+Hv) / tile rows / (vector peak / 2)) * n_SM
     block   = block_s + T * (mean keys + edge) * pair
     longest = the same with the keys of the last block
     blocks  = B N ceil(q/T), or B K ceil(q N/K / T) where heads are packed as rows
@@ -34,6 +35,9 @@ from forerun.cost.sheet import Sheet
 from forerun.ops.attention import causal_pairs
 from forerun.spec.dtype import WEIGHT_BYTES
 
+#: instructions of a vector unit for an element in fewer bits: shift, mask, convert, multiply-add
+#: (an estimate)
+SLOTS = 4
 SHORT, TALL = 64.0, 128.0  # query rows a block takes
 SPLIT = 256.0  # keys a part of a split cache has at least
 PAGE = 64.0  # keys that are read and multiplied at least
@@ -122,6 +126,8 @@ class Prefill:
         slow = np.minimum(1.0, self.width / 256.0) ** c["narrow"]
         vector = np.where(s.vector_flop_per_s > 0, s.vector_flop_per_s, s.wide_flop_per_s / 16)
         pair = 2.0 * self.width / (peak(s) * c["compute"] * slow) + c["soft"] / vector
+        widened = np.where(self._widens(s), c.get("widen", 0.0), 0.0)  # latents are expanded anyway
+        pair = pair + widened * self.width / s.tile_rows / (vector / 2)
         # kernels differ in rows a block takes and in whether heads share them: geometric means,
         # so that a fit sees every share of them
         tall, pack = c["tall"], c["pack"]
@@ -137,15 +143,29 @@ class Prefill:
         traffic = self.activation_bytes + self.cache_bytes + AGAIN * more
         return powers((busy, traffic / (s.hbm_bytes_per_s * c["stream"])), c["sharp"])
 
+    def _widens(self, s: Sheet) -> np.ndarray:
+        """Whether keys and values come from a cache in 8 bits that no matrix unit multiplies, so
+        that each tile of query rows converts them anew, bool [N].  vLLM and SGLang read what they
+        have just written; TensorRT-LLM attends to new tokens before they are narrowed."""
+        reads = np.isin(s.engine.astype(str), ("vllm", "sglang"))
+        return reads & (self.kv_bytes < 2) & np.isnan(s.fp8_flop_per_s)
+
+    def _unclipped(self, s: Sheet) -> np.ndarray:
+        """Where a window is left behind and everything after it is multiplied, bool [N]: vLLM's
+        kernels for Intel GPUs until June 2026 (vllm-xpu-kernels, pull requests 383 and 426)."""
+        return (s.engine == "vllm") & (s.architecture == "xe2") & (self.window > 0)
+
     def _busy(self, rows: float, packed: bool, pair: np.ndarray, s: Sheet, c: Coefs) -> np.ndarray:
         """Seconds until the last block is done, when blocks take so many rows."""
         gpu = s.is_gpu > 0
         units = np.where(gpu, s.n_sm, 1.0)
         # without SMs nothing is padded, and all of the device works on one block
         tile = np.where(gpu, rows, np.minimum(rows, np.maximum(self.new, s.tile_rows)))
-        reach = np.where(self.window > 0, self.window + np.minimum(self.new, rows), np.inf)
+        whole = self._unclipped(s)
+        behind = np.where(whole, self.new, np.minimum(self.new, rows))
+        reach = np.where(self.window > 0, self.window + behind, np.inf)
         last = np.minimum(self.past + self.new, reach)
-        mean = self.pairs / (self.batch * self.new)
+        mean = self.pairs / (self.batch * self.new) + np.where(whole, (self.new - 1) / 2, 0.0)
         edge = np.where(self.window > 0, 2.0, 1.0) * c["edge"]
         one = tile * pair * units
         longest = c["block_s"] + one * np.minimum(last + edge, self.past + self.new + c["edge"])

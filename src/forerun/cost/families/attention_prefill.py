@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from forerun.cost.families import Coef
 from forerun.cost.families._attention import (
     DECODE_COEFS,
     PREFILL_COEFS,
+    SLOTS,
     Coefs,
     Decode,
     Prefill,
@@ -34,7 +36,10 @@ DEFAULTS: dict[str, float | str] = {
     "dtype": "bf16", "kv_dtype": "", "impl": "",
 }  # fmt: skip
 KEYS = ("dtype", "kv_dtype", "impl")
-COEFS = PREFILL_COEFS
+COEFS = (
+    *PREFILL_COEFS,
+    Coef("widen", SLOTS, 1.0, 32.0, "vector operations that widen an element of an 8-bit cache"),
+)
 _ALONE = {c.name: c.start for c in DECODE_COEFS}
 
 
