@@ -145,8 +145,9 @@ class Prefill:
 
     def _widens(self, s: Sheet) -> np.ndarray:
         """Whether keys and values come from a cache in 8 bits that no matrix unit multiplies, so
-        that each tile of query rows converts them anew, bool [N].  vLLM and SGLang read what they
-        have just written; TensorRT-LLM attends to new tokens before they are narrowed."""
+        that each tile of query rows converts them anew, bool [N] (vllm-xpu-kernels, csrc/xpu/attn/
+        xe_2/collective/chunk_prefill_mainloop.hpp; elsewhere taken to be alike).  vLLM and SGLang
+        read what they have just written; TensorRT-LLM attends before new tokens are narrowed."""
         reads = np.isin(s.engine.astype(str), ("vllm", "sglang"))
         return reads & (self.kv_bytes < 2) & np.isnan(s.fp8_flop_per_s)
 

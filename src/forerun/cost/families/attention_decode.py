@@ -19,6 +19,10 @@ NEEDS = ("batch", "past", "n_heads", "head_dim")
 DEFAULTS: dict[str, float | str] = {"window": 0.0, "dtype": "bf16", "kv_dtype": "", "impl": ""}
 KEYS = ("dtype", "kv_dtype", "impl")
 COEFS = DECODE_COEFS
+#: query heads of a kv head that TensorRT-LLM's kernels for groups take on these devices
+#: (supportConfig of its decoderXQAImplJIT, 2025); with more, each head reads its keys alone
+GROUP = 32.0
+GROUPED = ("ampere", "ada", "hopper")
 
 
 def counts(x: Rows) -> Counts:
@@ -39,12 +43,6 @@ def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     if alone.any():
         busy = np.where(alone, d.by_head().seconds(s, c), busy)
     return c["launch_s"] + busy
-
-
-#: query heads of a kv head that TensorRT-LLM's kernels for groups take on these devices
-#: (supportConfig of its decoderXQAImplJIT, 2025); with more, each head reads its keys alone
-GROUP = 32.0
-GROUPED = ("ampere", "ada", "hopper")
 
 
 def _by_head(d: Decode, s: Sheet) -> np.ndarray:

@@ -81,10 +81,11 @@ def compiled(name: str) -> Any:
     takes: dict[str, list[Any]] = {"advance": [i8], "release": [i8], "look": [], "under_way": []}
     arguments = takes.get(name, [i8, i8])
     result = types.void if name in ("release", "look", "under_way") else i8
+    of = native.PARTS.get(name, result(native.STATE, *arguments))
     function = _function(name).py_func
     try:
         with once(function.__qualname__):
-            return jit(signature=result(native.STATE, *arguments), cache=True)(function)
+            return jit(signature=of, cache=True)(function)
     finally:
         setattr(config, "OPT", usual)  # noqa: B010
 
