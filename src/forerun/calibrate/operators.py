@@ -50,7 +50,9 @@ SHRINK_LAUNCH = 0.5
 #: predicted from one other.  A family needs one more: that of experts, learnt from two devices and
 #: right for the third, made 70 runs of several pools on GB200 worse (TPOT off by 26, not 16 %)
 LEAST_DEVICES = 3
-ALONE_S = 1.2e-6  # a start below this is not of a kernel that anything waited for
+#: a start below this, or below this share of what is expected, is not of a kernel that anything
+#: waited for
+ALONE_S, ALONE = 1.2e-6, 0.2
 
 #: of a function and lists of its arguments, as `map` is
 Each = Callable[..., Iterable[Any]]
@@ -349,8 +351,9 @@ def _ratios(used: Data, owns: Sequence[Calibration]) -> Iterator[tuple[str, str,
         for key in sorted(set(keys) & set(own.keys)):
             found = own.coefs[own.keys.index(key)]
             ratio = np.log(found / [np.median(start[n][keys == key]) for n in names])
-            if "launch_s" in names and found[names.index("launch_s")] < ALONE_S:
-                ratio[names.index("launch_s")] = np.nan
+            launch = names.index("launch_s") if "launch_s" in names else None
+            if launch is not None and (found[launch] < ALONE_S or ratio[launch] < np.log(ALONE)):
+                ratio[launch] = np.nan
             yield group.device, group.engine, key, ratio
 
 

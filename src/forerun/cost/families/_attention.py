@@ -4,20 +4,24 @@ Prefill: a block takes T query rows of one head over all keys they see, on one S
 
     pair    = (2 (Hk+Hv) / (peak * compute * min(1, width/256)**narrow) + soft / vector peak
                + widen (Hk+Hv) / tile rows / (vector peak / 2)) * n_SM
-    block   = block_s + T * (mean keys + edge) * pair
-    longest = the same with the keys of the last block
+    keys    = max(a tile, mean keys + edge * max(T, a tile) / KEYS)
+    block   = block_s / blocks at once + T * keys * pair
+    longest = one of the keys of the last block
     blocks  = B N ceil(q/T), or B K ceil(q N/K / T) where heads are packed as rows
-    time    = max(longest, ceil(blocks/n_SM) * block), T = 64 or 128 by `tall`, packed by `pack`
+    time    = max(longest, ceil(blocks/n_SM) * block)
+
+T, tiles of keys, packing and blocks at once are those of the engine's kernel (`_kernels`); where it
+is not known, T is between 64 and 128 by `tall`, and packed by `pack`.
 
 Decoders in the same kernel are blocks of one row.  Of two kinds, the one whose blocks take longer
 first:  ceil(b1/n_SM) (w1 - w2) + ceil((b1 + b2)/n_SM) w2, which grows with all four.
 
 Decode: a block takes one kv head of one request, or a part of its keys.
 
-    blocks  = B K s,  s = parts that fill the chip, of SPLIT keys at least
+    blocks  = B K s,  s parts of each cache as the engine's kernel splits it
     traffic = B K stored keys bytes / (rate * stream * cache factor * min(1, fill * blocks / n_SM))
     compute = 2 B K max(N/K, rows) (Hk + Hv) keys / (peak * compute * min(1, blocks / n_SM))
-    serial  = blocks/n_SM * block_s + keys/s * key_s
+    serial  = blocks/n_SM * block_s / blocks at once + keys/s * key_s
 
 Parts join by (sum of p-th powers)**(1/p).
 """
@@ -30,17 +34,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from forerun.cost.families import Coef
+from forerun.cost.families import _kernels as kernels
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.ops.attention import causal_pairs
 from forerun.spec.dtype import WEIGHT_BYTES
 
-#: instructions of a vector unit for an element in fewer bits: shift, mask, convert, multiply-add
-#: (an estimate)
-SLOTS = 4
+#: instructions of a vector unit that widen an element of 8 bits: five to place its sign, exponent
+#: and mantissa, three to scale it in 32 bits (vllm-xpu-kernels, csrc/xpu/attn/xe_2/collective/
+#: chunk_prefill_mainloop.hpp; elsewhere taken to be alike)
+SLOTS = 8.0
 SHORT, TALL = 64.0, 128.0  # query rows a block takes
-SPLIT = 256.0  # keys a part of a split cache has at least
-PAGE = 64.0  # keys that are read and multiplied at least
+KEYS = 128.0  # keys a block takes at once in most kernels
 HELD = 0.8  # share of the last-level cache that keys and values of a repeated call can hold
 
 Coefs = Mapping[str, np.ndarray | float]
@@ -80,6 +85,7 @@ class Prefill:
     heads: np.ndarray
     kv_heads: np.ndarray
     width: np.ndarray  # Hk + Hv
+    value: np.ndarray  # Hv
     window: np.ndarray  # 0: none
     causal: np.ndarray
     kv_bytes: np.ndarray
@@ -112,7 +118,7 @@ class Prefill:
         tokens = self.batch * held + self.decoders * self.cached
         return self.kv_heads * self.width * tokens * self.kv_bytes
 
-    def blocks(self, rows: float, packed: bool) -> tuple[np.ndarray, np.ndarray]:
+    def blocks(self, rows: np.ndarray | float, packed: bool) -> tuple[np.ndarray, np.ndarray]:
         """(of chunks, of decoders) when a block takes so many rows of one head, or of all the
         heads that share keys."""
         if not packed:
@@ -123,59 +129,76 @@ class Prefill:
 
     def seconds(self, s: Sheet, c: Coefs) -> np.ndarray:
         """Without the launch."""
-        slow = np.minimum(1.0, self.width / 256.0) ** c["narrow"]
+        narrow = kernels.multiplies_narrow(self.kv_bytes, s)
+        each = np.where(narrow, 1.0, 2.0)
+        key, value = self.width - self.value, self.value
+        width = kernels.padded(key, each, s) + kernels.padded(value, each, s)
+        slow = np.minimum(1.0, width / 256.0) ** c["narrow"]
+        rate = np.where(narrow, np.fmax(s.fp8_flop_per_s, peak(s)), peak(s))
+        rate = rate * kernels.tile_share(self.width, self.kv_bytes, s)
         vector = np.where(s.vector_flop_per_s > 0, s.vector_flop_per_s, s.wide_flop_per_s / 16)
-        pair = 2.0 * self.width / (peak(s) * c["compute"] * slow) + c["soft"] / vector
-        widened = np.where(self._widens(s), c.get("widen", 0.0), 0.0)  # latents are expanded anyway
+        pair = 2.0 * width / (rate * c["compute"] * slow) + c["soft"] / vector
+        # latents are expanded anyway
+        widened = np.where(kernels.widens(self.kv_bytes, s), c.get("widen", 0.0), 0.0)
         pair = pair + widened * self.width / s.tile_rows / (vector / 2)
         # kernels differ in rows a block takes and in whether heads share them: geometric means,
         # so that a fit sees every share of them
-        tall, pack = c["tall"], c["pack"]
+        least = kernels.key_tile(width, self.kv_bytes, s)
+        least = np.where(s.is_gpu > 0, least, 0.0)
+        rows, packs = kernels.query_tile(self.width, s)
+        short, high = (np.where(np.isnan(rows), usual, rows) for usual in (SHORT, TALL))
+        tall, pack = c["tall"], np.where(np.isnan(packs), c["pack"], packs)
         busy = np.exp(
-            (1 - tall) * (1 - pack) * np.log(self._busy(SHORT, False, pair, s, c))
-            + (1 - tall) * pack * np.log(self._busy(SHORT, True, pair, s, c))
-            + tall * (1 - pack) * np.log(self._busy(TALL, False, pair, s, c))
-            + tall * pack * np.log(self._busy(TALL, True, pair, s, c))
+            (1 - tall) * (1 - pack) * np.log(self._busy(short, False, pair, least, s, c))
+            + (1 - tall) * pack * np.log(self._busy(short, True, pair, least, s, c))
+            + tall * (1 - pack) * np.log(self._busy(high, False, pair, least, s, c))
+            + tall * pack * np.log(self._busy(high, True, pair, least, s, c))
         )
-        # heads that are not packed read their keys again, from the last-level cache at best
-        again = (self.heads / self.kv_heads) ** (1.0 - pack) - 1.0
-        more = self.decoders * self.cached * self.kv_heads * self.width * self.kv_bytes * again
-        traffic = self.activation_bytes + self.cache_bytes + AGAIN * more
+        traffic = self.activation_bytes + self.cache_bytes + self._read_again(pack, s)
         return powers((busy, traffic / (s.hbm_bytes_per_s * c["stream"])), c["sharp"])
 
-    def _widens(self, s: Sheet) -> np.ndarray:
-        """Whether keys and values come from a cache in 8 bits that no matrix unit multiplies, so
-        that each tile of query rows converts them anew, bool [N] (vllm-xpu-kernels, csrc/xpu/attn/
-        xe_2/collective/chunk_prefill_mainloop.hpp; elsewhere taken to be alike).  vLLM and SGLang
-        read what they have just written; TensorRT-LLM attends before new tokens are narrowed."""
-        reads = np.isin(s.engine.astype(str), ("vllm", "sglang"))
-        return reads & (self.kv_bytes < 2) & np.isnan(s.fp8_flop_per_s)
+    def _read_again(self, pack: np.ndarray, s: Sheet) -> np.ndarray:
+        """Bytes that it costs to read decoders' keys for each of the heads that share them, beyond
+        the first, where they are not packed.
 
-    def _unclipped(self, s: Sheet) -> np.ndarray:
-        """Where a window is left behind and everything after it is multiplied, bool [N]: vLLM's
-        kernels for Intel GPUs until June 2026 (vllm-xpu-kernels, pull requests 383 and 426)."""
-        return (s.engine == "vllm") & (s.architecture == "xe2") & (self.window > 0)
+        Heads that run at once read together.  They come one after the other, all requests of one
+        before the next (the grid of FlashAttention 2, csrc/flash_attn/src/
+        flash_fwd_launch_template.h), so that the last-level cache has to hold them that long.
+        """
+        keys = self.decoders * self.cached * self.width * self.kv_bytes  # of one kv head
+        group = (self.heads / self.kv_heads) ** (1.0 - pack)
+        together = np.clip(s.n_sm / np.maximum(self.decoders, 1.0), 1.0, group)
+        passes = np.where(s.is_gpu > 0, group / together, 1.0)
+        near = held(keys, s)
+        far = (passes - 1.0) * (AGAIN * near + 1.0 - near)
+        return self.kv_heads * keys * (far + AGAIN * (group - passes))
 
-    def _busy(self, rows: float, packed: bool, pair: np.ndarray, s: Sheet, c: Coefs) -> np.ndarray:
+    def _busy(
+        self, rows: np.ndarray, packed: bool, pair: np.ndarray, least: np.ndarray, s: Sheet,
+        c: Coefs,
+    ) -> np.ndarray:  # fmt: skip
         """Seconds until the last block is done, when blocks take so many rows."""
         gpu = s.is_gpu > 0
         units = np.where(gpu, s.n_sm, 1.0)
         # without SMs nothing is padded, and all of the device works on one block
         tile = np.where(gpu, rows, np.minimum(rows, np.maximum(self.new, s.tile_rows)))
-        whole = self._unclipped(s)
+        whole = kernels.unclipped(self.window, s)
         behind = np.where(whole, self.new, np.minimum(self.new, rows))
         reach = np.where(self.window > 0, self.window + behind, np.inf)
         last = np.minimum(self.past + self.new, reach)
         mean = self.pairs / (self.batch * self.new) + np.where(whole, (self.new - 1) / 2, 0.0)
-        edge = np.where(self.window > 0, 2.0, 1.0) * c["edge"]
+        once = c["edge"] * np.where(gpu, np.maximum(tile, least) / KEYS, 1.0)
+        edge = np.where(self.window > 0, 2.0, 1.0) * once
         one = tile * pair * units
-        longest = c["block_s"] + one * np.minimum(last + edge, self.past + self.new + c["edge"])
-        work = c["block_s"] + one * np.minimum(mean + edge, last + c["edge"])
+        start = c["block_s"] / kernels.prefill_at_once(self.width, s)
+        far, near = np.minimum(last + edge, self.past + self.new + once), last + once
+        longest = c["block_s"] + one * np.maximum(least, far)
+        work = start + one * np.maximum(least, np.minimum(mean + edge, near))
         chunks, ones = self.blocks(rows, packed)
         alone = np.maximum(longest, _waves(chunks, units) * work)
         if not (ones > 0).any():
             return alone
-        beside = c["block_s"] + one * (self.cached + c["edge"])
+        beside = start + one * np.maximum(least, self.cached + once)
         first, then = np.maximum(work, beside), np.minimum(work, beside)
         n_first = np.where(work >= beside, chunks, ones)
         mixed = _waves(n_first, units) * (first - then) + _waves(chunks + ones, units) * then
@@ -187,27 +210,23 @@ class Prefill:
 AGAIN = 0.3
 
 
-#: engines whose attention writes the cache, and those that turn queries and keys with it
-WRITES, TURNS = ("trtllm", "vllm", "sglang"), ("trtllm",)
-
-
 def is_written(x: Rows, s: Sheet) -> np.ndarray:
     """Whether a call writes new keys and values to the cache first, bool [N].  Rows that name no
     format of a cache are of attention alone."""
-    return np.isin(s.engine.astype(str), WRITES) & (x.words("kv_dtype") != "")
+    return kernels.writes(s) & (x.words("kv_dtype") != "")
 
 
 def before(a: Prefill, x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     """Seconds of what an engine's attention does with new tokens before it attends to them.
 
-    TensorRT-LLM turns queries and keys and writes the cache in one kernel (invokeQKVPreprocessing,
-    cpp/tensorrt_llm/common/attentionOp.cpp); vLLM and SGLang, which turn them elsewhere, write the
-    cache, and queries in 8 bits where the cache has 8.
+    TensorRT-LLM turns queries and keys and writes the cache in one kernel; vLLM and SGLang, which
+    turn them elsewhere, write the cache, and queries in 8 bits where the cache has 8.
     """
     queries, keys = a.heads * a.width / 2, a.kv_heads * a.width
-    narrowed = np.where(a.kv_bytes < 2, queries * (2.0 + a.kv_bytes), 0.0)
+    narrows = kernels.narrows_queries(a.kv_bytes, s)
+    narrowed = np.where(narrows, queries * (2.0 + a.kv_bytes), 0.0)
     turned = queries * (2.0 + _bytes(x.words("dtype", "bf16")))
-    queried = np.where(np.isin(s.engine.astype(str), TURNS), turned, narrowed)
+    queried = np.where(np.isin(s.engine.astype(str), kernels.TURNS), turned, narrowed)
     moved = (a.batch * a.new + a.decoders) * (queried + keys * (2.0 + a.kv_bytes))
     return np.where(is_written(x, s), moved / (s.hbm_bytes_per_s * c["stream"]), 0.0)
 
@@ -229,6 +248,7 @@ class Decode:
     stored: np.ndarray  # elements of a cached token of one kv head
     kv_bytes: np.ndarray
     readers: np.ndarray | float = 1.0  # kv heads counted that are one in memory
+    history: np.ndarray | None = None  # keys that are cached, a window or not; else `keys`
 
     def by_head(self) -> Decode:
         """The same, if every query head reads its keys alone."""
@@ -251,14 +271,17 @@ class Decode:
         return self.cache_bytes + self.activation_bytes
 
     def parts(self, s: Sheet) -> np.ndarray:
-        """Into how many each cache is split: enough to fill the chip, of SPLIT keys at least."""
-        wanted = 2 * s.n_sm / (self.batch * self.kv_heads)
-        return np.clip(wanted, 1.0, np.maximum(1.0, self.keys / SPLIT))
+        """Into how many each cache is split, as the engine's kernels do."""
+        blocks, history = self.batch * self.kv_heads, self.history
+        shares = kernels.shares_keys(self.heads, self.kv_heads, s)
+        known = self.keys if history is None else history
+        return kernels.parts(blocks, self.keys, known, shares, self.kv_bytes, s)
 
     def seconds(self, s: Sheet, c: Coefs) -> np.ndarray:
         """Without the launch."""
         gpu = s.is_gpu > 0
-        keys = np.where(gpu, np.maximum(self.keys, PAGE), self.keys)
+        page = kernels.page(self.heads, self.kv_heads, s)
+        keys = np.where(gpu, np.maximum(self.keys, page), self.keys)
         parts = self.parts(s)
         blocks = self.batch * self.kv_heads * parts
         filled = np.where(gpu, np.minimum(1.0, c["fill"] * blocks / s.n_sm), 1.0)
@@ -270,7 +293,9 @@ class Decode:
         flop = 2.0 * self.batch * self.kv_heads * rows * self.width * keys
         compute = flop / (s.wide_flop_per_s * c["compute"] * busy)
         turns = np.where(gpu, blocks / s.n_sm, 1.0)
-        serial = turns * c["block_s"] + keys / parts * c["key_s"]
+        shares = kernels.shares_keys(self.heads, self.kv_heads, s)
+        start = c["block_s"] / kernels.decode_at_once(shares, self.kv_bytes, s)
+        serial = turns * start + keys / parts * c["key_s"]
         return powers(((total + self.activation_bytes) / stream, compute, serial), c["sharp"])
 
 
@@ -279,9 +304,12 @@ def cache_factor(total: np.ndarray, s: Sheet, c: Coefs) -> np.ndarray:
 
     A cache that is too small by a little keeps nothing of what goes round.
     """
-    size = np.nan_to_num(s.l2_bytes, nan=1.0) * HELD
-    held = 1 / (1 + (total / size) ** 4)
-    return 1 + (c["cached"] - 1) * held
+    return 1 + (c["cached"] - 1) * held(total, s)
+
+
+def held(total: np.ndarray, s: Sheet) -> np.ndarray:
+    """Share of so many bytes that the last-level cache still has when they come again, [N]."""
+    return 1 / (1 + (total / (np.nan_to_num(s.l2_bytes, nan=1.0) * HELD)) ** 4)
 
 
 def peak(s: Sheet) -> np.ndarray:
@@ -303,7 +331,7 @@ def prefill_of(x: Rows) -> Prefill:
     seen = x.get("past_decode", 0.0)
     return Prefill(
         x.get("batch", 1.0), x.get("isl"), x.get("past", 0.0), x.get("n_heads"), kv_heads_of(x),
-        head + value, window, x.get("causal", 1.0), kv_bytes(x), act_bytes(x),
+        head + value, value, window, x.get("causal", 1.0), kv_bytes(x), act_bytes(x),
         x.get("n_decode", 0.0), np.where(window > 0, np.minimum(seen, window), seen),
     )  # fmt: skip
 
@@ -315,7 +343,7 @@ def decode_of(x: Rows) -> Decode:
     keys = np.where(window > 0, np.minimum(x.get("past"), window), x.get("past"))
     return Decode(
         x.get("batch"), keys, x.get("n_heads"), kv_heads_of(x), head + value, head + value,
-        kv_bytes(x),
+        kv_bytes(x), history=x.get("past"),
     )  # fmt: skip
 
 

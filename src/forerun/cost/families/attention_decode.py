@@ -1,14 +1,16 @@
 """Attention of one new token a request over its cache: multi-head or grouped, windowed, paged.
 
-time = launch + parts as in `_attention`
+time = launch and parts as in `_attention`, joined as in `_starts`
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from forerun.cost.families import _kernels as kernels
 from forerun.cost.families._attention import DECODE_COEFS, Coefs, Decode, decode_features, decode_of
 from forerun.cost.families._codes import code
+from forerun.cost.families._starts import first_s, started
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.ops.counts import Counts
@@ -19,10 +21,6 @@ NEEDS = ("batch", "past", "n_heads", "head_dim")
 DEFAULTS: dict[str, float | str] = {"window": 0.0, "dtype": "bf16", "kv_dtype": "", "impl": ""}
 KEYS = ("dtype", "kv_dtype", "impl")
 COEFS = DECODE_COEFS
-#: query heads of a kv head that TensorRT-LLM's kernels for groups take on these devices
-#: (supportConfig of its decoderXQAImplJIT, 2025); with more, each head reads its keys alone
-GROUP = 32.0
-GROUPED = ("ampere", "ada", "hopper")
 
 
 def counts(x: Rows) -> Counts:
@@ -32,7 +30,7 @@ def counts(x: Rows) -> Counts:
 
 def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
     """Before any measurement: the efficiencies of the device's architecture."""
-    return {"launch_s": 3.5 * s.launch_s}
+    return {"launch_s": first_s(s, 3.5 * s.launch_s)}
 
 
 def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
@@ -42,13 +40,12 @@ def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     alone = _by_head(d, s)
     if alone.any():
         busy = np.where(alone, d.by_head().seconds(s, c), busy)
-    return c["launch_s"] + busy
+    return started(c["launch_s"], busy, GRAPH_S, s)
 
 
 def _by_head(d: Decode, s: Sheet) -> np.ndarray:
     """Where an engine has no kernel for so many heads that share keys, bool [N]."""
-    known = (s.engine == "trtllm") & np.isin(s.architecture.astype(str), GROUPED)
-    return known & (d.heads / d.kv_heads > GROUP)
+    return kernels.on(s, "trtllm", *kernels.GROUPED) & (d.heads / d.kv_heads > kernels.GROUP)
 
 
 def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """Attention of new tokens over themselves and a cached past: multi-head or grouped, causal or not,
 windowed, alone or with decoders in the same kernel.
 
-    time = launch + what an engine does before + parts as in `_attention`
+    busy = what an engine does before + parts as in `_attention`
+    time = launch and busy, joined as in `_starts`
 
 A chunk of one token over a past is a decode step, and is priced as one where that is faster.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from forerun.cost.families import Coef
+from forerun.cost.families import _kernels as kernels
 from forerun.cost.families._attention import (
     DECODE_COEFS,
     PREFILL_COEFS,
@@ -24,6 +26,7 @@ from forerun.cost.families._attention import (
     prefill_of,
 )
 from forerun.cost.families._codes import code
+from forerun.cost.families._starts import first_s, started
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.ops.counts import Counts
@@ -50,8 +53,9 @@ def counts(x: Rows) -> Counts:
 
 def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
     """Before any measurement: products run as they do in GEMM, softmax comes on top."""
-    launches = 4.0 + is_written(x, s)
-    return {"compute": 1.1 * s.gemm, "stream": s.gather, "launch_s": launches * s.launch_s}
+    launches = np.where(kernels.is_alone(s), 1.0, 4.0 + is_written(x, s))
+    first = first_s(s, launches * s.launch_s)
+    return {"compute": 1.1 * s.gemm, "stream": s.gather, "launch_s": first}
 
 
 def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
@@ -61,7 +65,7 @@ def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     single = (a.new <= 1) & (a.decoders == 0)
     if single.any():
         busy = np.where(single, np.minimum(busy, as_decode(a).seconds(s, _alone(c))), busy)
-    return c["launch_s"] + before(a, x, s, c) + busy
+    return started(c["launch_s"], before(a, x, s, c) + busy, GRAPH_S, s)
 
 
 def as_decode(a: Prefill) -> Decode:

@@ -3,9 +3,10 @@
     tiles   = ceil(m/tm) * ceil(n/tn) * batch * s            s parts of k (split-K, stream-K)
     waves   = ceil(tiles / n_SM)
     compute = waves * 2 tm tn (k/s) / (peak/n_SM * compute * share of the tile)
-    share   = min(1, flop a byte of the tile's operands / FULL_TILE)
+    share   = min(1, flop a byte of the tile's operands / FULL_TILE) (`_tiles`)
     memory  = bytes / (rate * stream * l2 factor * min(1, 2 tiles/n_SM))
-    time    = launch + quantise + (compute**p + memory**p)**(1/p), the best tile and split
+    busy    = quantise + (compute**p + memory**p)**(1/p), the best tile and split
+    time    = launch and busy, joined as in `_starts`
     quantise = m k batch (2 * 2 + bytes of the narrow format) / (rate * stream * l2 factor)
 
 Activations reach a narrow format on the way: they are read for their scale, read again and written.
@@ -26,6 +27,8 @@ import numpy as np
 
 from forerun.cost.families import Coef
 from forerun.cost.families._codes import code
+from forerun.cost.families._starts import EAGER_S, LAYER, started, without_graphs
+from forerun.cost.families._tiles import share
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.ops.counts import Counts
@@ -57,15 +60,10 @@ SPLITS = (1, 2, 4, 8, 16)
 _TM, _TN, _S = (np.array(c, dtype=float) for c in zip(
     *((tm, tn, s) for (tm, tn), s in product(TILES, SPLITS)), strict=True
 ))  # fmt: skip
-#: flop a byte of operands at which a tile no longer starves the matrix unit; a 128 x 128 tile has
-#: 2*128*128/(128+128) = 128.  Smaller ones lose in proportion: estimate.
-FULL_TILE = 110.0
-_SHARE = np.minimum(1.0, 2 * _TM * _TN / (_TM + _TN) / FULL_TILE)
+_SHARE = share(_TM, _TN)
 #: share of the last-level cache that operands of a repeated product can hold
 HELD = 0.7
-#: a product of nothing that Python starts call by call, timed from outside: estimate
-EAGER_S = 30e-6
-EAGER = ("torch",)
+EAGER = ("torch",)  # of which Python starts each product
 QUANTISE_S = 4e-6  # two short kernels: estimate
 #: tools that time the product alone, of activations that are narrow before it starts
 ALONE = ("infersim",)
@@ -99,12 +97,14 @@ def _out(x: Rows) -> np.ndarray:
 
 def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
     """Before any measurement: the efficiencies of the device's architecture."""
-    eager = np.isin(s.engine.astype(str), EAGER)
     first = np.where(_converts(x, s), QUANTISE_S, 0.0)
+    calls = np.where(_by_layer(x, s), LAYER, 1.0)
     return {
         "compute": s.gemm * np.where(s.expands > 0, 0.95, 1.0),
         "stream": s.stream,
-        "launch_s": np.where(eager, np.maximum(s.launch_s, EAGER_S), s.launch_s + first),
+        "launch_s": np.where(
+            _eager(x, s), np.maximum(s.launch_s, calls * EAGER_S), s.launch_s + first
+        ),
     }
 
 
@@ -119,7 +119,19 @@ def physics(x: Rows, s: Sheet, c: Mapping[str, np.ndarray | float]) -> np.ndarra
             x.take(part), s.take(part), {name: v[part] for name, v in coef.items()},
             total.hbm_bytes[part],
         )  # fmt: skip
-    return out + _quantise_s(x, s, coef)
+    return started(coef["launch_s"], out + _quantise_s(x, s, coef), GRAPH_S, s)
+
+
+def _by_layer(x: Rows, s: Sheet) -> np.ndarray:
+    """Rows timed as a layer of the engine that Python walks through, which converts activations in
+    a call of its own, bool [N]: AIConfigurator's of vLLM's block-scaled fp8
+    (collector/vllm/collect_gemm.py, use_cuda_graph)."""
+    return (s.engine == "vllm") & (x.words("dtype") == "fp8_block")
+
+
+def _eager(x: Rows, s: Sheet) -> np.ndarray:
+    """Rows timed call by call, bool [N]."""
+    return np.isin(s.engine.astype(str), EAGER) | without_graphs(s) | _by_layer(x, s)
 
 
 def _converts(x: Rows, s: Sheet) -> np.ndarray:
@@ -147,7 +159,7 @@ def _seconds(x: Rows, s: Sheet, c: Mapping[str, np.ndarray], total: np.ndarray) 
     # (a**p + b**p)**(1/p) without overflow
     high, low = np.maximum(compute, memory), np.minimum(compute, memory)
     both = high * (1 + (low / high) ** p) ** (1 / p) + c["split_s"][:, None] * (_S > 1)
-    return c["launch_s"] + both.min(axis=1)
+    return both.min(axis=1)
 
 
 def held(s: Sheet, total: np.ndarray) -> np.ndarray:
@@ -196,7 +208,7 @@ def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
         "even_n": _even(n), "even_k": _even(k), "even_m": _even(m),
         "weight_bytes": weight,
         "expands": s.expands,
-        "eager": np.isin(s.engine.astype(str), EAGER).astype(float),
+        "eager": _eager(x, s).astype(float),
         "batched": np.log2(batch),
     }  # fmt: skip
 

@@ -79,7 +79,7 @@ def prefill_of(x: Rows) -> Prefill:
     """The kernel, on keys and values of 16 bits expanded before it."""
     a, two, none = latent_of(x), np.full(x.n, 2.0), np.zeros(x.n)
     return Prefill(
-        x.get("batch", 1.0), x.get("isl"), x.get("past", 0.0), a.heads, a.heads, a.qk + a.v,
+        x.get("batch", 1.0), x.get("isl"), x.get("past", 0.0), a.heads, a.heads, a.qk + a.v, a.v,
         x.get("window", 0.0), np.ones(x.n), two, two, none, none,
     )  # fmt: skip
 

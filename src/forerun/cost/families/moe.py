@@ -7,7 +7,8 @@ Of T tokens each chooses topk of E experts; a device holds E / ep of them, a sha
             = min(E / ep, T topk / ep)                                   "balanced"
     compute = least over tiles of (sum of rows rounded up to tiles) * 2 D F n_mat / (rate of tile)
     memory  = (active * D F n_mat * weight bytes + activations) / (rate * stream)
-    time    = launch + T topk token_s + (compute**p + memory**p)**(1/p)
+    busy    = T topk token_s + (compute**p + memory**p)**(1/p)
+    time    = launch and busy, joined as in `_starts`
 
 n_mat is 3 for gated experts, else 2.  A power law of exponent a spreads experts' loads over
 [1, 0.8 T] with density x**-a, as AIConfigurator's tables were made.
@@ -20,6 +21,8 @@ import numpy as np
 from forerun.cost.families import Coef
 from forerun.cost.families._attention import Coefs, powers
 from forerun.cost.families._codes import code
+from forerun.cost.families._starts import started
+from forerun.cost.families._tiles import share
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.ops.counts import Counts
@@ -44,7 +47,6 @@ COEFS = (
     Coef("sharp", 2.0, 1.0, 10.0, "p: how completely arithmetic and traffic overlap"),
 )
 TILES = (16.0, 32.0, 64.0, 128.0)
-FULL_TILE = 110.0  # flop a byte of a tile's operands that no longer starve the matrix unit
 #: experts by rank of load at which a distribution is evaluated; each stands for E/ep/NODES of them
 NODES = 24
 
@@ -125,10 +127,10 @@ def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     woken = local * some.mean(axis=1)
     compute = np.full(x.n, np.inf)
     for tile in TILES:
-        share = min(1.0, 2 * tile * 128 / (tile + 128) / FULL_TILE)
         # an expert's rows are a random number: its last tile is half full on the average
         padded = local * np.maximum(some * tile, rows + some * tile / 2).mean(axis=1)
-        compute = np.minimum(compute, 2.0 * padded * each / (s.flop_per_s * c["compute"] * share))
+        rate = s.flop_per_s * c["compute"] * share(tile, 128.0)
+        compute = np.minimum(compute, 2.0 * padded * each / rate)
     weights = (
         total.weight_bytes * woken / np.maximum(local * active(x, loads(x)).mean(axis=1), 1e-9)
     )
@@ -138,7 +140,8 @@ def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     stream = s.hbm_bytes_per_s * c["stream"]
     memory = (weights + total.activation_bytes * fuller) / (stream * filled)
     pairs = x.get("n_tokens") * x.get("topk")
-    return c["launch_s"] + pairs * c["token_s"] + powers((compute, memory), c["sharp"])
+    busy = pairs * c["token_s"] + powers((compute, memory), c["sharp"])
+    return started(c["launch_s"], busy, GRAPH_S, s)
 
 
 def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
