@@ -110,6 +110,19 @@ def test_kernels_have_the_tiles_of_their_source(engine, device, head, kv, keys, 
 
 
 @pytest.mark.parametrize(
+    ("device", "head", "share"),
+    [
+        ("a100-sxm-80gb", 128, 1.0), ("l40s", 128, 2 * 64 * 128 / (64 + 128) / 110),
+        ("l40s", 64, 2 * 64 * 256 / (64 + 256) / 110), ("h100-sxm", 128, 1.0),
+    ],
+)  # fmt: skip
+def test_blocks_of_64_rows_alone_starve_the_matrix_unit(device, head, share):
+    s = sheet(rows(1, device=device, runtime="vllm"))
+    got = kernels.tile_share(np.array([2.0 * head]), np.array([2.0]), s)
+    assert got == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
     ("head", "each", "whole"),
     [(64, 2, 64), (72, 2, 128), (80, 2, 128), (192, 2, 192), (192, 1, 256), (64, 1, 64)],
 )
@@ -180,7 +193,7 @@ def test_tensorrt_llm_splits_caches_by_its_own_rule(batch, past, window, wide, n
     ("engine", "device", "kv_heads", "kv", "held"),
     [
         ("vllm", "arc-pro-b60", 8, 2, 8), ("vllm", "a100-sxm-80gb", 8, 2, 2),
-        ("vllm", "h100-sxm", 8, 2, 1), ("trtllm", "h100-sxm", 8, 2, 1),
+        ("vllm", "l40s", 8, 2, 1), ("vllm", "h100-sxm", 8, 2, 1), ("trtllm", "h100-sxm", 8, 2, 1),
         ("trtllm", "h100-sxm", 8, 1, 2), ("trtllm", "h100-sxm", 32, 2, 2),
     ],
 )  # fmt: skip

@@ -55,9 +55,9 @@ class Chosen:
         """Whether the kernels may be others than those that were measured.
 
         On one H100, an engine's kernels predicted from the other's, in this way, from the device's
-        measured ones alone, and from the data sheet, were off by (median / 90 %): decoding 10 to 35
-        / 35 to 98, 19 to 68 / 54 to 161, 12 to 25 / 31 to 70 %; fp8 products 15 and 19 / 39 and 52,
-        24 and 25 / 59 and 105, 20 and 24 / 37 and 53 % (docs/background/costs.md has them all).
+        measured ones alone, and from the data sheet, were off by (median / 90 %): decoding 8 to 21
+        / 23 to 74, 16 to 41 / 34 to 126, 10 to 21 / 28 to 59 %; fp8 products 15 and 16 / 41 and 49,
+        24 and 25 / 59 and 105, 18 and 23 / 39 and 54 % (docs/background/costs.md has them all).
         """
         if self.own is None or self.general is None or not self.other:
             return False

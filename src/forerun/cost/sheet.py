@@ -49,9 +49,24 @@ class Sheet:
     problems: dict[int, str] = field(default_factory=dict)  # rows without an answer, and why
     notes: dict[int, str] = field(default_factory=dict)  # what was assumed about a row's device
 
+    def by(self, *engines: str) -> np.ndarray:
+        """Rows of these engines, bool [N]."""
+        return _any_of(self.engine, engines)
+
+    def on(self, *architectures: str) -> np.ndarray:
+        """Rows of devices of these architectures, bool [N]."""
+        return _any_of(self.architecture, architectures)
+
     def take(self, which: np.ndarray) -> Sheet:
         """The rows an index or a mask picks, without problems and notes."""
         return Sheet(**{name: getattr(self, name)[which] for name in (*_NUMBERS, *_WORDS)})
+
+
+def _any_of(words: np.ndarray, some: tuple[str, ...]) -> np.ndarray:
+    found = np.zeros(len(words), dtype=bool)
+    for word in some:
+        found |= words == word
+    return found
 
 
 _WORDS = ("architecture", "device", "engine")

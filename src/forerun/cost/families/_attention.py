@@ -226,7 +226,7 @@ def before(a: Prefill, x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     narrows = kernels.narrows_queries(a.kv_bytes, s)
     narrowed = np.where(narrows, queries * (2.0 + a.kv_bytes), 0.0)
     turned = queries * (2.0 + _bytes(x.words("dtype", "bf16")))
-    queried = np.where(np.isin(s.engine.astype(str), kernels.TURNS), turned, narrowed)
+    queried = np.where(s.by(*kernels.TURNS), turned, narrowed)
     moved = (a.batch * a.new + a.decoders) * (queried + keys * (2.0 + a.kv_bytes))
     return np.where(is_written(x, s), moved / (s.hbm_bytes_per_s * c["stream"]), 0.0)
 

@@ -39,8 +39,10 @@ USUAL = 64.0  # fewest in use, of a kernel that is not known
 #: FlashAttention 2's kernel for caches of pages, with blocks of 64 rows
 #: (run_mha_fwd_splitkv_dispatch, csrc/flash_attn/src/flash_fwd_launch_template.h)
 PAGED_2: Tiles = ((128.0, 256.0, 256.0), (256.0, 128.0, 128.0), (np.inf, 64.0, 64.0))
-#: where vLLM runs it
-FLASH_2_ON = ("ampere", "ada", "blackwellrtx")
+#: where vLLM runs it, and how many of its blocks, of 80 KB for heads of 128, the shared memory of a
+#: multiprocessor holds: 164 KB on A100, 100 KB on the others (CUDA programming guide, technical
+#: specifications per compute capability)
+FLASH_2_ON = {"ampere": 2.0, "ada": 1.0, "blackwellrtx": 1.0}
 #: vLLM on Intel's Xe2 (chunk_policy_head*, csrc/xpu/attn/xe_2/fmha_utils.hpp of vllm-xpu-kernels)
 XE_2: Tiles = ((np.inf, 32.0, 32.0),)
 #: threads that a core of Xe2 keeps in kernels with large registers (8 vector engines of 4 threads),
@@ -49,18 +51,13 @@ XE_2_THREADS = 32.0
 XE_2_PREFILL, XE_2_DECODE = ((192.0, 8.0), (256.0, 16.0), (np.inf, 32.0)), 4.0
 
 
-def on(s: Sheet, engine: str, *architectures: str) -> np.ndarray:
-    """Rows of an engine on devices of these architectures, bool."""
-    return (s.engine == engine) & np.isin(s.architecture.astype(str), architectures)
-
-
 def _flash_3(s: Sheet) -> np.ndarray:
-    return np.isin(s.engine.astype(str), FLASH_3_IN) & (s.architecture == "hopper")
+    return s.by(*FLASH_3_IN) & s.on("hopper")
 
 
 def is_alone(s: Sheet) -> np.ndarray:
     """Rows of tools that time kernels without their starts, bool."""
-    return np.isin(s.engine.astype(str), PROFILED)
+    return s.by(*PROFILED)
 
 
 def writes(s: Sheet) -> np.ndarray:
@@ -71,7 +68,7 @@ def writes(s: Sheet) -> np.ndarray:
     hold both: without the write the same kernel would stream at 0.4 of the rate, and it reaches
     0.9 where there is no cache.
     """
-    return np.isin(s.engine.astype(str), WRITES) & ~on(s, "vllm", "xe2")
+    return s.by(*WRITES) & ~(s.by("vllm") & s.on("xe2"))
 
 
 def key_tile(width: np.ndarray, kv_bytes: np.ndarray, s: Sheet) -> np.ndarray:
@@ -81,11 +78,11 @@ def key_tile(width: np.ndarray, kv_bytes: np.ndarray, s: Sheet) -> np.ndarray:
     a short prompt is cheaper.
     """
     kinds = (
-        (on(s, "trtllm", "hopper"), TRTLLM),
-        (s.engine == "trtllm", ((np.inf, 128.0, 128.0),)),
-        (on(s, "vllm", "xe2"), XE_2),
+        (s.by("trtllm") & s.on("hopper"), TRTLLM),
+        (s.by("trtllm"), ((np.inf, 128.0, 128.0),)),
+        (s.by("vllm") & s.on("xe2"), XE_2),
         (_flash_3(s), FLASH_3),
-        (on(s, "vllm", *FLASH_2_ON), PAGED_2),
+        (s.by("vllm") & s.on(*FLASH_2_ON), PAGED_2),
     )
     found = np.full(len(width), USUAL)
     for which, tiles in reversed(kinds):
@@ -103,10 +100,10 @@ def query_tile(width: np.ndarray, s: Sheet) -> tuple[np.ndarray, np.ndarray]:
     narrow = width <= 128
     kinds = (
         (_flash_3(s), np.where(narrow, 192.0, 128.0), 1.0),
-        (on(s, "vllm", *FLASH_2_ON), 64.0, 0.0),
-        (on(s, "vllm", "xe2"), np.where(width <= 192, 128.0, 256.0), 0.0),
-        (on(s, "trtllm", "hopper"), 64.0, 0.0),
-        (on(s, "trtllm", "ampere", "ada"), np.where(narrow, 128.0, 64.0), 0.0),
+        (s.by("vllm") & s.on(*FLASH_2_ON), 64.0, 0.0),
+        (s.by("vllm") & s.on("xe2"), np.where(width <= 192, 128.0, 256.0), 0.0),
+        (s.by("trtllm") & s.on("hopper"), 64.0, 0.0),
+        (s.by("trtllm") & s.on("ampere", "ada"), np.where(narrow, 128.0, 64.0), 0.0),
     )
     rows, packed = np.full(len(width), np.nan), np.full(len(width), np.nan)
     for which, height, shared in kinds:
@@ -115,10 +112,13 @@ def query_tile(width: np.ndarray, s: Sheet) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tile_share(width: np.ndarray, kv_bytes: np.ndarray, s: Sheet) -> np.ndarray:
-    """Share of the matrix unit's rate that blocks of few rows leave it, where every warp of them
-    reads all keys from shared memory: FlashAttention 2's for caches of pages."""
-    of_64 = share(64.0, _by_width(PAGED_2, width, kv_bytes))
-    return np.where(on(s, "vllm", *FLASH_2_ON), of_64, 1.0)
+    """Share of the matrix unit's rate that the blocks on a multiprocessor leave it: those of
+    FlashAttention 2 for caches of pages have 64 rows, which is half a tile where one runs alone."""
+    found = np.ones(len(width))
+    for architecture, held in FLASH_2_ON.items():
+        of_rows = share(64.0 * held, _by_width(PAGED_2, width, kv_bytes))
+        found = np.where(s.by("vllm") & s.on(architecture), of_rows, found)
+    return found
 
 
 def _by_width(tiles: Tiles, width: np.ndarray, kv_bytes: np.ndarray) -> np.ndarray:
@@ -133,30 +133,31 @@ def prefill_at_once(width: np.ndarray, s: Sheet) -> np.ndarray:
     """
     at = np.searchsorted([most for most, _ in XE_2_PREFILL], width)
     held = XE_2_THREADS / np.array([threads for _, threads in XE_2_PREFILL])[at]
-    return np.where(on(s, "vllm", "xe2"), held, 1.0)
+    return np.where(s.by("vllm") & s.on("xe2"), held, 1.0)
 
 
 def decode_at_once(shares: np.ndarray, kv_bytes: np.ndarray, s: Sheet) -> np.ndarray:
     """The same of a decode step.  shares : `shares_keys`
 
-    FlashAttention 2 counts on two (set_params_splitkv, csrc/flash_attn/flash_api.cpp).  Of
-    TensorRT-LLM's kernels, that for 8-bit caches on Hopper (cpp/kernels/xqa/mha_sm90.cu) and that
-    for heads that share none have shared memory and registers for two, that for 16 bits has not.
+    Of TensorRT-LLM's kernels, that for 8-bit caches on Hopper (cpp/kernels/xqa/mha_sm90.cu) and
+    that for heads that share none have shared memory and registers for two, that for 16 bits has
+    not.
     """
-    trtllm = on(s, "trtllm", *GROUPED)
-    two = on(s, "vllm", *FLASH_2_ON) | (trtllm & (~shares | _is_sm90(shares, kv_bytes, s)))
+    two = s.by("trtllm") & s.on(*GROUPED) & (~shares | _is_sm90(shares, kv_bytes, s))
     held = np.where(two, 2.0, 1.0)
-    return np.where(on(s, "vllm", "xe2"), XE_2_THREADS / XE_2_DECODE, held)
+    for architecture, blocks in FLASH_2_ON.items():
+        held = np.where(s.by("vllm") & s.on(architecture), blocks, held)
+    return np.where(s.by("vllm") & s.on("xe2"), XE_2_THREADS / XE_2_DECODE, held)
 
 
 def _is_sm90(shares: np.ndarray, kv_bytes: np.ndarray, s: Sheet) -> np.ndarray:
-    return shares & (kv_bytes < 2) & (s.architecture == "hopper")
+    return shares & (kv_bytes < 2) & s.on("hopper")
 
 
 def shares_keys(heads: np.ndarray, kv_heads: np.ndarray, s: Sheet) -> np.ndarray:
     """Whether TensorRT-LLM decodes with its kernels for heads that share keys, bool."""
     group = heads / kv_heads
-    return on(s, "trtllm", *GROUPED) & (group > 1) & (group <= GROUP)
+    return s.by("trtllm") & s.on(*GROUPED) & (group > 1) & (group <= GROUP)
 
 
 def parts(
@@ -177,7 +178,7 @@ def parts(
 def page(heads: np.ndarray, kv_heads: np.ndarray, s: Sheet) -> np.ndarray:
     """Keys that a decode step reads and multiplies at least: those there are, in TensorRT-LLM's
     kernel for heads that share none (masked_multihead_attention_kernel)."""
-    return np.where(on(s, "trtllm", *GROUPED) & (heads == kv_heads), 1.0, PAGE)
+    return np.where(s.by("trtllm") & s.on(*GROUPED) & (heads == kv_heads), 1.0, PAGE)
 
 
 def widens(kv_bytes: np.ndarray, s: Sheet) -> np.ndarray:
@@ -185,14 +186,14 @@ def widens(kv_bytes: np.ndarray, s: Sheet) -> np.ndarray:
     each tile of query rows converts them anew, bool (vllm-xpu-kernels, csrc/xpu/attn/xe_2/
     collective/chunk_prefill_mainloop.hpp; elsewhere taken to be alike).  vLLM and SGLang read what
     they have just written; TensorRT-LLM attends before new tokens are narrowed."""
-    reads = np.isin(s.engine.astype(str), ("vllm", "sglang"))
+    reads = s.by("vllm", "sglang")
     return reads & (kv_bytes < 2) & np.isnan(s.fp8_flop_per_s)
 
 
 def multiplies_narrow(kv_bytes: np.ndarray, s: Sheet) -> np.ndarray:
     """Whether new tokens are multiplied in 8 bits because the cache has 8, bool: TensorRT-LLM
     (mFP8ContextFMHA with paged context, cpp/tensorrt_llm/thop/attentionOp.cpp)."""
-    return (s.engine == "trtllm") & (kv_bytes < 2) & ~np.isnan(s.fp8_flop_per_s)
+    return s.by("trtllm") & (kv_bytes < 2) & ~np.isnan(s.fp8_flop_per_s)
 
 
 def narrows_queries(kv_bytes: np.ndarray, s: Sheet) -> np.ndarray:
@@ -203,7 +204,7 @@ def narrows_queries(kv_bytes: np.ndarray, s: Sheet) -> np.ndarray:
 def unclipped(window: np.ndarray, s: Sheet) -> np.ndarray:
     """Where a window is left behind and everything after it is multiplied, bool: vLLM's kernels for
     Intel GPUs until June 2026 (vllm-xpu-kernels, pull requests 383 and 426)."""
-    return on(s, "vllm", "xe2") & (window > 0)
+    return s.by("vllm") & s.on("xe2") & (window > 0)
 
 
 def padded(width: np.ndarray, bytes_each: np.ndarray, s: Sheet) -> np.ndarray:
@@ -211,4 +212,4 @@ def padded(width: np.ndarray, bytes_each: np.ndarray, s: Sheet) -> np.ndarray:
     bytes where they have more than one (cpp/kernels/fmha_v2/setup.py)."""
     line = 128.0 / bytes_each
     lines = np.where(width > line, np.ceil(width / line), width / line)
-    return np.where(on(s, "trtllm", "hopper"), line * lines, width)
+    return np.where(s.by("trtllm") & s.on("hopper"), line * lines, width)

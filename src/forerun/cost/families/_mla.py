@@ -131,7 +131,7 @@ def latent_of(x: Rows) -> Latent:
 def around_start(s: Sheet) -> np.ndarray:
     """Time of what is around attention before any measurement: estimate, 8 kernels where they are
     fused and 28 where each step of the model's code starts its own."""
-    return np.where(s.engine == "vllm", 28.0, 8.0) * s.launch_s
+    return np.where(s.by("vllm"), 28.0, 8.0) * s.launch_s
 
 
 def of_kernel(s: Sheet, whole: np.ndarray) -> Sheet:

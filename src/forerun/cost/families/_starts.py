@@ -25,13 +25,12 @@ LAYER = 2.0
 def started(launch_s: np.ndarray | float, busy: np.ndarray, graph_s: float, s: Sheet) -> np.ndarray:
     """Seconds of a call whose kernels take `busy` and that takes `launch_s` empty, [N]."""
     own = np.minimum(launch_s, graph_s)
-    ahead = np.isin(s.engine.astype(str), ENGINES)
-    return np.where(ahead, own + np.maximum(launch_s - own, busy), launch_s + busy)
+    return np.where(s.by(*ENGINES), own + np.maximum(launch_s - own, busy), launch_s + busy)
 
 
 def without_graphs(s: Sheet) -> np.ndarray:
     """Rows of engines on devices where no graph of calls can be captured, bool [N]: Intel GPUs."""
-    return np.isin(s.engine.astype(str), ENGINES) & (s.architecture == "xe2")
+    return s.by(*ENGINES) & s.on("xe2")
 
 
 def first_s(s: Sheet, graph_s: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
 
 def _by_head(d: Decode, s: Sheet) -> np.ndarray:
     """Where an engine has no kernel for so many heads that share keys, bool [N]."""
-    return kernels.on(s, "trtllm", *kernels.GROUPED) & (d.heads / d.kv_heads > kernels.GROUP)
+    return s.by("trtllm") & s.on(*kernels.GROUPED) & (d.heads / d.kv_heads > kernels.GROUP)
 
 
 def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:

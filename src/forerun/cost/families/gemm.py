@@ -126,19 +126,19 @@ def _by_layer(x: Rows, s: Sheet) -> np.ndarray:
     """Rows timed as a layer of the engine that Python walks through, which converts activations in
     a call of its own, bool [N]: AIConfigurator's of vLLM's block-scaled fp8
     (collector/vllm/collect_gemm.py, use_cuda_graph)."""
-    return (s.engine == "vllm") & (x.words("dtype") == "fp8_block")
+    return s.by("vllm") & (x.words("dtype") == "fp8_block")
 
 
 def _eager(x: Rows, s: Sheet) -> np.ndarray:
     """Rows timed call by call, bool [N]."""
-    return np.isin(s.engine.astype(str), EAGER) | without_graphs(s) | _by_layer(x, s)
+    return s.by(*EAGER) | without_graphs(s) | _by_layer(x, s)
 
 
 def _converts(x: Rows, s: Sheet) -> np.ndarray:
     """Rows whose activations are scaled and converted first, bool [N]: to a format narrower than
     16 bits, which the device multiplies in."""
     _, act = _bytes(x)
-    return (act < 1.5) & (s.expands == 0) & ~np.isin(s.engine.astype(str), ALONE)
+    return (act < 1.5) & (s.expands == 0) & ~s.by(*ALONE)
 
 
 def _quantise_s(x: Rows, s: Sheet, c: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -67,9 +67,9 @@ def is_absorbed(x: Rows, s: Sheet) -> np.ndarray:
 
     One token without a past is no decode step, and other engines expand it too.
     """
-    named, new, vllm = x.words("impl"), x.get("isl"), s.engine == "vllm"
+    named, new, vllm = x.words("impl"), x.get("isl"), s.by("vllm")
     on_latents = np.array(["mla" in word for word in named], dtype=bool)
-    hopper = vllm & (s.architecture == "hopper")
+    hopper = vllm & s.on("hopper")
     most = np.where(hopper, np.where(kv_bytes(x) < 2.0, SHORT_8, SHORT), 1.0)
     chosen = (new <= most) & (hopper | (x.get("past", 0.0) > 0))
     return np.where(vllm & (named != ""), on_latents, chosen)

@@ -55,7 +55,7 @@ def counts(x: Rows) -> Counts:
 
 def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
     """Before any measurement: the efficiencies of the device's architecture."""
-    eager = s.engine == "torch"
+    eager = s.by("torch")
     launch = np.where(eager, np.maximum(EAGER_S, s.launch_s), s.launch_s)
     return {"stream": s.gather, "launch_s": launch}
 
@@ -78,7 +78,7 @@ def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
         "width": np.log2(x.get("width")),
         "cached": np.log2(moved / np.nan_to_num(s.l2_bytes, nan=1e6)),
         "kind": code(x, ("op",)),
-        "eager": (s.engine == "torch").astype(float),
+        "eager": s.by("torch").astype(float),
     }
 
 

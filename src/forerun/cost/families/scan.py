@@ -147,7 +147,7 @@ def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
     conv = x.words("op") == "conv1d"
     return {
         # TensorRT-LLM's kernel gives a channel of a sequence a block of its own, others share one
-        "channel_s": np.where(s.engine == "trtllm", 1e-7, 1e-9),
+        "channel_s": np.where(s.by("trtllm"), 1e-7, 1e-9),
         "stream": 0.8 * s.gather, "step_stream": s.gather,
         "prefill_s": np.where(conv, 1.5, 4.0) * s.launch_s, "step_s": 1.5 * s.launch_s,
     }  # fmt: skip
