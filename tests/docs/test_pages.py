@@ -17,7 +17,8 @@ def test_page_does_what_it_says(path: Path, tmp_path: Path):
         f"{masked(r.expected)}\n--- now\n{masked(r.actual)}"
         for r in wrong
     )
-    assert not wrong, f"{told}\n\nif this is right: python -m tests.docs.refresh {path.name}"
+    where = path.relative_to(ROOT)
+    assert not wrong, f"{told}\n\nif this is right: python -m tests.docs.refresh {where}"
 
 
 def test_a_changed_output_is_noticed_and_refreshed(tmp_path: Path):

@@ -9,7 +9,7 @@ import pytest
 
 import forerun
 from forerun import catalog
-from forerun.cost.costs import SLOTS
+from forerun.cost.costs import DEQUANTISE
 from forerun.cost.memory import memory
 from forerun.cost.pick import picking
 from forerun.cost.price import costs, price
@@ -105,7 +105,7 @@ def test_slow_vector_units_bound_the_kernel():
     graph = lower(LLAMA, pool(KvPrecision(old="int2")))
     B, ctx = np.array([[4.0], [32.0]]), np.array([0.0, 128.0, 8000.0])
     fast_s, slow_s = (costs(graph, d).decode(shape, B, ctx) for d in (device, slow))
-    wanted = B[:, 0] * (8000 - 128) * WIDTH * SLOTS / (1e12 / 2)
+    wanted = B[:, 0] * (8000 - 128) * WIDTH * DEQUANTISE / (1e12 / 2)
     np.testing.assert_allclose(slow_s[:, 2], wanted)
     assert (fast_s[:, 2] < wanted).all()
     np.testing.assert_allclose(slow_s[:, :2], fast_s[:, :2])  # nothing to dequantise

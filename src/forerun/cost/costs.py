@@ -20,7 +20,6 @@ from forerun.cost.chosen import ROOFLINE, UNCALIBRATED, Chosen, coefs_of
 from forerun.cost.collectives import Wires, collective_time
 from forerun.cost.efficiency import Efficiency, efficiency
 from forerun.cost.families import family, family_of_op
-from forerun.cost.families._attention import SLOTS
 from forerun.cost.generic import convolved, generic_decode, generic_prefill
 from forerun.cost.operators import is_compute_bound, keys_of, regime_of
 from forerun.cost.rows import Rows, rows
@@ -39,6 +38,9 @@ from forerun.spec.device import Device, Link
 PER_OCTAVE = 6
 #: share of the memory rate below which a measured kernel is a slow path that engines avoid
 FALLBACK = 0.3
+#: instructions of a vector unit that turn an element of few bits and its group's scale into one to
+#: multiply: shift, mask, convert, scale (an estimate)
+DEQUANTISE = 4.0
 SLOW = "the kernel that was measured in that format is a fallback"
 
 
@@ -160,7 +162,7 @@ class Costs:
         """Attention over a cache whose older tokens are in fewer bits, in one kernel.
 
             time = max(time of as many bytes in the cache's own format,
-                       elements dequantised * SLOTS / (fp32 peak / 2))
+                       elements dequantised * DEQUANTISE / (fp32 peak / 2))
 
         Dequantising runs on the vector units beside the loads: whichever takes longer bounds.
         """
@@ -177,7 +179,7 @@ class Costs:
             what = "has no fp32 rate, which KV in fewer bits is dequantised at"
             raise SpecError.one(f"device.{self.device.name}", what, "drop kv_precision")
         elements = n_seqs * shape.old_tokens(ctx) * shape.kv_width / shape.split
-        return np.maximum(memory, elements * SLOTS / (peak / 2))
+        return np.maximum(memory, elements * DEQUANTISE / (peak / 2))
 
     def prefill(self, shape: Shape, n_new: np.ndarray, n_past: np.ndarray) -> np.ndarray:
         """Seconds of one chunk, float64 [T, K], of n_new [T, 1] tokens after n_past [K]."""

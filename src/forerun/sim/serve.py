@@ -129,7 +129,8 @@ class Server(Intake):
         event, when there is no limit).  Raises PolicyError if a policy made an impossible choice.
         """
         if self.concurrency is not None and not self._released:
-            self._release_first()
+            self._released = True
+            compiler.entry("begin")(self._state, self.concurrency)
         self._advance_into(until_s)
 
     def _advance_into(self, until_s: float) -> None:
@@ -148,12 +149,6 @@ class Server(Intake):
             raise wrong_choice(self._clock, self._found)
         self._put(**wider(self._state, reason))
         return reason
-
-    def _release_first(self) -> None:
-        """Closed loop: every client sends its first request at the start."""
-        self._released = True
-        for _ in range(self.concurrency or 0):
-            compiler.entry("release")(self._state, 0)
 
     def abort(self, request: int) -> bool:
         """The client of a request goes away now.  False if the request is not in the system."""

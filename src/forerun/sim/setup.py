@@ -162,47 +162,48 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     load[signatures.CARBON] = [round(1e3 * pools[p].gco2e_per_kwh) for p in pool_of]
     way_ps = np.rint(np.array(options.way_s) * PS).astype(np.int64)
     far = len(live) if len(way_ps) > 1 else 0  # requests that may be on their way
-    clock = state.rows(1, state.CLOCK)
-    clock[0].keep_leaps = int(options.keep_leaps)
-    clock[0].refresh_load = int(options.fresh)
-    clock[0].refresh_cached = int(options.cached)
-    clock[0].hash_tokens = options.hash_tokens
-    clock[0].n_verify = table_arrays.verify_rows(tables)[1]
+    clocks = state.rows(1, state.CLOCK)
+    clock = clocks[0]
+    clock.keep_leaps = int(options.keep_leaps)
+    clock.refresh_load = int(options.fresh)
+    clock.refresh_cached = int(options.cached)
+    clock.hash_tokens = options.hash_tokens
+    clock.n_verify = table_arrays.verify_rows(tables)[1]
     serves = _serves(pools)
     tunes = engines.tunes.any()
-    clock[0].tunes = int(tunes)
-    clock[0].denoises = int(engines.denoises.any())
+    clock.tunes = int(tunes)
+    clock.denoises = int(engines.denoises.any())
     fittings = [served.adapters for served in pools]
     fill_adapters(engines, fittings)
     of_models = [one.model for one in pools]
-    clock[0].first_net = numbered(fittings, of_models)[-1]
-    clock[0].has_adapters = int(any(one is not None for one in fittings))
+    clock.first_net = numbered(fittings, of_models)[-1]
+    clock.has_adapters = int(any(one is not None for one in fittings))
     branches = [served.branch for served in pools]
     fill_nets(engines, branches)
     nets = net_columns(branches, len(pools))
-    clock[0].has_nets = int(len(nets[0]) > 0)
+    clock.has_nets = int(len(nets[0]) > 0)
     apart = (engines.role[pool_of] != rows_fleet.ROLE["both"]).any() or serves.shape[1] > 1
-    clock[0].restricted = int(apart)
-    clock[0].next_move_ps = NEVER
-    clock[0].passed_ps = -1
-    clock[0].gated = int(options.gated)
-    clock[0].fair = int(any(options.fair))
-    clock[0].fair_shared, clock[0].fair_lift = int(options.fair_shared), int(options.fair_lift)
-    clock[0].last_tenant = -1
-    clock[0].go_on = int(options.go_on)
-    clock[0].held_head = clock[0].held_tail = -1
-    clock[0].by_request = int(options.n_requests is not None)
-    clock[0].closed = int(options.concurrency is not None)
-    clock[0].think_ps = round(options.think_s * PS)
+    clock.restricted = int(apart)
+    clock.next_move_ps = NEVER
+    clock.passed_ps = -1
+    clock.gated = int(options.gated)
+    clock.fair = int(any(options.fair))
+    clock.fair_shared, clock.fair_lift = int(options.fair_shared), int(options.fair_lift)
+    clock.last_tenant = -1
+    clock.go_on = int(options.go_on)
+    clock.held_head = clock.held_tail = -1
+    clock.by_request = int(options.n_requests is not None)
+    clock.closed = int(options.concurrency is not None)
+    clock.think_ps = round(options.think_s * PS)
     if options.client is not None:
-        _fill_client(clock[0], options.client)
+        _fill_client(clock, options.client)
     if options.responses is not None:
-        clock[0].has_answers = 1
-        clock[0].hit_ps = round(options.responses.fetch_s * PS)
-        clock[0].answer_token_ps = round(PS / (options.responses.rate_per_s or np.inf))
+        clock.has_answers = 1
+        clock.hit_ps = round(options.responses.fetch_s * PS)
+        clock.answer_token_ps = round(PS / (options.responses.rate_per_s or np.inf))
     host = pools[0].pool.engine
-    clock[0].host_request_ps = round(host.host_request_s * PS)
-    clock[0].host_prompt_token_ps = round(host.host_prompt_token_s * PS)
+    clock.host_request_ps = round(host.host_request_s * PS)
+    clock.host_prompt_token_ps = round(host.host_prompt_token_s * PS)
     rng = stream(options.seed, "routing").integers(0, 2**63, 1, dtype=np.uint64)
     tuned = state.rows(n, rows_fleet.TUNED)
     for i, p in enumerate(pool_of):
@@ -211,7 +212,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     n_leaps = max(n_done, CHUNK) if options.keep_leaps else 1
     nothing = np.zeros(0)
     return state.State(
-        clock=clock,
+        clock=clocks,
         arrivals=state.rows(0, rows_request.ARRIVAL),
         pending=state.rows((options.concurrency or 0) + far + 2, rows_request.ARRIVAL),
         way_ps=way_ps,

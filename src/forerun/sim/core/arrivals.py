@@ -125,6 +125,13 @@ def release(state, t):
 
 
 @jit
+def begin(state, n_clients):
+    """Closed loop: every client sends its first request at the start."""
+    for _ in range(n_clients):
+        release(state, 0)
+
+
+@jit
 def ended(state, request, t, status):
     """A request has ended at t: those that waited for it follow, a closed loop goes on."""
     clock = state.clock[0]

@@ -61,7 +61,7 @@ def _function(name: str) -> Any:
         "cut_leap": wake.cut_leap,
         "look": kv.look,
         "under_way": step_end.under_way,
-        "release": arrivals.release,
+        "begin": arrivals.begin,
     }[name]
 
 
@@ -78,9 +78,9 @@ def compiled(name: str) -> Any:
     # level 2 takes half a second more than level 1 and runs 3 % faster; level 3 adds nothing
     setattr(config, "OPT", type(usual)(2))  # noqa: B010
     i8 = types.int64
-    takes: dict[str, list[Any]] = {"advance": [i8], "release": [i8], "look": [], "under_way": []}
+    takes: dict[str, list[Any]] = {"advance": [i8], "begin": [i8], "look": [], "under_way": []}
     arguments = takes.get(name, [i8, i8])
-    result = types.void if name in ("release", "look", "under_way") else i8
+    result = types.void if name in ("begin", "look", "under_way") else i8
     of = native.PARTS.get(name, result(native.STATE, *arguments))
     function = _function(name).py_func
     try:

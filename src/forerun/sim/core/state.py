@@ -259,7 +259,7 @@ else:
 
 def rows(n, dtype):
     """An array of records whose fields read as attributes, compiled or not."""
-    return np.zeros(n, dtype).view(np.recarray)
+    return np.zeros(n, (np.record, dtype)).view(np.recarray)
 
 
 def free_slots(live, start):
