@@ -6,7 +6,8 @@ import pytest
 from forerun.cost.chosen import starting
 from forerun.cost.families import _kernels as kernels
 from forerun.cost.families import family, family_of_op
-from forerun.cost.families._attention import before, decode_of, prefill_of
+from forerun.cost.families._decode import decode_of
+from forerun.cost.families._prefill import before, prefill_of
 from forerun.cost.families._starts import started
 from forerun.cost.rows import rows
 from forerun.cost.sheet import sheet

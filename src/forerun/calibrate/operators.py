@@ -51,7 +51,7 @@ SHRINK_LAUNCH = 0.5
 #: right for the third, made 70 runs of several pools on GB200 worse (TPOT off by 26, not 16 %)
 LEAST_DEVICES = 3
 #: a start below this, or below this share of what is expected, is not of a kernel that anything
-#: waited for
+#: waited for: estimates
 ALONE_S, ALONE = 1.2e-6, 0.2
 
 #: of a function and lists of its arguments, as `map` is

@@ -38,10 +38,10 @@ from forerun.spec.device import Device, Link
 PER_OCTAVE = 6
 #: share of the memory rate below which a measured kernel is a slow path that engines avoid
 FALLBACK = 0.3
+SLOW = "the kernel that was measured in that format is a fallback"
 #: instructions of a vector unit that turn an element of few bits and its group's scale into one to
 #: multiply: shift, mask, convert, scale (an estimate)
 DEQUANTISE = 4.0
-SLOW = "the kernel that was measured in that format is a fallback"
 
 
 @dataclass(frozen=True)

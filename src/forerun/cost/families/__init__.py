@@ -32,8 +32,11 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class Coef:
     low: float
     high: float
     what: str  # in words, with its unit
+
+
+#: values of coefficients by name, [N] or one for all
+Coefs = Mapping[str, np.ndarray | float]
 
 
 @functools.cache

@@ -1,350 +1,17 @@
-"""Physics that every kind of attention shares: blocks of queries over keys, and splits of a cache.
-
-Prefill: a block takes T query rows of one head over all keys they see, on one SM.
-
-    pair    = (2 (Hk+Hv) / (peak * compute * min(1, width/256)**narrow) + soft / vector peak
-               + widen (Hk+Hv) / tile rows / (vector peak / 2)) * n_SM
-    keys    = max(a tile, mean keys + edge * max(T, a tile) / KEYS)
-    block   = block_s / blocks at once + T * keys * pair
-    longest = one of the keys of the last block
-    blocks  = B N ceil(q/T), or B K ceil(q N/K / T) where heads are packed as rows
-    time    = max(longest, ceil(blocks/n_SM) * block)
-
-T, tiles of keys, packing and blocks at once are those of the engine's kernel (`_kernels`); where it
-is not known, T is between 64 and 128 by `tall`, and packed by `pack`.
-
-Decoders in the same kernel are blocks of one row.  Of two kinds, the one whose blocks take longer
-first:  ceil(b1/n_SM) (w1 - w2) + ceil((b1 + b2)/n_SM) w2, which grows with all four.
-
-Decode: a block takes one kv head of one request, or a part of its keys.
-
-    blocks  = B K s,  s parts of each cache as the engine's kernel splits it
-    traffic = B K stored keys bytes / (rate * stream * cache factor * min(1, fill * blocks / n_SM))
-    compute = 2 B K max(N/K, rows) (Hk + Hv) keys / (peak * compute * min(1, blocks / n_SM))
-    serial  = blocks/n_SM * block_s / blocks at once + keys/s * key_s
-
-Parts join by (sum of p-th powers)**(1/p).
-"""
+"""What attention of prompts (`_prefill`) and of decoding (`_decode`) share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-
 import numpy as np
 
-from forerun.cost.families import Coef
-from forerun.cost.families import _kernels as kernels
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
-from forerun.ops.attention import causal_pairs
 from forerun.spec.dtype import WEIGHT_BYTES
 
-#: instructions of a vector unit that widen an element of 8 bits: five to place its sign, exponent
-#: and mantissa, three to scale it in 32 bits (vllm-xpu-kernels, csrc/xpu/attn/xe_2/collective/
-#: chunk_prefill_mainloop.hpp; elsewhere taken to be alike)
-SLOTS = 8.0
-SHORT, TALL = 64.0, 128.0  # query rows a block takes
-KEYS = 128.0  # keys a block takes at once in most kernels
 HELD = 0.8  # share of the last-level cache that keys and values of a repeated call can hold
-
-Coefs = Mapping[str, np.ndarray | float]
-
-PREFILL_COEFS = (
-    Coef("compute", 0.8, 0.03, 1.3, "share of the matrix peak without softmax, width 128"),
-    Coef("narrow", 0.2, 0.01, 0.8, "power of the head width in the rate, below 128"),
-    Coef("soft", 16.0, 8.0, 32.0, "vector operations of the softmax a pair"),
-    Coef("edge", 64.0, 1.0, 1000.0, "keys a row pays for beyond those it sees"),
-    Coef("tall", 0.6, 0.01, 1.0, "1: blocks of 128 rows, 0: of 64, between: geometric mean"),
-    Coef("pack", 0.3, 0.01, 1.0, "1: query heads of a kv head share a block's rows, 0: not"),
-    Coef("stream", 0.8, 0.05, 1.1, "share of the memory rate"),
-    Coef("block_s", 3e-6, 1e-8, 1e-3, "one block's time without keys, s"),
-    Coef("launch_s", 10e-6, 0.5e-6, 400e-6, "time of an empty call, s"),
-    Coef("sharp", 2.0, 1.0, 10.0, "p: how completely parts overlap"),
-)
-DECODE_COEFS = (
-    Coef("stream", 0.9, 0.05, 1.1, "share of the memory rate on long caches"),
-    Coef("cached", 2.0, 1.0, 12.0, "rate of a cache held on chip over memory's"),
-    Coef("compute", 0.35, 0.02, 1.1, "share of the 16-bit matrix peak"),
-    Coef("rows", 16.0, 1.0, 128.0, "query rows computed for a kv head at least"),
-    Coef("fill", 1.5, 0.1, 6.0, "how soon few blocks draw the whole memory rate"),
-    Coef("block_s", 3e-6, 1e-8, 1e-3, "one block's time without keys, s"),
-    Coef("key_s", 5e-9, 1e-11, 1e-6, "one block's time a key, s"),
-    Coef("launch_s", 9e-6, 0.5e-6, 400e-6, "time of an empty call, merging of parts included, s"),
-    Coef("sharp", 2.0, 1.0, 10.0, "p: how completely parts overlap"),
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Prefill:
-    """Shapes of prefill attention, float64 [N] each."""
-
-    batch: np.ndarray
-    new: np.ndarray  # queries a request
-    past: np.ndarray
-    heads: np.ndarray
-    kv_heads: np.ndarray
-    width: np.ndarray  # Hk + Hv
-    value: np.ndarray  # Hv
-    window: np.ndarray  # 0: none
-    causal: np.ndarray
-    kv_bytes: np.ndarray
-    act_bytes: np.ndarray
-    decoders: np.ndarray  # requests of one query in the same kernel
-    cached: np.ndarray  # keys each of them sees
-
-    @property
-    def pairs(self) -> np.ndarray:
-        """Query-key pairs of the chunks, one head; those of decoders left out."""
-        far = np.where(self.window > 0, self.window, 1e12)
-        near = causal_pairs(self.new, self.past, window=far)  # type: ignore[arg-type]
-        pairs = np.where(self.window > 0, near, causal_pairs(self.new, self.past))
-        return self.batch * np.where(self.causal > 0, pairs, self.new * (self.past + self.new))
-
-    @property
-    def flop(self) -> np.ndarray:
-        seen = self.pairs + self.decoders * self.cached
-        return 2.0 * self.heads * self.width * seen
-
-    @property
-    def activation_bytes(self) -> np.ndarray:
-        tokens = self.batch * self.new + self.decoders
-        return tokens * (self.heads + self.kv_heads) * self.width * self.act_bytes
-
-    @property
-    def cache_bytes(self) -> np.ndarray:
-        """Keys and values that were there before, each read once."""
-        held = np.where(self.window > 0, np.minimum(self.past, self.window), self.past)
-        tokens = self.batch * held + self.decoders * self.cached
-        return self.kv_heads * self.width * tokens * self.kv_bytes
-
-    def blocks(self, rows: np.ndarray | float, packed: bool) -> tuple[np.ndarray, np.ndarray]:
-        """(of chunks, of decoders) when a block takes so many rows of one head, or of all the
-        heads that share keys."""
-        if not packed:
-            return self.batch * self.heads * np.ceil(self.new / rows), self.decoders * self.heads
-        group = self.heads / self.kv_heads
-        chunks = self.batch * self.kv_heads * np.ceil(self.new * group / rows)
-        return chunks, self.decoders * self.kv_heads * np.ceil(group / rows)
-
-    def seconds(self, s: Sheet, c: Coefs) -> np.ndarray:
-        """Without the launch."""
-        narrow = kernels.multiplies_narrow(self.kv_bytes, s)
-        each = np.where(narrow, 1.0, 2.0)
-        key, value = self.width - self.value, self.value
-        width = kernels.padded(key, each, s) + kernels.padded(value, each, s)
-        slow = np.minimum(1.0, width / 256.0) ** c["narrow"]
-        rate = np.where(narrow, np.fmax(s.fp8_flop_per_s, peak(s)), peak(s))
-        rate = rate * kernels.tile_share(self.width, self.kv_bytes, s)
-        vector = np.where(s.vector_flop_per_s > 0, s.vector_flop_per_s, s.wide_flop_per_s / 16)
-        pair = 2.0 * width / (rate * c["compute"] * slow) + c["soft"] / vector
-        # latents are expanded anyway
-        widened = np.where(kernels.widens(self.kv_bytes, s), c.get("widen", 0.0), 0.0)
-        pair = pair + widened * self.width / s.tile_rows / (vector / 2)
-        # kernels differ in rows a block takes and in whether heads share them: geometric means,
-        # so that a fit sees every share of them
-        least = kernels.key_tile(width, self.kv_bytes, s)
-        least = np.where(s.is_gpu > 0, least, 0.0)
-        rows, packs = kernels.query_tile(self.width, s)
-        short, high = (np.where(np.isnan(rows), usual, rows) for usual in (SHORT, TALL))
-        tall, pack = c["tall"], np.where(np.isnan(packs), c["pack"], packs)
-        busy = np.exp(
-            (1 - tall) * (1 - pack) * np.log(self._busy(short, False, pair, least, s, c))
-            + (1 - tall) * pack * np.log(self._busy(short, True, pair, least, s, c))
-            + tall * (1 - pack) * np.log(self._busy(high, False, pair, least, s, c))
-            + tall * pack * np.log(self._busy(high, True, pair, least, s, c))
-        )
-        traffic = self.activation_bytes + self.cache_bytes + self._read_again(pack, s)
-        return powers((busy, traffic / (s.hbm_bytes_per_s * c["stream"])), c["sharp"])
-
-    def _read_again(self, pack: np.ndarray, s: Sheet) -> np.ndarray:
-        """Bytes that it costs to read decoders' keys for each of the heads that share them, beyond
-        the first, where they are not packed.
-
-        Heads that run at once read together.  They come one after the other, all requests of one
-        before the next (the grid of FlashAttention 2, csrc/flash_attn/src/
-        flash_fwd_launch_template.h), so that the last-level cache has to hold them that long.
-        """
-        keys = self.decoders * self.cached * self.width * self.kv_bytes  # of one kv head
-        group = (self.heads / self.kv_heads) ** (1.0 - pack)
-        together = np.clip(s.n_sm / np.maximum(self.decoders, 1.0), 1.0, group)
-        passes = np.where(s.is_gpu > 0, group / together, 1.0)
-        near = held(keys, s)
-        far = (passes - 1.0) * (AGAIN * near + 1.0 - near)
-        return self.kv_heads * keys * (far + AGAIN * (group - passes))
-
-    def _busy(
-        self, rows: np.ndarray, packed: bool, pair: np.ndarray, least: np.ndarray, s: Sheet,
-        c: Coefs,
-    ) -> np.ndarray:  # fmt: skip
-        """Seconds until the last block is done, when blocks take so many rows."""
-        gpu = s.is_gpu > 0
-        units = np.where(gpu, s.n_sm, 1.0)
-        # without SMs nothing is padded, and all of the device works on one block
-        tile = np.where(gpu, rows, np.minimum(rows, np.maximum(self.new, s.tile_rows)))
-        whole = kernels.unclipped(self.window, s)
-        behind = np.where(whole, self.new, np.minimum(self.new, rows))
-        reach = np.where(self.window > 0, self.window + behind, np.inf)
-        last = np.minimum(self.past + self.new, reach)
-        mean = self.pairs / (self.batch * self.new) + np.where(whole, (self.new - 1) / 2, 0.0)
-        once = c["edge"] * np.where(gpu, np.maximum(tile, least) / KEYS, 1.0)
-        edge = np.where(self.window > 0, 2.0, 1.0) * once
-        one = tile * pair * units
-        start = c["block_s"] / kernels.prefill_at_once(self.width, s)
-        far, near = np.minimum(last + edge, self.past + self.new + once), last + once
-        longest = c["block_s"] + one * np.maximum(least, far)
-        work = start + one * np.maximum(least, np.minimum(mean + edge, near))
-        chunks, ones = self.blocks(rows, packed)
-        alone = np.maximum(longest, _waves(chunks, units) * work)
-        if not (ones > 0).any():
-            return alone
-        beside = start + one * np.maximum(least, self.cached + once)
-        first, then = np.maximum(work, beside), np.minimum(work, beside)
-        n_first = np.where(work >= beside, chunks, ones)
-        mixed = _waves(n_first, units) * (first - then) + _waves(chunks + ones, units) * then
-        return np.where(ones > 0, np.maximum(alone, mixed), alone)
-
-
 #: what reading keys once more costs of reading them from memory: estimate, caches are some three
 #: times as fast
 AGAIN = 0.3
-
-
-def is_written(x: Rows, s: Sheet) -> np.ndarray:
-    """Whether a call writes new keys and values to the cache first, bool [N].  Rows that name no
-    format of a cache are of attention alone."""
-    return kernels.writes(s) & (x.words("kv_dtype") != "")
-
-
-def before(a: Prefill, x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
-    """Seconds of what an engine's attention does with new tokens before it attends to them.
-
-    TensorRT-LLM turns queries and keys and writes the cache in one kernel; vLLM and SGLang, which
-    turn them elsewhere, write the cache, and queries in 8 bits where the cache has 8.
-    """
-    queries, keys = a.heads * a.width / 2, a.kv_heads * a.width
-    narrows = kernels.narrows_queries(a.kv_bytes, s)
-    narrowed = np.where(narrows, queries * (2.0 + a.kv_bytes), 0.0)
-    turned = queries * (2.0 + _bytes(x.words("dtype", "bf16")))
-    queried = np.where(s.by(*kernels.TURNS), turned, narrowed)
-    moved = (a.batch * a.new + a.decoders) * (queried + keys * (2.0 + a.kv_bytes))
-    return np.where(is_written(x, s), moved / (s.hbm_bytes_per_s * c["stream"]), 0.0)
-
-
-def _waves(blocks: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Rounds in which so many units work off the blocks; unrounded where they are many."""
-    return np.ceil(np.round(blocks / units, 9))
-
-
-@dataclass(frozen=True, eq=False)
-class Decode:
-    """Shapes of decode attention, float64 [N] each."""
-
-    batch: np.ndarray
-    keys: np.ndarray  # that a query reads
-    heads: np.ndarray
-    kv_heads: np.ndarray
-    width: np.ndarray  # multiplied with: Hk + Hv
-    stored: np.ndarray  # elements of a cached token of one kv head
-    kv_bytes: np.ndarray
-    readers: np.ndarray | float = 1.0  # kv heads counted that are one in memory
-    history: np.ndarray | None = None  # keys that are cached, a window or not; else `keys`
-
-    def by_head(self) -> Decode:
-        """The same, if every query head reads its keys alone."""
-        return replace(self, kv_heads=self.heads, readers=self.heads / self.kv_heads)
-
-    @property
-    def flop(self) -> np.ndarray:
-        return 2.0 * self.batch * self.heads * self.width * self.keys
-
-    @property
-    def cache_bytes(self) -> np.ndarray:
-        return self.batch * self.kv_heads * self.stored * self.keys * self.kv_bytes
-
-    @property
-    def activation_bytes(self) -> np.ndarray:
-        return 2.0 * self.batch * self.heads * self.width
-
-    @property
-    def hbm_bytes(self) -> np.ndarray:
-        return self.cache_bytes + self.activation_bytes
-
-    def parts(self, s: Sheet) -> np.ndarray:
-        """Into how many each cache is split, as the engine's kernels do."""
-        blocks, history = self.batch * self.kv_heads, self.history
-        shares = kernels.shares_keys(self.heads, self.kv_heads, s)
-        known = self.keys if history is None else history
-        return kernels.parts(blocks, self.keys, known, shares, self.kv_bytes, s)
-
-    def seconds(self, s: Sheet, c: Coefs) -> np.ndarray:
-        """Without the launch."""
-        gpu = s.is_gpu > 0
-        page = kernels.page(self.heads, self.kv_heads, s)
-        keys = np.where(gpu, np.maximum(self.keys, page), self.keys)
-        parts = self.parts(s)
-        blocks = self.batch * self.kv_heads * parts
-        filled = np.where(gpu, np.minimum(1.0, c["fill"] * blocks / s.n_sm), 1.0)
-        busy = np.where(gpu, np.minimum(1.0, blocks / s.n_sm), 1.0)
-        total = self.batch * self.kv_heads * self.stored * keys * self.kv_bytes
-        total = total / self.readers * (1 + AGAIN * (self.readers - 1))
-        stream = s.hbm_bytes_per_s * c["stream"] * cache_factor(total, s, c) * filled
-        rows = np.maximum(self.heads / self.kv_heads, c["rows"])
-        flop = 2.0 * self.batch * self.kv_heads * rows * self.width * keys
-        compute = flop / (s.wide_flop_per_s * c["compute"] * busy)
-        turns = np.where(gpu, blocks / s.n_sm, 1.0)
-        shares = kernels.shares_keys(self.heads, self.kv_heads, s)
-        start = c["block_s"] / kernels.decode_at_once(shares, self.kv_bytes, s)
-        serial = turns * start + keys / parts * c["key_s"]
-        return powers(((total + self.activation_bytes) / stream, compute, serial), c["sharp"])
-
-
-def cache_factor(total: np.ndarray, s: Sheet, c: Coefs) -> np.ndarray:
-    """How much faster than from memory the bytes come of a call that is repeated, as benchmarks do.
-
-    A cache that is too small by a little keeps nothing of what goes round.
-    """
-    return 1 + (c["cached"] - 1) * held(total, s)
-
-
-def held(total: np.ndarray, s: Sheet) -> np.ndarray:
-    """Share of so many bytes that the last-level cache still has when they come again, [N]."""
-    return 1 / (1 + (total / (np.nan_to_num(s.l2_bytes, nan=1.0) * HELD)) ** 4)
-
-
-def peak(s: Sheet) -> np.ndarray:
-    """The matrix peak of the row's format, where that is 16 bits or fewer."""
-    return np.fmax(s.flop_per_s, s.wide_flop_per_s)
-
-
-def powers(parts: tuple[np.ndarray, ...], p: np.ndarray | float) -> np.ndarray:
-    """(sum of p-th powers)**(1/p) without overflow."""
-    most = np.maximum.reduce(parts)
-    safe = np.where(most > 0, most, 1.0)
-    return most * sum((part / safe) ** p for part in parts) ** (1.0 / np.asarray(p))
-
-
-def prefill_of(x: Rows) -> Prefill:
-    """Rows of op attention_prefill; the value width is the key width unless it is given."""
-    head, window = x.get("head_dim"), x.get("window", 0.0)
-    value = np.where(np.isnan(x.get("v_head_dim")), head, x.get("v_head_dim"))
-    seen = x.get("past_decode", 0.0)
-    return Prefill(
-        x.get("batch", 1.0), x.get("isl"), x.get("past", 0.0), x.get("n_heads"), kv_heads_of(x),
-        head + value, value, window, x.get("causal", 1.0), kv_bytes(x), act_bytes(x),
-        x.get("n_decode", 0.0), np.where(window > 0, np.minimum(seen, window), seen),
-    )  # fmt: skip
-
-
-def decode_of(x: Rows) -> Decode:
-    """Rows of op attention_decode."""
-    head, window = x.get("head_dim"), x.get("window", 0.0)
-    value = np.where(np.isnan(x.get("v_head_dim")), head, x.get("v_head_dim"))
-    keys = np.where(window > 0, np.minimum(x.get("past"), window), x.get("past"))
-    return Decode(
-        x.get("batch"), keys, x.get("n_heads"), kv_heads_of(x), head + value, head + value,
-        kv_bytes(x), history=x.get("past"),
-    )  # fmt: skip
 
 
 def kv_heads_of(x: Rows) -> np.ndarray:
@@ -354,54 +21,25 @@ def kv_heads_of(x: Rows) -> np.ndarray:
 
 def kv_bytes(x: Rows) -> np.ndarray:
     """Bytes of a cached element, float64 [N]."""
-    return _bytes(x.words("kv_dtype", "bf16"))
+    return bytes_of(x.words("kv_dtype", "bf16"))
 
 
 def act_bytes(x: Rows) -> np.ndarray:
     """Bytes of an element of queries and results: never fewer than 2, results are 16 bits wide."""
-    return np.maximum(2.0, _bytes(x.words("dtype", "bf16")))
+    return np.maximum(2.0, bytes_of(x.words("dtype", "bf16")))
 
 
-def _bytes(words: np.ndarray) -> np.ndarray:
+def bytes_of(words: np.ndarray) -> np.ndarray:
+    """Bytes of an element of each named format, float64 [N]."""
     size = {word: WEIGHT_BYTES.get(word, 2.0) for word in set(words)}
     return np.array([size[word] for word in words])
 
 
-def prefill_features(a: Prefill, s: Sheet) -> dict[str, np.ndarray]:
-    """Dimensionless: what decides how far prefill is from its roofline on any device."""
-    compute = a.flop / peak(s)
-    memory = (a.activation_bytes + a.cache_bytes) / s.hbm_bytes_per_s
-    chunks, ones = a.blocks(TALL, False)
-    return {
-        "ridge": np.log2(compute / memory),
-        "launches": np.log2(np.maximum(compute, memory) / s.launch_s),
-        "blocks_per_sm": np.log2((chunks + ones) / s.n_sm),
-        "keys": np.log2(a.pairs / (a.batch * a.new)),
-        "new": np.log2(a.new),
-        "width": np.log2(a.width),
-        "group": np.log2(a.heads / a.kv_heads),
-        "windowed": np.log2(1 + (a.past + a.new) / np.where(a.window > 0, a.window, np.inf)),
-        "narrow_kv": a.kv_bytes,
-        "causal": a.causal,
-        "rows": s.tile_rows,
-        "decoders": ones / (chunks + ones),
-    }
+def peak(s: Sheet) -> np.ndarray:
+    """The matrix peak of the row's format, where that is 16 bits or fewer."""
+    return np.fmax(s.flop_per_s, s.wide_flop_per_s)
 
 
-def decode_features(d: Decode, s: Sheet) -> dict[str, np.ndarray]:
-    """The same for decode."""
-    compute, memory = d.flop / s.wide_flop_per_s, d.hbm_bytes / s.hbm_bytes_per_s
-    parts = d.parts(s)
-    return {
-        "ridge": np.log2(compute / memory),
-        "launches": np.log2(np.maximum(compute, memory) / s.launch_s),
-        "blocks_per_sm": np.log2(d.batch * d.kv_heads * parts / s.n_sm),
-        "requests_per_sm": np.log2(d.batch * d.kv_heads / s.n_sm),
-        "keys": np.log2(np.maximum(d.keys, 1.0)),
-        "keys_a_part": np.log2(np.maximum(d.keys / parts, 1.0)),
-        "width": np.log2(d.width),
-        "group": np.log2(d.heads / d.kv_heads),
-        "cached": np.log2(d.cache_bytes / np.nan_to_num(s.l2_bytes, nan=1e6)),
-        "narrow_kv": d.kv_bytes,
-        "rows": s.tile_rows,
-    }
+def held(total: np.ndarray, s: Sheet) -> np.ndarray:
+    """Share of so many bytes that the last-level cache still has when they come again, [N]."""
+    return 1 / (1 + (total / (np.nan_to_num(s.l2_bytes, nan=1.0) * HELD)) ** 4)

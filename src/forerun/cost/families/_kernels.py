@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from forerun.cost.families._starts import ENGINES
 from forerun.cost.families._tiles import share
 from forerun.cost.sheet import Sheet
 
-#: engines whose attention writes the cache, and those that turn queries and keys with it
-#: (TensorRT-LLM: invokeQKVPreprocessing, cpp/tensorrt_llm/common/attentionOp.cpp)
-WRITES, TURNS = ("trtllm", "vllm", "sglang"), ("trtllm",)
-PROFILED = ("llmservingsim",)  # tools that time kernels in a profile, without their starts
+#: engines whose attention turns queries and keys as it writes the cache (invokeQKVPreprocessing,
+#: cpp/tensorrt_llm/common/attentionOp.cpp)
+TURNS = ("trtllm",)
 #: query heads of a kv head that TensorRT-LLM's kernels for groups take on these devices
 #: (supportConfig of its decoderXQAImplJIT, 2025); with more, each head reads its keys alone
 GROUP = 32.0
 GROUPED = ("ampere", "ada", "hopper")
 #: of those kernels, whose parts of a cache follow from all of it, a window or not: keys a part has,
-#: turns of blocks at most (kMinHistoryTokensPerBlock, kTargetWaveFactor and computeMultiBlockCount,
-#: cpp/tensorrt_llm/kernels/decoderMaskedMultiheadAttention/decoderXQA*)
-XQA_SPLIT, XQA_TURNS = 128.0, 8.0
+#: turns of blocks at most, and X for at most sqrt(X n) parts of the n there could be, so that
+#: joining them does not take longest (kMinHistoryTokensPerBlock, kTargetWaveFactor and
+#: computeMultiBlockCount, cpp/tensorrt_llm/kernels/decoderMaskedMultiheadAttention/decoderXQA*)
+XQA_SPLIT, XQA_TURNS, XQA_JOINED = 128.0, 8.0, 8.0
 #: parts that fill the chip, of so many keys at least, elsewhere: estimate
 SPLIT = 256.0
 PAGE = 64.0  # keys that are read and multiplied at least
@@ -55,11 +56,6 @@ def _flash_3(s: Sheet) -> np.ndarray:
     return s.by(*FLASH_3_IN) & s.on("hopper")
 
 
-def is_alone(s: Sheet) -> np.ndarray:
-    """Rows of tools that time kernels without their starts, bool."""
-    return s.by(*PROFILED)
-
-
 def writes(s: Sheet) -> np.ndarray:
     """Whether a measured call of attention writes new keys and values to the cache, bool.
 
@@ -68,7 +64,7 @@ def writes(s: Sheet) -> np.ndarray:
     hold both: without the write the same kernel would stream at 0.4 of the rate, and it reaches
     0.9 where there is no cache.
     """
-    return s.by(*WRITES) & ~(s.by("vllm") & s.on("xe2"))
+    return s.by(*ENGINES) & ~(s.by("vllm") & s.on("xe2"))
 
 
 def key_tile(width: np.ndarray, kv_bytes: np.ndarray, s: Sheet) -> np.ndarray:
@@ -160,6 +156,12 @@ def shares_keys(heads: np.ndarray, kv_heads: np.ndarray, s: Sheet) -> np.ndarray
     return s.by("trtllm") & s.on(*GROUPED) & (group > 1) & (group <= GROUP)
 
 
+def reads_by_head(heads: np.ndarray, kv_heads: np.ndarray, s: Sheet) -> np.ndarray:
+    """Where TensorRT-LLM has no kernel for so many heads that share keys, so that each reads them
+    alone, bool."""
+    return s.by("trtllm") & s.on(*GROUPED) & (heads / kv_heads > GROUP)
+
+
 def parts(
     blocks: np.ndarray, keys: np.ndarray, history: np.ndarray, shares: np.ndarray,
     kv_bytes: np.ndarray, s: Sheet,
@@ -171,7 +173,7 @@ def parts(
     filling = np.clip(2 * s.n_sm / blocks, 1.0, np.maximum(1.0, keys / SPLIT))
     # the newer kernel leaves out what a window does, the older starts blocks for all that is cached
     most = np.where(_is_sm90(shares, kv_bytes, s), keys, history) / XQA_SPLIT
-    most = np.maximum(1.0, np.minimum(most, np.sqrt(8 * most)))
+    most = np.maximum(1.0, np.minimum(most, np.sqrt(XQA_JOINED * most)))
     return np.where(shares, np.clip(XQA_TURNS * s.n_sm / blocks, 1.0, most), filling)
 
 

@@ -23,8 +23,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from forerun.cost.families import Coef
-from forerun.cost.families._attention import Coefs, Decode, cache_factor, kv_bytes, peak, powers
+from forerun.cost.families import Coef, Coefs
+from forerun.cost.families._attention import kv_bytes, peak
+from forerun.cost.families._decode import Decode, cache_factor
+from forerun.cost.families._overlap import powers
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.ops.counts import Counts

@@ -16,6 +16,7 @@ import numpy as np
 from forerun.cost.sheet import Sheet
 
 ENGINES = ("vllm", "sglang", "trtllm")
+PROFILED = ("llmservingsim",)  # tools that time kernels in a profile, without their starts
 #: of a call that Python starts, timed from outside: estimate
 EAGER_S = 30e-6
 #: such calls in a layer of an engine that Python walks through: estimate
@@ -26,6 +27,11 @@ def started(launch_s: np.ndarray | float, busy: np.ndarray, graph_s: float, s: S
     """Seconds of a call whose kernels take `busy` and that takes `launch_s` empty, [N]."""
     own = np.minimum(launch_s, graph_s)
     return np.where(s.by(*ENGINES), own + np.maximum(launch_s - own, busy), launch_s + busy)
+
+
+def is_alone(s: Sheet) -> np.ndarray:
+    """Rows of tools that time kernels without their starts, bool [N]."""
+    return s.by(*PROFILED)
 
 
 def without_graphs(s: Sheet) -> np.ndarray:

@@ -1,15 +1,16 @@
 """Attention of one new token a request over its cache: multi-head or grouped, windowed, paged.
 
-time = launch and parts as in `_attention`, joined as in `_starts`
+time = launch and parts as in `_decode`, joined as in `_starts`
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from forerun.cost.families import Coefs
 from forerun.cost.families import _kernels as kernels
-from forerun.cost.families._attention import DECODE_COEFS, Coefs, Decode, decode_features, decode_of
 from forerun.cost.families._codes import code
+from forerun.cost.families._decode import DECODE_COEFS, decode_features, decode_of
 from forerun.cost.families._starts import first_s, started
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
@@ -37,15 +38,10 @@ def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     """Seconds of each row, float64 [N]."""
     d = decode_of(x)
     busy = d.seconds(s, c)
-    alone = _by_head(d, s)
+    alone = kernels.reads_by_head(d.heads, d.kv_heads, s)
     if alone.any():
         busy = np.where(alone, d.by_head().seconds(s, c), busy)
     return started(c["launch_s"], busy, GRAPH_S, s)
-
-
-def _by_head(d: Decode, s: Sheet) -> np.ndarray:
-    """Where an engine has no kernel for so many heads that share keys, bool [N]."""
-    return s.by("trtllm") & s.on(*kernels.GROUPED) & (d.heads / d.kv_heads > kernels.GROUP)
 
 
 def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:

@@ -11,22 +11,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from forerun.cost.families import Coef
-from forerun.cost.families import _kernels as kernels
-from forerun.cost.families._attention import (
-    DECODE_COEFS,
+from forerun.cost.families import Coef, Coefs
+from forerun.cost.families._codes import code
+from forerun.cost.families._decode import DECODE_COEFS, Decode
+from forerun.cost.families._prefill import (
     PREFILL_COEFS,
     SLOTS,
-    Coefs,
-    Decode,
     Prefill,
     before,
     is_written,
     prefill_features,
     prefill_of,
 )
-from forerun.cost.families._codes import code
-from forerun.cost.families._starts import first_s, started
+from forerun.cost.families._starts import first_s, is_alone, started
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.ops.counts import Counts
@@ -53,7 +50,7 @@ def counts(x: Rows) -> Counts:
 
 def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
     """Before any measurement: products run as they do in GEMM, softmax comes on top."""
-    launches = np.where(kernels.is_alone(s), 1.0, 4.0 + is_written(x, s))
+    launches = np.where(is_alone(s), 1.0, 4.0 + is_written(x, s))
     first = first_s(s, launches * s.launch_s)
     return {"compute": 1.1 * s.gemm, "stream": s.gather, "launch_s": first}
 

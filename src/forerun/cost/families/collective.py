@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from forerun.cost.families import Coef
-from forerun.cost.families._attention import Coefs
+from forerun.cost.families import Coef, Coefs
 from forerun.cost.families._codes import code
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet

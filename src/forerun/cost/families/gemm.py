@@ -25,7 +25,7 @@ from itertools import product
 
 import numpy as np
 
-from forerun.cost.families import Coef
+from forerun.cost.families import Coef, Coefs
 from forerun.cost.families._codes import code
 from forerun.cost.families._starts import EAGER_S, LAYER, started, without_graphs
 from forerun.cost.families._tiles import share
@@ -108,7 +108,7 @@ def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
     }
 
 
-def physics(x: Rows, s: Sheet, c: Mapping[str, np.ndarray | float]) -> np.ndarray:
+def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     """Seconds of each row, float64 [N]."""
     total = counts(x)
     coef = {name: np.broadcast_to(np.asarray(v, dtype=float), (x.n,)) for name, v in c.items()}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from forerun.cost.families._attention import Coefs, Decode, decode_features
+from forerun.cost.families import Coefs
 from forerun.cost.families._codes import code
+from forerun.cost.families._decode import Decode, decode_features
 from forerun.cost.families._mla import (
     BLOCK_COEFS,
     LATENT_COEFS,

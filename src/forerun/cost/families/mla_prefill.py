@@ -19,15 +19,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from forerun.cost.families import Coef
-from forerun.cost.families._attention import (
-    PREFILL_COEFS,
-    Coefs,
-    Prefill,
-    kv_bytes,
-    powers,
-    prefill_features,
-)
+from forerun.cost.families import Coef, Coefs
+from forerun.cost.families._attention import kv_bytes
 from forerun.cost.families._codes import code
 from forerun.cost.families._mla import (
     BLOCK_COEFS,
@@ -39,6 +32,8 @@ from forerun.cost.families._mla import (
     latent_of,
     of_kernel,
 )
+from forerun.cost.families._overlap import powers
+from forerun.cost.families._prefill import PREFILL_COEFS, Prefill, prefill_features
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.ops.counts import Counts

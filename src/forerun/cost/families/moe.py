@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from forerun.cost.families import Coef
-from forerun.cost.families._attention import Coefs, powers
+from forerun.cost.families import Coef, Coefs
 from forerun.cost.families._codes import code
+from forerun.cost.families._overlap import powers
 from forerun.cost.families._starts import started
 from forerun.cost.families._tiles import share
 from forerun.cost.rows import Rows

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.cost.families import Coef
-from forerun.cost.families._attention import Coefs, powers
+from forerun.cost.families import Coef, Coefs
 from forerun.cost.families._codes import code
+from forerun.cost.families._overlap import powers
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.ops.counts import Counts
