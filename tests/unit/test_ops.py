@@ -20,7 +20,7 @@ from forerun.ops.embedding import embedding
 from forerun.ops.graph import EMBED, HEAD
 from forerun.ops.lower import lower, stage_sizes
 from forerun.ops.matmul import Matmul, matmul
-from forerun.ops.moe import active_experts, moe, tile_rows
+from forerun.ops.moe import active_experts, loads, moe
 from forerun.ops.sampling import sampling
 from forerun.ops.ssm import Scan, state_decode, state_prefill
 from forerun.spec.deployment import Pool
@@ -138,12 +138,32 @@ def test_expert_flop_and_weights_by_hand():
     assert counts.weight_bytes == pytest.approx(3.5 * 72)
 
 
-def test_rows_of_an_expert_fill_whole_tiles():
-    # 64 tokens, top 2 of 8: 16 rows for each of (nearly) 8 experts; in tiles of 16 one and a half
-    rows = tile_rows(64, n_experts=8, topk=2, n_local=8, tile=16)
-    assert rows == pytest.approx(8 * 24, rel=1e-3)
-    # in tiles of 64 one each
-    assert tile_rows(64, n_experts=8, topk=2, n_local=8, tile=64) == pytest.approx(512, rel=1e-3)
+def test_experts_that_are_not_chosen_alike_are_woken_later_by_hand():
+    def woken(n_tokens, distribution):
+        return active_experts(
+            n_tokens, n_experts=128, topk=8, n_local=32, distribution=distribution
+        )  # fmt: skip
+
+    for how in ("uniform", "power_law_1.01", "power_law_1.2", "power_law_1.0"):
+        assert woken(0, how) == 0
+        assert woken(1, how) == pytest.approx(2)  # 8 of 128, a quarter of them here
+        assert woken(1e6, how) == pytest.approx(32, rel=0.02)
+        assert np.all(np.diff(woken(np.arange(1.0, 600.0), how)) >= 0)
+    # taking turns: 32 * min(1, 4 * 8 / 128)
+    assert woken(4, "balanced") == pytest.approx(8)
+    # a density x**-1.2 over [1, 25.6] has (1 - rank (1 - 25.6**-0.2))**-5 at a rank: 1.9 at 0.25,
+    # 9.2 at 0.75, 6.4 on average, which 32 * 8 / 128 = 2 tokens are
+    at = (1 - np.linspace(0, 1, 10_001) * (1 - 25.6**-0.2)) ** -5
+    asleep = (1 - 2 * at / at.mean() / 32) ** 32
+    assert woken(32, "power_law_1.2") == pytest.approx(32 * (1 - asleep.mean()), rel=3e-3)
+    assert woken(32, "uniform") == pytest.approx(32 * (1 - (1 - 1 / 16) ** 32))
+
+
+def test_tokens_of_experts_add_up_whatever_their_distribution():
+    for how in ("uniform", "power_law_1.01", "power_law_1.2"):
+        tokens = loads(np.array([1.0, 32.0, 4096.0]), n_experts=256, topk=8, distribution=how)
+        np.testing.assert_allclose(tokens.mean(axis=1), np.array([1.0, 32.0, 4096.0]) / 32)
+        assert np.all(np.diff(tokens, axis=1) >= 0)
 
 
 def test_small_operators_by_hand():

@@ -10,6 +10,7 @@ from forerun import catalog
 from forerun.api._serving import OUT, predict_serving
 from forerun.cost.engine_profile import engines, profile
 from forerun.errors import ForerunError
+from forerun.ops.precision import formats
 from forerun.serving.answer import answer
 from forerun.serving.question import question
 from forerun.spec.columns import Columns, read_columns
@@ -188,6 +189,28 @@ def test_a_checkpoint_keeps_its_own_format_where_the_asked_one_is_no_narrower():
         pool = question({**ROW, "model": model, "dtype": asked, "tp": "8"}).pools[0]
         assert pool.dtype is None, model
     assert question({**ROW, "dtype": "fp8"}).pools[0].dtype == "fp8"
+
+
+def test_a_copy_in_other_four_bits_keeps_what_the_checkpoint_keeps():
+    # nvidia/Kimi-K2.5-NVFP4 is made from the int4 checkpoint, experts alone
+    row = {**ROW, "model": "kimi-k2.5", "device": "gb200", "tp": "8"}
+    q = question({**row, "dtype": "nvfp4", "moe_dtype": "nvfp4"})
+    assert q.pools[0].dtype == "nvfp4"
+    found = formats(q.model, q.pools[0])
+    assert (found.of("experts"), found.of("attention"), found.of("shared_experts")) == (
+        "nvfp4", "bf16", "bf16",
+    )  # fmt: skip
+    # without a word, or asked for more bits than there are, it stays as it was stored
+    for asked in ("", "int4_wo", "fp8"):
+        stored = question({**row, "dtype": asked})
+        assert formats(stored.model, stored.pools[0]).of("experts") == "int4_wo"
+
+
+def test_latent_attention_stays_wide_in_nvfp4_and_grouped_attention_does_not():
+    for model, attention in (("deepseek-v3", "bf16"), ("qwen3-32b", "nvfp4")):
+        q = question({**ROW, "model": model, "device": "gb200", "tp": "8", "dtype": "nvfp4"})
+        found = formats(q.model, q.pools[0])
+        assert (found.of("attention"), found.of("dense")) == (attention, "nvfp4")
 
 
 def test_a_layout_no_kernel_can_have_is_spread_by_attention_groups():

@@ -88,7 +88,7 @@ def fit(runs: Runs, *, workers: int = 1) -> tuple[list[EngineProfile], Scored]:
     else:
         done = [_part(*task) for task in tasks]
     found = [_joined(p, *done[3 * j : 3 * j + 3]) for j, p in enumerate(parts)]
-    return [p for p, _ in found], together([s for _, s in found])
+    return _handing_over([p for p, _ in found], parts), together([s for _, s in found])
 
 
 def _part(
@@ -116,6 +116,17 @@ def _joined(runs: Runs, *done: tuple[EngineProfile, Scored | None]) -> tuple[Eng
         }
     )  # fmt: skip
     return whole, both
+
+
+def _handing_over(found: list[EngineProfile], parts: Sequence[Runs]) -> list[EngineProfile]:
+    """The profiles; what no run of pools apart told the hand-over of has that of its engine's
+    other versions, where they were told it."""
+    apart = [(part.table.text("mode") == "disagg") & (part.note == "") for part in parts]
+    told = {p.engine: p.transfer_s for p, rows in zip(found, apart, strict=True) if rows.any()}
+    return [
+        p if rows.any() else p.model_copy(update={"transfer_s": told.get(p.engine, p.transfer_s)})
+        for p, rows in zip(found, apart, strict=True)
+    ]
 
 
 def halves(runs: Runs) -> np.ndarray:

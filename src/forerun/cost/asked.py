@@ -15,6 +15,7 @@ from forerun.cost.families import families, family
 from forerun.cost.rows import Rows
 from forerun.errors import nearest
 from forerun.spec.dtype import DTYPES
+from forerun.spec.moe import DISTRIBUTIONS
 
 #: columns that a family reads where they are given, besides its NEEDS and DEFAULTS
 ALSO = {
@@ -33,7 +34,6 @@ NONE_OF = (
 )  # fmt: skip
 #: (smaller, larger): the first is a part of the second
 WITHIN = (("n_kv_heads", "n_heads"), ("topk", "n_experts"), ("n_nodes", "n_gpus"))
-DISTRIBUTIONS = re.compile(r"uniform|balanced|power_law_\d+(\.\d+)?")
 
 
 def unknown_op(op: str) -> str:
@@ -100,7 +100,7 @@ def _wrong(x: Rows, name: str) -> Iterator[tuple[int, str]]:
             yield int(i), f"kv_dtype {words[i]!r} is none of {', '.join(DTYPES)}"
     if "distribution" in module.DEFAULTS:
         words = x.words("distribution")
-        strange = [w for w in sorted(set(words)) if w and not DISTRIBUTIONS.fullmatch(w)]
+        strange = [w for w in sorted(set(words)) if w and not re.fullmatch(DISTRIBUTIONS, w)]
         for i in np.flatnonzero(np.isin(words.astype(str), strange)):
             kinds = "uniform, balanced, power_law_<exponent>"
             yield int(i), f"distribution {words[i]!r} is none of {kinds}"

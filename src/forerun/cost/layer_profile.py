@@ -36,12 +36,13 @@ from forerun.cost.price import merged, price
 from forerun.cost.table import CostTable, Work, grid
 from forerun.errors import SpecError
 from forerun.ops.collectives import Collective
-from forerun.ops.counts import expected_distinct
 from forerun.ops.graph import Graph
 from forerun.ops.lower import lower
+from forerun.ops.moe import active_experts
 from forerun.spec.deployment import Pool
 from forerun.spec.device import Device
 from forerun.spec.model import Model, Moe
+from forerun.spec.moe import TYPICAL
 from forerun.spec.requests import Requests
 
 ONCE = ("embedding", "lm_head", "sampler")  # once a step, like all that begins with "final_"
@@ -239,7 +240,7 @@ def _cross(profile: LayerProfile) -> float:
 
 
 def _experts(profile: LayerProfile, model: Model, tokens: np.ndarray) -> np.ndarray:
-    """All mixture layers at each count of tokens, tokens choosing experts evenly; [tokens]."""
+    """All mixture layers at each count of tokens, which choose experts as is typical; [tokens]."""
     total = np.zeros(len(tokens))
     for group in model.layers:
         if not isinstance(group.ffn, Moe):
@@ -248,7 +249,9 @@ def _experts(profile: LayerProfile, model: Model, tokens: np.ndarray) -> np.ndar
             what = f"has no moe.csv, and {model.name} is a mixture of experts"
             raise SpecError.one(str(profile.folder), what, "the profile of that model")
         E, k = group.ffn.n_experts, group.ffn.topk
-        active = np.asarray(expected_distinct(E, k / E, np.maximum(tokens, 1.0)))
+        active = active_experts(
+            np.maximum(tokens, 1.0), n_experts=E, topk=k, n_local=E, distribution=TYPICAL
+        )
         x, y, z = profile.experts.T
         for i, (count, distinct) in enumerate(zip(tokens, active, strict=True)):
             known = np.unique(x)

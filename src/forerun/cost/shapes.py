@@ -35,7 +35,7 @@ def rows_by_tokens(shape: Shape, n: np.ndarray) -> Rows:
         return rows(
             N, op="moe", n_tokens=n, hidden=shape.hidden, inter=shape.inter, topk=shape.topk,
             n_experts=shape.n_experts, moe_tp=1, moe_ep=shape.n_experts / shape.n_local,
-            dtype=shape.dtype, gated=float(shape.gated), distribution="uniform",
+            dtype=shape.dtype, gated=float(shape.gated), distribution=shape.distribution,
         )  # fmt: skip
     if isinstance(shape, Elementwise):
         return rows(

@@ -32,8 +32,7 @@ def expected_distinct(n: Array, share: float, draws: Array) -> Array:
 
         n * (1 - (1 - share)**draws)
 
-    Exact for independent uniform picks.  Used for the experts a batch wakes and the devices a
-    token visits.
+    Exact for independent uniform picks.  Used for the devices a token visits.
     """
     draws = np.asarray(draws, dtype=float)
     if share >= 1.0:

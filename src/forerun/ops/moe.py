@@ -6,23 +6,58 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.ops.counts import Array, Counts, expected_distinct
+from forerun.ops.counts import Array, Counts
 from forerun.spec.dtype import WEIGHT_BYTES
+from forerun.spec.moe import TYPICAL
+
+#: experts by rank of load at which a distribution is evaluated; each stands for 1/NODES of them
+NODES = 24
 
 
-def active_experts(n_tokens: Array, *, n_experts: int, topk: int, n_local: int) -> Array:
+def loads(n_tokens: Array, *, n_experts: Array, topk: Array, distribution: str) -> np.ndarray:
+    """Tokens of the experts by rank of load, expected: float64 [..., NODES].
+
+        T topk / E                                         "uniform", "balanced"
+        the same on average, density x**-a over [1, 0.8 T]  "power_law_a", as AIConfigurator's
+                                                           tables were made
+
+    None has more than all T tokens.
+    """
+    T = np.asarray(n_tokens, dtype=float)[..., None]
+    mean = T * np.asarray(topk, dtype=float)[..., None] / np.asarray(n_experts)[..., None]
+    shape = np.ones(NODES)
+    if distribution.startswith("power_law"):
+        a = 1.0 - float(distribution.rpartition("_")[2])
+        rank = (np.arange(NODES) + 0.5) / NODES
+        most = np.maximum(0.8 * T, 1.5)
+        shape = (1.0 + rank * (most**a - 1.0)) ** (1.0 / a) if a else most**rank
+    return np.minimum(mean * shape / shape.mean(axis=-1, keepdims=True), T)
+
+
+def active_experts(
+    n_tokens: Array, *, n_experts: int, topk: int, n_local: int, distribution: str = "uniform"
+) -> Array:
     """Expected number of the n_local experts here that at least one token chose.
 
-        n_local * (1 - (1 - topk/n_experts)**T)          # uniform, independent routing
+        n_local * mean of 1 - (1 - tokens of the expert / T)**T     # independent tokens
+                        min(1, tokens of the expert)                # "balanced": taking turns
 
-    Checks: T = 0 gives 0, T = 1 gives n_local * topk / n_experts, many tokens give n_local.
+    Checks: T = 0 gives 0, T = 1 gives n_local * topk / n_experts, many tokens give n_local; never
+    more than the uniform n_local * (1 - (1 - topk/n_experts)**T).
     """
-    return expected_distinct(n_local, topk / n_experts, n_tokens)
+    T = np.asarray(n_tokens, dtype=float)
+    tokens = loads(T, n_experts=n_experts, topk=topk, distribution=distribution)
+    if distribution == "balanced":
+        return n_local * np.minimum(1.0, tokens).mean(axis=-1)
+    share = tokens / np.maximum(T, 1e-12)[..., None]
+    asleep = np.where(share < 1, T[..., None] * np.log1p(-np.minimum(share, 1 - 1e-15)), -np.inf)
+    return -n_local * np.expm1(asleep).mean(axis=-1)
 
 
 def moe(
     n_tokens: Array, *, hidden: int, inter: int, n_experts: int, topk: int, n_local: int,
     gated: bool = True, weight_bytes: float = 2.0, act_bytes: float = 2.0,
+    distribution: str = "uniform",
 ) -> Counts:  # fmt: skip
     """Flop and bytes of the routed experts on one device, T tokens of the whole layer.
 
@@ -33,24 +68,14 @@ def moe(
     """
     n_mat = 3 if gated else 2
     rows = n_tokens * topk * n_local / n_experts
-    active = active_experts(n_tokens, n_experts=n_experts, topk=topk, n_local=n_local)
+    active = active_experts(
+        n_tokens, n_experts=n_experts, topk=topk, n_local=n_local, distribution=distribution
+    )
     return Counts(
         flop=2.0 * rows * hidden * inter * n_mat,
         weight_bytes=active * hidden * inter * n_mat * weight_bytes,
         activation_bytes=rows * (3 * hidden + 2 * n_mat * inter) * act_bytes,
     )
-
-
-def tile_rows(n_tokens: Array, *, n_experts: int, topk: int, n_local: int, tile: int) -> Array:
-    """Expected rows a grouped product computes when every woken expert's rows fill whole tiles.
-
-        active * tile * max(1, rows / active / tile + 1/2)
-
-    An expert's rows are a random number, so its last tile is half full on average.
-    """
-    active = active_experts(n_tokens, n_experts=n_experts, topk=topk, n_local=n_local)
-    rows = n_tokens * topk * n_local / n_experts
-    return np.maximum(active * tile, rows + active * tile / 2)
 
 
 @dataclass(frozen=True)
@@ -67,6 +92,7 @@ class Experts:
     act_bytes: float = 2.0
     bias: bool = False
     resident: float = 1.0  # share of them in the device's memory; the others are on the host
+    distribution: str = TYPICAL  # of tokens over them
     kernels: int = 6  # pick, sort, two grouped products, activation, weighted sum
 
     @property
@@ -88,4 +114,5 @@ class Experts:
             n_tokens, hidden=self.hidden, inter=self.inter, n_experts=self.n_experts,
             topk=self.topk, n_local=self.n_local, gated=self.gated,
             weight_bytes=WEIGHT_BYTES[self.dtype], act_bytes=self.act_bytes,
+            distribution=self.distribution,
         )  # fmt: skip

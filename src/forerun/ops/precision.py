@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from forerun.spec.deployment import KvPrecision, Pool
-from forerun.spec.dtype import ACTIVATION, WEIGHT_BYTES
-from forerun.spec.model import Model
+from forerun.spec.dtype import ACTIVATION, WEIGHT_BYTES, bits
+from forerun.spec.model import Mla, Model
 from forerun.spec.params import PARTS
 
 PLAIN = ("bf16", "fp16", "fp32", "tf32", "fp64")
@@ -15,6 +15,9 @@ NEVER = frozenset({"embedding", "norms", "other", "router", "vision", "audio"})
 #: parts that stay when a pool asks for a format the checkpoint does not have: engines that quantise
 #: on loading leave the LM head too
 ON_LOADING = NEVER | {"lm_head"}
+#: and further ones in NVFP4 of models with latent attention: NVIDIA's checkpoints leave all of it
+#: (in version 2 all but the output projection; cards of nvidia/DeepSeek-R1-FP4 and -FP4-v2)
+LATENT = frozenset({"attention", "indexer"})
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,19 @@ def formats(model: Model, pool: Pool) -> Formats:
             assumed.append(f"the checkpoint's {stored.weights} weights are expanded to {weights}")
     elif pool.dtype is not None and (stored is None or stored.weights != pool.dtype):
         weights, kept = pool.dtype, set(ON_LOADING)
-        assumed.append(
-            f"weights are {pool.dtype} in every linear layer; embedding, LM head and router "
-            f"stay {base}"
-        )
+        if stored is not None and bits(stored.weights) == bits(weights):
+            # a copy of what was as narrow already
+            kept |= set(stored.kept)
+            by_part = {p: d for p, d in stored.by_part if d != stored.weights}
+            assumed.append(f"weights are {weights} where the checkpoint's are {stored.weights}")
+        else:
+            where = "every linear layer"
+            if weights == "nvfp4" and any(isinstance(run.mixer, Mla) for run in model.layers):
+                kept |= LATENT
+                where += " but attention's"
+            assumed.append(
+                f"weights are {weights} in {where}; embedding, LM head and router stay {base}"
+            )
     elif stored is not None:
         weights = stored.weights
         by_part = dict(stored.by_part)

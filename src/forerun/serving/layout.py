@@ -15,7 +15,7 @@ from forerun.ops.lower import lower
 from forerun.ops.precision import NEVER, ON_LOADING
 from forerun.serving.cells import dtype, whole
 from forerun.spec.deployment import Pool
-from forerun.spec.dtype import WEIGHT_BYTES
+from forerun.spec.dtype import bits
 from forerun.spec.model import Model, Moe, Quantization
 
 PHASES = ("prefill", "decode")
@@ -69,17 +69,17 @@ def formats_of(
     has = asked or (dict(stored.by_part).get("experts", own) if stored else own)
     if wanted == has or _are_alike(wanted, has):
         return model, asked
-    if WEIGHT_BYTES[wanted] > WEIGHT_BYTES[has]:
+    if bits(wanted) > bits(has):
         assumed.append(f"experts are {has}, not {wanted}, which is wider")
         return model, asked
     return _with_experts(model, asked, wanted), None
 
 
 def _narrower(asked: str | None, own: str) -> str | None:
-    """The asked format where it is another and no wider than the checkpoint's own."""
+    """The asked format where it is another and its elements are no wider than the checkpoint's."""
     if asked is None or asked == own or _are_alike(asked, own):
         return None
-    return None if WEIGHT_BYTES[asked] > WEIGHT_BYTES[own] else asked
+    return None if bits(asked) > bits(own) else asked
 
 
 def _are_alike(a: str, b: str) -> bool:

@@ -28,6 +28,12 @@ WEIGHT_BYTES: dict[str, float] = {
     "mxfp4": 0.5 + 1 / 32,  # OCP MX: one 8-bit scale for 32 elements
 }
 
+
+def bits(dtype: str) -> int:
+    """Bits of an element without its scales."""
+    return int(8 * WEIGHT_BYTES[dtype])
+
+
 #: the format whose peak a matrix product in this format runs at
 MATH: dict[str, str] = {
     "fp8_block": "fp8",

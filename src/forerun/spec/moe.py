@@ -8,6 +8,12 @@ from pydantic import Field
 
 from forerun.spec.base import Spec
 
+#: how tokens spread over the experts of a device: those a batch wakes, and the tokens of each
+DISTRIBUTIONS = r"uniform|balanced|power_law_\d+(\.\d+)?"
+#: as AIConfigurator takes requests to choose (collector/collect_moe.py and the default of its
+#: sdk); fitted to nothing here, and nearer than uniform for every mixture of experts that was run
+TYPICAL = "power_law_1.2"
+
 
 class Routing(Spec):
     """Which experts tokens choose, and how that changes in time.
@@ -50,6 +56,8 @@ class ExpertRun(Spec):
     placement: str = "linear"  # a file in sim/moe/placements
     rebalance_s: float | None = Field(default=None, gt=0)  # None: experts stay where they are
     window_s: float = Field(default=10.0, gt=0)  # between two looks at who chooses what
+    #: of a step's tokens over the experts of one device: uniform, balanced, power_law_<exponent>
+    distribution: str = Field(default=TYPICAL, pattern=f"^({DISTRIBUTIONS})$")
     #: tokens go on from the device of their last experts (their context is everywhere), not home
     tokens_stay: bool = False
     link: str | None = None  # that experts move by when rebalanced; the device's own when absent

@@ -10,8 +10,7 @@ Of T tokens each chooses topk of E experts; a device holds E / ep of them, a sha
     busy    = T topk token_s + (compute**p + memory**p)**(1/p)
     time    = launch and busy, joined as in `_starts`
 
-n_mat is 3 for gated experts, else 2.  A power law of exponent a spreads experts' loads over
-[1, 0.8 T] with density x**-a, as AIConfigurator's tables were made.
+n_mat is 3 for gated experts, else 2; rows of the experts are those of `forerun.ops.moe.loads`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,9 @@ from forerun.cost.families._starts import started
 from forerun.cost.families._tiles import share
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
+from forerun.ops import moe
 from forerun.ops.counts import Counts
+from forerun.ops.moe import NODES
 from forerun.spec.dtype import ACTIVATION, WEIGHT_BYTES
 
 OPS = ("moe",)
@@ -47,27 +48,17 @@ COEFS = (
     Coef("sharp", 2.0, 1.0, 10.0, "p: how completely arithmetic and traffic overlap"),
 )
 TILES = (16.0, 32.0, 64.0, 128.0)
-#: experts by rank of load at which a distribution is evaluated; each stands for E/ep/NODES of them
-NODES = 24
 
 
 def loads(x: Rows) -> np.ndarray:
     """Tokens of the local experts, by rank, before any device is fuller than the mean:
     float64 [N, NODES]."""
-    T, E = x.get("n_tokens"), x.get("n_experts")
-    mean = (T * x.get("topk") / E)[:, None]
-    rank = (np.arange(NODES) + 0.5) / NODES
-    shape = np.ones((x.n, NODES))
-    words = x.words("distribution")
+    T, E, k = x.get("n_tokens"), x.get("n_experts"), x.get("topk")
+    rows, words = np.empty((x.n, NODES)), x.words("distribution")
     for word in set(words):
-        if not word.startswith("power_law"):
-            continue
-        mine = np.flatnonzero(words == word)
-        a = 1.0 - float(word.rpartition("_")[2])
-        most = np.maximum(0.8 * T[mine], 1.5)[:, None]
-        shape[mine] = (1.0 + rank * (most**a - 1.0)) ** (1.0 / a)
-    rows = mean * shape / shape.mean(axis=1, keepdims=True)
-    return np.minimum(rows, T[:, None])
+        i = words == word
+        rows[i] = moe.loads(T[i], n_experts=E[i], topk=k[i], distribution=word)
+    return rows
 
 
 def active(x: Rows, rows: np.ndarray) -> np.ndarray:

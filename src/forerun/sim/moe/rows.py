@@ -4,7 +4,7 @@
     dispatch, combine    bytes times `exchange`, time of `port` times the message
 
 Sums (flop, bytes, joule) are of the tokens there are.  On the busiest device itself experts are
-loaded alike.
+loaded as on any (`ExpertRun.distribution`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from forerun.spec.deployment import Pool
 from forerun.spec.device import Device
 from forerun.spec.model import Model, Moe
 
-UNIFORM = "experts are chosen uniformly and independently by every token"
 FEWEST, MOST = 64, 20_000  # windows that are looked at to choose the levels
 
 
@@ -135,8 +134,7 @@ def rows_of(
         if pool.moe.offload is not None and pool.moe.offload.in_hbm < 1:
             late = waits(model, pool, device, here, table, seed)
             table = with_waits(table, late)
-        told = [a for a in table.assumed if a != UNIFORM or pool.moe.routing.kind == "uniform"]
-        told += sentences(pool, spread, late)
+        told = [*table.assumed, *sentences(pool, spread, late)]
         out.append(Row(replace(table, assumed=tuple(dict.fromkeys(told))), found, late, here))
     return out
 
@@ -233,8 +231,8 @@ def sentences(pool: Pool, level: Spread, found: Waits | None) -> list[str]:
     out = []
     if level.load > 1:
         out.append(
-            f"experts of the busiest device are loaded alike; replicas of {pool.name} share one "
-            "routing, and every layer waits for the mean of its busiest device over the layers"
+            f"replicas of {pool.name} share one routing, and every layer waits for the mean of its "
+            "busiest device over the layers"
         )
     if run.tokens_stay:
         out.append("what keeping every token's context on every device costs is not priced")
