@@ -30,6 +30,53 @@ class Solved:
     n_evaluated: int
 
 
+@dataclass(frozen=True, eq=False)
+class End:
+    """Where the gradient leads from somewhere: coefficients, their cost, half the curvature."""
+
+    z: np.ndarray
+    cost: float
+    curvature: np.ndarray  # float64 [K, K]
+
+
+class Problem:
+    """argmin of |residuals(z)|^2 + |z|^2 over low <= z <= high; entries that are not free stay 0.
+
+    residuals(z) : float64 [M], in units of their own deviations.  low <= 0 <= high, [K].
+    """
+
+    def __init__(
+        self, residuals: Residuals, low: np.ndarray, high: np.ndarray, free: np.ndarray
+    ) -> None:
+        self.low, self.high, self.free = low, high, free
+        self._residuals = residuals
+        self._known: dict[bytes, np.ndarray] = {}  # at a bound a derivative asks for one again
+
+    def at(self, z: np.ndarray) -> np.ndarray:
+        """The residuals there."""
+        key = z.tobytes()
+        if key not in self._known:
+            self._known[key] = self._residuals(z)
+        return self._known[key]
+
+    def descended(self, start: np.ndarray | None = None) -> End:
+        """From a start, 0 unless given, by Levenberg and Marquardt's damping; coefficients at a
+        bound that the gradient holds there are left out of a step."""
+        z = np.zeros(len(self.low)) if start is None else np.where(self.free, start, 0.0)
+        z = np.clip(z, self.low, self.high)
+        return _descended(self.at, z, self.low, self.high, self.free)
+
+    def solved(self, ends: Sequence[End]) -> Solved:
+        """The best of the ends, and what is better near it."""
+        end = min(ends, key=lambda e: e.cost)
+        z, cost = _polished(
+            self.at, end.z, end.cost, end.curvature, self.low, self.high, self.free
+        )  # fmt: skip
+        sd = np.sqrt(np.diag(np.linalg.inv(end.curvature)))
+        sd[~self.free] = 1.0
+        return Solved(z, sd, cost, len(self._known))
+
+
 def solve(
     residuals: Residuals,
     low: np.ndarray,
@@ -37,36 +84,14 @@ def solve(
     free: np.ndarray,
     starts: Sequence[np.ndarray] = (),
 ) -> Solved:
-    """argmin of |residuals(z)|^2 + |z|^2 over low <= z <= high; entries that are not free stay 0.
-
-    residuals(z) : float64 [M], in units of their own deviations.  low <= 0 <= high, [K].
-    starts : where to set out from beside 0; the best end counts.
-    Levenberg and Marquardt's damping; coefficients at a bound that the gradient holds there are
-    left out of a step.
-    """
-    known: dict[bytes, np.ndarray] = {}  # at a bound a derivative asks for the same again
-
-    def at(z: np.ndarray) -> np.ndarray:
-        key = z.tobytes()
-        if key not in known:
-            known[key] = residuals(z)
-        return known[key]
-
-    ends = [
-        _descended(at, np.clip(np.where(free, start, 0.0), low, high), low, high, free)
-        for start in (np.zeros(len(low)), *starts)
-    ]
-    z, cost, H = min(ends, key=lambda end: end[1])
-    z, cost = _polished(at, z, cost, H, low, high, free)
-    sd = np.sqrt(np.diag(np.linalg.inv(H)))
-    sd[~free] = 1.0
-    return Solved(z, sd, cost, len(known))
+    """The `Problem` solved from 0 and from other starts, of which the best end counts."""
+    problem = Problem(residuals, low, high, free)
+    return problem.solved([problem.descended(start) for start in (None, *starts)])
 
 
 def _descended(
     at: Residuals, z: np.ndarray, low: np.ndarray, high: np.ndarray, free: np.ndarray
-) -> tuple[np.ndarray, float, np.ndarray]:
-    """(z, cost, half the curvature there) where the gradient leads from z."""
+) -> End:
     r = at(z)
     cost, damping = float(r @ r + z @ z), 1e-2
     J = _jacobian(at, z, low, high, free, len(r))
@@ -92,7 +117,7 @@ def _descended(
         if gained < GAIN * cost:
             break
         J = _jacobian(at, z, low, high, free, len(r))
-    return z, cost, J.T @ J + np.eye(len(z))
+    return End(z, cost, J.T @ J + np.eye(len(z)))
 
 
 def _polished(

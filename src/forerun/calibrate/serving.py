@@ -14,7 +14,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from forerun import units
-from forerun.calibrate.least import solve
+from forerun.calibrate.least import End, Problem
 from forerun.cost.engine_profile import EngineProfile, engines, file_name, of_runtime, profiles
 from forerun.cost.engine_terms import FACTORS
 from forerun.errors import ForerunError
@@ -47,8 +47,10 @@ TTFT_SD, TPOT_SD = 0.35, 0.12
 CLIP = 1.5
 MOST_RUNS = 40  # of an engine that a fit simulates again and again
 LONGEST = 6_000  # requests of a run that is simulated again and again
-#: where a fit sets out from beside nothing
-STARTS = ({"host_kernel_s": 20e-6, "api_request_s": 5e-3, "api_token_s": 30e-6, "transfer_s": 0.1},)
+#: where a fit sets out from: nothing, and something of what runs tell apart least
+STARTS: tuple[dict[str, float], ...] = (
+    {}, {"host_kernel_s": 20e-6, "api_request_s": 5e-3, "api_token_s": 30e-6, "transfer_s": 0.1},
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,44 +69,68 @@ class Scored:
         return self.refused == ""
 
 
+#: a profile before the fit, its runs, and which half of them the fit does not see
+Task = tuple[EngineProfile, Runs, bool | None]
+Done = tuple[EngineProfile, Scored | None]
+
+
 def fit(runs: Runs, *, workers: int = 1) -> tuple[list[EngineProfile], Scored]:
     """A profile for each with a file of rules, and all runs predicted from other halves."""
     known = [of_runtime(runtime_of(runs.row(i))) for i in range(runs.n)]
     mine = np.array([found.name if found else "" for found in known])
     bases = [b for name in engines() for b in profiles(name) if (mine == b.name).any()]
     parts = [runs.take(mine == base.name) for base in bases]
-    # the fits of a profile, to each half and to both, do not wait for each other: the slowest
-    # would else keep one process busy long after all others
     tasks = [
         (b, p, flag) for b, p in zip(bases, parts, strict=True) for flag in (False, True, None)
     ]
-    if workers > 1:
-        n = min(workers, len(tasks))
-        with ProcessPoolExecutor(n, get_context("spawn"), pin, (1,)) as pool:
-            # the profile of most runs first, so that no process is left alone with it
-            order = sorted(range(len(tasks)), key=lambda j: -tasks[j][1].n)
-            futures = {j: pool.submit(_part, *tasks[j]) for j in order}
-            done = [futures[j].result() for j in range(len(tasks))]
-    else:
-        done = [_part(*task) for task in tasks]
+    done = _at_once(tasks, workers) if workers > 1 else [_part(*task) for task in tasks]
     found = [_joined(p, *done[3 * j : 3 * j + 3]) for j, p in enumerate(parts)]
     return _handing_over([p for p, _ in found], parts), together([s for _, s in found])
 
 
-def _part(
-    base: EngineProfile, runs: Runs, flag: bool | None
-) -> tuple[EngineProfile, Scored | None]:
+def _at_once(tasks: Sequence[Task], workers: int) -> list[Done]:
+    """`_part` of each task by several processes.
+
+    The fits of a profile, to each half and to both and from each start, do not wait for each other:
+    the slowest would else keep one process busy long after all others.
+    """
+    ends: list[dict[int, End]] = [{} for _ in tasks]
+    parts: dict[int, Future[Done]] = {}
+    n = min(workers, len(tasks) * len(STARTS))
+    with ProcessPoolExecutor(n, get_context("spawn"), pin, (1,)) as pool:
+        descents = {
+            pool.submit(_descent, *task, k): (j, k)
+            for j, task in enumerate(tasks)
+            for k in range(len(STARTS))
+        }
+        for descent in as_completed(descents):
+            j, k = descents[descent]
+            ends[j][k] = descent.result()
+            if len(ends[j]) == len(STARTS):
+                parts[j] = pool.submit(_part, *tasks[j], [ends[j][i] for i in range(len(STARTS))])
+        return [parts[j].result() for j in range(len(tasks))]
+
+
+def _descent(base: EngineProfile, runs: Runs, flag: bool | None, k: int) -> End:
+    """Where the fit to the half that is not `flag` leads from start k."""
+    return _Fit(_learned(runs, flag), base).descended(k)
+
+
+def _part(base: EngineProfile, runs: Runs, flag: bool | None, ends: Sequence[End] = ()) -> Done:
     """The profile of the half that is not `flag`, and its predictions of the other; of None, the
-    profile of both halves alone."""
+    profile of both halves alone.  ends : of the descents, where they are known"""
+    fit = _Fit(_learned(runs, flag), base)
+    learned = fit.profile(ends or [fit.descended(k) for k in range(len(STARTS))])
+    return learned, None if flag is None else score(runs.take(halves(runs) == flag), learned)
+
+
+def _learned(runs: Runs, flag: bool | None) -> Runs:
+    """The runs that a fit may see: of the half that is not `flag`, of both if that is None."""
     usable = runs.note == ""
-    if flag is None:
-        return fit_profile(runs.take(usable), base), None
-    half = halves(runs)
-    learned = fit_profile(runs.take(usable & (half != flag)), base)
-    return learned, score(runs.take(half == flag), learned)
+    return runs.take(usable if flag is None else usable & (halves(runs) != flag))
 
 
-def _joined(runs: Runs, *done: tuple[EngineProfile, Scored | None]) -> tuple[EngineProfile, Scored]:
+def _joined(runs: Runs, *done: Done) -> tuple[EngineProfile, Scored]:
     """The profile of all runs with the errors that the halves' profiles had on each other's."""
     both = together([scored for _, scored in done if scored is not None])
     spread, error = _errors(both)
@@ -138,38 +164,47 @@ def halves(runs: Runs) -> np.ndarray:
     return np.array([d < 128 for d in digests], dtype=bool)
 
 
-def fit_profile(runs: Runs, base: EngineProfile) -> EngineProfile:
-    """The base's rules with host terms and factors fitted to runs."""
-    rows = [runs.row(i) for i in _chosen(runs)]
-    seen = [(runs.ttft_s[i], runs.tpot_s[i]) for i in _chosen(runs)]
-    pairs = [(row, s) for row, s in zip(rows, seen, strict=True) if _small(row, base)]
+class _Fit:
+    """Host terms and factors fitted to runs, with the rules of a base."""
 
-    apart = [row.get("mode") == "disagg" for row, _ in pairs]
-    known: dict[tuple[int, str], Mapping[str, float]] = {}
+    def __init__(self, runs: Runs, base: EngineProfile) -> None:
+        self.base = base
+        rows = [(runs.row(i), runs.ttft_s[i], runs.tpot_s[i]) for i in _chosen(runs)]
+        self._runs = [run for run in rows if _small(run[0], base)]
+        self._apart = [row.get("mode") == "disagg" for row, _, _ in self._runs]
+        self._known: dict[tuple[int, str], Mapping[str, float]] = {}
+        low = np.array([0.0] * len(TIMES) + [-np.inf] * len(FACTORS))
+        free = np.ones(len(NAMES), dtype=bool)
+        free[NAMES.index("transfer_s")] = any(self._apart)
+        self._problem = Problem(self._residuals, low, np.full(len(NAMES), np.inf), free)
 
-    def residuals(z: np.ndarray) -> np.ndarray:
-        tried = with_values(base, z)
+    def descended(self, k: int) -> End:
+        """Where the fit leads from start k."""
+        start = [STARTS[k].get(name, 0.0) / SD.get(name, 1.0) for name in NAMES]
+        return self._problem.descended(np.array(start))
+
+    def profile(self, ends: Sequence[End]) -> EngineProfile:
+        """The base with what was fitted."""
+        found = with_values(self.base, self._problem.solved(ends).z)
+        if any(self._apart):
+            return found
+        # nothing told the hand-over
+        return found.model_copy(update={"transfer_s": self.base.transfer_s})
+
+    def _residuals(self, z: np.ndarray) -> np.ndarray:
+        tried = with_values(self.base, z)
         # a hand-over takes time between pools that are apart, and nothing otherwise
         whole = tried.model_copy(update={"transfer_s": 0.0})
+        names = tried.content_hash(), whole.content_hash()
         out = []
-        for i, (row, (ttft, tpot)) in enumerate(pairs):
-            used = tried if apart[i] else whole
-            key = i, used.content_hash()
-            if key not in known:
-                known[key] = answer(question(row, used), energy=False).seconds
-            out.append(np.log(ttft / known[key]["ttft_s"]) / TTFT_SD)
-            out.append(np.log(tpot / known[key]["tpot_s"]) / TPOT_SD)
+        for i, (row, ttft, tpot) in enumerate(self._runs):
+            used, name = (tried, names[0]) if self._apart[i] else (whole, names[1])
+            if (i, name) not in self._known:
+                self._known[i, name] = answer(question(row, used), energy=False).seconds
+            seconds = self._known[i, name]
+            out.append(np.log(ttft / seconds["ttft_s"]) / TTFT_SD)
+            out.append(np.log(tpot / seconds["tpot_s"]) / TPOT_SD)
         return _softened(np.array(out))
-
-    low = np.array([0.0] * len(TIMES) + [-np.inf] * len(FACTORS))
-    high = np.full(len(NAMES), np.inf)
-    free = np.ones(len(NAMES), dtype=bool)
-    free[NAMES.index("transfer_s")] = any(apart)
-    starts = [np.array([s.get(n, 0.0) / SD.get(n, 1.0) for n in NAMES]) for s in STARTS]
-    found = with_values(base, solve(residuals, low, high, free, starts).z)
-    if not any(apart):  # nothing told the hand-over
-        found = found.model_copy(update={"transfer_s": base.transfer_s})
-    return found
 
 
 def with_values(base: EngineProfile, z: np.ndarray) -> EngineProfile:
@@ -192,10 +227,12 @@ def _small(row: Mapping[str, str], base: EngineProfile) -> bool:
     """Whether a run can be answered, and soon."""
     try:
         q = question(row, base)
+        if q.n_requests > LONGEST:
+            return False
         answer(q, energy=False)
     except ForerunError:
         return False
-    return q.n_requests <= LONGEST
+    return True
 
 
 def _chosen(runs: Runs) -> np.ndarray:

@@ -27,6 +27,8 @@ PICKED = {"pages": "by scores of pages that every step reads", "recent": "are th
 
 def live_slots(now: state.State) -> np.ndarray:
     """Slots of the requests that have been routed and have not ended."""
+    if now.clock["n_live"][0] == 0:
+        return np.zeros(0, dtype=np.intp)
     free = np.zeros(len(now.live), dtype=bool)
     following = np.asarray(now.live["next"]).tolist()
     at = int(now.clock["free"][0])

@@ -28,7 +28,7 @@ from forerun.sim.speculation import Drafting, draft_arrays, fill_drafts
 from forerun.sim.tiers import Tier
 from forerun.spec.caches import ResponseCache
 from forerun.spec.deployment import Pool
-from forerun.spec.streams import stream
+from forerun.spec.streams import word
 from forerun.spec.workload import Client
 
 CHUNK = 1 << 16  # rows that a buffer of arrivals or of the log has at first
@@ -204,7 +204,6 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
     host = pools[0].pool.engine
     clock.host_request_ps = round(host.host_request_s * PS)
     clock.host_prompt_token_ps = round(host.host_prompt_token_s * PS)
-    rng = stream(options.seed, "routing").integers(0, 2**63, 1, dtype=np.uint64)
     tuned = state.rows(n, rows_fleet.TUNED)
     for i, p in enumerate(pool_of):
         tuning = pools[p].pool.engine.tuning
@@ -222,7 +221,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         flows=state.rows(0, rows_request.FLOW),
         timers=state.rows(1, rows_request.TIMER),
         **responses.empty(),
-        doubt_seed=stream(options.seed, "doubts").integers(0, 2**63, 1, dtype=np.uint64),
+        doubt_seed=_word(options.seed, "doubts"),
         live=live,
         moving=np.zeros(len(live), dtype=np.int64),
         offered=np.zeros(load.size, dtype=np.int64),
@@ -259,15 +258,19 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         gaps=state.rows(n_leaps, rows_log.GAP),
         **table_arrays.arrays(tables),
         **draft_arrays(drafts),
-        draft_seed=stream(options.seed, "acceptance").integers(0, 2**63, 1, dtype=np.uint64),
+        draft_seed=_word(options.seed, "acceptance"),
         **{f"{kind}_params": nothing for kind in signatures.KINDS},
         **dict.fromkeys(signatures.KINDS),
         route_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
         encode_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
-        route_rng=rng,
+        route_rng=_word(options.seed, "routing"),
         place_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
         gate_memory=np.zeros(signatures.GATE_OF_TENANT + 2, dtype=np.int64),
     )
+
+
+def _word(seed: int, name: str) -> np.ndarray:
+    return np.array([word(seed, name)], dtype=np.uint64)
 
 
 def _fill_client(clock: Any, client: Client) -> None:

@@ -7,10 +7,17 @@ changing the arrival process leaves the lengths as they were.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 
 from forerun.errors import SpecError
+
+
+@lru_cache(maxsize=1024)
+def word(seed: int, name: str) -> int:
+    """The first whole number below 2**63 of a named stream: what compiled code draws on from."""
+    return int(stream(seed, name).integers(0, 2**63, dtype=np.uint64))
 
 
 def stream(seed: int, name: str) -> np.random.Generator:

@@ -35,9 +35,14 @@ from numba.extending import (
 
 from forerun.sim.core import parts
 from forerun.sim.core.signatures import KINDS, numba_signatures
-from forerun.sim.core.state import LAYOUT, State
+from forerun.sim.core.state import LAYOUT, State, record
 
+#: attributes of records are slow to read but through their class
+_dtype, _shape, _flags, _ctypes = (
+    getattr(np.ndarray, name).__get__ for name in ("dtype", "shape", "flags", "ctypes")
+)
 WORDS = 4  # of the table for each array: address and up to three lengths
+_REST = [(0,) * (WORDS - 1 - ndim) for ndim in range(WORDS)]
 POLICIES = WORDS * len(LAYOUT)  # from this word on: a policy of each kind
 SIGNATURES = numba_signatures()
 
@@ -186,10 +191,12 @@ def _table(state: State, apart: Sequence[int]) -> np.ndarray:
     """Addresses and lengths of arrays, WORDS each, addresses of policies and of parts: int64."""
     words: list[int] = []
     for name, (dtype, ndim) in LAYOUT.items():
-        array = np.asarray(getattr(state, name))  # attributes of records are slow to read
-        assert (array.dtype, array.ndim) == (dtype, ndim), name
-        assert array.flags.c_contiguous, name
-        words += (array.ctypes.data, *array.shape, *[0] * (WORDS - 1 - ndim))
+        array = getattr(state, name)
+        found, shape = _dtype(array), _shape(array)
+        assert found is dtype or found is record(dtype) or found == dtype, name
+        assert len(shape) == ndim, name
+        assert _flags(array).c_contiguous, name
+        words += (_ctypes(array).data, *shape, *_REST[ndim])
     words += (address(getattr(state, kind), SIGNATURES[kind]) for kind in KINDS)
     words += apart
     return np.array(words, dtype=np.int64)

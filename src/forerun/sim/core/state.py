@@ -8,6 +8,7 @@ function twice.
 from __future__ import annotations
 
 from collections import namedtuple
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -259,7 +260,12 @@ else:
 
 def rows(n, dtype):
     """An array of records whose fields read as attributes, compiled or not."""
-    return np.zeros(n, (np.record, dtype)).view(np.recarray)
+    return np.zeros(n, record(dtype)).view(np.recarray)
+
+
+@cache
+def record(dtype):
+    return np.dtype((np.record, dtype))
 
 
 def free_slots(live, start):
