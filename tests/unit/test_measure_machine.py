@@ -10,8 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
-from types import SimpleNamespace
 
 import pytest
 
@@ -207,27 +205,15 @@ def test_a_model_is_predicted_from_operators_and_run(onnxruntime, own_data, tmp_
         bench, Passes.of(table), table, threads=1, share=0.12, rounds=1, pass_s=0.001, minutes=1
     )
     (read,) = read_tables(table)
-    loop = partial(
-        onnx_loop.loop, read, device=taken.device.name, runtime=bench.runtime, threads=1,
+    found = onnx_loop.loop(
+        read, device=taken.device.name, runtime=bench.runtime, threads=1, start_s=bench.start_s,
         models=(SMALL, Transformer(1, 40, 64, 4, 128, 2)), reference=Transformer(1, 9, 32, 2, 64),
         rounds=1,
     )  # fmt: skip
-    found = loop(bench=bench)
-    # on a machine that got slower meanwhile by thousands everything is predicted to take as much
-    # longer, but for what lies between nodes, which is measured then
-    slow = SimpleNamespace(start_s=bench.start_s, dtype="fp32", prepare=lambda row: lambda: 1.0)
-    later = loop(bench=slow)
-    assert later.drift > 1000 * found.drift > 0
-    for line, before in zip(later.nodes, found.nodes, strict=True):
-        longer = later.drift / found.drift
-        assert line.predicted_s / before.predicted_s == pytest.approx(longer, rel=1e-6)
-        assert line.high_s / before.high_s == pytest.approx(longer, rel=1e-6)
-    assert later.models[0].predicted_s > 500 * found.models[0].predicted_s
-    assert f"{found.drift:.3f} times as long" in " ".join(found.words())
     assert len(found.models) == 2
     assert found.n_points == taken.points
     with pytest.raises(SpecError, match="has no row of h100-sxm with vllm 1"):
-        onnx_loop.loop(read, device="h100-sxm", runtime="vllm 1", threads=1, bench=bench)
+        onnx_loop.loop(read, device="h100-sxm", runtime="vllm 1", threads=1, start_s=0.0)
     for line in (*found.models, *found.nodes):
         assert 0 < line.low_s < line.high_s
         assert 0 < line.predicted_s < 1.0

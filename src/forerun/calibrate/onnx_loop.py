@@ -4,11 +4,8 @@
     2. a small transformer is predicted from its graph: node by node, and whole
     3. it is run on onnxruntime with the same number of threads, and compared
 
-    whole = drift * (sum over nodes that compute + start of a run) + nodes * dispatch_s
+    whole = sum over nodes that compute + nodes * dispatch_s + start of a run
 
-A machine that others use is faster at one minute than at another.  So some of the points are
-measured once more between the passes of the models; drift is what they take then, over what they
-took before (median).  Nothing of the models is in it.
 What lies between nodes, dispatch_s, comes from a model of other sizes (REFERENCE) that is run and
 not predicted.  Both ends of a whole's interval are those of its nodes added up, as if all of them
 were off to the same side.
@@ -18,8 +15,8 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,13 +29,12 @@ from forerun.cost import operators
 from forerun.cost.calibration import Calibration, Store, save
 from forerun.errors import MissingDependency, SpecError
 from forerun.measure.backends import not_installed
-from forerun.measure.backends.onnxruntime_cpu import OnnxruntimeBench
 from forerun.measure.onnx_model import Transformer, transformer
 from forerun.measure.onnx_rows import SIZES, Node, nodes_of, optimised, shape_of
 from forerun.measure.onnx_run import Running
 from forerun.measure.points import Row, as_rows
 from forerun.measure.tables import Table
-from forerun.measure.timing import NOISY, Pass, one_pass, quietest
+from forerun.measure.timing import NOISY
 
 #: models that are run: batches and lengths of two widths, from launch-bound to compute-bound
 MODELS = (
@@ -50,8 +46,6 @@ FEW = tuple(MODELS[i] for i in (0, 1, 2, 6, 7, 8))
 #: whose run shows what lies between nodes: many of them, little work in each
 REFERENCE = Transformer(1, 10, 320, 5, 1280, 10, 2)
 ROUNDS = 3  # passes of each model, apart in time; as many again of noisy ones
-#: points measured once more beside them, and the share of all points (the shortest) they are not of
-CONTROLS, SHORT = 12, 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +78,6 @@ class Compared:
     models: tuple[Line, ...]
     n_seen: int  # nodes left out because their shape had been measured
     dispatch_s: float  # between two nodes
-    drift: float  # time of the same points while the models ran, over that before
     fitted: tuple[Calibration, ...]
 
     #: of `rows`
@@ -118,10 +111,6 @@ class Compared:
                 f"node by node, {len(self.nodes)} shapes not measured before: median error "
                 f"{median:.1%}, p90 {p90:.1%} ({each})"
             )
-        told.append(
-            f"points measured once more beside the models took {self.drift:.3f} times as long as "
-            "before, and so do predictions"
-        )
         if self.n_seen:
             told.append(f"{self.n_seen} nodes of shapes that had been measured are left out")
         loud = sum(line.spread > NOISY for line in self.models)
@@ -136,7 +125,7 @@ class Compared:
         """Plain values of all of it."""
         return {
             "device": self.device, "runtime": self.runtime, "threads": self.threads,
-            "points": self.n_points, "dispatch_s": self.dispatch_s, "drift": self.drift,
+            "points": self.n_points, "dispatch_s": self.dispatch_s,
             "model_errors": errors(self.models),
             "node_errors": errors(self.nodes) if self.nodes else None,
             "models": [asdict(line) for line in self.models],
@@ -175,14 +164,14 @@ def of_device(table: Table, device: str, runtime: str) -> Table:
 
 
 def loop(
-    table: Table, *, device: str, runtime: str, threads: int, bench: OnnxruntimeBench,
+    table: Table, *, device: str, runtime: str, threads: int, start_s: float,
     models: Sequence[Transformer] = MODELS, reference: Transformer = REFERENCE,
     rounds: int = ROUNDS,
 ) -> Compared:  # fmt: skip
     """Fits a table, predicts the models, runs them, compares.
 
     Rows of other devices and runtimes in the table are left alone.
-    bench : that measured the table.
+    start_s : a run of a graph of nothing, as the bench measured it.
     Raises MissingDependency without onnxruntime, SpecError for a table without such rows.
     """
     needed()
@@ -195,21 +184,16 @@ def loop(
         said = [_predict(nodes, device, runtime, store) for nodes in parts]
     host = Running(transformer(reference), reference, threads)
     runs = [Running(graph, model, threads) for graph, model in zip(graphs, models, strict=True)]
-    controls = _controls(table, bench)
     for n in range(2 * rounds):  # the later ones for those whose passes disagree
         for run in (host, *runs):
             if n < rounds or run.whole().is_noisy:
                 run.one_pass()
-        for control in controls:
-            control.one_pass()
-    drift = float(np.median([control.drift for control in controls]))
-    start_s = drift * bench.start_s
     dispatch_s = host.dispatch_s(start_s)
     seen = {shape_of(row) for row in _rows_of(table)}
     nodes, whole, n_seen = [], [], 0
     for model, part, answers, run in zip(models, parts, said, runs, strict=True):
         between = start_s + len(part) * dispatch_s
-        total, low, high = (drift * float(np.nansum(a)) + between for a in answers)
+        total, low, high = (float(np.nansum(a)) + between for a in answers)
         timed = run.whole()
         whole.append(Line(_name(model), "model", total, low, high, timed.time_s, timed.spread))
         for key, got in run.nodes(part).items():
@@ -219,38 +203,12 @@ def loop(
             if key in seen:
                 n_seen += 1
                 continue
-            t, lo, hi = (drift * float(a[i]) for a in answers)
+            t, lo, hi = (float(a[i]) for a in answers)
             nodes.append(Line(_words(row), row["op"], t, lo, hi, got.time_s, got.spread))
     return Compared(
         device, runtime, threads, table.rows.n, tuple(nodes), tuple(whole), n_seen, dispatch_s,
-        drift, fitted,
+        fitted,
     )  # fmt: skip
-
-
-@dataclass(eq=False)
-class _Control:
-    """A point of the table that is measured once more."""
-
-    before_s: float
-    repeat: Callable[[], float]
-    passes: list[Pass] = field(default_factory=list)
-
-    def one_pass(self) -> None:
-        self.passes.append(one_pass(self.repeat))
-
-    @property
-    def drift(self) -> float:
-        return quietest(self.passes).time_s / self.before_s
-
-
-def _controls(table: Table, bench: OnnxruntimeBench) -> list[_Control]:
-    """CONTROLS points, spread evenly over the times of all but the shortest."""
-    rows, order = list(_rows_of(table)), np.argsort(table.time_s, kind="stable")
-    at = np.linspace(SHORT * (len(order) - 1), len(order) - 1, CONTROLS).round().astype(int)
-    return [
-        _Control(float(table.time_s[i]), bench.prepare({"dtype": bench.dtype, **rows[i]}))
-        for i in dict.fromkeys(order[at].tolist())
-    ]
 
 
 def _predict(
@@ -276,7 +234,7 @@ def _rows_of(table: Table) -> Iterator[Row]:
     x = table.rows
     numbers = {n: x.get(n) for n in SIZES}
     for i in range(x.n):
-        given = {n: int(v[i]) for n, v in numbers.items() if not np.isnan(v[i])}
+        given = {n: v[i] for n, v in numbers.items() if not np.isnan(v[i])}
         yield {"op": x.words("op")[i], "impl": x.words("impl")[i], **given}
 
 

@@ -177,7 +177,7 @@ def _compare(taken: Any, bench: Any, *, threads: int, quick: bool, out: Output) 
     out.note("predicts a small transformer from these points, then runs it")
     return loop(
         table, device=taken.device.name, runtime=taken.runtime, threads=threads,
-        bench=bench, rounds=2 if quick else 3, models=FEW if quick else MODELS,
+        start_s=bench.start_s, rounds=2 if quick else 3, models=FEW if quick else MODELS,
     )  # fmt: skip
 
 
