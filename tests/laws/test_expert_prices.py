@@ -36,6 +36,18 @@ def test_uniform_routing_prices_exactly_as_without():
                 np.testing.assert_array_equal(a, b, err_msg=f"{quantity}.{part}")
 
 
+def test_experts_chosen_alike_are_woken_sooner_and_do_the_same_work():
+    usual, alike = (priced(moe)[0].table for moe in ({}, {"distribution": "uniform"}))
+    for quantity in ("time_s", "hbm_bytes", "energy_j"):
+        usually, then = (getattr(table, quantity).tokens for table in (usual, alike))
+        assert then[32] > 1.02 * usually[32], quantity
+    np.testing.assert_array_equal(alike.flop.tokens, usual.flop.tokens)
+    assert "loads of a device's are power_law_1.2" in " ".join(usual.assumed)
+    assert "loads of a device's are uniform" in " ".join(alike.assumed)
+    with pytest.raises(ValueError, match="distribution"):
+        priced({"distribution": "zipf"})
+
+
 def test_skew_takes_longer_and_does_the_same_work():
     plain = priced({})[0].table
     slowest = []

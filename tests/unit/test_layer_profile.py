@@ -12,6 +12,7 @@ from forerun.errors import SpecError
 from forerun.sim import serve
 from forerun.sim.setup import Served
 from forerun.spec.deployment import Engine, Pool
+from forerun.spec.moe import ExpertRun
 from forerun.spec.requests import Requests
 
 MODEL = catalog.model("llama-3.1-8b")  # 32 layers
@@ -138,6 +139,10 @@ def test_experts_are_read_at_as_many_as_the_tokens_wake(tmp_path):
     expected = 48 * (10 * 1.01 + 27 + 5) + 1.01 * (96 + 5)
     assert table.time_s.tokens[1] == pytest.approx(1e-6 * expected, rel=1e-3)
     assert table.time_s.tokens[64] > table.time_s.tokens[1] > dense.time_s.tokens[1]
+    alike = POOL.model_copy(update={"moe": ExpertRun(distribution="uniform")})
+    uniform = layer_profile.cost_table(written(tmp_path, moe=True), model, alike, DEVICE, **how)
+    assert uniform.time_s.tokens[1] == pytest.approx(table.time_s.tokens[1])
+    assert uniform.time_s.tokens[32] > 1.02 * table.time_s.tokens[32]
 
 
 @pytest.mark.parametrize(

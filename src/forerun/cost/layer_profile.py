@@ -42,7 +42,6 @@ from forerun.ops.moe import active_experts
 from forerun.spec.deployment import Pool
 from forerun.spec.device import Device
 from forerun.spec.model import Model, Moe
-from forerun.spec.moe import TYPICAL
 from forerun.spec.requests import Requests
 
 ONCE = ("embedding", "lm_head", "sampler")  # once a step, like all that begins with "final_"
@@ -109,7 +108,7 @@ def cost_table(
     chunks[0] = 0.0
     runs, sampled = tokens > 0, seqs > 0
     linear = sum(_calls(name, L) * _at(tokens, *xy) for name, xy in profile.dense.items())
-    linear = linear + L * launch * runs + _experts(profile, model, tokens)
+    linear = linear + L * launch * runs + _experts(profile, model, pool.expert_loads, tokens)
     linear = linear + _collectives(graph, device, tokens)
     heads = sum(_calls(name, L) * _at(seqs, *xy) for name, xy in profile.per_sequence.items())
     time = Work(
@@ -239,8 +238,10 @@ def _cross(profile: LayerProfile) -> float:
     return max(float((x * y / t**2).sum() / (x * x / t**2).sum()), 0.0)
 
 
-def _experts(profile: LayerProfile, model: Model, tokens: np.ndarray) -> np.ndarray:
-    """All mixture layers at each count of tokens, which choose experts as is typical; [tokens]."""
+def _experts(
+    profile: LayerProfile, model: Model, distribution: str, tokens: np.ndarray
+) -> np.ndarray:
+    """All mixture layers at each count of tokens, so distributed over experts; [tokens]."""
     total = np.zeros(len(tokens))
     for group in model.layers:
         if not isinstance(group.ffn, Moe):
@@ -250,7 +251,7 @@ def _experts(profile: LayerProfile, model: Model, tokens: np.ndarray) -> np.ndar
             raise SpecError.one(str(profile.folder), what, "the profile of that model")
         E, k = group.ffn.n_experts, group.ffn.topk
         active = active_experts(
-            np.maximum(tokens, 1.0), n_experts=E, topk=k, n_local=E, distribution=TYPICAL
+            np.maximum(tokens, 1.0), n_experts=E, topk=k, n_local=E, distribution=distribution
         )
         x, y, z = profile.experts.T
         for i, (count, distinct) in enumerate(zip(tokens, active, strict=True)):

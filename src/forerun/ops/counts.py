@@ -27,14 +27,13 @@ class Counts(NamedTuple):
         return self.weight_bytes + self.activation_bytes + self.kv_bytes
 
 
-def expected_distinct(n: Array, share: float, draws: Array) -> Array:
+def expected_distinct(n: Array, share: Array, draws: Array) -> Array:
     """How many of n things are hit when each of `draws` picks every one with chance `share`.
 
         n * (1 - (1 - share)**draws)
 
-    Exact for independent uniform picks.  Used for the devices a token visits.
+    Exact for independent picks.  Used for the experts a batch wakes and the devices a token visits.
     """
-    draws = np.asarray(draws, dtype=float)
-    if share >= 1.0:
-        return n * np.minimum(draws, 1.0)
-    return -n * np.expm1(draws * np.log1p(-share))
+    draws, share = np.asarray(draws, dtype=float), np.asarray(share, dtype=float)
+    hit = -np.expm1(draws * np.log1p(-np.minimum(share, 1 - 1e-15)))
+    return n * np.where(share < 1.0, hit, np.minimum(draws, 1.0))

@@ -14,7 +14,6 @@ from forerun.ops.precision import Formats
 from forerun.ops.ssm import Scan
 from forerun.spec.deployment import Pool
 from forerun.spec.model import Dense, FeedForward, Gqa, Linear, Mixer, Mla, Moe
-from forerun.spec.moe import TYPICAL
 
 
 def mixer(hidden: int, m: Mixer, tp: int, cp: int, f: Formats) -> Iterator[tuple[str, Shape]]:
@@ -225,7 +224,7 @@ def _moe(hidden: int, x: Moe, pool: Pool, f: Formats) -> Iterator[tuple[str, Sha
         D, -(-x.inter // cut), slots, x.topk, slots // ep, gated=x.gated,
         dtype=f.of("experts"), act_bytes=a, bias=x.bias,
         resident=offload.in_hbm if offload else 1.0,
-        distribution=pool.moe.distribution if pool.moe else TYPICAL,
+        distribution=pool.expert_loads,
     )  # fmt: skip
     before, after = _exchange(D, x, pool, f)
     for name, shape in before:

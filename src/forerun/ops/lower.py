@@ -18,7 +18,6 @@ from forerun.ops.sampling import Sampling
 from forerun.spec.deployment import Pool
 from forerun.spec.dtype import WEIGHT_BYTES
 from forerun.spec.model import Dense, Gqa, Layers, Linear, Mixer, Model, Moe
-from forerun.spec.moe import TYPICAL
 
 #: of an encoder, unless requests show images
 NOT_PRICED = "the encoder of images or sound takes memory; its compute is not priced"
@@ -69,8 +68,9 @@ def _assumed(model: Model, pool: Pool) -> list[str]:
     if pool.cp > 1:
         out.append("context parallelism splits each sequence's tokens and KV evenly")
     if any(isinstance(g.ffn, Moe) for g in model.layers):
-        loads = pool.moe.distribution if pool.moe else TYPICAL
-        out.append(f"tokens choose experts independently; the loads of a device's are {loads}")
+        out.append(
+            "tokens choose experts independently; the loads of a device's are " + pool.expert_loads
+        )
     if any(isinstance(g.mixer, Gqa) and g.mixer.chunked for g in model.layers):
         out.append("chunked attention is priced as a sliding window: an upper bound, at most twice")
     if model.vision is not None or model.audio is not None:

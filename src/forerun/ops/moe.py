@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.ops.counts import Array, Counts
+from forerun.ops.counts import Array, Counts, expected_distinct
 from forerun.spec.dtype import WEIGHT_BYTES
 from forerun.spec.moe import TYPICAL
 
@@ -50,8 +50,7 @@ def active_experts(
     if distribution == "balanced":
         return n_local * np.minimum(1.0, tokens).mean(axis=-1)
     share = tokens / np.maximum(T, 1e-12)[..., None]
-    asleep = np.where(share < 1, T[..., None] * np.log1p(-np.minimum(share, 1 - 1e-15)), -np.inf)
-    return -n_local * np.expm1(asleep).mean(axis=-1)
+    return expected_distinct(n_local, share, T[..., None]).mean(axis=-1)
 
 
 def moe(

@@ -16,7 +16,8 @@ NEVER = frozenset({"embedding", "norms", "other", "router", "vision", "audio"})
 #: on loading leave the LM head too
 ON_LOADING = NEVER | {"lm_head"}
 #: and further ones in NVFP4 of models with latent attention: NVIDIA's checkpoints leave all of it
-#: (in version 2 all but the output projection; cards of nvidia/DeepSeek-R1-FP4 and -FP4-v2)
+#: (in version 2 all but the output projection; cards of nvidia/DeepSeek-R1-FP4 and -FP4-v2).  That
+#: what picks its keys stays too is an estimate
 LATENT = frozenset({"attention", "indexer"})
 
 

@@ -28,7 +28,7 @@ from forerun.sim.speculation import Drafting, draft_arrays, fill_drafts
 from forerun.sim.tiers import Tier
 from forerun.spec.caches import ResponseCache
 from forerun.spec.deployment import Pool
-from forerun.spec.streams import word
+from forerun.spec.streams import subseed
 from forerun.spec.workload import Client
 
 CHUNK = 1 << 16  # rows that a buffer of arrivals or of the log has at first
@@ -221,7 +221,7 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         flows=state.rows(0, rows_request.FLOW),
         timers=state.rows(1, rows_request.TIMER),
         **responses.empty(),
-        doubt_seed=_word(options.seed, "doubts"),
+        doubt_seed=_seed(options.seed, "doubts"),
         live=live,
         moving=np.zeros(len(live), dtype=np.int64),
         offered=np.zeros(load.size, dtype=np.int64),
@@ -258,19 +258,19 @@ def new_state(pools: Sequence[Served], options: Options) -> state.State:
         gaps=state.rows(n_leaps, rows_log.GAP),
         **table_arrays.arrays(tables),
         **draft_arrays(drafts),
-        draft_seed=_word(options.seed, "acceptance"),
+        draft_seed=_seed(options.seed, "acceptance"),
         **{f"{kind}_params": nothing for kind in signatures.KINDS},
         **dict.fromkeys(signatures.KINDS),
         route_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
         encode_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
-        route_rng=_word(options.seed, "routing"),
+        route_rng=_seed(options.seed, "routing"),
         place_memory=np.zeros(signatures.MEMORY + n, dtype=np.int64),
         gate_memory=np.zeros(signatures.GATE_OF_TENANT + 2, dtype=np.int64),
     )
 
 
-def _word(seed: int, name: str) -> np.ndarray:
-    return np.array([word(seed, name)], dtype=np.uint64)
+def _seed(seed: int, name: str) -> np.ndarray:
+    return np.array([subseed(seed, name)], dtype=np.uint64)
 
 
 def _fill_client(clock: Any, client: Client) -> None:

@@ -239,6 +239,11 @@ class Pool(Spec):
         return said.device, self.replicas * (said.tp or 1)
 
     @property
+    def expert_loads(self) -> str:
+        """How a step's tokens are distributed over the experts of a device."""
+        return (self.moe or ExpertRun()).distribution
+
+    @property
     def devices_per_replica(self) -> int:
         return self.tp * self.pp * self.dp * self.cp
 

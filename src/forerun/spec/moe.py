@@ -10,8 +10,9 @@ from forerun.spec.base import Spec
 
 #: how tokens spread over the experts of a device: those a batch wakes, and the tokens of each
 DISTRIBUTIONS = r"uniform|balanced|power_law_\d+(\.\d+)?"
-#: as AIConfigurator takes requests to choose (collector/collect_moe.py and the default of its
-#: sdk); fitted to nothing here, and nearer than uniform for every mixture of experts that was run
+#: AIConfigurator takes requests to choose by a power law (its sdk's `workload_distribution`) and
+#: measures kernels with exponents of 1.01 and 1.2 (its tables).  Of these and uniform, this one is
+#: nearest to published runs, of every mixture at the median (docs/background/costs.md)
 TYPICAL = "power_law_1.2"
 
 

@@ -15,8 +15,8 @@ from forerun.errors import SpecError
 
 
 @lru_cache(maxsize=1024)
-def word(seed: int, name: str) -> int:
-    """The first whole number below 2**63 of a named stream: what compiled code draws on from."""
+def subseed(seed: int, name: str) -> int:
+    """The first whole number below 2**63 of a named stream, which compiled code draws from."""
     return int(stream(seed, name).integers(0, 2**63, dtype=np.uint64))
 
 

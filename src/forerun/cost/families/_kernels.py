@@ -110,11 +110,15 @@ def query_tile(width: np.ndarray, s: Sheet) -> tuple[np.ndarray, np.ndarray]:
 def tile_share(width: np.ndarray, kv_bytes: np.ndarray, s: Sheet) -> np.ndarray:
     """Share of the matrix unit's rate that the blocks on a multiprocessor leave it: those of
     FlashAttention 2 for caches of pages have 64 rows, which is half a tile where one runs alone."""
-    found = np.ones(len(width))
-    for architecture, held in FLASH_2_ON.items():
-        of_rows = share(64.0 * held, _by_width(PAGED_2, width, kv_bytes))
-        found = np.where(s.by("vllm") & s.on(architecture), of_rows, found)
-    return found
+    held = _paged_2_held(s)
+    of_rows = share(64.0 * np.maximum(held, 1.0), _by_width(PAGED_2, width, kv_bytes))
+    return np.where(held > 0, of_rows, 1.0)
+
+
+def _paged_2_held(s: Sheet) -> np.ndarray:
+    """Blocks of FlashAttention 2 that a multiprocessor holds; 0 where vLLM does not run it."""
+    on = [s.by("vllm") & s.on(architecture) for architecture in FLASH_2_ON]
+    return np.select(on, list(FLASH_2_ON.values()), 0.0)
 
 
 def _by_width(tiles: Tiles, width: np.ndarray, kv_bytes: np.ndarray) -> np.ndarray:
@@ -140,9 +144,7 @@ def decode_at_once(shares: np.ndarray, kv_bytes: np.ndarray, s: Sheet) -> np.nda
     not.
     """
     two = s.by("trtllm") & s.on(*GROUPED) & (~shares | _is_sm90(shares, kv_bytes, s))
-    held = np.where(two, 2.0, 1.0)
-    for architecture, blocks in FLASH_2_ON.items():
-        held = np.where(s.by("vllm") & s.on(architecture), blocks, held)
+    held = np.maximum(np.where(two, 2.0, 1.0), _paged_2_held(s))
     return np.where(s.by("vllm") & s.on("xe2"), XE_2_THREADS / XE_2_DECODE, held)
 
 
