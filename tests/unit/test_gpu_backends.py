@@ -303,7 +303,7 @@ def test_what_a_library_cannot_do_is_a_sentence(here, name):
 
 @pytest.mark.parametrize("name", FAKES)
 def test_what_was_measured_before_the_memory_was_full_is_kept(here, tmp_path, name):
-    here(name, Gpu(FAILURES[name][0], after=2_000))
+    here(name, Gpu(FAILURES[name][0], after=1_000))
     bench, table = ready(name, 1), tmp_path / "gpu.csv"
     bench.kinds = (Kind("gemm", 12),)
     with pytest.raises(SpecError, match="ran out of the GPU's memory"):

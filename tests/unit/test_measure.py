@@ -19,6 +19,7 @@ from forerun.cost.chosen import starting
 from forerun.cost.families import family, family_of_op, gemm
 from forerun.cost.sheet import sheet
 from forerun.errors import SpecError
+from forerun.measure.pace import LONGEST_S, SHARE, Pace, full, of
 from forerun.measure.passes import Passes, passes_path
 from forerun.measure.points import (
     KINDS,
@@ -32,7 +33,15 @@ from forerun.measure.points import (
 )
 from forerun.measure.tables import read_tables
 from forerun.measure.take import take, work
-from forerun.measure.timing import NOISY, Pass, of_repeats, one_pass, quietest, undisturbed
+from forerun.measure.timing import (
+    NOISY,
+    Pass,
+    of_repeats,
+    one_pass,
+    quietest,
+    repeats,
+    undisturbed,
+)
 
 CPU = "xeon-8480plus"
 
@@ -154,7 +163,7 @@ def test_repeats_without_their_processor_time_are_left_out():
         return took
 
     found = one_pass(
-        repeat, pass_s=0.0, least=5, clock=lambda: now["wall"], used=lambda: now["used"]
+        repeat, pass_s=10.0, least=5, clock=lambda: now["wall"], used=lambda: now["used"]
     )
     assert (found.time_s, found.repeats, found.disturbed) == (1.0, 3, 2)
 
@@ -162,6 +171,120 @@ def test_repeats_without_their_processor_time_are_left_out():
 def test_disturbed_is_judged_beside_the_best_so_that_waiting_threads_are_fine():
     assert undisturbed([1.9, 1.95, 0.9]) == [True, True, False]
     assert undisturbed([0.4, 0.4]) == [True, True]
+
+
+def test_a_few_outliers_of_the_two_clocks_disturb_nobody():
+    assert sum(undisturbed([1.0] * 95 + [1.3] * 5)) == 100
+
+
+def test_one_long_repeat_warms_up_and_three_are_a_pass():
+    now = [0.0]
+
+    def repeat():
+        now[0] += 1.0
+        return 1.0
+
+    found = repeats(repeat, pass_s=0.1, clock=lambda: now[0], used=lambda: now[0])
+    assert (found.warm_up, len(found.took)) == (1, 3)
+
+
+# ------------------------------------------------------------------------------ the machine's pace
+
+
+class Machine:
+    """A machine that is slow between the given seconds; probes and naps let time pass."""
+
+    def __init__(self, *slow, factor=1.5):
+        self.now, self.slow, self.factor = 0.0, slow, factor
+
+    def factor_now(self):
+        return self.factor if any(a <= self.now < b for a, b in self.slow) else 1.0
+
+    def run(self, seconds):
+        took = seconds * self.factor_now()
+        self.now += took
+        return took
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+    def clock(self):
+        return self.now
+
+    def pace(self, known=()):
+        return Pace(known, work=lambda: self.run(0.001), clock=self.clock, sleep=self.sleep)
+
+    def time(self, seconds, pace, **settings):
+        clocks = {"clock": self.clock, "used": self.clock}
+        return one_pass(lambda: self.run(seconds), pace=pace, **clocks, **settings)
+
+
+def test_full_pace_is_one_that_lasts():
+    assert full([]) == 0.0
+    assert full(sorted([1.0] + [2.0] * 20 + [3.0] * 30)) == 2.0  # one lucky probe is no pace
+    assert of(3.0, 2.0) == 1.5
+    assert of(1.0, 2.0) == of(3.0, 0.0) == of(0.0, 2.0) == 1.0
+
+
+def test_a_pass_waits_for_full_pace_and_no_longer():
+    here = Machine((10.0, 14.0), factor=1.5)
+    here.now = 8.0
+    pace = here.pace(known=[0.001] * 9)
+    assert here.time(0.02, pace).time_s == pytest.approx(0.02)
+    here.now = 13.0
+    assert here.time(0.02, pace).time_s == pytest.approx(0.02)
+    assert 14.0 <= here.now < 14.5
+    assert 0.9 < pace.waited_s < 1.2
+
+
+def test_waiting_ends_after_its_share_of_all_time():
+    here = Machine((5.0, 1e9), factor=1.5)
+    pace = here.pace(known=[0.001] * 99)
+    here.now = 5.0
+    waits = []
+    for _ in range(9):
+        start = here.now
+        pace.wait()
+        waits.append(here.now - start)
+        here.now += 1.0
+    assert max(waits) <= LONGEST_S + 0.1
+    assert pace.waited_s <= SHARE * here.now + 0.1
+    slow = here.time(0.02, pace)
+    assert slow.time_s == pytest.approx(0.03)
+    assert of(slow.probe_s, 0.001) == pytest.approx(1.5)
+
+
+def test_repeats_below_full_pace_are_left_out():
+    here = Machine((10.05, 10.2), factor=1.5)
+    here.now = 9.95
+    found = here.time(0.02, here.pace(known=[0.001] * 9), pass_s=0.3)
+    assert found.time_s == pytest.approx(0.02)
+    assert found.spread == pytest.approx(0.0, abs=1e-9)
+    assert found.disturbed >= 1
+    assert of(found.probe_s, 0.001) == 1.0
+
+
+def test_a_pass_below_full_pace_counts_where_there_is_no_other():
+    full_pace, slow, slower = (Pass(t, 0.01, 5, probe_s=p)
+                               for t, p in ((1.1, 1.0), (1.3, 1.4), (1.2, 2.0)))  # fmt: skip
+    told = quietest([slow, full_pace, slower], 1.0)
+    assert (told.time_s, told.is_noisy) == (1.1, False)  # not that of 2.0, which says 0.6
+    alone = quietest([slow, slower], 1.0)
+    assert alone.time_s == pytest.approx(1.3 / 1.4)
+    assert alone.is_noisy
+    assert alone.spread == pytest.approx(0.4)
+    assert quietest([slow, slower]).time_s == 1.2  # nothing is known of the pace
+
+
+def test_slow_passes_are_taken_again_before_others_get_one_more(tmp_path):
+    rows = [{"op": "add", "device": CPU, "n_tokens": n, "width": 8} for n in range(20)]
+    passes = Passes(tmp_path / "p.jsonl")
+    for i, row in enumerate(rows):
+        passes.add(row, Pass(1.0, 0.0, 5, probe_s=1.4 if i == 7 else 1.0), {})
+    again = Passes(passes.path)
+    again._read()
+    assert [again.at_full_pace(row) for row in rows] == [int(i != 7) for i in range(20)]
+    assert next(work(rows, again, rounds=2)) is rows[7]
 
 
 # ------------------------------------------------------------------------------ stop and go on
@@ -276,7 +399,7 @@ def test_when_the_time_is_over_the_most_telling_points_are_there(tmp_path):
 
 
 def test_points_whose_passes_disagree_get_more_passes(tmp_path):
-    rows = [{"op": "add", "n_tokens": n, "width": 8} for n in (1, 2)]
+    rows = [{"op": "add", "device": CPU, "n_tokens": n, "width": 8} for n in (1, 2)]
     passes = Passes(tmp_path / "p.jsonl")
     for row, times in zip(rows, ((1.0, 1.0), (1.0, 2.0)), strict=True):
         for t in times:

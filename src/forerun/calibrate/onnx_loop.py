@@ -32,6 +32,8 @@ from forerun.measure.backends import not_installed
 from forerun.measure.onnx_model import Transformer, transformer
 from forerun.measure.onnx_rows import SIZES, Node, nodes_of, optimised, shape_of
 from forerun.measure.onnx_run import Running
+from forerun.measure.pace import SLOW, Pace, Steady
+from forerun.measure.pace import of as pace_of
 from forerun.measure.points import Row, as_rows
 from forerun.measure.tables import Table
 from forerun.measure.timing import NOISY
@@ -78,6 +80,7 @@ class Compared:
     models: tuple[Line, ...]
     n_seen: int  # nodes left out because their shape had been measured
     dispatch_s: float  # between two nodes
+    faster: float  # the machine's full pace beside the models over that beside the points
     fitted: tuple[Calibration, ...]
 
     #: of `rows`
@@ -113,6 +116,11 @@ class Compared:
             )
         if self.n_seen:
             told.append(f"{self.n_seen} nodes of shapes that had been measured are left out")
+        if self.faster > 1:
+            told.append(
+                f"this machine was at its full pace with the models only, {self.faster:.2f} times "
+                "what it had with the points: what is predicted from them is divided by that"
+            )
         loud = sum(line.spread > NOISY for line in self.models)
         if loud:
             told.append(
@@ -125,7 +133,7 @@ class Compared:
         """Plain values of all of it."""
         return {
             "device": self.device, "runtime": self.runtime, "threads": self.threads,
-            "points": self.n_points, "dispatch_s": self.dispatch_s,
+            "points": self.n_points, "dispatch_s": self.dispatch_s, "faster": self.faster,
             "model_errors": errors(self.models),
             "node_errors": errors(self.nodes) if self.nodes else None,
             "models": [asdict(line) for line in self.models],
@@ -166,12 +174,13 @@ def of_device(table: Table, device: str, runtime: str) -> Table:
 def loop(
     table: Table, *, device: str, runtime: str, threads: int, start_s: float,
     models: Sequence[Transformer] = MODELS, reference: Transformer = REFERENCE,
-    rounds: int = ROUNDS,
+    rounds: int = ROUNDS, pace: Pace | Steady | None = None,
 ) -> Compared:  # fmt: skip
     """Fits a table, predicts the models, runs them, compares.
 
     Rows of other devices and runtimes in the table are left alone.
-    start_s : a run of a graph of nothing, as the bench measured it.
+    start_s : a run of a graph of nothing, as the bench measured it; pace : of the table, so that
+    models run at the pace that its times are of.
     Raises MissingDependency without onnxruntime, SpecError for a table without such rows.
     """
     needed()
@@ -182,18 +191,23 @@ def loop(
         fitted = fit_table(table, Path(folder))
         store = Store(Path(folder))
         said = [_predict(nodes, device, runtime, store) for nodes in parts]
-    host = Running(transformer(reference), reference, threads)
-    runs = [Running(graph, model, threads) for graph, model in zip(graphs, models, strict=True)]
+    pace = pace or Pace()
+    before_s = pace.full_s
+    host = Running(transformer(reference), reference, threads, pace)
+    runs = [Running(g, model, threads, pace) for g, model in zip(graphs, models, strict=True)]
     for n in range(2 * rounds):  # the later ones for those whose passes disagree
         for run in (host, *runs):
             if n < rounds or run.whole().is_noisy:
                 run.one_pass()
-    dispatch_s = host.dispatch_s(start_s)
+    dispatch_s, faster = host.dispatch_s(start_s), pace_of(before_s, pace.full_s)
+    if faster <= SLOW:
+        faster = 1.0
     seen = {shape_of(row) for row in _rows_of(table)}
     nodes, whole, n_seen = [], [], 0
     for model, part, answers, run in zip(models, parts, said, runs, strict=True):
         between = start_s + len(part) * dispatch_s
-        total, low, high = (float(np.nansum(a)) + between for a in answers)
+        here = [a / faster for a in answers]
+        total, low, high = (float(np.nansum(a)) + between for a in here)
         timed = run.whole()
         whole.append(Line(_name(model), "model", total, low, high, timed.time_s, timed.spread))
         for key, got in run.nodes(part).items():
@@ -203,11 +217,11 @@ def loop(
             if key in seen:
                 n_seen += 1
                 continue
-            t, lo, hi = (float(a[i]) for a in answers)
+            t, lo, hi = (float(a[i]) for a in here)
             nodes.append(Line(_words(row), row["op"], t, lo, hi, got.time_s, got.spread))
     return Compared(
         device, runtime, threads, table.rows.n, tuple(nodes), tuple(whole), n_seen, dispatch_s,
-        fitted,
+        faster, fitted,
     )  # fmt: skip
 
 

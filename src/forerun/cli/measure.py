@@ -27,7 +27,7 @@ RUN_BY = "onnxruntime_cpu"  # the backend that can run a model
     help="Stop after so many, or sooner.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Else all cores.")
-@click.option("--quick", is_flag=True, help="Half of the points, each timed twice.")
+@click.option("--quick", is_flag=True, help="A third of the points, each timed twice.")
 @click.option(
     "--resume/--fresh", default=True, help="Go on where it was stopped (default), or anew."
 )
@@ -136,7 +136,7 @@ def _measure(
     try:
         taken = take(
             bench, passes, table, threads=threads, minutes=minutes, say=out.note,
-            share=0.5 if quick else 1.0, rounds=2 if quick else 3,
+            share=0.3 if quick else 1.0, rounds=2 if quick else 3,
         )  # fmt: skip
     except KeyboardInterrupt:
         out.note(f"stopped; what was measured is in {table}, and the same command goes on")
@@ -178,6 +178,7 @@ def _compare(taken: Any, bench: Any, *, threads: int, quick: bool, out: Output) 
     return loop(
         table, device=taken.device.name, runtime=taken.runtime, threads=threads,
         start_s=bench.start_s, rounds=2 if quick else 3, models=FEW if quick else MODELS,
+        pace=taken.pace,
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """ONNX graphs to be timed: one operator several times side by side, and a small transformer.
 
-Side by side means: every copy has weights, inputs and an output of its own, as the layers of a
-model have.  An operator that is repeated on one buffer finds everything in the nearest cache of the
-core that used it last, which in a model it never does.
+Side by side means: every copy has weights of its own, as the layers of a model have, and so it has
+what a residual brings from the layers before.  All copies read the same activations: those of a
+model were written just now.
 """
 
 from __future__ import annotations
@@ -130,31 +130,28 @@ def _copy(g: _Graph, row: Mapping[str, Any], i: int) -> tuple[dict[str, list[int
     if op == "gemm":
         m, n, k = (int(row[name]) for name in ("m", "n", "k"))
         w = g.weight(f"w{i}", k, n, scale=k**-0.5)
-        g.node("Gemm", [f"x{i}", w, g.weight(f"b{i}", n)], out)
-        return {f"x{i}": [m, k]}, [m, n]
+        g.node("Gemm", ["x", w, g.weight(f"b{i}", n)], out)
+        return {"x": [m, k]}, [m, n]
     if op == "attention_prefill":
         B, S, N, H = (int(row[name]) for name in ("batch", "isl", "n_heads", "head_dim"))
-        names = [f"{part}{i}" for part in "qkv"]
-        g.node(
-            "MultiHeadAttention", names, out, num_heads=N, unidirectional=int(row.get("causal", 0))
-        )
-        return {name: [B, S, N * H] for name in names}, [B, S, N * H]
+        causal = int(row.get("causal", 0))
+        g.node("MultiHeadAttention", ["q", "k", "v"], out, num_heads=N, unidirectional=causal)
+        return {name: [B, S, N * H] for name in "qkv"}, [B, S, N * H]
     rows, width = int(row["n_tokens"]), int(row["width"])
     shape = [rows, width]
     if op == "norm" and row.get("impl") == "skip":
         scale, shift = g.weight(f"g{i}", width), g.weight(f"b{i}", width)
-        g.node("SkipLayerNormalization", [f"x{i}", f"z{i}", scale, shift], out, epsilon=1e-5)
-        return {f"x{i}": shape, f"z{i}": shape}, shape
+        g.node("SkipLayerNormalization", ["x", f"z{i}", scale, shift], out, epsilon=1e-5)
+        return {"x": shape, f"z{i}": shape}, shape
     if op == "norm":
         scale, shift = g.weight(f"g{i}", width), g.weight(f"b{i}", width)
-        g.node("LayerNormalization", [f"x{i}", scale, shift], out, axis=-1)
+        g.node("LayerNormalization", ["x", scale, shift], out, axis=-1)
     elif op == "add":
-        # of a residual, one term was made just now and the other layers ago
         g.node("Add", ["x", f"z{i}"], out)
         return {"x": shape, f"z{i}": shape}, shape
     else:
-        g.node({"activation": "Gelu", "softmax": "Softmax"}[op], [f"x{i}"], out)
-    return {f"x{i}": shape}, shape
+        g.node({"activation": "Gelu", "softmax": "Softmax"}[op], ["x"], out)
+    return {"x": shape}, shape
 
 
 def views(copies: int, with_views: bool) -> Sided:

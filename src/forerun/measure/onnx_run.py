@@ -7,6 +7,7 @@ that is the profiler's own time.  It counts whole microseconds.
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import statistics
 import tempfile
@@ -20,7 +21,8 @@ import numpy as np
 from forerun.measure.backends.onnxruntime_cpu import session
 from forerun.measure.onnx_model import Transformer
 from forerun.measure.onnx_rows import VIEWS, Node, nodes_of, optimised, shape_of
-from forerun.measure.timing import WARM_UP, Pass, Timed, of_repeats, one_pass, quietest, undisturbed
+from forerun.measure.pace import Pace, Steady
+from forerun.measure.timing import Pass, Timed, of_repeats, one_pass, quietest, repeats
 
 RUN_S = 0.1  # seconds a pass takes at least
 
@@ -28,17 +30,18 @@ RUN_S = 0.1  # seconds a pass takes at least
 class Running:
     """A model that is run in passes: whole, and under the profiler."""
 
-    def __init__(self, graph: bytes, model: Transformer, threads: int) -> None:
+    def __init__(self, graph: bytes, model: Transformer, threads: int, pace: Pace | Steady) -> None:
         shape = (model.batch, model.seq, model.hidden)
         self.x = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
-        self.graph, self.threads = graph, threads
+        self.graph, self.threads, self.pace = graph, threads, pace
         self.plain = session(graph, threads)
         self.wholes: list[Pass] = []
-        self.profiles: list[dict[str, list[float]]] = []  # node -> seconds, one a pass
+        #: of each pass, node -> seconds, and the probe
+        self.profiles: list[tuple[dict[str, list[float]], float]] = []
 
     def one_pass(self) -> None:
         """Repeats without the profiler, then with it."""
-        self.wholes.append(one_pass(lambda: self._run(self.plain), pass_s=RUN_S))
+        self.wholes.append(one_pass(lambda: self._run(self.plain), pass_s=RUN_S, pace=self.pace))
         self.profiles.append(self._profile())
 
     def _run(self, made: Any) -> float:
@@ -46,27 +49,20 @@ class Running:
         made.run(None, {"x": self.x})
         return time.perf_counter() - start
 
-    def _profile(self) -> dict[str, list[float]]:
-        """Seconds of each node in the runs that were not disturbed, the profiler's own taken out.
+    def _profile(self) -> tuple[dict[str, list[float]], float]:
+        """Seconds of each node in the runs that were not disturbed, the profiler's own taken out;
+        and the probe of these runs.
 
         A new session each time: its file is complete when it is closed.
         """
-        share: list[float] = []
-
-        def run() -> float:
-            work = time.process_time()
-            took = self._run(made)
-            share.append((time.process_time() - work) / took)
-            return took
-
         with tempfile.TemporaryDirectory() as folder:
             prefix = str(Path(folder) / "run")
             made = session(
                 self.graph, self.threads, enable_profiling=True, profile_file_prefix=prefix
             )
-            one_pass(run, pass_s=RUN_S)
+            done = repeats(lambda: self._run(made), pass_s=RUN_S, pace=self.pace)
             events = json.loads(Path(made.end_profiling()).read_text(encoding="utf-8"))
-        kept = [False] * WARM_UP + undisturbed(share[WARM_UP:])  # one at least
+        kept = [False] * done.warm_up + done.kept
         views: list[float] = []
         found: dict[str, list[float]] = collections.defaultdict(list)
         for event in events:
@@ -77,13 +73,13 @@ class Running:
             found[event["name"].removesuffix("_kernel_time")].append(event["dur"])
         own = statistics.median(views) if views else 0.0
         return {
-            name: [1e-6 * max(d - own, 0.1) for d, ok in zip(took, kept, strict=True) if ok]
+            name: [1e-6 * max(d - own, 0.1) for d in itertools.compress(took, kept)]
             for name, took in found.items()
-        }
+        }, done.probe_s
 
     def whole(self) -> Timed:
         """Seconds of a run."""
-        return quietest(self.wholes)
+        return quietest(self.wholes, self.pace.full_s)
 
     def nodes(self, nodes: Sequence[Node]) -> dict[tuple[str | int, ...], Timed]:
         """Seconds of each distinct shape: nodes of one shape are repeats of it."""
@@ -93,8 +89,9 @@ class Running:
                 names[shape_of(node.row)].append(node.name)
         return {
             shape: quietest([
-                of_repeats([t for name in mine for t in profile[name]]) for profile in self.profiles
-            ])
+                of_repeats([t for name in mine for t in profile[name]], probe_s=probe_s)
+                for profile, probe_s in self.profiles
+            ], self.pace.full_s)
             for shape, mine in names.items()
         }  # fmt: skip
 

@@ -6,6 +6,7 @@ it was in: lines are complete or, the last one, left out.  The table is made fro
 
 from __future__ import annotations
 
+import bisect
 import datetime
 import json
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 from forerun.cost.rows import NUMBERS, TEXTS
 from forerun.errors import Problem, SpecError
+from forerun.measure import pace
 from forerun.measure.points import Row
 from forerun.measure.timing import Pass, Timed, quietest
 from forerun.spec.columns import write_columns
@@ -32,6 +34,7 @@ class Passes:
     path: Path
     found: dict[str, list[Pass]] = field(default_factory=dict)
     about: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the last pass
+    probes: dict[str, list[float]] = field(default_factory=dict)  # by device, in ascending order
     cut: int = 0  # lines left out because they are not whole
 
     @classmethod
@@ -74,6 +77,8 @@ class Passes:
         key = key_of(row)
         self.found.setdefault(key, []).append(taken)
         self.about[key] = dict(about)
+        if taken.probe_s > 0:
+            bisect.insort(self.probes.setdefault(row["device"], []), taken.probe_s)
 
     def add(self, row: Row, taken: Pass, about: Mapping[str, Any]) -> None:
         """Keeps a pass, in the file first."""
@@ -92,11 +97,22 @@ class Passes:
         """The passes of one operator."""
         return self.found.get(key_of(row), [])
 
+    def quietest(self, row: Row) -> Timed:
+        """What the passes of one operator say together, one at least."""
+        return quietest(self.of_row(row), self._full_s(row))
+
+    def at_full_pace(self, row: Row) -> int:
+        """How many passes of an operator found the machine at full pace."""
+        full_s = self._full_s(row)
+        return sum(pace.of(p.probe_s, full_s) <= pace.SLOW for p in self.of_row(row))
+
+    def _full_s(self, row: Row) -> float:
+        return pace.full(self.probes.get(row["device"], ()))
+
     def timed(self) -> list[tuple[Row, Timed, dict[str, Any]]]:
         """Every operator with what its passes say together."""
-        return [
-            (json.loads(key), quietest(taken), self.about[key]) for key, taken in self.found.items()
-        ]
+        rows = [(json.loads(key), about) for key, about in self.about.items()]
+        return [(row, self.quietest(row), about) for row, about in rows]
 
     def write(self, table: Path) -> int:
         """Writes the table, whole or not at all; returns its rows."""
@@ -116,7 +132,7 @@ class Passes:
 
 def _checked(row: Any, taken: Pass) -> Pass:
     """The pass.  Raises ValueError for what no measurement writes."""
-    told = (taken.time_s, taken.spread, taken.repeats, taken.disturbed)
+    told = (taken.time_s, taken.spread, taken.repeats, taken.disturbed, taken.probe_s)
     good = all(isinstance(v, int | float) and 0 <= v < float("inf") for v in told)
     if not good or not isinstance(row, dict) or not {"op", "device"} <= set(row):
         raise ValueError(told)

@@ -16,9 +16,10 @@ from forerun import catalog
 from forerun.cost.families import family, family_of_op
 from forerun.measure import machine
 from forerun.measure.backends import Bench
+from forerun.measure.pace import Pace, Steady
 from forerun.measure.passes import Passes
 from forerun.measure.points import Row, as_rows, points
-from forerun.measure.timing import PASS_S, one_pass, quietest
+from forerun.measure.timing import PASS_S, one_pass
 from forerun.spec.device import Device
 
 ROUNDS = 3  # passes of every point
@@ -47,6 +48,7 @@ class Taken:
     noisy: int
     seconds: float
     done: bool  # nothing more to measure
+    pace: Pace | Steady
 
 
 def take(
@@ -63,6 +65,7 @@ def take(
     device = device_of(bench, here, threads)
     begin = clock()
     end = begin + 60 * minutes
+    pace = Steady() if bench.device else Pace(passes.probes.get(device.name, ()))
     wanted = [
         {**row, "device": device.name, "runtime": bench.runtime}
         for row in points(bench.kinds, nominal(device), dtype=bench.dtype, share=share)
@@ -75,27 +78,31 @@ def take(
             if n and clock() >= end:  # one at least, however short the time
                 stopped = True
                 break
-            passes.add(row, one_pass(bench.prepare(row), pass_s=pass_s), about)
+            passes.add(row, one_pass(bench.prepare(row), pass_s=pass_s, pace=pace), about)
     finally:
         if passes.found:
             device = raised(device, passes)
             passes.write(table)
-    mine = [quietest(got) for row in wanted if (got := passes.of_row(row))]
+    mine = [passes.quietest(row) for row in wanted if passes.of_row(row)]
     noisy = sum(t.is_noisy for t in mine)
     return Taken(
-        table, device, bench.runtime, len(mine), len(wanted), noisy, clock() - begin, not stopped
-    )
+        table, device, bench.runtime, len(mine), len(wanted), noisy, clock() - begin, not stopped,
+        pace,
+    )  # fmt: skip
 
 
 def work(wanted: Sequence[Row], passes: Passes, *, rounds: int) -> Iterator[Row]:
-    """Which point is next, until nothing is left to do; decided anew after each pass."""
+    """Which point is next, until nothing is left to do; decided anew after each pass.
+
+    Passes below full pace are taken again before others get one more.
+    """
     for n in range(1, rounds + 1):
-        for row in wanted:
-            if len(passes.of_row(row)) < n:
+        for row in sorted(wanted, key=passes.at_full_pace):
+            if passes.at_full_pace(row) < n and len(passes.of_row(row)) < MOST:
                 yield row
     for n in range(rounds + 1, MOST + 1):
-        unsure = [(quietest(got).spread, i) for i, row in enumerate(wanted)
-                  if (got := passes.of_row(row)) and quietest(got).is_noisy]  # fmt: skip
+        unsure = [(got.spread, i) for i, row in enumerate(wanted)
+                  if (got := passes.quietest(row)).is_noisy]  # fmt: skip
         for _, i in sorted(unsure, reverse=True):
             if len(passes.of_row(wanted[i])) < n:
                 yield wanted[i]

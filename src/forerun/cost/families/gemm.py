@@ -15,7 +15,7 @@ finding the scale and converting alone 343).
 
 Operands that fit in the last-level cache come faster than memory when a product is repeated, as
 benchmarks and small models do.  Devices that are not GPUs have no waves: whole rows of the matrix
-unit at the sustained rate.
+unit at the sustained rate, and `step_s` for every OUTPUTS results, which are fetched and written.
 """
 
 from __future__ import annotations
@@ -57,6 +57,9 @@ TILES = (
     (32, 64), (16, 128), (16, 64), (32, 32),
 )  # fmt: skip
 SPLITS = (1, 2, 4, 8, 16)
+#: results of a tile of a device that is not a GPU; each is fetched and written in the time of DEPTH
+#: steps of k: estimate
+OUTPUTS, DEPTH = 1024, 32
 _TM, _TN, _S = (np.array(c, dtype=float) for c in zip(
     *((tm, tn, s) for (tm, tn), s in product(TILES, SPLITS)), strict=True
 ))  # fmt: skip
@@ -102,6 +105,7 @@ def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
     return {
         "compute": s.gemm * np.where(s.expands > 0, 0.95, 1.0),
         "stream": s.stream,
+        "step_s": np.where(s.is_gpu > 0, 1e-8, 2 * OUTPUTS * DEPTH * s.n_sm / s.flop_per_s),
         "launch_s": np.where(
             _eager(x, s), np.maximum(s.launch_s, calls * EAGER_S), s.launch_s + first
         ),
@@ -175,13 +179,13 @@ def _tiled(
     m, n, k, batch = (x.get(name)[:, None] for name in ("m", "n", "k", "batch"))
     gpu = s.is_gpu[:, None] > 0
     rate = (s.flop_per_s * c["compute"])[:, None]
-    units = np.where(gpu, s.n_sm[:, None], 1.0)
+    units = s.n_sm[:, None]
     rows = s.tile_rows[:, None]
-    tiles = np.where(gpu, np.ceil(m / _TM) * np.ceil(n / _TN) * batch * _S, 1.0)
-    waves = np.ceil(tiles / units)
-    tile_flop = np.where(gpu, 2 * _TM * _TN * k / _S, 2 * np.ceil(m / rows) * rows * n * k * batch)
-    # a rate of one unit; on other devices all of them work on the product as a whole
-    one = tile_flop / (rate / units * np.where(gpu, _SHARE, 1.0))
+    whole = np.ceil(m / rows) * rows * n * batch / OUTPUTS
+    tiles = np.where(gpu, np.ceil(m / _TM) * np.ceil(n / _TN) * batch * _S, whole)
+    waves = np.where(gpu, np.ceil(tiles / units), tiles / units)
+    tile_flop = np.where(gpu, 2 * _TM * _TN * k / _S, 2 * OUTPUTS * k)
+    one = tile_flop / (rate / units * np.where(gpu, _SHARE, 1.0))  # by one unit
     return tiles, waves, one
 
 
