@@ -2,9 +2,7 @@
 
 `avg_power_watts` is of all GPUs together; energy per token = power / output tokens a second holds
 to the last digit.  `tensor_parallel` is 1 where `expert_parallel` is not: attention of those runs
-is spread over the same devices.  Prompt lengths are not in the rows: `ISL` are estimates.  That of
-lm-arena-chat (whole conversations) is where the predicted throughput of the dense models agrees
-with theirs at every batch: too fast by 9 % at 500 tokens, too slow by 9 % at 1,200.
+is spread over the same devices.  Prompt lengths are not in the rows (`ISL`).
 """
 
 from __future__ import annotations
@@ -20,9 +18,14 @@ from forerun.measure.tables._table import frame_of, mapped, needed, numbers, tex
 ORIGIN = "ml-energy/leaderboard @0cd52da, public/data/tasks (ML.ENERGY Benchmark v3)"
 LICENCE = "unstated"
 RUNTIME = "vllm 0.11.1"
-#: mean prompt, tokens: estimates (see above).  Tasks with images or video are left out, since what
-#: their encoders compute is not in the rows either
-ISL = {"gpqa": 250.0, "lm-arena-chat": 750.0, "sourcegraph-fim": 500.0}
+#: mean prompt, tokens.  Two are from `total_input_tokens` of published results of the benchmark:
+#: 44,473 in 198 prompts, and 1,306,650 in 1,024 (its task is not told with it; no other fits).
+#: That of chats is an estimate of what is computed: prefixes are cached, and each turn of a
+#: conversation is sent with all turns before it.  At 350 the time of a step is nearest by the loss
+#: of its fit, whichever model is left out; at 750 dense models in batches above 200 are predicted
+#: 37 % too slow.  Tasks with images or video are left out: what their encoders compute is not in
+#: the rows either
+ISL = {"gpqa": 225.0, "lm-arena-chat": 350.0, "sourcegraph-fim": 1276.0}
 DTYPES = {"bfloat16": "bf16", "fp8": "fp8", "mxfp4": "mxfp4"}
 COLUMNS = (
     "task", "model_id", "gpu_model", "num_gpus", "expert_parallel", "weight_precision",
@@ -66,7 +69,7 @@ def read(path: Path) -> Runs:
         power_w=numbers(frame, "avg_power_watts") / n,
         origin=ORIGIN,
         licence=LICENCE,
-        estimated=("prompt lengths",),
+        estimated=("prompt lengths of the chat task",),
         n_dropped={
             "of tasks with images, video or unknown prompts": n_rows - frame.height,
             "without a batch or a power": int((~ok).sum()),
