@@ -19,7 +19,7 @@ from forerun.cost.chosen import starting
 from forerun.cost.families import family, family_of_op, gemm
 from forerun.cost.sheet import sheet
 from forerun.errors import SpecError
-from forerun.measure.pace import LONGEST_S, SHARE, Pace, full, of
+from forerun.measure.pace import LONGEST_S, SHARE, Pace, full, pace_of
 from forerun.measure.passes import Passes, passes_path
 from forerun.measure.points import (
     KINDS,
@@ -222,8 +222,8 @@ class Machine:
 def test_full_pace_is_one_that_lasts():
     assert full([]) == 0.0
     assert full(sorted([1.0] + [2.0] * 20 + [3.0] * 30)) == 2.0  # one lucky probe is no pace
-    assert of(3.0, 2.0) == 1.5
-    assert of(1.0, 2.0) == of(3.0, 0.0) == of(0.0, 2.0) == 1.0
+    assert pace_of(3.0, 2.0) == 1.5
+    assert pace_of(1.0, 2.0) == pace_of(3.0, 0.0) == pace_of(0.0, 2.0) == 1.0
 
 
 def test_a_pass_waits_for_full_pace_and_no_longer():
@@ -251,7 +251,7 @@ def test_waiting_ends_after_its_share_of_all_time():
     assert pace.waited_s <= SHARE * here.now + 0.1
     slow = here.time(0.02, pace)
     assert slow.time_s == pytest.approx(0.03)
-    assert of(slow.probe_s, 0.001) == pytest.approx(1.5)
+    assert pace_of(slow.probe_s, 0.001) == pytest.approx(1.5)
 
 
 def test_repeats_below_full_pace_are_left_out():
@@ -261,7 +261,7 @@ def test_repeats_below_full_pace_are_left_out():
     assert found.time_s == pytest.approx(0.02)
     assert found.spread == pytest.approx(0.0, abs=1e-9)
     assert found.disturbed >= 1
-    assert of(found.probe_s, 0.001) == 1.0
+    assert pace_of(found.probe_s, 0.001) == 1.0
 
 
 def test_a_pass_below_full_pace_counts_where_there_is_no_other():
@@ -278,11 +278,10 @@ def test_a_pass_below_full_pace_counts_where_there_is_no_other():
 
 def test_slow_passes_are_taken_again_before_others_get_one_more(tmp_path):
     rows = [{"op": "add", "device": CPU, "n_tokens": n, "width": 8} for n in range(20)]
-    passes = Passes(tmp_path / "p.jsonl")
+    passes = Passes.of(tmp_path / "m.csv")
     for i, row in enumerate(rows):
         passes.add(row, Pass(1.0, 0.0, 5, probe_s=1.4 if i == 7 else 1.0), {})
-    again = Passes(passes.path)
-    again._read()
+    again = Passes.of(tmp_path / "m.csv")
     assert [again.at_full_pace(row) for row in rows] == [int(i != 7) for i in range(20)]
     assert next(work(rows, again, rounds=2)) is rows[7]
 

@@ -22,6 +22,7 @@ from forerun.measure import points as points_module
 from forerun.measure.backends import backend, backends, ready
 from forerun.measure.onnx_model import Transformer, transformer
 from forerun.measure.onnx_rows import nodes_of, optimised
+from forerun.measure.pace import Pace
 from forerun.measure.passes import Passes
 from forerun.measure.points import KINDS, candidates, points
 from forerun.measure.tables import read_tables
@@ -210,6 +211,16 @@ def test_a_model_is_predicted_from_operators_and_run(onnxruntime, own_data, tmp_
         models=(SMALL, Transformer(1, 40, 64, 4, 128, 2)), reference=Transformer(1, 9, 32, 2, 64),
         rounds=1,
     )  # fmt: skip
+    slow = onnx_loop.loop(
+        read, device=taken.device.name, runtime=bench.runtime, threads=1, start_s=bench.start_s,
+        models=(SMALL,), reference=Transformer(1, 9, 32, 2, 64), rounds=1, pace=Pace([1.0] * 5),
+    )  # fmt: skip
+    assert slow.faster > 10  # than probes of a second
+    assert any("at its full pace with the models only" in word for word in slow.words())
+    full = {line.name: line.predicted_s for line in found.nodes}
+    for line in slow.nodes:
+        assert line.predicted_s * slow.faster == pytest.approx(full[line.name])
+    assert slow.nodes
     assert len(found.models) == 2
     assert found.n_points == taken.points
     with pytest.raises(SpecError, match="has no row of h100-sxm with vllm 1"):

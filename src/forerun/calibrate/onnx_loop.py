@@ -32,8 +32,7 @@ from forerun.measure.backends import not_installed
 from forerun.measure.onnx_model import Transformer, transformer
 from forerun.measure.onnx_rows import SIZES, Node, nodes_of, optimised, shape_of
 from forerun.measure.onnx_run import Running
-from forerun.measure.pace import SLOW, Pace, Steady
-from forerun.measure.pace import of as pace_of
+from forerun.measure.pace import SLOW, Pace, Steady, pace_of
 from forerun.measure.points import Row, as_rows
 from forerun.measure.tables import Table
 from forerun.measure.timing import NOISY

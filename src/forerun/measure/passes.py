@@ -104,7 +104,7 @@ class Passes:
     def at_full_pace(self, row: Row) -> int:
         """How many passes of an operator found the machine at full pace."""
         full_s = self._full_s(row)
-        return sum(pace.of(p.probe_s, full_s) <= pace.SLOW for p in self.of_row(row))
+        return sum(pace.pace_of(p.probe_s, full_s) <= pace.SLOW for p in self.of_row(row))
 
     def _full_s(self, row: Row) -> float:
         return pace.full(self.probes.get(row["device"], ()))

@@ -17,8 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from forerun.measure.pace import EVERY_S, SLOW, Pace, Steady
-from forerun.measure.pace import of as pace_of
+from forerun.measure.pace import EVERY_S, SLOW, Pace, Steady, pace_of
 
 #: a spread above this is marked as noisy
 NOISY = 0.1

@@ -41,13 +41,14 @@ KEYS = ("dtype", "impl")
 #: formats whose products engines leave to the vendor's library: on one H100 two engines' differ by
 #: 3 % (90 % below 9), those of others by 26 % and more
 LIBRARY = ("bf16", "fp16", "fp32", "tf32", "fp64")
+STEP_S = 1e-8  # on a GPU: estimate
 COEFS = (
     Coef("compute", 0.75, 0.05, 1.1, "share of the peak that whole waves of large tiles reach"),
     Coef("stream", 0.9, 0.1, 1.1, "share of the memory rate that long streams reach"),
     Coef("cached", 1.3, 1.0, 12.0, "rate of operands in the last-level cache over memory's"),
     Coef("launch_s", 2.5e-6, 0.3e-6, 200e-6, "time of a product of nothing, s"),
     Coef("split_s", 2e-6, 0.05e-6, 30e-6, "adding up the parts of a split product, s"),
-    Coef("step_s", 1e-8, 1e-10, 1e-5, "start of one tile's loop over k, s"),
+    Coef("step_s", STEP_S, 1e-10, 1e-5, "start of one tile's loop over k, s"),
     Coef("sharp", 3.0, 1.0, 12.0, "p: how completely arithmetic and traffic overlap"),
 )
 
@@ -105,7 +106,7 @@ def start(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
     return {
         "compute": s.gemm * np.where(s.expands > 0, 0.95, 1.0),
         "stream": s.stream,
-        "step_s": np.where(s.is_gpu > 0, 1e-8, 2 * OUTPUTS * DEPTH * s.n_sm / s.flop_per_s),
+        "step_s": np.where(s.is_gpu > 0, STEP_S, 2 * OUTPUTS * DEPTH * s.n_sm / s.flop_per_s),
         "launch_s": np.where(
             _eager(x, s), np.maximum(s.launch_s, calls * EAGER_S), s.launch_s + first
         ),
