@@ -46,7 +46,7 @@ def main() -> int:
     (read,) = read_tables(table)
     found = loop(
         read, device=taken.device.name, runtime=taken.runtime, threads=asked.threads,
-        start_s=bench.start_s, pace=taken.pace,
+        start_s=bench.start_s, pace=taken.pace, n_noisy=taken.noisy,
     )  # fmt: skip
     print(f"load {os.getloadavg()[0]:.1f}; {taken.noisy} of {taken.points} points noisy")
     for row in (found.HEAD, *found.rows()):

@@ -143,7 +143,7 @@ def _polished(
                 if cost_new < cost:
                     z, cost = new, cost_new
                     break
-        if cost > before * (1 - 1e-2):
+        if cost >= before * (1 - 1e-2):
             size /= 2
     return z, cost
 

@@ -81,6 +81,7 @@ class Compared:
     dispatch_s: float  # between two nodes
     faster: float  # the machine's full pace beside the models over that beside the points
     fitted: tuple[Calibration, ...]
+    n_noisy: int = 0  # of the points
 
     #: of `rows`
     HEAD: ClassVar = ("model", "predicted", "measured", "error", "spread")
@@ -120,6 +121,11 @@ class Compared:
                 f"this machine was at its full pace with the models only, {self.faster:.2f} times "
                 "what it had with the points: what is predicted from them is divided by that"
             )
+        if self.n_noisy:
+            told.append(
+                f"{self.n_noisy} of the {self.n_points} points are noisy, and so is what is "
+                "predicted from them: measure again when this machine is quieter"
+            )
         loud = sum(line.spread > NOISY for line in self.models)
         if loud:
             told.append(
@@ -132,7 +138,8 @@ class Compared:
         """Plain values of all of it."""
         return {
             "device": self.device, "runtime": self.runtime, "threads": self.threads,
-            "points": self.n_points, "dispatch_s": self.dispatch_s, "faster": self.faster,
+            "points": self.n_points, "noisy_points": self.n_noisy,
+            "dispatch_s": self.dispatch_s, "faster": self.faster,
             "model_errors": errors(self.models),
             "node_errors": errors(self.nodes) if self.nodes else None,
             "models": [asdict(line) for line in self.models],
@@ -173,13 +180,13 @@ def of_device(table: Table, device: str, runtime: str) -> Table:
 def loop(
     table: Table, *, device: str, runtime: str, threads: int, start_s: float,
     models: Sequence[Transformer] = MODELS, reference: Transformer = REFERENCE,
-    rounds: int = ROUNDS, pace: Pace | Steady | None = None,
+    rounds: int = ROUNDS, pace: Pace | Steady | None = None, n_noisy: int = 0,
 ) -> Compared:  # fmt: skip
     """Fits a table, predicts the models, runs them, compares.
 
     Rows of other devices and runtimes in the table are left alone.
     start_s : a run of a graph of nothing, as the bench measured it; pace : of the table, so that
-    models run at the pace that its times are of.
+    models run at the pace that its times are of; n_noisy : of the table's points.
     Raises MissingDependency without onnxruntime, SpecError for a table without such rows.
     """
     needed()
@@ -220,7 +227,7 @@ def loop(
             nodes.append(Line(_words(row), row["op"], t, lo, hi, got.time_s, got.spread))
     return Compared(
         device, runtime, threads, table.rows.n, tuple(nodes), tuple(whole), n_seen, dispatch_s,
-        faster, fitted,
+        faster, fitted, n_noisy,
     )  # fmt: skip
 
 

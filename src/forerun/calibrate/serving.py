@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,8 +30,12 @@ from forerun.cost.engine_terms import FACTORS
 from forerun.errors import ForerunError
 from forerun.measure.runs import Runs, joined
 from forerun.measure.threads import pin
-from forerun.serving.answer import answer
-from forerun.serving.question import question, runtime_of
+from forerun.serving.answer import answer, mean, outcome, stations_of
+from forerun.serving.loop import simulated
+from forerun.serving.question import Question, question, runtime_of
+from forerun.serving.station import Station
+from forerun.sim.log import Log
+from forerun.sim.setup import Served
 
 #: deviations of the priors of the profile's times; nothing is where they are centred
 SD = {
@@ -47,6 +53,8 @@ TTFT_SD, TPOT_SD = 0.35, 0.12
 CLIP = 1.5
 MOST_RUNS = 40  # of an engine that a fit simulates again and again
 LONGEST = 6_000  # requests of a run that is simulated again and again
+KEPT = 2 * len(NAMES)  # simulations of a run: those of a derivative
+PIECE = 50  # runs that a process predicts before it takes on something else
 #: where a fit sets out from: nothing, and something of what runs tell apart least
 STARTS: tuple[dict[str, float], ...] = (
     {}, {"host_kernel_s": 20e-6, "api_request_s": 5e-3, "api_token_s": 30e-6, "transfer_s": 0.1},
@@ -71,6 +79,7 @@ class Scored:
 
 #: a profile before the fit, its runs, and which half of them the fit does not see
 Task = tuple[EngineProfile, Runs, bool | None]
+#: the profile fitted to one half, and its predictions of the other; None where it saw both
 Done = tuple[EngineProfile, Scored | None]
 
 
@@ -83,32 +92,60 @@ def fit(runs: Runs, *, workers: int = 1) -> tuple[list[EngineProfile], Scored]:
     tasks = [
         (b, p, flag) for b, p in zip(bases, parts, strict=True) for flag in (False, True, None)
     ]
-    done = _at_once(tasks, workers) if workers > 1 else [_part(*task) for task in tasks]
+    done = _at_once(tasks, workers) if workers > 1 else [_one(*task) for task in tasks]
     found = [_joined(p, *done[3 * j : 3 * j + 3]) for j, p in enumerate(parts)]
     return _handing_over([p for p, _ in found], parts), together([s for _, s in found])
 
 
 def _at_once(tasks: Sequence[Task], workers: int) -> list[Done]:
-    """`_part` of each task by several processes.
+    """`_one` of each task by several processes.
 
-    The fits of a profile, to each half and to both and from each start, do not wait for each other:
-    the slowest would else keep one process busy long after all others.
+    What waits longest comes first: a profile is picked as soon as the descents of its fit have
+    ended; runs are predicted, few at a time, while nothing else is to be done.
     """
     ends: list[dict[int, End]] = [{} for _ in tasks]
-    parts: dict[int, Future[Done]] = {}
-    n = min(workers, len(tasks) * len(STARTS))
+    picked: dict[int, EngineProfile] = {}
+    scored: list[dict[int, Scored]] = [{} for _ in tasks]
+    picks: deque[_Step] = deque()
+    scores: deque[_Step] = deque()
+    longest_first = sorted(range(len(tasks)), key=lambda j: -_requests(tasks[j][1]))
+    descents = deque(
+        _Step(_descent, (*tasks[j], k), j, k) for j in longest_first for k in range(len(STARTS))
+    )
+    running: dict[Future[Any], _Step] = {}
+    n = min(workers, len(descents))
     with ProcessPoolExecutor(n, get_context("spawn"), pin, (1,)) as pool:
-        descents = {
-            pool.submit(_descent, *task, k): (j, k)
-            for j, task in enumerate(tasks)
-            for k in range(len(STARTS))
-        }
-        for descent in as_completed(descents):
-            j, k = descents[descent]
-            ends[j][k] = descent.result()
-            if len(ends[j]) == len(STARTS):
-                parts[j] = pool.submit(_part, *tasks[j], [ends[j][i] for i in range(len(STARTS))])
-        return [parts[j].result() for j in range(len(tasks))]
+        while picks or descents or scores or running:
+            while len(running) < n and (line := picks or descents or scores):
+                step = line.popleft()
+                running[pool.submit(step.work, *step.given)] = step
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                (work, _, j, k), found = running.pop(ended), ended.result()
+                base, runs, flag = tasks[j]
+                if work is _descent:
+                    ends[j][k] = found
+                    if len(ends[j]) == len(STARTS):
+                        all_ends = [ends[j][i] for i in range(len(STARTS))]
+                        picks.append(_Step(_picked, (base, runs, flag, all_ends), j, 0))
+                elif work is _picked:
+                    picked[j] = found
+                    rest = [] if flag is None else _pieces(_rest(runs, flag))
+                    scores += [_Step(score, (part, found), j, i) for i, part in enumerate(rest)]
+                else:
+                    scored[j][k] = found
+    return [
+        (picked[j], together([parts[i] for i in range(len(parts))]) if parts else None)
+        for j, parts in enumerate(scored)
+    ]
+
+
+class _Step(NamedTuple):
+    """What one process does without asking another: a function, of task j the k-th of its kind."""
+
+    work: Callable[..., Any]
+    given: tuple[Any, ...]
+    j: int
+    k: int
 
 
 def _descent(base: EngineProfile, runs: Runs, flag: bool | None, k: int) -> End:
@@ -116,12 +153,35 @@ def _descent(base: EngineProfile, runs: Runs, flag: bool | None, k: int) -> End:
     return _Fit(_learned(runs, flag), base).descended(k)
 
 
-def _part(base: EngineProfile, runs: Runs, flag: bool | None, ends: Sequence[End] = ()) -> Done:
+def _picked(
+    base: EngineProfile, runs: Runs, flag: bool | None, ends: Sequence[End]
+) -> EngineProfile:
+    """The profile of the half that is not `flag`, from where its descents ended."""
+    return _Fit(_learned(runs, flag), base).profile(ends)
+
+
+def _one(base: EngineProfile, runs: Runs, flag: bool | None) -> Done:
     """The profile of the half that is not `flag`, and its predictions of the other; of None, the
-    profile of both halves alone.  ends : of the descents, where they are known"""
+    profile of both halves alone."""
     fit = _Fit(_learned(runs, flag), base)
-    learned = fit.profile(ends or [fit.descended(k) for k in range(len(STARTS))])
-    return learned, None if flag is None else score(runs.take(halves(runs) == flag), learned)
+    learned = fit.profile([fit.descended(k) for k in range(len(STARTS))])
+    return learned, None if flag is None else score(_rest(runs, flag), learned)
+
+
+def _requests(runs: Runs) -> float:
+    """How many requests a fit to these runs simulates, in proportion."""
+    return float(np.nansum(runs.table.number("concurrency")[0][_chosen(runs)]))
+
+
+def _rest(runs: Runs, flag: bool) -> Runs:
+    """The runs of a half."""
+    return runs.take(halves(runs) == flag)
+
+
+def _pieces(runs: Runs) -> list[Runs]:
+    """The runs in pieces that one process predicts in a few seconds; neighbours share prices."""
+    parts = np.array_split(np.arange(runs.n), max(1, runs.n // PIECE))
+    return [runs.take(part) for part in parts]
 
 
 def _learned(runs: Runs, flag: bool | None) -> Runs:
@@ -157,11 +217,46 @@ def _handing_over(found: list[EngineProfile], parts: Sequence[Runs]) -> list[Eng
 
 def halves(runs: Runs) -> np.ndarray:
     """Which half each run is of, bool [N]: by model, layout and lengths, so that runs of one
-    configuration under different loads stay together."""
+    configuration under different loads stay together.  Of several configurations, each half has
+    one at least."""
     names = [n for n in runs.table.names if n not in ("row_id", "concurrency", "rate_per_s")]
     keys = ["|".join(runs.table.cells[n][i] for n in names) for i in range(runs.n)]
-    digests = [hashlib.sha256(key.encode()).digest()[0] for key in keys]
-    return np.array([d < 128 for d in digests], dtype=bool)
+    digests = np.array([hashlib.sha256(key.encode()).digest()[0] for key in keys])
+    first = digests < 128
+    return first if first.any() and not first.all() else digests < np.median(np.unique(digests))
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A run that a fit simulates: what was asked, of which pools, and what came of it."""
+
+    q: Question
+    stations: list[Station]
+    ttft_s: float
+    tpot_s: float
+    logs: dict[tuple[Any, ...], Log] = field(default_factory=dict)  # the latest KEPT
+
+    def off(self, profile: EngineProfile) -> tuple[float, float]:
+        """Residuals of both latencies, in deviations."""
+        q = self.q.under(profile)
+        pairs = zip(self.stations, q.pools, strict=True)
+        stations = [station.under(pool, profile) for station, pool in pairs]
+        # the API server stands before the engine, whose requests are the same unless it holds
+        # them up: while its times move, nothing is simulated again
+        steps = (*profile.host().values(), profile.scale())
+
+        def simulate(q: Question, served: Served, *load: Any) -> Log:
+            log = self.logs.pop((steps, load), None)
+            if log is None:
+                log = simulated(q, served, *load)
+            self.logs[steps, load] = log
+            if len(self.logs) > KEPT:
+                del self.logs[next(iter(self.logs))]
+            return log
+
+        figures, _, _ = outcome(q, stations, energy=False, simulate=simulate)
+        ttft, tpot = (mean(figures[name]) for name in ("ttft_s", "tpot_s"))
+        return np.log(self.ttft_s / ttft) / TTFT_SD, np.log(self.tpot_s / tpot) / TPOT_SD
 
 
 class _Fit:
@@ -169,10 +264,10 @@ class _Fit:
 
     def __init__(self, runs: Runs, base: EngineProfile) -> None:
         self.base = base
-        rows = [(runs.row(i), runs.ttft_s[i], runs.tpot_s[i]) for i in _chosen(runs)]
-        self._runs = [run for run in rows if _small(run[0], base)]
-        self._apart = [row.get("mode") == "disagg" for row, _, _ in self._runs]
-        self._known: dict[tuple[int, str], Mapping[str, float]] = {}
+        found = [_run(runs.row(i), base, runs.ttft_s[i], runs.tpot_s[i]) for i in _chosen(runs)]
+        self._runs = [run for run in found if run]
+        self._apart = [run.q.is_split for run in self._runs]
+        self._known: dict[tuple[int, str], tuple[float, float]] = {}
         low = np.array([0.0] * len(TIMES) + [-np.inf] * len(FACTORS))
         free = np.ones(len(NAMES), dtype=bool)
         free[NAMES.index("transfer_s")] = any(self._apart)
@@ -196,14 +291,12 @@ class _Fit:
         # a hand-over takes time between pools that are apart, and nothing otherwise
         whole = tried.model_copy(update={"transfer_s": 0.0})
         names = tried.content_hash(), whole.content_hash()
-        out = []
-        for i, (row, ttft, tpot) in enumerate(self._runs):
+        out: list[float] = []
+        for i, run in enumerate(self._runs):
             used, name = (tried, names[0]) if self._apart[i] else (whole, names[1])
             if (i, name) not in self._known:
-                self._known[i, name] = answer(question(row, used), energy=False).seconds
-            seconds = self._known[i, name]
-            out.append(np.log(ttft / seconds["ttft_s"]) / TTFT_SD)
-            out.append(np.log(tpot / seconds["tpot_s"]) / TPOT_SD)
+                self._known[i, name] = run.off(used)
+            out += self._known[i, name]
         return _softened(np.array(out))
 
 
@@ -223,16 +316,17 @@ def _softened(r: np.ndarray) -> np.ndarray:
     return np.where(far, np.sign(r) * np.sqrt(np.maximum(2 * CLIP * size - CLIP**2, 0)), r)
 
 
-def _small(row: Mapping[str, str], base: EngineProfile) -> bool:
-    """Whether a run can be answered, and soon."""
+def _run(row: Mapping[str, str], base: EngineProfile, ttft_s: float, tpot_s: float) -> _Run | None:
+    """A run that can be answered, and soon; else None."""
     try:
         q = question(row, base)
         if q.n_requests > LONGEST:
-            return False
-        answer(q, energy=False)
+            return None
+        run = _Run(q, stations_of(q), ttft_s, tpot_s)
+        run.off(base)
     except ForerunError:
-        return False
-    return True
+        return None
+    return run
 
 
 def _chosen(runs: Runs) -> np.ndarray:

@@ -115,5 +115,8 @@ def learn(
     matrix = np.stack(list(columns.values()), axis=1)
     own = {k: v for k, v in settings.items() if k != "n_trees"}
     data = lightgbm.Dataset(matrix, left, weight=weights, feature_name=list(columns))
-    booster = lightgbm.train({**FIXED, **own}, data, settings["n_trees"])
+    # a copy of it as text is of no use here
+    booster = lightgbm.train(
+        {**FIXED, **own}, data, settings["n_trees"], keep_training_booster=True
+    )
     return trees_of_booster(booster)

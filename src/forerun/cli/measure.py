@@ -178,7 +178,7 @@ def _compare(taken: Any, bench: Any, *, threads: int, quick: bool, out: Output) 
     return loop(
         table, device=taken.device.name, runtime=taken.runtime, threads=threads,
         start_s=bench.start_s, rounds=2 if quick else 3, models=FEW if quick else MODELS,
-        pace=taken.pace,
+        pace=taken.pace, n_noisy=taken.noisy,
     )  # fmt: skip
 
 

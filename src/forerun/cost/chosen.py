@@ -205,8 +205,8 @@ def takes_residual(general: Calibration, s: Sheet) -> np.ndarray:
     """Rows of engines for which a residual over all devices was found to be right, bool [N]."""
     told, all_others = set(general.residual_of), "*" in general.residual_of
     known = {one.removeprefix("not ") for one in told}
-    yes = {e: e in told or (all_others and e not in known) for e in set(s.engine)}
-    return np.array([yes[e] for e in s.engine], dtype=bool)
+    yes = [e for e in set(s.told["engine"]) if e in told or (all_others and e not in known)]
+    return s.by(*yes)
 
 
 def launch_key(engine: str, key: str) -> str:
@@ -220,8 +220,9 @@ def _rows_of_keys(x: Rows, s: Sheet, first: str, keys: tuple[str, ...]) -> np.nd
     at = {key: j for j, key in enumerate(keys)}
     if len(at) == 1:
         return np.zeros(x.n, dtype=int)
-    pairs = zip(s.engine, x.words(first), strict=True)
-    return np.array([at.get(launch_key(e, word), 0) for e, word in pairs], dtype=int)
+    pairs = list(zip(s.engine, x.words(first), strict=True))
+    row = {pair: at.get(launch_key(*pair), 0) for pair in set(pairs)}
+    return np.array([row[pair] for pair in pairs], dtype=int)
 
 
 def coefs_of(own: Calibration, key: str) -> dict[str, float]:

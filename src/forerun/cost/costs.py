@@ -67,6 +67,7 @@ class Costs:
     cached: bool = False  # all weights of the device fit in its last-level cache
     said: list[str] = field(default_factory=list)  # what stood in for what
     _known: dict[tuple[str, str], Chosen] = field(default_factory=dict)
+    _sheets: dict[str, Sheet] = field(default_factory=dict)  # of one row, by number format
 
     @property
     def eff(self) -> Efficiency:
@@ -301,12 +302,14 @@ class Costs:
         return chosen, chosen.rows(x), self._sheet(dtype).take(np.zeros(x.n, dtype=int))
 
     def _sheet(self, dtype: str) -> Sheet:
-        name = self.device.name
-        one = rows(1, device=name, dtype=dtype, runtime=self.runtime)
-        found = sheet(one, {name: self.device}, self.links)
-        if found.problems:
-            raise SpecError.one(f"device.{name}", found.problems[0])
-        return found
+        if dtype not in self._sheets:
+            name = self.device.name
+            one = rows(1, device=name, dtype=dtype, runtime=self.runtime)
+            found = sheet(one, {name: self.device}, self.links)
+            if found.problems:
+                raise SpecError.one(f"device.{name}", found.problems[0])
+            self._sheets[dtype] = found
+        return self._sheets[dtype]
 
 
 def _together(points: list[Point]) -> Point:

@@ -76,7 +76,7 @@ class EngineProfile(EngineTerms):
 
     def corrected(self, table: CostTable) -> CostTable:
         """The table with the factors; what it rests on stays."""
-        out = scaled(table, self.scale())
+        out = _scaled(table, self.scale())
         return replace(
             out, low=table.low, high=table.high, sources=table.sources, assumed=table.assumed
         )
@@ -139,6 +139,10 @@ def _error(found: EngineProfile) -> str:
         if (key := f"{figure}_s median") in found.error
     ]
     return f" (median error on runs not used: {', '.join(off)})" if off else ""
+
+
+#: a fit asks for the same factors again while it moves host terms
+_scaled = functools.lru_cache(maxsize=64)(scaled)
 
 
 @functools.cache

@@ -54,7 +54,7 @@ class Rows:
             return np.full(self.n, default, dtype=object)
         return np.where(column == "", default, column) if default else column
 
-    def take(self, which: np.ndarray) -> Rows:
+    def take(self, which: np.ndarray | slice) -> Rows:
         """The rows an index or a mask picks."""
         number = {name: column[which] for name, column in self.number.items()}
         text = {name: column[which] for name, column in self.text.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,9 +18,11 @@ from forerun.spec.device import Device, Link
 from forerun.spec.dtype import DTYPES, MATH
 
 
-@dataclass(frozen=True, eq=False)
 class Sheet:
-    """Numbers of each row's device, float64 [N]; NaN where a data sheet does not say."""
+    """Numbers of each row's device, float64 [N]; NaN where a data sheet does not say.
+
+    Rows share few devices, so each is told once, and a column of rows is made when it is asked for.
+    """
 
     flop_per_s: np.ndarray  # peak of the row's number format, dense
     wide_flop_per_s: np.ndarray  # peak of the 16-bit matrix format (attention runs in it)
@@ -46,33 +48,51 @@ class Sheet:
     architecture: np.ndarray  # str: "hopper", "ada", ...
     device: np.ndarray  # str: its name in the catalog
     engine: np.ndarray  # str: "vllm", "trtllm", "torch", ... or ""
-    problems: dict[int, str] = field(default_factory=dict)  # rows without an answer, and why
-    notes: dict[int, str] = field(default_factory=dict)  # what was assumed about a row's device
+
+    def __init__(
+        self, told: Mapping[str, np.ndarray], of: np.ndarray,
+        problems: Mapping[int, str] | None = None, notes: Mapping[int, str] | None = None,
+        given: Mapping[str, np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
+        """told : the columns of distinct devices and engines [D]; of : which a row has, int [N];
+        problems : rows without an answer, and why; notes : what was assumed about a row's device;
+        given : columns of rows in place of those told.
+        """
+        self.told, self.of, self.given = told, of, given or {}
+        self.problems, self.notes = problems or {}, notes or {}
+        self.__dict__.update(self.given)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name not in _COLUMNS:
+                raise AttributeError(f"{type(self).__name__} has no {name}")
+            self.__dict__[name] = column = self.told[name][self.of]
+            return column
 
     def by(self, *engines: str) -> np.ndarray:
         """Rows of these engines, bool [N]."""
-        return _any_of(self.engine, engines)
+        return np.array([told in engines for told in self.told["engine"]], dtype=bool)[self.of]
 
     def on(self, *architectures: str) -> np.ndarray:
         """Rows of devices of these architectures, bool [N]."""
-        return _any_of(self.architecture, architectures)
+        known = [told in architectures for told in self.told["architecture"]]
+        return np.array(known, dtype=bool)[self.of]
 
-    def take(self, which: np.ndarray) -> Sheet:
+    def take(self, which: np.ndarray | slice) -> Sheet:
         """The rows an index or a mask picks, without problems and notes."""
-        return Sheet(**{name: getattr(self, name)[which] for name in (*_NUMBERS, *_WORDS)})
+        given = {name: column[which] for name, column in self.given.items()}
+        return Sheet(self.told, self.of[which], given=given)
+
+    def at_peak(self, flop_per_s: np.ndarray) -> Sheet:
+        """The same rows with another peak, float64 [N], in every number format."""
+        given = {**self.given, "flop_per_s": flop_per_s, "wide_flop_per_s": flop_per_s}
+        return Sheet(self.told, self.of, self.problems, self.notes, given)
 
 
-def _any_of(words: np.ndarray, some: tuple[str, ...]) -> np.ndarray:
-    found = np.zeros(len(words), dtype=bool)
-    for word in some:
-        found |= words == word
-    return found
-
-
+_COLUMNS = tuple(Sheet.__annotations__)
 _WORDS = ("architecture", "device", "engine")
-_NUMBERS = tuple(
-    name for name in Sheet.__dataclass_fields__ if name not in (*_WORDS, "problems", "notes")
-)
+_NUMBERS = tuple(name for name in _COLUMNS if name not in _WORDS)
 
 
 def sheet(
@@ -80,29 +100,25 @@ def sheet(
 ) -> Sheet:
     """The data sheets of the rows' devices, each looked up once; `known` devices and links before
     the catalog."""
-    devices, dtypes = x.words("device"), x.words("dtype", "bf16")
-    keys = np.array([f"{d}\t{t}" for d, t in zip(devices, dtypes, strict=True)], dtype=str)
-    distinct, inverse = np.unique(keys, return_inverse=True)
-    pairs = [key.split("\t") for key in distinct]
-    found = [_numbers(name, dtype, known or {}, links or {}) for name, dtype in pairs]
-    columns = {
-        name: np.array([row[name] for row in found], dtype=float)[inverse] for name in _NUMBERS
-    }
-    words = {
-        name: np.array([row[name] for row in found], dtype=object)[inverse]
-        for name in ("architecture", "device")
-    }
+    asked = list(zip(x.words("device"), x.words("dtype", "bf16"), x.words("runtime"), strict=True))
+    place = {key: j for j, key in enumerate(dict.fromkeys(asked))}
+    of = np.array([place[key] for key in asked], dtype=int)
+    found = [
+        _numbers(str(device), str(dtype), known or {}, links or {})
+        | {"engine": split_runtime(str(runtime))[0]}
+        for device, dtype, runtime in place
+    ]
+    told = {n: np.array([row[n] for row in found], dtype=float) for n in _NUMBERS}
+    told |= {n: np.array([row[n] for row in found], dtype=object) for n in _WORDS}
     said = {
         kind: {
             int(i): str(row[kind])
             for j, row in enumerate(found) if row[kind]
-            for i in np.flatnonzero(inverse == j)
+            for i in np.flatnonzero(of == j)
         }
         for kind in ("problem", "note")
     }  # fmt: skip
-    engines = {r: split_runtime(str(r))[0] for r in set(x.words("runtime"))}
-    words["engine"] = np.array([engines[r] for r in x.words("runtime")], dtype=object)
-    return Sheet(**columns, **words, problems=said["problem"], notes=said["note"])
+    return Sheet(told, of, said["problem"], said["note"])
 
 
 def _numbers(

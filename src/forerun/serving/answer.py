@@ -7,7 +7,7 @@ answers are a network of two stations (`apart`).  A batch that comes at once nee
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,6 +23,7 @@ from forerun.metrics.money import usd_per_million
 from forerun.serving.apart import served_apart
 from forerun.serving.loop import (
     TURNS,
+    Simulate,
     dynamic_j,
     idle_w,
     simulated,
@@ -62,24 +63,43 @@ class Answer:
         return self.output_tokens_per_s / self.n_devices
 
 
+#: latencies of each request by figure, float64 [N] each; output tokens a second, and joules each,
+#: None where that was not asked
+Outcome = tuple[Mapping[str, np.ndarray], float, float | None]
+
+
 def answer(q: Question, *, energy: bool = True) -> Answer:
     """Raises Infeasible where the model does not fit, SpecError where it cannot be laid out.
 
-    energy : False leaves it unknown where steps would have to be logged, for fits.
+    energy : False leaves it unknown where steps would have to be logged.
     """
+    stations = stations_of(q)
+    figures, rate, joule = outcome(q, stations, energy=energy)
+    return _told(q, stations, _statistics(figures), rate, joule)
+
+
+def stations_of(q: Question) -> list[Station]:
+    """The pools of a question, ready to run.  Raises as `answer` does."""
     stations = [ready(q.model, pool, q.profile, q.isl + q.osl) for pool in q.pools]
     most = min(station.served.max_len for station in stations)
     if q.isl + q.osl > most:
         what = f"{q.isl + q.osl:,} tokens of one request do not fit: the cache holds {most:,}"
         raise Infeasible.one("isl, osl", what, "more devices a replica, or a narrower kv_dtype")
+    return stations
+
+
+def outcome(
+    q: Question, stations: Sequence[Station], *, energy: bool = True, simulate: Simulate = simulated
+) -> Outcome:
+    """What comes of a question's requests; simulate : `simulated`, or what remembers it."""
     if q.is_split:
-        figures, rate, joule = served_apart(q, stations[0], stations[1], energy=energy)
-        return _told(q, stations, _statistics(figures), rate, joule)
+        return served_apart(q, stations[0], stations[1], energy=energy, simulate=simulate)
     (station,) = stations
     alone = _alone(q, station) if q.concurrency is None and q.rate_per_s == np.inf else None
     if alone is not None:
         return alone
-    waited, log = _through_api(q, station.served, "full" if energy else "requests")
+    kept = "full" if energy else "requests"
+    waited, log = _through_api(q, station.served, kept, simulate)
     rows = log.requests
     span = (rows["done_ps"].max() - rows["arrival_ps"].min()) * latency.PS
     figures = {
@@ -88,10 +108,10 @@ def answer(q: Question, *, energy: bool = True) -> Answer:
     }  # fmt: skip
     rate = float(rows["n_out"].sum()) / span
     joule = (dynamic_j(log) + idle_w(log) * span) / (rate * span) if energy else None
-    return _told(q, stations, _statistics(figures), rate, joule)
+    return figures, rate, joule
 
 
-def _alone(q: Question, station: Station) -> Answer | None:
+def _alone(q: Question, station: Station) -> Outcome | None:
     """A batch that comes at once, where it fits and no policy but two is asked for."""
     served, engine = station.served, station.served.pool.engine
     tokens = q.n_requests * (q.isl + q.osl)
@@ -109,7 +129,7 @@ def _alone(q: Question, station: Station) -> Answer | None:
     span = float(end.max())
     joule = _batch_j(served.table, q) + served.table.idle_w * span
     answers = q.n_requests * q.osl
-    return _told(q, [station], _statistics(figures), answers / span, joule / answers)
+    return figures, answers / span, joule / answers
 
 
 def _batch_j(table: CostTable, q: Question) -> float:
@@ -122,20 +142,25 @@ def _batch_j(table: CostTable, q: Question) -> float:
     return n * prompt + (q.osl - 1) * decode
 
 
-def _through_api(q: Question, served: Served, kept: str) -> tuple[float, Log]:
+def _through_api(q: Question, served: Served, kept: str, simulate: Simulate) -> tuple[float, Log]:
     """(seconds a request spends at the API server, the engine's log meanwhile)."""
     if q.concurrency is None:
         waited = waited_open_s(q, served)
-        return q.profile.api_request_s + waited, simulated(q, served, q.osl, None, 0.0, kept)
+        return q.profile.api_request_s + waited, simulate(q, served, q.osl, None, 0.0, kept)
     waited = 0.0
     for _ in range(TURNS):
-        log = simulated(q, served, q.osl, q.concurrency, waited, kept)
+        log = simulate(q, served, q.osl, q.concurrency, waited, kept)
         round_s = float(np.nanmean(latency.e2el_s(log.requests)))
         wanted = waited_closed_s(q, served, round_s)
         if abs(wanted - waited) < 0.02 * (wanted + q.osl * 1e-3):
             break
         waited = wanted if waited == 0.0 else (waited + wanted) / 2
     return waited + q.profile.api_request_s, log
+
+
+def mean(values: np.ndarray) -> float:
+    """Of those that are known."""
+    return float(values[np.isfinite(values)].mean())
 
 
 def _statistics(figures: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -166,7 +191,7 @@ def percentiles(values: np.ndarray) -> list[float]:
 
 
 def _told(
-    q: Question, stations: list[Station], seconds: dict[str, float], rate: float,
+    q: Question, stations: Sequence[Station], seconds: dict[str, float], rate: float,
     energy_j: float | None,
 ) -> Answer:  # fmt: skip
     tables = [s.served.table for s in stations]

@@ -21,6 +21,7 @@ from forerun.cost.table import CostTable
 from forerun.metrics import latency
 from forerun.serving.loop import (
     TURNS,
+    Simulate,
     dynamic_j,
     idle_w,
     simulated,
@@ -33,7 +34,12 @@ from forerun.sim.log import Log
 
 
 def served_apart(
-    q: Question, prefill: Station, decode: Station, *, energy: bool
+    q: Question,
+    prefill: Station,
+    decode: Station,
+    *,
+    energy: bool,
+    simulate: Simulate = simulated,
 ) -> tuple[dict[str, np.ndarray], float, float | None]:
     """(latencies of each request by figure, output tokens a second, joules an output token)."""
     replicas, seats = decode.served.pool.replicas, decode.served.seats
@@ -44,7 +50,7 @@ def served_apart(
         residence = transfer + q.osl * step
         think = residence + waited if q.concurrency else 0.0
         kept = "full" if energy else "requests"
-        log = simulated(q, prefill.served, 1, q.concurrency, think, kept)
+        log = simulate(q, prefill.served, 1, q.concurrency, think, kept)
         rows = log.requests
         span = (rows["done_ps"].max() - rows["arrival_ps"].min()) * latency.PS
         rate = len(rows) / span

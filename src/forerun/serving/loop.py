@@ -9,6 +9,8 @@ not take of that is waited for, before the first token:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from forerun.metrics import work
@@ -18,6 +20,8 @@ from forerun.sim.serve import Served, run
 from forerun.spec.requests import Requests
 
 TURNS = 6  # of finding what is waited for in a closed loop
+#: of the arguments of `simulated`
+Simulate = Callable[[Question, Served, int, int | None, float, str], Log]
 
 
 def simulated(

@@ -7,7 +7,7 @@ raises SpecError with one sentence.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from forerun.cost.engine_profile import EngineProfile, engines, profile
@@ -43,6 +43,14 @@ class Question:
     concurrency: int | None = None
     rate_per_s: float | None = None
     assumed: tuple[str, ...] = ()
+
+    def under(self, profile: EngineProfile) -> Question:
+        """The same asked of the engine with other times; its scheduler's rules stay."""
+        host = profile.host()
+        return replace(self, profile=profile, pools=tuple(
+            pool.model_copy(update={"engine": pool.engine.model_copy(update=host)})
+            for pool in self.pools
+        ))  # fmt: skip
 
     @property
     def is_split(self) -> bool:

@@ -27,25 +27,34 @@ class Station:
 
     served: Served
     held: Memory
+    plain: CostTable  # the device's own prices, before any profile
+
+    def under(self, pool: Pool, profile: EngineProfile) -> Station:
+        """The same for another profile; pool : of the question under that."""
+        table = _corrected(self.plain, pool, profile)
+        return replace(self, served=replace(self.served, pool=pool, table=table))
 
 
 def ready(model: Model, pool: Pool, profile: EngineProfile, tokens: int) -> Station:
     """The pool for requests of so many tokens.  Raises Infeasible where the model does not fit."""
-    held, table = _priced(model, pool, profile, max(LEAST_LEN, power_of_two(tokens)))
+    held, plain, table = _priced(model, pool, profile, max(LEAST_LEN, power_of_two(tokens)))
     longest = min(held.max_len, held.max_context)
     n_blocks = held.blocks_for(min(tokens, longest))
-    return Station(Served(pool=pool, table=table, n_blocks=n_blocks, max_len=longest), held)
+    served = Served(pool=pool, table=table, n_blocks=n_blocks, max_len=longest)
+    return Station(served, held, plain)
 
 
 @lru_cache(maxsize=256)
 def _priced(
     model: Model, pool: Pool, profile: EngineProfile, reach: int
-) -> tuple[Memory, CostTable]:
+) -> tuple[Memory, CostTable, CostTable]:
+    """(memory, prices of the device, those of the profile)."""
     bare = _bare(pool)
     held = _held(model, bare)
     if held.problems:
         raise Infeasible(*held.problems)
-    return held, _corrected(_table(model, _shared(bare), reach), pool, profile)
+    plain = _table(model, _shared(bare), reach)
+    return held, plain, _corrected(plain, pool, profile)
 
 
 @lru_cache(maxsize=256)

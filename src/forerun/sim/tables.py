@@ -7,11 +7,11 @@ these (see `mixed_rows`, `verify_rows`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
-from forerun.cost.table import CostTable
+from forerun.cost.kept import kept
+from forerun.cost.table import CostTable, Work
 from forerun.spec.tuning import Tuning
 
 PS = 1e12
@@ -138,16 +138,15 @@ def tuning(tables: Sequence[CostTable], said: Sequence[Tuning | None]) -> np.nda
     return _pad(rows)
 
 
-@lru_cache(maxsize=16)
+@kept
 def _alone(
-    table: CostTable,
+    time_s: Work, knots_ctx: np.ndarray, knots_past: np.ndarray, between: str
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Pieces of decoding and of prompts; whoever asks copies them."""
-    n_decoders = np.arange(len(table.time_s.decode))
-    decode = _pieces(table.time_s.decode, table.knots_ctx, n_decoders)
-    ones = np.ones(len(table.time_s.prefill))
-    prefill = _pieces(table.time_s.prefill, table.knots_past, ones)
-    if table.between == "constant":
+    n_decoders = np.arange(len(time_s.decode))
+    decode = _pieces(time_s.decode, knots_ctx, n_decoders)
+    prefill = _pieces(time_s.prefill, knots_past, np.ones(len(time_s.prefill)))
+    if between == "constant":
         decode[1][:] = 0
         prefill[1][:] = 0
     return decode, prefill
@@ -155,7 +154,7 @@ def _alone(
 
 def arrays(tables: Sequence[CostTable]) -> dict[str, np.ndarray]:
     """The table fields of a `State`, by name; tables : of the pools, then of their drafts."""
-    alone = [_alone(table) for table in tables]
+    alone = [_alone(t.time_s, t.knots_ctx, t.knots_past, t.between) for t in tables]
     decode, prefill = [d for d, _ in alone], [p for _, p in alone]
     for table in tables:
         if table.mixed_decode is not None:

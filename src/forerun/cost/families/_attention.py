@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from forerun.cost.kept import kept
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.spec.dtype import WEIGHT_BYTES
@@ -14,16 +15,19 @@ HELD = 0.8  # share of the last-level cache that keys and values of a repeated c
 AGAIN = 0.3
 
 
+@kept
 def kv_heads_of(x: Rows) -> np.ndarray:
     """Heads of keys, as many as of queries unless they are given."""
     return np.where(np.isnan(x.get("n_kv_heads")), x.get("n_heads"), x.get("n_kv_heads"))
 
 
+@kept
 def kv_bytes(x: Rows) -> np.ndarray:
     """Bytes of a cached element, float64 [N]."""
     return bytes_of(x.words("kv_dtype", "bf16"))
 
 
+@kept
 def act_bytes(x: Rows) -> np.ndarray:
     """Bytes of an element of queries and results: never fewer than 2, results are 16 bits wide."""
     return np.maximum(2.0, bytes_of(x.words("dtype", "bf16")))

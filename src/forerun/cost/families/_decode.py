@@ -20,6 +20,7 @@ from forerun.cost.families import Coef, Coefs
 from forerun.cost.families import _kernels as kernels
 from forerun.cost.families._attention import AGAIN, held, kv_bytes, kv_heads_of
 from forerun.cost.families._overlap import powers
+from forerun.cost.kept import kept
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 
@@ -107,6 +108,7 @@ def cache_factor(total: np.ndarray, s: Sheet, c: Coefs) -> np.ndarray:
     return 1 + (c["cached"] - 1) * held(total, s)
 
 
+@kept
 def decode_of(x: Rows) -> Decode:
     """Rows of op attention_decode."""
     head, window = x.get("head_dim"), x.get("window", 0.0)

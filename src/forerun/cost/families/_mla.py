@@ -19,7 +19,8 @@ Rows without `hidden` are the attention kernel alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from forerun.cost.families import Coef, Coefs
 from forerun.cost.families._attention import kv_bytes, peak
 from forerun.cost.families._decode import Decode, cache_factor
 from forerun.cost.families._overlap import powers
+from forerun.cost.kept import kept
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.ops.counts import Counts
@@ -74,7 +76,7 @@ class Latent:
     hidden: np.ndarray  # 0 where the row is the kernel alone
     weight_bytes: np.ndarray  # of an element of a weight
 
-    @property
+    @cached_property
     def whole(self) -> np.ndarray:
         """Rows that are blocks with their products, bool [N]."""
         return self.hidden > 0
@@ -119,6 +121,7 @@ class Latent:
         return np.where(self.whole, total, 0.0)
 
 
+@kept
 def latent_of(x: Rows) -> Latent:
     """Rows of op mla_prefill or mla_decode, defaults filled in."""
     words = x.words("dtype", "bf16")
@@ -136,11 +139,11 @@ def around_start(s: Sheet) -> np.ndarray:
     return np.where(s.by("vllm"), 28.0, 8.0) * s.launch_s
 
 
+@kept
 def of_kernel(s: Sheet, whole: np.ndarray) -> Sheet:
     """The sheet with the peak that the attention kernel runs at: the row's format, but 16 bits in a
     block, whose format is that of its weights."""
-    rate = np.where(whole, s.wide_flop_per_s, peak(s))
-    return replace(s, flop_per_s=rate, wide_flop_per_s=rate)
+    return s.at_peak(np.where(whole, s.wide_flop_per_s, peak(s)))
 
 
 def latent_bytes(a: Latent, x: Rows) -> np.ndarray:

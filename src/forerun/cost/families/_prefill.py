@@ -21,6 +21,8 @@ first:  ceil(b1/n_SM) (w1 - w2) + ceil((b1 + b2)/n_SM) w2, which grows with all 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,6 +38,7 @@ from forerun.cost.families._attention import (
     peak,
 )
 from forerun.cost.families._overlap import powers
+from forerun.cost.kept import kept
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.ops.attention import causal_pairs
@@ -79,7 +82,7 @@ class Prefill:
     decoders: np.ndarray  # requests of one query in the same kernel
     cached: np.ndarray  # keys each of them sees
 
-    @property
+    @cached_property
     def pairs(self) -> np.ndarray:
         """Query-key pairs of the chunks, one head; those of decoders left out."""
         far = np.where(self.window > 0, self.window, 1e12)
@@ -87,17 +90,17 @@ class Prefill:
         pairs = np.where(self.window > 0, near, causal_pairs(self.new, self.past))
         return self.batch * np.where(self.causal > 0, pairs, self.new * (self.past + self.new))
 
-    @property
+    @cached_property
     def flop(self) -> np.ndarray:
         seen = self.pairs + self.decoders * self.cached
         return 2.0 * self.heads * self.width * seen
 
-    @property
+    @cached_property
     def activation_bytes(self) -> np.ndarray:
         tokens = self.batch * self.new + self.decoders
         return tokens * (self.heads + self.kv_heads) * self.width * self.act_bytes
 
-    @property
+    @cached_property
     def cache_bytes(self) -> np.ndarray:
         """Keys and values that were there before, each read once."""
         held = np.where(self.window > 0, np.minimum(self.past, self.window), self.past)
@@ -115,33 +118,44 @@ class Prefill:
 
     def seconds(self, s: Sheet, c: Coefs) -> np.ndarray:
         """Without the launch."""
+        k = self._kernel(s)
+        slow = np.minimum(1.0, k.width / 256.0) ** c["narrow"]
+        pair = 2.0 * k.width / (k.rate * c["compute"] * slow) + c["soft"] / k.vector
+        # latents are expanded anyway
+        widened = np.where(k.widens, c.get("widen", 0.0), 0.0)
+        pair = pair + widened * self.width / s.tile_rows / (k.vector / 2)
+        # kernels differ in rows a block takes and in whether heads share them: geometric means,
+        # so that a fit sees every share of them
+        tall, pack = c["tall"], np.where(np.isnan(k.packs), c["pack"], k.packs)
+        busy = np.exp(
+            (1 - tall) * (1 - pack) * np.log(self._busy(k.short[0], pair, k.least, s, c))
+            + (1 - tall) * pack * np.log(self._busy(k.short[1], pair, k.least, s, c))
+            + tall * (1 - pack) * np.log(self._busy(k.tall[0], pair, k.least, s, c))
+            + tall * pack * np.log(self._busy(k.tall[1], pair, k.least, s, c))
+        )
+        traffic = self.activation_bytes + self.cache_bytes + self._read_again(pack, s)
+        return powers((busy, traffic / (s.hbm_bytes_per_s * c["stream"])), c["sharp"])
+
+    @kept
+    def _kernel(self, s: Sheet) -> _Kernel:
+        """What is known of the kernels that run it."""
         narrow = kernels.multiplies_narrow(self.kv_bytes, s)
         each = np.where(narrow, 1.0, 2.0)
         key, value = self.width - self.value, self.value
         width = kernels.padded(key, each, s) + kernels.padded(value, each, s)
-        slow = np.minimum(1.0, width / 256.0) ** c["narrow"]
         rate = np.where(narrow, np.fmax(s.fp8_flop_per_s, peak(s)), peak(s))
         rate = rate * kernels.tile_share(self.width, self.kv_bytes, s)
         vector = np.where(s.vector_flop_per_s > 0, s.vector_flop_per_s, s.wide_flop_per_s / 16)
-        pair = 2.0 * width / (rate * c["compute"] * slow) + c["soft"] / vector
-        # latents are expanded anyway
-        widened = np.where(kernels.widens(self.kv_bytes, s), c.get("widen", 0.0), 0.0)
-        pair = pair + widened * self.width / s.tile_rows / (vector / 2)
-        # kernels differ in rows a block takes and in whether heads share them: geometric means,
-        # so that a fit sees every share of them
         least = kernels.key_tile(width, self.kv_bytes, s)
-        least = np.where(s.is_gpu > 0, least, 0.0)
         rows, packs = kernels.query_tile(self.width, s)
-        short, high = (np.where(np.isnan(rows), usual, rows) for usual in (SHORT, TALL))
-        tall, pack = c["tall"], np.where(np.isnan(packs), c["pack"], packs)
-        busy = np.exp(
-            (1 - tall) * (1 - pack) * np.log(self._busy(short, False, pair, least, s, c))
-            + (1 - tall) * pack * np.log(self._busy(short, True, pair, least, s, c))
-            + tall * (1 - pack) * np.log(self._busy(high, False, pair, least, s, c))
-            + tall * pack * np.log(self._busy(high, True, pair, least, s, c))
-        )
-        traffic = self.activation_bytes + self.cache_bytes + self._read_again(pack, s)
-        return powers((busy, traffic / (s.hbm_bytes_per_s * c["stream"])), c["sharp"])
+        blocks = [
+            tuple(self._blocks(np.where(np.isnan(rows), usual, rows), p, s) for p in (False, True))
+            for usual in (SHORT, TALL)
+        ]
+        return _Kernel(
+            width, rate, vector, kernels.widens(self.kv_bytes, s), packs,
+            np.where(s.is_gpu > 0, least, 0.0), blocks[0], blocks[1],
+        )  # fmt: skip
 
     def _read_again(self, pack: np.ndarray, s: Sheet) -> np.ndarray:
         """Bytes that it costs to read decoders' keys for each of the heads that share them, beyond
@@ -159,13 +173,9 @@ class Prefill:
         far = (passes - 1.0) * (AGAIN * near + 1.0 - near)
         return self.kv_heads * keys * (far + AGAIN * (group - passes))
 
-    def _busy(
-        self, rows: np.ndarray, packed: bool, pair: np.ndarray, least: np.ndarray, s: Sheet,
-        c: Coefs,
-    ) -> np.ndarray:  # fmt: skip
-        """Seconds until the last block is done, when blocks take so many rows."""
+    def _blocks(self, rows: np.ndarray, packed: bool, s: Sheet) -> _Blocks:
+        """The blocks of a kernel whose blocks take so many rows."""
         gpu = s.is_gpu > 0
-        units = np.where(gpu, s.n_sm, 1.0)
         # without SMs nothing is padded, and all of the device works on one block
         tile = np.where(gpu, rows, np.minimum(rows, np.maximum(self.new, s.tile_rows)))
         whole = kernels.unclipped(self.window, s)
@@ -173,24 +183,58 @@ class Prefill:
         reach = np.where(self.window > 0, self.window + behind, np.inf)
         last = np.minimum(self.past + self.new, reach)
         mean = self.pairs / (self.batch * self.new) + np.where(whole, (self.new - 1) / 2, 0.0)
-        once = c["edge"] * np.where(gpu, np.maximum(tile, least) / KEYS, 1.0)
+        return _Blocks(
+            tile, last, mean, *self.blocks(rows, packed), kernels.prefill_at_once(self.width, s)
+        )
+
+    def _busy(
+        self, b: _Blocks, pair: np.ndarray, least: np.ndarray, s: Sheet, c: Coefs
+    ) -> np.ndarray:
+        """Seconds until the last block is done."""
+        gpu = s.is_gpu > 0
+        units = np.where(gpu, s.n_sm, 1.0)
+        once = c["edge"] * np.where(gpu, np.maximum(b.tile, least) / KEYS, 1.0)
         edge = np.where(self.window > 0, 2.0, 1.0) * once
-        one = tile * pair * units
-        start = c["block_s"] / kernels.prefill_at_once(self.width, s)
-        far, near = np.minimum(last + edge, self.past + self.new + once), last + once
+        one = b.tile * pair * units
+        start = c["block_s"] / b.at_once
+        far, near = np.minimum(b.last + edge, self.past + self.new + once), b.last + once
         longest = c["block_s"] + one * np.maximum(least, far)
-        work = start + one * np.maximum(least, np.minimum(mean + edge, near))
-        chunks, ones = self.blocks(rows, packed)
-        alone = np.maximum(longest, _waves(chunks, units) * work)
-        if not (ones > 0).any():
+        work = start + one * np.maximum(least, np.minimum(b.mean + edge, near))
+        alone = np.maximum(longest, _waves(b.chunks, units) * work)
+        if not (b.ones > 0).any():
             return alone
         beside = start + one * np.maximum(least, self.cached + once)
         first, then = np.maximum(work, beside), np.minimum(work, beside)
-        n_first = np.where(work >= beside, chunks, ones)
-        mixed = _waves(n_first, units) * (first - then) + _waves(chunks + ones, units) * then
-        return np.where(ones > 0, np.maximum(alone, mixed), alone)
+        n_first = np.where(work >= beside, b.chunks, b.ones)
+        mixed = _waves(n_first, units) * (first - then) + _waves(b.chunks + b.ones, units) * then
+        return np.where(b.ones > 0, np.maximum(alone, mixed), alone)
 
 
+class _Blocks(NamedTuple):
+    """Blocks of rows of one head, or of all heads that share keys; float64 [N] each."""
+
+    tile: np.ndarray  # rows that are computed
+    last: np.ndarray  # keys of the last block
+    mean: np.ndarray
+    chunks: np.ndarray  # how many of chunks ...
+    ones: np.ndarray  # ... and of decoders
+    at_once: np.ndarray  # that a multiprocessor works on
+
+
+class _Kernel(NamedTuple):
+    """A kernel of prefill attention; float64 [N] each."""
+
+    width: np.ndarray  # Hk + Hv as they are multiplied
+    rate: np.ndarray  # flop/s of its matrix products at best ...
+    vector: np.ndarray  # ... and of all else
+    widens: np.ndarray  # bool: keys and values of 8 bits
+    packs: np.ndarray  # 1: heads that share keys share a block's rows, 0: not, NaN: unknown
+    least: np.ndarray  # keys that are multiplied at least
+    short: tuple[_Blocks, ...]  # SHORT rows a block where that is not known: not packed, and packed
+    tall: tuple[_Blocks, ...]  # the same of TALL rows
+
+
+@kept
 def is_written(x: Rows, s: Sheet) -> np.ndarray:
     """Whether a call writes new keys and values to the cache first, bool [N].  Rows that name no
     format of a cache are of attention alone."""
@@ -217,6 +261,7 @@ def _waves(blocks: np.ndarray, units: np.ndarray) -> np.ndarray:
     return np.ceil(np.round(blocks / units, 9))
 
 
+@kept
 def prefill_of(x: Rows) -> Prefill:
     """Rows of op attention_prefill; the value width is the key width unless it is given."""
     head, window = x.get("head_dim"), x.get("window", 0.0)

@@ -29,6 +29,7 @@ from forerun.cost.families import Coef, Coefs
 from forerun.cost.families._codes import code
 from forerun.cost.families._starts import EAGER_S, LAYER, started, without_graphs
 from forerun.cost.families._tiles import share
+from forerun.cost.kept import kept
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.ops.counts import Counts
@@ -75,6 +76,7 @@ GRAPH_S = 10e-6  # quantisation of activations included: estimate
 BLOCK = 8192  # rows priced at once, so that [rows, tiles] stays small
 
 
+@kept
 def counts(x: Rows) -> Counts:
     """Flop and bytes; with `impl` "bmm" both operands are activations."""
     m, n, k, batch = (x.get(name) for name in ("m", "n", "k", "batch"))
@@ -86,6 +88,7 @@ def counts(x: Rows) -> Counts:
     )
 
 
+@kept
 def _bytes(x: Rows) -> tuple[np.ndarray, np.ndarray]:
     dtypes = x.words("dtype")
     weight = {d: WEIGHT_BYTES[d] for d in set(dtypes)}
@@ -118,13 +121,17 @@ def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     total = counts(x)
     coef = {name: np.broadcast_to(np.asarray(v, dtype=float), (x.n,)) for name, v in c.items()}
     out = np.empty(x.n)
-    for first in range(0, x.n, BLOCK):
-        part = np.arange(first, min(first + BLOCK, x.n))
-        out[part] = _seconds(
-            x.take(part), s.take(part), {name: v[part] for name, v in coef.items()},
-            total.hbm_bytes[part],
-        )  # fmt: skip
+    for part, its_x, its_s in _blocks(x, s):
+        its_c = {name: v[part] for name, v in coef.items()}
+        out[part] = _seconds(its_x, its_s, its_c, total.hbm_bytes[part])
     return started(coef["launch_s"], out + _quantise_s(x, s, coef), GRAPH_S, s)
+
+
+@kept
+def _blocks(x: Rows, s: Sheet) -> list[tuple[slice, Rows, Sheet]]:
+    """The rows in parts that are priced one after the other."""
+    parts = [slice(first, first + BLOCK) for first in range(0, x.n, BLOCK)]
+    return [(part, x.take(part), s.take(part)) for part in parts]
 
 
 def _by_layer(x: Rows, s: Sheet) -> np.ndarray:
@@ -139,6 +146,7 @@ def _eager(x: Rows, s: Sheet) -> np.ndarray:
     return s.by(*EAGER) | without_graphs(s) | _by_layer(x, s)
 
 
+@kept
 def _converts(x: Rows, s: Sheet) -> np.ndarray:
     """Rows whose activations are scaled and converted first, bool [N]: to a format narrower than
     16 bits, which the device multiplies in."""
@@ -157,10 +165,10 @@ def _quantise_s(x: Rows, s: Sheet, c: Mapping[str, np.ndarray]) -> np.ndarray:
 def _seconds(x: Rows, s: Sheet, c: Mapping[str, np.ndarray], total: np.ndarray) -> np.ndarray:
     p = c["sharp"][:, None]
     rate = s.hbm_bytes_per_s * c["stream"] * (1 + (c["cached"] - 1) * held(s, total))
-    tiles, waves, one = _tiled(x, s, c)
-    compute = waves * (one + c["step_s"][:, None])
-    filled = np.minimum(1.0, 2 * tiles / s.n_sm[:, None])
-    memory = (total / rate)[:, None] / np.where(s.is_gpu[:, None] > 0, filled, 1.0)
+    waves, tile_flop, peak_share, filled = _tiled(x, s)
+    unit = (s.flop_per_s * c["compute"])[:, None] / s.n_sm[:, None]
+    compute = waves * (tile_flop / (unit * peak_share) + c["step_s"][:, None])
+    memory = (total / rate)[:, None] / filled
     # (a**p + b**p)**(1/p) without overflow
     high, low = np.maximum(compute, memory), np.minimum(compute, memory)
     both = high * (1 + (low / high) ** p) ** (1 / p) + c["split_s"][:, None] * (_S > 1)
@@ -173,21 +181,18 @@ def held(s: Sheet, total: np.ndarray) -> np.ndarray:
     return 1 / (1 + (total / cache) ** 3)
 
 
-def _tiled(
-    x: Rows, s: Sheet, c: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(tiles, waves of them, seconds of one tile), float64 [N, choices] each."""
+@kept
+def _tiled(x: Rows, s: Sheet) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(waves of tiles, flop of a tile, share of its unit's rate that it reaches, share of the
+    memory rate that so many draw), float64 [N, choices] each."""
     m, n, k, batch = (x.get(name)[:, None] for name in ("m", "n", "k", "batch"))
-    gpu = s.is_gpu[:, None] > 0
-    rate = (s.flop_per_s * c["compute"])[:, None]
-    units = s.n_sm[:, None]
-    rows = s.tile_rows[:, None]
+    gpu, units, rows = s.is_gpu[:, None] > 0, s.n_sm[:, None], s.tile_rows[:, None]
     whole = np.ceil(m / rows) * rows * n * batch / OUTPUTS
     tiles = np.where(gpu, np.ceil(m / _TM) * np.ceil(n / _TN) * batch * _S, whole)
     waves = np.where(gpu, np.ceil(tiles / units), tiles / units)
     tile_flop = np.where(gpu, 2 * _TM * _TN * k / _S, 2 * OUTPUTS * k)
-    one = tile_flop / (rate / units * np.where(gpu, _SHARE, 1.0))  # by one unit
-    return tiles, waves, one
+    filled = np.where(gpu, np.minimum(1.0, 2 * tiles / units), 1.0)
+    return waves, tile_flop, np.where(gpu, _SHARE, 1.0), filled
 
 
 def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:

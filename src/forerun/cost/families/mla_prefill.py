@@ -34,6 +34,7 @@ from forerun.cost.families._mla import (
 )
 from forerun.cost.families._overlap import powers
 from forerun.cost.families._prefill import PREFILL_COEFS, Prefill, prefill_features
+from forerun.cost.kept import kept
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.ops.counts import Counts
@@ -56,6 +57,7 @@ COEFS = (
 SHORT, SHORT_8 = 512.0, 128.0
 
 
+@kept
 def is_absorbed(x: Rows, s: Sheet) -> np.ndarray:
     """Rows that run on latents, bool [N]: where vLLM names the kernel, as the name says (those of
     its decode step end in MLA); else as the engine chooses.
@@ -70,6 +72,7 @@ def is_absorbed(x: Rows, s: Sheet) -> np.ndarray:
     return np.where(vllm & (named != ""), on_latents, chosen)
 
 
+@kept
 def prefill_of(x: Rows) -> Prefill:
     """The kernel, on keys and values of 16 bits expanded before it."""
     a, two, none = latent_of(x), np.full(x.n, 2.0), np.zeros(x.n)
@@ -79,6 +82,7 @@ def prefill_of(x: Rows) -> Prefill:
     )  # fmt: skip
 
 
+@kept
 def _expanded(x: Rows, p: Prefill) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(flop, latents read, keys and values written, bytes) of expanding the past."""
     a = latent_of(x)

@@ -22,6 +22,7 @@ from forerun.cost.families._codes import code
 from forerun.cost.families._overlap import powers
 from forerun.cost.families._starts import started
 from forerun.cost.families._tiles import share
+from forerun.cost.kept import kept
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet
 from forerun.ops import moe
@@ -50,6 +51,7 @@ COEFS = (
 TILES = (16.0, 32.0, 64.0, 128.0)
 
 
+@kept
 def loads(x: Rows) -> np.ndarray:
     """Tokens of the local experts, by rank, before any device is fuller than the mean:
     float64 [N, NODES]."""
@@ -67,6 +69,7 @@ def active(x: Rows, rows: np.ndarray) -> np.ndarray:
     return np.where(even, np.minimum(1.0, rows), -np.expm1(-rows))
 
 
+@kept
 def _sizes(x: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(local experts, elements of one expert's share, products)."""
     n_mat = np.where(x.get("gated") > 0, 3.0, 2.0)
@@ -74,6 +77,7 @@ def _sizes(x: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x.get("n_experts") / x.get("moe_ep"), each, n_mat
 
 
+@kept
 def _widths(x: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Bytes an element of weights and of activations takes, float64 [N] each."""
     words = x.words("dtype")
@@ -82,13 +86,19 @@ def _widths(x: Rows) -> tuple[np.ndarray, np.ndarray]:
     return np.array([weight[w] for w in words]), np.array([act[w] for w in words])
 
 
+@kept
+def _hit(x: Rows) -> np.ndarray:
+    """Local experts that at least one token chose, of a device with the mean load, [N]."""
+    return _sizes(x)[0] * active(x, loads(x)).mean(axis=1)
+
+
+@kept
 def counts(x: Rows) -> Counts:
     """Of the device with the mean load."""
-    local, each, n_mat = _sizes(x)
+    _, each, n_mat = _sizes(x)
     weight, act = _widths(x)
     given = x.get("n_active")
-    woken = local * active(x, loads(x)).mean(axis=1)
-    woken = np.where(np.isnan(given), woken, given)
+    woken = np.where(np.isnan(given), _hit(x), given)
     rows = x.get("n_tokens") * x.get("topk") / x.get("moe_ep")
     F = x.get("inter") / x.get("moe_tp")
     return Counts(
@@ -122,9 +132,7 @@ def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
         padded = local * np.maximum(some * tile, rows + some * tile / 2).mean(axis=1)
         rate = s.flop_per_s * c["compute"] * share(tile, 128.0)
         compute = np.minimum(compute, 2.0 * padded * each / rate)
-    weights = (
-        total.weight_bytes * woken / np.maximum(local * active(x, loads(x)).mean(axis=1), 1e-9)
-    )
+    weights = total.weight_bytes * woken / np.maximum(_hit(x), 1e-9)
     blocks = woken * np.maximum(1.0, x.get("inter") / x.get("moe_tp") / 128)
     gpu = s.is_gpu > 0
     filled = np.where(gpu, np.minimum(1.0, c["fill"] * blocks / s.n_sm), 1.0)

@@ -1,0 +1,118 @@
+"""Fits of engine profiles to runs: terms come back, and processes or memory change nothing."""
+
+import numpy as np
+import pytest
+
+from forerun.calibrate import serving
+from forerun.cost.engine_profile import profile
+from forerun.measure.runs import Runs, read_runs
+from forerun.serving.answer import answer, mean, outcome, stations_of
+from forerun.serving.question import question
+
+pytest.importorskip("polars", reason="tables are read with polars")
+
+ROW = {"model": "llama-3.1-8b", "device": "h100-sxm", "runtime": "vllm"}
+APART = {
+    **ROW, "mode": "disagg", "isl": "800", "osl": "60", "concurrency": "24",
+    "prefill_replicas": "1", "decode_replicas": "2",
+}  # fmt: skip
+TRUE = profile("vllm").model_copy(
+    update={"host_step_s": 1e-3, "host_seq_s": 2e-5, "api_request_s": 12e-3, "decode": 1.1}
+)
+
+
+def asked():
+    for isl, osl in ((300, 20), (1500, 20), (150, 40)):
+        for concurrency in (1, 6):
+            yield {**ROW, "isl": str(isl), "osl": str(osl), "concurrency": str(concurrency)}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    path = tmp_path_factory.mktemp("runs") / "own.csv"
+    rows = list(asked())
+    lines = [",".join((*rows[0], "ttft_s", "tpot_s"))]
+    for row in rows:
+        seconds = answer(question(row, TRUE), energy=False).seconds
+        lines.append(",".join((*row.values(), repr(seconds["ttft_s"]), repr(seconds["tpot_s"]))))
+    path.write_text("\n".join(lines) + "\n")
+    return read_runs(path)
+
+
+def test_a_profile_tells_what_its_runs_showed_and_the_same_in_several_processes(runs, monkeypatch):
+    monkeypatch.setattr(serving, "PIECE", 2)  # of the parent, which cuts
+    monkeypatch.setattr(serving, "STARTS", serving.STARTS[:1])
+    assert 0 < serving.halves(runs).sum() < runs.n == 6
+    (found,), scored = serving.fit(runs)
+    assert found.rows == 6
+    plain = serving.with_values(profile("vllm"), np.zeros(len(serving.NAMES)))
+    fitted, bare = (serving.score(runs, known) for known in (found, plain))
+    for name in ("ttft_s", "tpot_s"):
+        off, without = (
+            np.abs(getattr(one, name) / getattr(runs, name) - 1) for one in (fitted, bare)
+        )
+        assert (off < 0.3 * without).all()
+    assert scored.answered.all()
+    # what neither half saw is nearer than without a fit, too
+    off, without = (np.abs(one.tpot_s / one.runs.tpot_s - 1) for one in (scored, bare))
+    assert np.median(off) < 0.5 * np.median(without)
+    (again,), shared = serving.fit(runs, workers=3)
+    assert again == found
+    for name in ("ttft_s", "tpot_s", "low", "high", "refused"):
+        assert np.array_equal(getattr(shared, name), getattr(scored, name)), name
+    assert shared.runs.table.text("isl").tolist() == scored.runs.table.text("isl").tolist()
+
+
+def test_runs_of_one_configuration_are_fitted_though_no_half_is_left(runs, monkeypatch):
+    monkeypatch.setattr(serving, "STARTS", serving.STARTS[:1])
+    (found,), scored = serving.fit(runs.take(np.arange(2)))
+    assert found.rows == scored.runs.n == 2
+    assert found.spread == {}  # of so few no interval is stated
+
+
+@pytest.mark.parametrize("row", [next(asked()), APART], ids=["one pool", "pools apart"])
+def test_a_question_under_another_profile_is_as_if_it_was_asked_of_that(row):
+    plain = profile("vllm")
+    q = question(row, plain).under(TRUE)
+    stations = [
+        station.under(pool, TRUE)
+        for station, pool in zip(stations_of(question(row, plain)), q.pools, strict=True)
+    ]
+    figures, rate, joule = outcome(q, stations)
+    new = answer(question(row, TRUE))
+    for name in ("ttft_s", "tpot_s", "e2el_s"):
+        assert (
+            mean(figures[name]) == new.seconds[name] != answer(question(row, plain)).seconds[name]
+        )
+    assert (rate, joule) == (new.output_tokens_per_s, new.energy_j_per_token)
+
+
+def test_a_server_in_front_moves_and_the_engine_is_not_simulated_again(monkeypatch):
+    calls = []
+
+    def counted(q, served, *load):
+        calls.append(load)
+        return simulated(q, served, *load)
+
+    simulated = serving.simulated
+    monkeypatch.setattr(serving, "simulated", counted)
+    row = list(asked())[1]
+    run = serving._run(row, TRUE, 0.1, 0.01)
+    assert run is not None
+    assert len(calls) == 1
+    for more in ({"api_request_s": 1e-3}, {"api_request_s": 2e-3}, {"api_token_s": 1e-6}):
+        other = TRUE.model_copy(update=more)
+        fresh = serving._run(row, other, 0.1, 0.01)
+        del calls[-1]
+        assert run.off(other) == fresh.off(other)
+        assert len(calls) == 1
+    held_up = TRUE.model_copy(update={"api_request_s": 0.5})  # six of them wait for each other
+    fresh = serving._run(row, held_up, 0.1, 0.01)
+    assert run.off(held_up) == fresh.off(held_up)
+    slower = TRUE.model_copy(update={"host_step_s": 4e-3})
+    n = len(calls)
+    run.off(slower)
+    assert len(calls) == n + 1
+    for step in range(2 * serving.KEPT):
+        run.off(TRUE.model_copy(update={"host_step_s": 1e-5 * step}))
+    assert len(run.logs) == serving.KEPT
