@@ -71,3 +71,25 @@ def test_it_lives_as_long_as_the_rows_and_does_not_travel_with_them(counted):
     del x
     gc.collect()
     assert gone() is None
+
+
+def test_of_many_products_nothing_large_is_kept():
+    import tracemalloc
+
+    from forerun.cost.families import gemm
+    from forerun.cost.sheet import sheet
+
+    n = 2 * gemm.BLOCK + 1
+    x = rows(n, m=np.arange(1.0, n + 1), n=64.0, k=64.0, batch=1.0, device="h100-sxm", dtype="bf16")
+    s = sheet(x)
+    c = {coef.name: coef.start for coef in gemm.COEFS}
+    first = gemm.physics(x, s, c)
+    tracemalloc.start()
+    assert gemm.physics(x, s, c).tobytes() == first.tobytes()
+    left, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    tiles = 8 * gemm.BLOCK * len(gemm._TM)
+    assert peak > 3 * tiles  # bytes of one array of a block's choices
+    assert left < tiles
+    parts = [gemm.physics(x.take(at), s.take(at), c) for at in np.array_split(np.arange(n), 4)]
+    assert np.concatenate(parts).tobytes() == first.tobytes()

@@ -317,16 +317,15 @@ def _softened(r: np.ndarray) -> np.ndarray:
 
 
 def _run(row: Mapping[str, str], base: EngineProfile, ttft_s: float, tpot_s: float) -> _Run | None:
-    """A run that can be answered, and soon; else None."""
+    """A run that can be answered, and soon, and has both latencies; else None."""
     try:
         q = question(row, base)
         if q.n_requests > LONGEST:
             return None
         run = _Run(q, stations_of(q), ttft_s, tpot_s)
-        run.off(base)
+        return run if np.isfinite(run.off(base)).all() else None
     except ForerunError:
         return None
-    return run
 
 
 def _chosen(runs: Runs) -> np.ndarray:

@@ -159,8 +159,9 @@ def _through_api(q: Question, served: Served, kept: str, simulate: Simulate) -> 
 
 
 def mean(values: np.ndarray) -> float:
-    """Of those that are known."""
-    return float(values[np.isfinite(values)].mean())
+    """Of those that are known; NaN where none is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _statistics(figures: Mapping[str, np.ndarray]) -> dict[str, float]:

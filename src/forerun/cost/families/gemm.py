@@ -20,7 +20,7 @@ unit at the sustained rate, and `step_s` for every OUTPUTS results, which are fe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 
 import numpy as np
@@ -127,11 +127,14 @@ def physics(x: Rows, s: Sheet, c: Coefs) -> np.ndarray:
     return started(coef["launch_s"], out + _quantise_s(x, s, coef), GRAPH_S, s)
 
 
-@kept
-def _blocks(x: Rows, s: Sheet) -> list[tuple[slice, Rows, Sheet]]:
-    """The rows in parts that are priced one after the other."""
-    parts = [slice(first, first + BLOCK) for first in range(0, x.n, BLOCK)]
-    return [(part, x.take(part), s.take(part)) for part in parts]
+def _blocks(x: Rows, s: Sheet) -> Iterator[tuple[slice, Rows, Sheet]]:
+    """The rows in parts that are priced one after the other; of many nothing is kept."""
+    if x.n <= BLOCK:
+        yield slice(None), x, s
+        return
+    for first in range(0, x.n, BLOCK):
+        part = slice(first, first + BLOCK)
+        yield part, x.take(part), s.take(part)
 
 
 def _by_layer(x: Rows, s: Sheet) -> np.ndarray:
