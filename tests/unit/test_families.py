@@ -13,7 +13,7 @@ from forerun.cost.sheet import sheet
 
 DEVICES = (
     "h100-sxm", "a100-sxm-80gb", "l4", "h20", "b200", "mi300x", "v100-sxm2-16gb", "arc-pro-b60",
-    "tpu-v5e", "xeon-8480plus",
+    "tpu-v5e", "xeon-8480plus", "h100-nvl",
 )  # fmt: skip
 N = 400
 MLA = dict(kv_lora_rank=(64, 1024), head_dim=(64, 256), v_head_dim=(64, 256))

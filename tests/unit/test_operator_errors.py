@@ -14,6 +14,7 @@ from forerun.calibrate.data import gathered
 from forerun.calibrate.judged import judge, lines, splits, text
 from forerun.calibrate.operators import fit
 from forerun.calibrate.run import calibrate, check_family, write
+from forerun.cli.accuracy import splits_of
 from forerun.cost.calibration import Store
 from forerun.cost.families import family
 from forerun.cost.rows import rows
@@ -214,6 +215,19 @@ def test_a_split_or_family_that_is_not_known_is_said_with_the_nearest():
         splits(" , ")
     with pytest.raises(SpecError, match="did you mean rowwise"):
         check_family("rowise")
+
+
+def test_operators_and_runs_are_split_by_the_names_that_each_has():
+    assert splits_of(None, True, True) == [
+        [("op",), ("device",), ("regime",)], [("mode", "runtime"), ("device", "runtime")]
+    ]  # fmt: skip
+    assert splits_of("mode,device", True, True) == [[("device",)], [("mode",), ("device",)]]
+    assert splits_of("mode", False, True) == [[], [("mode",)]]
+    for by, there, kind in (("mode", (True, False), "operators"), ("op", (True, True), "runs")):
+        with pytest.raises(SpecError, match=f"splits no table of {kind}"):
+            splits_of(by, *there)
+    with pytest.raises(SpecError, match="did you mean mode"):
+        splits_of("modle", False, True)
 
 
 # -- the commands ----------------------------------------------------------------------------------

@@ -303,7 +303,7 @@ def test_shares_of_the_typical_step_sum_to_one():
 
 
 def test_what_is_assumed_is_said():
-    assumed = " ".join(table("mixtral-8x7b", "a100-sxm-80gb", tp=2, dtype="fp8").assumed)
+    assumed = " ".join(table("mixtral-8x7b", "a100-sxm-80gb", tp=2, pp=2, dtype="fp8").assumed)
     for word in ("uncalibrated", "power_law_1.2", "no fp8 arithmetic", "graphs", "energy"):
         assert word in assumed
 

@@ -11,9 +11,8 @@ from forerun.cost.sheet import Sheet, sheet
 DEVICES = ("h100-sxm", "arc-pro-b60", "h100-sxm", "nothing-such", "a100_sxm", "h100-sxm")
 DTYPES = ("bf16", "bf16", "fp8", "bf16", "fp16", "bf16")
 RUNTIMES = ("vllm 0.24.0", "vllm 0.20", "trtllm-1.3", "vllm", "torch", "vllm 0.24.0")
-NUMBERS = [
-    name for name in Sheet.__annotations__ if name not in ("architecture", "device", "engine")
-]
+WORDS = ("topology", "architecture", "device", "engine")
+NUMBERS = [name for name in Sheet.__annotations__ if name not in WORDS]
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def found():
 def same(a, b):
     for name in NUMBERS:
         assert np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True), name
-    for name in ("architecture", "device", "engine"):
+    for name in WORDS:
         assert getattr(a, name).tolist() == getattr(b, name).tolist()
 
 
@@ -44,10 +43,9 @@ def test_a_row_among_others_has_the_sheet_it_has_alone(found):
 )
 def test_what_is_taken_are_the_rows_of_each_column(found, which):
     part = found.take(which)
-    for name in (*NUMBERS, "architecture", "device", "engine"):
-        assert np.array_equal(
-            getattr(part, name), getattr(found, name)[which], equal_nan=False
-        ) or (np.array_equal(getattr(part, name), getattr(found, name)[which], equal_nan=True))
+    for name in (*NUMBERS, *WORDS):
+        here, there = getattr(part, name), getattr(found, name)[which]
+        assert np.array_equal(here, there, equal_nan=name in NUMBERS), name
     assert part.by("vllm").tolist() == (found.engine == "vllm")[which].tolist()
     assert part.on("hopper", "xe2").tolist() == (
         np.isin(found.architecture.astype(str), ["hopper", "xe2"])[which].tolist()

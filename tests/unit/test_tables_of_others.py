@@ -218,6 +218,23 @@ def test_vidur_divides_widths_by_tensor_parallelism(tmp_path):
     assert network.rows.get("bytes")[0] == 2**20
     assert network.rows.get("n_nodes")[0] == 2
     assert network.time_s == pytest.approx([5e-4])
+    # bridges join PCIe cards; an operator of PyTorch starts from the host
+    assert network.rows.words("device")[0] == "a100-pcie-80gb"
+    assert network.rows.words("impl")[0] == "nccl"
+    assert network.rows.get("graphs")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("cluster", "device"),
+    [("a100_dgx", "a100-sxm-80gb"), ("h100_dgx", "h100-sxm"), ("a40_pairwise_nvlink", "a40"),
+     ("h100_pairwise_nvlink", "h100-nvl")],
+)  # fmt: skip
+def test_a_cluster_of_vidur_is_of_cards_that_have_its_links(tmp_path, cluster, device):
+    _csv(tmp_path / "network" / cluster / "all_reduce.csv.gz",
+         "num_workers,size,devices_per_node,collective,time_stats.all_reduce.median\n"
+         "2,67108864,2,all_reduce,5\n")  # fmt: skip
+    (network,) = read_tables(tmp_path)
+    assert network.rows.words("device")[0] == device
 
 
 LLAMA = "meta-llama/Llama-3.1-8B"

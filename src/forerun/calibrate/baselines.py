@@ -23,7 +23,7 @@ FAR = 4.0
 def roofline_s(x: Rows, s: Sheet, counts: Counts) -> np.ndarray:
     """Seconds of each row by its data sheet alone, float64 [N]."""
     if x.n and x.words("op")[0] in collective.OPS:
-        return collective.wire(x) / s.link_bytes_per_s
+        return collective.wire(x) / collective.link(x, s)[0]
     return np.maximum(counts.flop / s.flop_per_s, counts.hbm_bytes / s.hbm_bytes_per_s)
 
 

@@ -139,18 +139,18 @@ def _column(judged: Judged, name: str) -> np.ndarray:
     return rest.x.words(name).astype(str)
 
 
-def splits(by: str) -> list[tuple[str, ...]]:
+def splits(by: str, known: Sequence[str] = BY) -> list[tuple[str, ...]]:
     """ "op+device,regime" as [("op", "device"), ("regime",)].
 
-    Raises SpecError for names that no table can be split by.
+    Raises SpecError for names that are not known.
     """
     found = [tuple(n.strip() for n in part.split("+")) for part in by.split(",") if part.strip()]
     if not found:
-        raise SpecError.one("--by", "names nothing", f"one of {', '.join(BY)}")
-    strange = sorted({name for names in found for name in names} - set(BY))
+        raise SpecError.one("--by", "names nothing", f"one of {', '.join(known)}")
+    strange = sorted({name for names in found for name in names} - set(known))
     if strange:
         what = "splits no table"
-        raise SpecError(*(Problem(f"--by {name}", what, nearest(name, BY)) for name in strange))
+        raise SpecError(*(Problem(f"--by {name}", what, nearest(name, known)) for name in strange))
     return found
 
 

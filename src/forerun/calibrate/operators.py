@@ -34,6 +34,7 @@ from forerun.calibrate.split import held_out, parts_of
 from forerun.cost import choose, operators
 from forerun.cost.calibration import FEW_ROWS, Calibration, Errors
 from forerun.cost.chosen import OTHER, Chosen, launch_key, starting, takes_residual
+from forerun.cost.families import shared
 
 #: rows below which a device has coefficients and no residual
 LEAST_ROWS = FEW_ROWS
@@ -291,6 +292,7 @@ def _general(used: Data, owns: Sequence[Calibration], date: str) -> Calibration:
         coefs=factors, ranges=ranges(used.x), spread={},
         errors=Errors(0, 0.0, 0.0, ""), origins=used.origins(), date=date,
     )  # fmt: skip
+    used = used.take(shared(used.module, used.x, used.s))
     left = np.log(used.time_s / across_devices(used, general))
     features = used.module.features(used.x, used.s)
     settings = {**GENERAL, **getattr(used.module, "GENERAL", {})}

@@ -9,12 +9,16 @@ import click
 
 from forerun.cli._options import Output, output_options
 
+#: how tables are split
+OPERATORS, RUNS = "op,device,regime", "mode+runtime,device+runtime"
+
 
 @click.command()
 @click.argument("tables", nargs=-1, required=True, metavar="TABLE...")
 @click.option(
-    "--by", default="op,device,regime", show_default=True, metavar="NAME,...",
-    help="One table each: op, device, runtime, dtype, regime, or several joined by +.",
+    "--by", metavar="NAME,...",
+    help="One table each: op, device, runtime, dtype, regime, or several joined by +; of runs "
+    f"mode, device, runtime, model.  [default: {OPERATORS}; of runs {RUNS}]",
 )  # fmt: skip
 @click.option("--family", "only", metavar="NAME", help="One family of operators alone.")
 @click.option("--format", "form", metavar="NAME", help="The tables' format, else recognised.")
@@ -22,7 +26,7 @@ from forerun.cli._options import Output, output_options
 @output_options()
 def command(
     tables: tuple[str, ...],
-    by: str,
+    by: str | None,
     only: str | None,
     form: str | None,
     workers: int,
@@ -51,24 +55,23 @@ def command(
     pin(1)  # before numpy is imported: matrices of a fit are small
     from forerun.calibrate.accuracy import accuracy
     from forerun.calibrate.judged import lines as operator_lines
-    from forerun.calibrate.judged import splits
     from forerun.calibrate.judged import text as operator_text
     from forerun.calibrate.serving_errors import lines as run_lines
     from forerun.calibrate.serving_errors import text as run_text
     from forerun.cli._output import emit
 
-    wanted = splits(by)
     runs, rest = runs_of(tables)
+    of_operators, of_runs = splits_of(by, bool(rest), runs is not None)
     found: dict[str, tuple[tuple[str, ...], Sequence[Any]]] = {}
     texts = []
     if rest:
         judged = accuracy(rest, only=only, form=form, workers=workers, say=out.note)
-        for names in wanted:
+        for names in of_operators:
             found["+".join(names)] = names, operator_lines(judged, names)
             texts.append(operator_text(found["+".join(names)][1], names))
     if runs is not None:
         scored = _scored(runs, workers)
-        for names in (("mode", "runtime"), ("device", "runtime")):
+        for names in of_runs:
             found["runs by " + "+".join(names)] = names, run_lines(scored, names)
             texts.append(run_text(found["runs by " + "+".join(names)][1], names))
     emit(
@@ -84,6 +87,26 @@ def command(
         ],
     )
     return 0
+
+
+def splits_of(by: str | None, operators: bool, runs: bool) -> list[list[tuple[str, ...]]]:
+    """How tables of operators and of runs are split, where there are such.
+
+    Raises SpecError for names that split neither, or none of a kind that there is.
+    """
+    from forerun.calibrate.judged import BY, splits
+    from forerun.calibrate.serving_errors import BY as RUNS_BY
+    from forerun.errors import SpecError
+
+    found = []
+    for there, usual, known in ((operators, OPERATORS, BY), (runs, RUNS, RUNS_BY)):
+        asked = splits(by or usual, tuple(dict.fromkeys((*BY, *RUNS_BY))))
+        fit = [names for names in asked if set(names) <= set(known)]
+        if there and not fit:
+            what = f"splits no table of {'operators' if known is BY else 'runs'}"
+            raise SpecError.one(f"--by {by}", what, f"one of {', '.join(known)}")
+        found.append(fit if there else [])
+    return found
 
 
 def runs_of(tables: Sequence[str]) -> tuple[Any, list[str]]:

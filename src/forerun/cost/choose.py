@@ -34,7 +34,7 @@ def choose(
         if found is not None and _speaks_for(*found, engine, key):
             told = _told(found[0], engine, version), _in_format(found[1], key)
             return _by(module, *found, general, engine, "; ".join(filter(None, told)))
-    others = _of_architecture(name, device, calibrations) if known_kind else []
+    others = _of_relatives(name, device, calibrations) if known_kind else []
     for one in asked:
         near = sibling_of(others, device, engine, one)
         if near is not None and _speaks_for(*near, engine, key):
@@ -63,11 +63,12 @@ def is_other(own: Calibration, engine: str) -> bool:
 
 def any_kernel(module: ModuleType, key: str) -> str:
     """A key without the name of a kernel, which another engine, or version, calls otherwise; for
-    collectives it is the library, which matters."""
-    if "impl" not in module.KEYS or "all_reduce" in module.OPS:
+    collectives with the library in place of its kernel's name."""
+    if "impl" not in module.KEYS:
         return key
     parts = key.split("|")
-    parts[module.KEYS.index("impl")] = ""
+    at = module.KEYS.index("impl")
+    parts[at] = module.KERNELS.get(parts[at], parts[at]) if _is_collective(module) else ""
     return "|".join(parts)
 
 
@@ -93,16 +94,19 @@ def _in_format(known: str, key: str) -> str:
     return f"measured in {pair[0]}, not {pair[1]}" if pair else ""
 
 
-def _of_architecture(name: str, device: Device, calibrations: Store) -> list[Calibration]:
-    """Calibrations of devices of one architecture; those of others stay unread."""
-    return calibrations.all(name, lambda other, _: _line(catalog.device(other)) == _line(device))
+def _of_relatives(name: str, device: Device, calibrations: Store) -> list[Calibration]:
+    """Calibrations of devices that may stand for this one; those of others stay unread."""
+    return calibrations.all(
+        name, lambda other, _: _related(family(name), catalog.device(other), device)
+    )
 
 
 def sibling_of(
     others: Sequence[Calibration], device: Device, engine: str, key: str
 ) -> tuple[Calibration, str] | None:
-    """A calibration of another device of the same architecture that knows the key, the closest in
-    arithmetic for a byte, or None: of this engine, else, for the same chip, of any.
+    """A calibration of another device of the same architecture (for collectives: of the same links)
+    that knows the key, the closest in arithmetic for a byte, or None: of this engine, else, for the
+    same chip, of any.
 
     Coefficients are shares and times that an architecture's kernels have in common; rates are the
     asked device's own.
@@ -114,13 +118,31 @@ def sibling_of(
         other = catalog.device(own.device)
         known = own.closest_key(key)
         apart = abs(np.log(_balance(other) / _balance(device)))
-        related = _line(other) == _line(device) and apart < ALIKE
-        if known is not None and related and (own.engine == engine or _same_chip(other, device)):
+        related = _related(family(own.family), other, device)
+        same = own.engine in (engine, *LIBRARIES) or _same_chip(other, device)
+        if known is not None and related and same:
             newest = [-n for n in version_numbers(own.version)]
             found.append((own.engine != engine, apart, own.device, newest, own.engine, own, known))
     if not found:
         return None
     return min(found, key=lambda f: f[:5])[5:]
+
+
+def _related(module: ModuleType, a: Device, b: Device) -> bool:
+    """Whether one device's measurements say something of another's: within an architecture; of
+    collectives, over the same links."""
+    if _is_collective(module):
+        return _links(a) == _links(b)
+    return _line(a) == _line(b) and abs(np.log(_balance(a) / _balance(b))) < ALIKE
+
+
+def _is_collective(module: ModuleType) -> bool:
+    return "all_reduce" in module.OPS
+
+
+def _links(device: Device) -> tuple[str | None, ...]:
+    near, beyond = device.scale_up or device.host_link, device.topology == "pairs"
+    return device.vendor, device.topology, near, device.host_link if beyond else None
 
 
 def _line(device: Device) -> str:

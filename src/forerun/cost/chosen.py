@@ -19,6 +19,7 @@ from types import ModuleType
 import numpy as np
 
 from forerun.cost.calibration import REGIMES, Calibration, mismatch
+from forerun.cost.families import shared
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet, sheet
 from forerun.errors import SpecError
@@ -121,7 +122,8 @@ class Chosen:
         if self.general is None or self.general.trees is None:
             return np.zeros(x.n)
         learnt = _learnt(self.general, self.module, x, s)
-        return np.where(takes_residual(self.general, s), learnt, 0.0)
+        takes = takes_residual(self.general, s) & shared(self.module, x, s)
+        return np.where(takes, learnt, 0.0)
 
     def outside(self, x: Rows) -> np.ndarray:
         """Rows with a shape beyond what was measured, bool [N]."""

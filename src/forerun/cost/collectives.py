@@ -82,15 +82,21 @@ def wires(device: Device, links: Mapping[str, Link] | None = None) -> Wires:
     far = _level(find(device.network))
     if near is None:
         return Wires(domain, host, far)
-    nvidia = device.vendor.lower() == "nvidia"
     level = replace(
         _level(near) or Level(0, 0, False),
         direct=device.topology in ("switch", "mesh", "pairs"),
-        reduces=device.topology == "switch" and nvidia and device.year >= 2022,
+        reduces=adds_up(device),
     )
     if device.topology == "pairs" and domain > 2:
         return Wires(domain, host, far, pair=level)
     return Wires(domain, level, far, mesh=domain - 1 if device.topology == "mesh" else 0)
+
+
+def adds_up(device: Device) -> bool:
+    """Whether the switch between a device and its neighbours reduces (NVLink SHARP, from NVLink 4
+    on)."""
+    nvidia = device.vendor.lower() == "nvidia"
+    return device.topology == "switch" and nvidia and device.year >= 2022
 
 
 def _level(link: Link | None) -> Level | None:

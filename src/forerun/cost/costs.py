@@ -39,6 +39,8 @@ PER_OCTAVE = 6
 #: share of the memory rate below which a measured kernel is a slow path that engines avoid
 FALLBACK = 0.3
 SLOW = "the kernel that was measured in that format is a fallback"
+#: whose collectives engines call, by vendor in lower case; NCCL's for all others
+LIBRARY = {"amd": "rccl", "intel": "oneccl"}
 #: instructions of a vector unit that turn an element of few bits and its group's scale into one to
 #: multiply: shift, mask, convert, scale (an estimate)
 DEQUANTISE = 4.0
@@ -113,22 +115,39 @@ class Costs:
         return np.interp(n, sizes, self._seconds(x, picked, spread))
 
     def _message(self, shape: Collective, n: np.ndarray) -> np.ndarray:
-        """Seconds of a collective: as it was measured inside one node, else by its wires."""
-        if shape.stride > 1 or shape.n > self.wires.domain or shape.n < 2 or self.wires.pair:
+        """Seconds of a collective: inside one node as its family says, else by its wires."""
+        if not self._in_family(shape):
             return collective_time(shape, n, self.wires)
         sizes = _knots(n.max(), 4 * PER_OCTAVE)
-        x = shapes.rows_of_message(shape, sizes)
-        out = np.empty(len(n))
-        direct = shapes.is_direct(shape, n)
-        for impl in sorted(set(x.words("impl"))):
-            mine = x.words("impl") == impl
-            at = direct == (impl == "custom")
-            part, chosen = x.take(mine), self._chosen(x.take(mine))[0]
-            if chosen.own is None:
-                out[at] = collective_time(shape, n[at], self.wires)
-            else:
-                out[at] = self._curve(part, sizes[mine], n[at])
+        by, out = self._kernels(shape, sizes), np.empty(len(n))
+        asked = self._kernels(shape, n)
+        for impl in sorted(set(by)):
+            x = shapes.rows_of_message(shape, sizes[by == impl], by[by == impl])
+            at = asked == impl
+            out[at] = self._curve(x, sizes[by == impl], n[at])
         return out
+
+    def _in_family(self, shape: Collective) -> bool:
+        """Whether measured collectives, of this device or of others, speak for this one."""
+        if shape.stride > 1 or not 1 < shape.n <= self.wires.domain:
+            return False
+        chosen = self._chosen(self._message_of(shape, np.ones(1)))[0]
+        return chosen.own is not None or chosen.general is not None
+
+    def _message_of(self, shape: Collective, n: np.ndarray) -> Rows:
+        return shapes.rows_of_message(shape, n, self._kernels(shape, n))
+
+    def _kernels(self, shape: Collective, n: np.ndarray) -> np.ndarray:
+        """What carries each message, str [N]: kernels that share memory where every pair of devices
+        talks at once (vLLM switches its own off for three and more over a host's bus) or where
+        they were measured, else the vendor's library."""
+        level, library = self.wires.level(shape.n), LIBRARY.get(self.device.vendor.lower(), "nccl")
+        direct = shapes.is_direct(shape, n)
+        if shape.n > 2 and not (level and level.direct) and direct.any():
+            x = shapes.rows_of_message(shape, n[:1], np.array(["custom"], dtype=object))
+            chosen = self._chosen(x)[0]
+            direct &= chosen.own is not None and not chosen.scaled
+        return np.where(direct, "custom", library).astype(object)
 
     def extra_launches(self, shape: Shape) -> float:
         """Seconds of the kernels beyond the first of an operator that is several."""
@@ -205,8 +224,7 @@ class Costs:
         shape, one = kernels[0], np.array([float(n)])
         x: Rows | None
         if isinstance(shape, Collective):
-            x = shapes.rows_of_message(shape, one)
-            x = x if self._chosen(x)[0].own is not None and shape.stride == 1 else None
+            x = self._message_of(shape, one) if self._in_family(shape) else None
         elif isinstance(shape, Conv):
             x = None
         elif whole and isinstance(shape, Attention):

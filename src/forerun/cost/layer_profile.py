@@ -30,9 +30,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from forerun.cost.collectives import collective_time, wires
 from forerun.cost.layer_files import LayerProfile, median
-from forerun.cost.price import merged, price
+from forerun.cost.price import costs, merged, price
 from forerun.cost.table import CostTable, Work, grid
 from forerun.errors import SpecError
 from forerun.ops.collectives import Collective
@@ -81,7 +80,7 @@ def cost_table(
 
     longest : the longest context over the mean one by number of requests (`longest_to_mean`);
         without it every context is the mean.
-    With tensor parallelism the all-reduces are the catalog's, as the profile is of one device.
+    With tensor parallelism the all-reduces are modelled, as the profile is of one device.
     """
     engine = pool.engine
     max_tokens, max_seqs = engine.max_num_batched_tokens, engine.max_num_seqs
@@ -266,12 +265,12 @@ def _experts(
 
 
 def _collectives(graph: Graph, device: Device, tokens: np.ndarray) -> np.ndarray:
-    """All-reduces and the like of a step, as the catalog's links have them; [tokens]."""
-    known = wires(device)
+    """All-reduces and the like of a step, as they are priced without a profile; [tokens]."""
+    known = costs(graph, device)
     total = np.zeros(len(tokens))
     for op in merged(graph):
         if isinstance(op.shape, Collective) and op.axis == "tokens":
-            total += op.count * collective_time(op.shape, tokens / op.split, known)
+            total += op.count * known.by_tokens(op.shape, tokens / op.split * op.load)
     return total
 
 

@@ -14,7 +14,7 @@ from forerun import catalog
 from forerun.cost import asked
 from forerun.cost.calibration import SHORT_S, Store, store
 from forerun.cost.choose import choose
-from forerun.cost.families import family, family_of_op
+from forerun.cost.families import collective, family, family_of_op
 from forerun.cost.rows import Rows
 from forerun.cost.sheet import Sheet, sheet, split_runtime
 from forerun.ops.counts import Counts
@@ -190,8 +190,9 @@ def regime_of(busy: np.ndarray, log_time: np.ndarray) -> np.ndarray:
 
 def _endless(x: Rows, s: Sheet, i: int, name: str) -> str:
     """Why no finite time follows for a row."""
-    if name == "collective" and np.isnan(s.link_bytes_per_s[i]):
-        return f"{s.device[i]} has no link to another device on its data sheet"
+    if name == "collective" and np.isnan(collective.link(x, s)[0][i]):
+        beyond = " but that of its pair" if s.link_bytes_per_s[i] > 0 else ""
+        return f"{s.device[i]} has no link to another device on its data sheet{beyond}"
     if name == "collective" and np.isnan(s.network_bytes_per_s[i]):
         return f"{s.device[i]} has no network between nodes on its data sheet"
     return "no finite time follows from these sizes"

@@ -57,9 +57,9 @@ def rows_by_tokens(shape: Shape, n: np.ndarray) -> Rows:
     raise TypeError(f"{type(shape).__name__} is priced by sequences or by messages")
 
 
-def rows_of_message(shape: Collective, n: np.ndarray) -> Rows:
-    """A collective at n tokens or sequences, n float64 [N] and positive, inside one node."""
-    impl = np.where(is_direct(shape, n), "custom", "nccl").astype(object)
+def rows_of_message(shape: Collective, n: np.ndarray, impl: np.ndarray) -> Rows:
+    """A collective at n tokens or sequences, n float64 [N] and positive, inside one node, by the
+    library or kernel named for each, str [N]."""
     return rows(
         len(n), op=shape.kind, n_gpus=shape.n, bytes=shape.message(n), graphs=1.0, impl=impl,
         dtype="bf16",
@@ -67,7 +67,7 @@ def rows_of_message(shape: Collective, n: np.ndarray) -> Rows:
 
 
 def is_direct(shape: Collective, n: np.ndarray) -> np.ndarray:
-    """Whether kernels that share memory take the message, bool [N]."""
+    """Whether the message is one for kernels that share memory, bool [N]."""
     return (shape.message(n) <= DIRECT_BYTES) & (shape.kind == "all_reduce") & (shape.n <= 8)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from forerun import catalog
+from forerun.cost.collectives import adds_up
 from forerun.cost.efficiency import efficiency
 from forerun.cost.rows import Rows
 from forerun.cost.sustained import sustained
@@ -34,7 +35,9 @@ class Sheet:
     l2_bytes: np.ndarray
     link_bytes_per_s: np.ndarray  # to its neighbours in a node, one direction
     link_latency_s: np.ndarray
-    switched: np.ndarray  # 1 where every pair of a node has the whole rate at once
+    host_bytes_per_s: np.ndarray  # to the host, one direction
+    host_latency_s: np.ndarray
+    adds_up: np.ndarray  # 1 where the switch between neighbours reduces
     network_bytes_per_s: np.ndarray  # between nodes, one device's port
     network_latency_s: np.ndarray
     per_node: np.ndarray  # devices that talk without the network
@@ -45,6 +48,7 @@ class Sheet:
     gather: np.ndarray
     launch_s: np.ndarray
     tile_rows: np.ndarray  # rows the matrix unit computes at least
+    topology: np.ndarray  # str: of a node's links, as in `spec.device`
     architecture: np.ndarray  # str: "hopper", "ada", ...
     device: np.ndarray  # str: its name in the catalog
     engine: np.ndarray  # str: "vllm", "trtllm", "torch", ... or ""
@@ -91,7 +95,7 @@ class Sheet:
 
 
 _COLUMNS = tuple(Sheet.__annotations__)
-_WORDS = ("architecture", "device", "engine")
+_WORDS = ("topology", "architecture", "device", "engine")
 _NUMBERS = tuple(name for name in _COLUMNS if name not in _WORDS)
 
 
@@ -125,7 +129,7 @@ def _numbers(
     device_name: str, dtype: str, known: Mapping[str, Device], links: Mapping[str, Link]
 ) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(_NUMBERS, np.nan)
-    row |= {"problem": "", "note": "", "architecture": "", "device": ""}
+    row |= {"problem": "", "note": "", "topology": "", "architecture": "", "device": ""}
     if not device_name:
         return row | {"problem": "no device is given; name one of the catalog"}
     try:
@@ -140,8 +144,8 @@ def _numbers(
     used = math_format(device, dtype)
     if used is None:
         return row | {"problem": f"{device.name} has no arithmetic for {dtype} nor a wider format"}
-    link = _link(device.scale_up or device.host_link, links)
-    network = _link(device.network, links)
+    host, network = (_link(name, links) for name in (device.host_link, device.network))
+    link = _link(device.scale_up, links) or host
     peaks = device.peak_flop_per_s
     wide = next((peaks[f] for f in ("bf16", "fp16", "tf32", "fp32") if f in peaks), np.nan)
     row |= {
@@ -155,13 +159,16 @@ def _numbers(
         "l2_bytes": device.l2_bytes or np.nan,
         "link_bytes_per_s": link.bandwidth_bytes_per_s if link else np.nan,
         "link_latency_s": link.latency_s if link else np.nan,
-        "switched": float(device.topology == "switch"),
+        "host_bytes_per_s": host.bandwidth_bytes_per_s if host else np.nan,
+        "host_latency_s": host.latency_s if host else np.nan,
+        "adds_up": float(adds_up(device)),
         "network_bytes_per_s": network.bandwidth_bytes_per_s if network else np.nan,
         "network_latency_s": network.latency_s if network else np.nan,
         "per_node": float(device.scale_up_domain or device.devices_per_node),
         "is_gpu": float(device.kind == "gpu"),
         "gemm": sustained(device, used) or eff.gemm, "stream": eff.stream, "gather": eff.gather,
         "launch_s": eff.launch_s, "tile_rows": eff.rows,
+        "topology": device.topology,
         "architecture": device.architecture.lower().replace(" ", "").replace("-", ""),
         "device": device.name,
     }  # fmt: skip

@@ -18,11 +18,19 @@ A family file defines
     own_features(x, s)      {name: float64 [N]}, finite: further ones (log2 of shapes, codes) for
                             the residual of a device that was measured
 
-and, where tables of eager calls hold more than a kernel's own start,
+where tables of eager calls hold more than a kernel's own start,
 
     STANDS_IN               {format: formats whose kernels an engine runs where that one's measured
                             kernel is a slow path}
     GRAPH_S                 most seconds that an empty call takes in a replayed graph
+
+of collectives,
+
+    KERNELS                 {what a library calls one of its own ways: the library}
+
+and, where the residual of some rows is of more than a data sheet tells,
+
+    shared(x, s)            rows of which devices teach each other a residual, bool [N]
 
 The residual is log(measured / physics).  The file name is the family's public name.
 """
@@ -35,8 +43,13 @@ import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from forerun.cost.rows import Rows
+    from forerun.cost.sheet import Sheet
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,12 @@ class Coef:
 
 #: values of coefficients by name, [N] or one for all
 Coefs = Mapping[str, np.ndarray | float]
+
+
+def shared(module: ModuleType, x: Rows, s: Sheet) -> np.ndarray:
+    """Rows of a family of which devices teach each other a residual, bool [N]."""
+    given = getattr(module, "shared", None)
+    return np.ones(x.n, dtype=bool) if given is None else given(x, s)
 
 
 @functools.cache

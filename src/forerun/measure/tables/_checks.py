@@ -213,7 +213,7 @@ def _least(x: Rows, s: Sheet, counts: Counts, name: str) -> tuple[np.ndarray, np
     traffic = counts.hbm_bytes / s.hbm_bytes_per_s
     if name == "collective":
         far = x.get("n_nodes", 1.0) > 1
-        rate = np.where(far, s.network_bytes_per_s, s.link_bytes_per_s)
+        rate = np.where(far, s.network_bytes_per_s, collective.link(x, s)[0])
         traffic = np.fmax(traffic, collective.wire(x) / rate)
     return busy, traffic
 

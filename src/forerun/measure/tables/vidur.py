@@ -18,6 +18,8 @@ LICENCE = "MIT"
 RUNTIME = "vidur"
 #: what the folders' short names stand for
 DEVICES = {"a100": "a100-sxm-80gb", "h100": "h100-sxm", "a40": "a40"}
+#: and of clusters of cards that are bridged in pairs: only those for PCIe are
+CLUSTERS = {"a100_pairwise_nvlink": "a100-pcie-80gb", "h100_pairwise_nvlink": "h100-nvl"}
 DTYPE = "fp16"  # Vidur profiles in fp16
 
 
@@ -96,12 +98,12 @@ def _linear(frame: Frame, file: Path) -> Table:
 def _network(frame: Frame, file: Path) -> Table:
     """Collectives of `size` bytes, on as many nodes as their devices need."""
     needed(frame, ("num_workers", "size", "devices_per_node", "collective"), file)
-    op = only(frame, "collective")
+    op, cluster = only(frame, "collective"), file.parts[-2]
     workers, per_node = numbers(frame, "num_workers"), numbers(frame, "devices_per_node")
     made = rows(
-        frame.height, op=op, device=_device(file.parts[-2]), runtime="nccl", dtype=DTYPE,
-        impl="nccl:" + file.parts[-2].split("_", 1)[-1], n_gpus=workers,
-        n_nodes=np.ceil(workers / per_node), bytes=numbers(frame, "size"),
+        frame.height, op=op, device=CLUSTERS.get(cluster, _device(cluster)), runtime="nccl",
+        dtype=DTYPE, impl="nccl", n_gpus=workers, n_nodes=np.ceil(workers / per_node),
+        bytes=numbers(frame, "size"), graphs=0.0,
     )  # fmt: skip
     return checked(
         made, numbers(frame, f"time_stats.{op}.median") * 1e-3, origin=ORIGIN, licence=LICENCE,
