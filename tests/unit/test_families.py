@@ -209,6 +209,25 @@ def test_a_long_row_runs_at_a_share_of_the_data_sheet(name, i):
     assert 0.03 < share < 1.3
 
 
+@pytest.mark.parametrize(("name", "i"), CASES)
+@pytest.mark.parametrize(
+    "other", [dict(impl="new"), dict(dtype="fp8"), dict(kv_dtype="fp8"),
+              dict(distribution="power_law_1.5")],
+)  # fmt: skip
+def test_no_number_stands_for_a_word_that_may_never_have_been_measured(name, i, other):
+    """A key is written as it was measured before features are taken; any other word that were
+    numbered would be taken for whichever measured one has the next number."""
+    module, x = family(name), drawn(name, i)
+    ((column, word),) = other.items()
+    if column in module.KEYS:
+        return
+    moved = Rows(x.n, x.number, {**x.text, column: np.full(x.n, word, dtype=object)})
+    s = sheet(x)
+    before, after = module.own_features(x, s), module.own_features(moved, s)
+    for feature in before:
+        assert np.abs(after[feature] - before[feature]).max() < 64, feature
+
+
 @pytest.mark.parametrize("name", families())
 def test_the_file_says_all_that_the_seam_asks(name):
     module = family(name)

@@ -116,3 +116,25 @@ def test_a_server_in_front_moves_and_the_engine_is_not_simulated_again(monkeypat
     for step in range(2 * serving.KEPT):
         run.off(TRUE.model_copy(update={"host_step_s": 1e-5 * step}))
     assert len(run.logs) == serving.KEPT
+
+
+def test_a_run_that_is_refused_tells_no_hand_over(tmp_path):
+    counted, bare = tmp_path / "counted.csv", tmp_path / "bare.csv"
+    for path, row in (
+        (counted, APART),
+        (bare, {k: v for k, v in APART.items() if "repl" not in k}),
+    ):
+        path.write_text(
+            f"{','.join((*row, 'ttft_s', 'tpot_s'))}\n{','.join(row.values())},1,0.01\n"
+        )
+    told, refused = (serving.score(read_runs(path), TRUE) for path in (counted, bare))
+    assert told.answered.all()
+    assert not refused.answered.any()
+    newest, older = (TRUE.model_copy(update={"transfer_s": seconds}) for seconds in (0.3, 0.1))
+    given = serving.handing_over([(newest, told), (older, refused)])
+    assert [p.transfer_s for p in given] == [0.3, 0.3]
+    assert [p.transfer_s for p in serving.handing_over([(newest, told), (older, told)])] == [
+        0.3,
+        0.1,
+    ]
+    assert [p.transfer_s for p in serving.handing_over([(older, refused)])] == [0.1]

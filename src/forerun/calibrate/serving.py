@@ -94,7 +94,7 @@ def fit(runs: Runs, *, workers: int = 1) -> tuple[list[EngineProfile], Scored]:
     ]
     done = _at_once(tasks, workers) if workers > 1 else [_one(*task) for task in tasks]
     found = [_joined(p, *done[3 * j : 3 * j + 3]) for j, p in enumerate(parts)]
-    return _handing_over([p for p, _ in found], parts), together([s for _, s in found])
+    return handing_over(found), together([s for _, s in found])
 
 
 def _at_once(tasks: Sequence[Task], workers: int) -> list[Done]:
@@ -204,14 +204,17 @@ def _joined(runs: Runs, *done: Done) -> tuple[EngineProfile, Scored]:
     return whole, both
 
 
-def _handing_over(found: list[EngineProfile], parts: Sequence[Runs]) -> list[EngineProfile]:
+def handing_over(found: Sequence[tuple[EngineProfile, Scored]]) -> list[EngineProfile]:
     """The profiles; what no run of pools apart told the hand-over of has that of its engine's
-    other versions, where they were told it."""
-    apart = [(part.table.text("mode") == "disagg") & (part.note == "") for part in parts]
-    told = {p.engine: p.transfer_s for p, rows in zip(found, apart, strict=True) if rows.any()}
+    other versions, where they were told it.  A run that is refused tells nothing."""
+    told = [
+        ((s.runs.table.text("mode") == "disagg") & (s.runs.note == "") & s.answered).any()
+        for _, s in found
+    ]
+    known = {p.engine: p.transfer_s for (p, _), by in zip(found, told, strict=True) if by}
     return [
-        p if rows.any() else p.model_copy(update={"transfer_s": told.get(p.engine, p.transfer_s)})
-        for p, rows in zip(found, apart, strict=True)
+        p if by else p.model_copy(update={"transfer_s": known.get(p.engine, p.transfer_s)})
+        for (p, _), by in zip(found, told, strict=True)
     ]
 
 

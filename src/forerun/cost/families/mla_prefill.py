@@ -159,11 +159,11 @@ def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
 
 
 def own_features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
-    """Shapes themselves, and the number formats and kernels by number."""
+    """Shapes themselves, and the number formats by number; which kernel it is, `absorbed` says."""
     p = prefill_of(x)
     chunks, _ = p.blocks(128.0, False)
     return {
         "batch": np.log2(p.batch), "heads": np.log2(p.heads), "past": np.log2(p.past + 1),
         "work": np.log2(p.flop), "tokens": np.log2(p.batch * p.new),
-        "last_wave": chunks / s.n_sm % 1.0, "key": code(x, (*KEYS, "impl")),
+        "last_wave": chunks / s.n_sm % 1.0, "key": code(x, KEYS),
     }  # fmt: skip

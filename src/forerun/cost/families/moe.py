@@ -48,6 +48,9 @@ COEFS = (
     Coef("fill", 4.0, 0.1, 50.0, "how soon few experts draw the whole memory rate"),
     Coef("sharp", 2.0, 1.0, 10.0, "p: how completely arithmetic and traffic overlap"),
 )
+#: exponent as which choices by chance count where only the learnt residual tells loads apart; no
+#: table has them (an estimate, nearer to equal loads than to the least exponent measured)
+BY_CHANCE = 0.25
 TILES = (16.0, 32.0, 64.0, 128.0)
 
 
@@ -165,11 +168,20 @@ def features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
     }
 
 
+def _exponent(x: Rows) -> np.ndarray:
+    """How uneven the loads of experts are, float64 [N]: the exponent of their power law, 0 where
+    all are equal; choices by chance alone are next to that."""
+    words = x.words("distribution")
+    known = {"balanced": 0.0, "uniform": BY_CHANCE}
+    of = {w: known[w] if w in known else float(w.removeprefix("power_law_")) for w in set(words)}
+    return np.array([of[word] for word in words])
+
+
 def own_features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
-    """Shapes themselves, and formats, kernels and distributions by number."""
+    """Shapes themselves, how uneven loads are, and formats and kernels by number."""
     return {
         "tokens": np.log2(x.get("n_tokens")), "hidden": np.log2(x.get("hidden")),
         "inter": np.log2(x.get("inter")), "topk": x.get("topk"),
         "experts": np.log2(x.get("n_experts")), "tp": np.log2(x.get("moe_tp")),
-        "key": code(x, KEYS), "spread": code(x, ("distribution",)),
+        "key": code(x, KEYS), "uneven": _exponent(x),
     }  # fmt: skip

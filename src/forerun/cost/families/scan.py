@@ -207,5 +207,6 @@ def own_features(x: Rows, s: Sheet) -> dict[str, np.ndarray]:
     return {
         "batch": np.log2(a.batch), "size": np.log2(size), "tokens": np.log2(a.tokens),
         "bytes": np.log2(a.moved_bytes + a.kept_bytes),
-        "last_wave": a.batch * a.heads / s.n_sm % 1.0, "key": code(x, ("op", "kv_dtype")),
+        "last_wave": a.batch * a.heads / s.n_sm % 1.0, "key": code(x, KEYS),
+        "state_bytes": a.state_bytes,
     }  # fmt: skip
