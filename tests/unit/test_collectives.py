@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from forerun.catalog import device
+from forerun.catalog import device, devices
 from forerun.cost.calibration import Calibration, Errors, Origin, Store, save, store
 from forerun.cost.chosen import starting
 from forerun.cost.collectives import wires
 from forerun.cost.costs import Costs
+from forerun.cost.efficiency import LINK, PCIE_LINK
 from forerun.cost.families import collective
 from forerun.cost.operators import predict
 from forerun.cost.rows import rows
@@ -59,6 +60,16 @@ def test_a_group_of_a_mesh_has_the_links_between_its_members():
     assert rate(4, device="mi300x") == pytest.approx(whole * 3 / 7)
     # behind a switch every group has all of them
     assert rate(2) == rate(8)
+
+
+@pytest.mark.parametrize("name", [n for n in devices() if device(n).devices_per_node > 1])
+def test_a_row_of_a_table_and_a_model_have_the_same_link(name):
+    levels = wires(device(name))
+    for n in (2, 3, 4, 8, 16, 72):
+        level = levels.level(n)
+        if n <= levels.domain and level is not None:
+            share = level.bytes_per_s / rate(n, device=name)
+            assert round(share, 6) in (LINK, PCIE_LINK), n
 
 
 def test_a_switch_that_adds_up_takes_large_floats_of_more_than_two():

@@ -62,13 +62,13 @@ def is_other(own: Calibration, engine: str) -> bool:
 
 
 def any_kernel(module: ModuleType, key: str) -> str:
-    """A key without the name of a kernel, which another engine, or version, calls otherwise; for
-    collectives with the library in place of its kernel's name."""
+    """A key without the name of a kernel, which another engine, or version, calls otherwise; where
+    the word is a library's, which matters, with that in place of its kernel's."""
     if "impl" not in module.KEYS:
         return key
     parts = key.split("|")
-    at = module.KEYS.index("impl")
-    parts[at] = module.KERNELS.get(parts[at], parts[at]) if _is_collective(module) else ""
+    at, of = module.KEYS.index("impl"), getattr(module, "KERNELS", None)
+    parts[at] = "" if of is None else of.get(parts[at], parts[at])
     return "|".join(parts)
 
 
@@ -131,16 +131,13 @@ def sibling_of(
 def _related(module: ModuleType, a: Device, b: Device) -> bool:
     """Whether one device's measurements say something of another's: within an architecture; of
     collectives, over the same links."""
-    if _is_collective(module):
+    if "all_reduce" in module.OPS:
         return _links(a) == _links(b)
     return _line(a) == _line(b) and abs(np.log(_balance(a) / _balance(b))) < ALIKE
 
 
-def _is_collective(module: ModuleType) -> bool:
-    return "all_reduce" in module.OPS
-
-
 def _links(device: Device) -> tuple[str | None, ...]:
+    """What a node's collectives run over, whichever chip sends."""
     near, beyond = device.scale_up or device.host_link, device.topology == "pairs"
     return device.vendor, device.topology, near, device.host_link if beyond else None
 

@@ -40,7 +40,7 @@ PER_OCTAVE = 6
 FALLBACK = 0.3
 SLOW = "the kernel that was measured in that format is a fallback"
 #: whose collectives engines call, by vendor in lower case; NCCL's for all others
-LIBRARY = {"amd": "rccl", "intel": "oneccl"}
+LIBRARY_OF = {"amd": "rccl", "intel": "oneccl"}
 #: instructions of a vector unit that turn an element of few bits and its group's scale into one to
 #: multiply: shift, mask, convert, scale (an estimate)
 DEQUANTISE = 4.0
@@ -141,7 +141,10 @@ class Costs:
         """What carries each message, str [N]: kernels that share memory where every pair of devices
         talks at once (vLLM switches its own off for three and more over a host's bus) or where
         they were measured, else the vendor's library."""
-        level, library = self.wires.level(shape.n), LIBRARY.get(self.device.vendor.lower(), "nccl")
+        level, library = (
+            self.wires.level(shape.n),
+            LIBRARY_OF.get(self.device.vendor.lower(), "nccl"),
+        )
         direct = shapes.is_direct(shape, n)
         if shape.n > 2 and not (level and level.direct) and direct.any():
             x = shapes.rows_of_message(shape, n[:1], np.array(["custom"], dtype=object))

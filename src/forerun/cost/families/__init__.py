@@ -24,7 +24,7 @@ where tables of eager calls hold more than a kernel's own start,
                             kernel is a slow path}
     GRAPH_S                 most seconds that an empty call takes in a replayed graph
 
-of collectives,
+where `impl` names a library, which matters, and not a kernel of the engine,
 
     KERNELS                 {what a library calls one of its own ways: the library}
 

@@ -18,7 +18,8 @@ LICENCE = "MIT"
 RUNTIME = "vidur"
 #: what the folders' short names stand for
 DEVICES = {"a100": "a100-sxm-80gb", "h100": "h100-sxm", "a40": "a40"}
-#: and of clusters of cards that are bridged in pairs: only those for PCIe are
+#: and of clusters of cards that are bridged in pairs: only those for PCIe are (which H100, Vidur
+#: does not say; NVL is the usual one)
 CLUSTERS = {"a100_pairwise_nvlink": "a100-pcie-80gb", "h100_pairwise_nvlink": "h100-nvl"}
 DTYPE = "fp16"  # Vidur profiles in fp16
 
