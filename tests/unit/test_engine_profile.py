@@ -1,13 +1,16 @@
 """What naming an engine does to a case: its profile's host terms and factors, and who wins."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from forerun import api, catalog
 from forerun.calibrate import bench
-from forerun.calibrate.serving import SD
+from forerun.calibrate.profile_fit import SD
 from forerun.cost import engine_fit
 from forerun.cost.engine_fit import EngineFit
-from forerun.cost.engine_profile import EngineProfile, engines, profile
+from forerun.cost.engine_profile import UNKNOWN, EngineProfile, engines, profile
 from forerun.sim.prepare import prepare
 from forerun.spec.deployment import Deployment, Engine, Pool
 
@@ -138,3 +141,19 @@ def test_priors_and_coefficients_are_one_list():
     for kind in (EngineFit, EngineProfile):
         assert set(kind.times()) <= set(kind.model_fields)
     assert set(EngineFit.times()) <= set(Engine.model_fields)
+
+
+def test_an_interval_holds_what_runs_were_off_by_and_a_device_that_none_was_on():
+    known = profile("vllm").model_copy(update={"spread": {"tpot_s": (0.8, 0.9)}, "devices": ("x",)})
+    (served,) = prepare(
+        catalog.model(MODEL), Deployment(pools=(Pool(device="b300", engine=Engine()),))
+    )
+    table = replace(served.table, low=0.7, high=2.0, sources={"data sheet": 1.0})
+    # the prediction itself is always inside
+    assert known.interval("tpot_s", table, "x") == pytest.approx((0.8, 1.0))
+    rows = replace(table, sources={"fitted": 1.0})
+    assert known.interval("tpot_s", rows, "y") == pytest.approx((0.8, 1.0))
+    low, high = known.interval("tpot_s", table, "y")
+    assert np.log(low) == pytest.approx(-np.hypot(np.log(0.8), np.log(0.7)))
+    assert high == pytest.approx(2.0)
+    assert known.interval("ttft_s", table, "x") == pytest.approx(UNKNOWN)

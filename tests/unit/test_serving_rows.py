@@ -12,6 +12,7 @@ from forerun.cost.engine_profile import engines, profile
 from forerun.errors import ForerunError
 from forerun.ops.precision import formats
 from forerun.serving.answer import answer
+from forerun.serving.apart import queued_s
 from forerun.serving.question import question
 from forerun.spec.columns import Columns, read_columns
 
@@ -290,6 +291,59 @@ def test_an_api_server_is_waited_for_before_prompts_of_a_pool_of_their_own():
     bound = answer(question(row, known.model_copy(update={"api_token_s": 1e-3})))
     # 64 clients, 64 tokens of 1 ms each: a round takes 4.1 s at least
     assert bound.seconds["e2el_s"] == pytest.approx(64 * 64 * 1e-3, rel=0.1)
+
+
+def apart(**more):
+    return answer(question({**ROW, **APART, "isl": "2048", "osl": "256", **more}))
+
+
+@pytest.mark.parametrize("batch", [1, 4, 16])
+def test_who_finds_no_seat_in_the_decode_pool_waits_for_one_before_its_first_token(batch):
+    free, full = apart(concurrency="32"), apart(concurrency="32", decode_batch=str(batch))
+    hold_s = profile("vllm").transfer_s + 256 * full.seconds["tpot_s"]
+    # 32 clients take turns on the seats, each of which is kept for the hand-over and the answer
+    assert full.seconds["e2el_s"] == pytest.approx(32 / batch * hold_s, rel=0.03)
+    assert full.output_tokens_per_s == pytest.approx(256 * batch / hold_s, rel=0.03)
+    assert full.seconds["tpot_s"] < free.seconds["tpot_s"]
+    assert full.seconds["ttft_s"] > 4 * free.seconds["ttft_s"]
+    assert (free.bound, full.bound) == ("HBM bandwidth", "seats")
+    assert apart(concurrency="32", decode_batch="32").seconds == free.seconds
+
+
+def test_clients_are_at_the_prompts_or_at_the_answers():
+    a = apart(concurrency="32")
+    # Little's law: each of 32 clients gets an answer of 256 tokens a round
+    round_s = 32 * 256 / a.output_tokens_per_s
+    assert round_s == pytest.approx(a.seconds["e2el_s"], rel=0.02)
+
+
+def test_a_decode_pool_holds_as_many_as_its_cache_does():
+    long = {"isl": "30000", "concurrency": "400", "prefill_replicas": "60"}
+    few, many = apart(**long), apart(**long, decode_replicas="60")
+    assert (few.bound, many.bound) == ("KV cache", "HBM bandwidth")
+    assert few.seconds["ttft_s"] > 10 * many.seconds["ttft_s"]
+    assert few.output_tokens_per_s < many.output_tokens_per_s / 10
+
+
+def test_under_open_load_requests_wait_for_a_seat_first_come_first_served():
+    free, full = (
+        apart(concurrency="", rate_per_s="inf", n_requests="8", decode_batch=batch)
+        for batch in ("8", "2")
+    )
+    hold_s = profile("vllm").transfer_s + 256 * full.seconds["tpot_s"]
+    # two at a time: the last of eight starts when six have ended, whose prompts came a bit later
+    later = full.seconds["ttft_s_p99"] - free.seconds["ttft_s_p50"]
+    assert 2.5 * hold_s < later < 3.2 * hold_s
+    assert free.seconds["ttft_s_p99"] < 0.5 * hold_s
+    assert full.output_tokens_per_s == pytest.approx(256 * 2 / hold_s, rel=0.1)
+
+
+def test_turns_for_seats_by_hand():
+    rows = np.zeros(5, [("done_ps", "i8")])
+    rows["done_ps"] = np.array([3, 0, 1, 2, 30]) * 10**12
+    # in order of 0, 1, 2, 3 and 30 s, two seats for 5 s each: they start at 0, 1, 5, 6, 30
+    assert queued_s(rows, 2, 5.0).tolist() == [3, 0, 0, 3, 0]
+    assert queued_s(rows, 9, 5.0).tolist() == [0] * 5
 
 
 def test_energy_of_pools_of_their_own_is_idle_power_and_the_work_of_both():

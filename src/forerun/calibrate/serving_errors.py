@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forerun.calibrate.serving import Scored
+from forerun.calibrate.scored_runs import Scored
 
 #: what a table of runs may be split by
 BY = ("mode", "device", "runtime", "model")

@@ -127,7 +127,8 @@ def runs_of(tables: Sequence[str]) -> tuple[Any, list[str]]:
 
 def _scored(runs: Any, workers: int) -> Any:
     """Runs predicted by profiles that were not fitted to them."""
-    from forerun.calibrate.serving import fit, score
+    from forerun.calibrate.scored_runs import score
+    from forerun.calibrate.serving import fit
     from forerun.cost.engine_profile import engines, profiles
 
     used = {p.origin for engine in engines() for p in profiles(engine)}

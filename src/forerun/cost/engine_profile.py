@@ -29,6 +29,7 @@ FOLDER = Path(__file__).parent / "profiles"
 BEFORE = "-before-"  # in the name of a file, between an engine and a version
 LONG_STEP = 32_768  # tokens of a step that set-ups for long prompts stay below
 FIGURES = ("ttft_s", "tpot_s", "e2el_s")
+SPLIT = "split "  # before a figure of runs whose prompts and answers have pools of their own
 UNKNOWN = (0.4, 2.5)  # factors on latencies of an engine without runs: estimate
 
 
@@ -53,10 +54,10 @@ class EngineProfile(EngineTerms):
     licence: str = ""
     date: str = ""
     rows: int = Field(default=0, ge=0)
+    devices: tuple[str, ...] = ()  # that these runs were on
     #: |predicted / measured - 1| on runs not used: "ttft_s median", "tpot_s p90", ...
     error: dict[str, float] = {}
-    #: factors on a prediction that hold 80 % of the runs not used, by figure; "split ttft_s" where
-    #: prompts and answers have pools of their own
+    #: factors on a prediction that hold 80 % of the runs not used, by figure, with SPLIT
     spread: dict[str, tuple[float, float]] = {}
 
     @property
@@ -81,16 +82,23 @@ class EngineProfile(EngineTerms):
             out, low=table.low, high=table.high, sources=table.sources, assumed=table.assumed
         )
 
-    def interval(self, figure: str, table: CostTable) -> tuple[float, float]:
+    def interval(self, figure: str, table: CostTable, device: str) -> tuple[float, float]:
         """Factors on a prediction that hold 80 %: what the other runs of the profile were off by
-        and, by squares, what the device's own costs are not known to.
+        and, by squares, what the costs of a device without runs or rows are not known to.
 
         figure : a key of `spread`.
         """
-        below, above = np.log(self.spread.get(figure, UNKNOWN))
-        measured = any("fitted" in source for source in table.sources)
-        own = (0.0, 0.0) if measured else np.log([table.low, table.high])
-        return float(np.exp(-np.hypot(below, own[0]))), float(np.exp(np.hypot(above, own[1])))
+        known = device in self.devices or any("fitted" in source for source in table.sources)
+        return both(
+            self.spread.get(figure, UNKNOWN), (1.0, 1.0) if known else (table.low, table.high)
+        )
+
+
+def both(runs: tuple[float, float], own: tuple[float, float]) -> tuple[float, float]:
+    """Factors that hold 80 % where runs were off by one pair and a device's costs are not known to
+    another, by squares; 1 is between them."""
+    below, above = np.hypot(np.log(runs) * (np.log(runs) * [-1, 1] > 0), np.log(own))
+    return float(np.exp(-below)), float(np.exp(above))
 
 
 def of_runtime(runtime: str) -> EngineProfile | None:
@@ -113,7 +121,7 @@ def on_pool(found: EngineProfile, pool: Pool) -> Pool:
 
 def on_table(found: EngineProfile, table: CostTable, pool: Pool) -> CostTable:
     """The table with the profile's factors, and sentences on what it was fitted to."""
-    low, high = found.interval("tpot_s", table)
+    low, high = found.interval("tpot_s", table, pool.device)
     said = [f"host terms of {found.name}: profile fitted to {found.rows:,} runs of "
             f"{found.origin}{_error(found)}"]  # fmt: skip
     if found.api_request_s or found.api_token_s:

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from forerun import catalog
-from forerun.cost.engine_profile import FIGURES, EngineProfile
+from forerun.cost.engine_profile import FIGURES, SPLIT, EngineProfile
 from forerun.cost.step import step_time, step_work
 from forerun.cost.table import CostTable
 from forerun.errors import Infeasible
@@ -196,7 +196,8 @@ def _told(
     energy_j: float | None,
 ) -> Answer:  # fmt: skip
     tables = [s.served.table for s in stations]
-    factors = _factors(q.profile, tables[-1], "split " if q.is_split else "")
+    kind, device = SPLIT if q.is_split else "", q.pools[-1].device
+    factors = _factors(q.profile, tables[-1], device, kind)
     low, high = {}, {}
     for name, value in seconds.items():
         below, above = factors[next(f for f in FIGURES if name.startswith(f))]
@@ -222,18 +223,20 @@ def _told(
 
 
 @lru_cache(maxsize=256)
-def _factors(profile: EngineProfile, table: CostTable, kind: str) -> dict[str, tuple[float, float]]:
-    """Factors of the ends of a figure's interval, by figure; kind : "split " of pools apart."""
-    return {figure: profile.interval(kind + figure, table) for figure in FIGURES}
+def _factors(
+    profile: EngineProfile, table: CostTable, device: str, kind: str
+) -> dict[str, tuple[float, float]]:
+    """Factors of the ends of a figure's interval, by figure; kind : SPLIT of pools apart, or ""."""
+    return {figure: profile.interval(kind + figure, table, device) for figure in FIGURES}
 
 
 def _bound(q: Question, station: Station) -> str:
     """What a decode step of the question is bound by."""
-    table = station.served.table
-    n = min(station.served.seats, q.concurrency or q.n_requests)
-    ctx = q.isl + q.osl / 2
-    if q.concurrency and n * ctx > station.served.n_blocks * station.held.block_tokens:
-        return "KV cache"
+    table, slots = station.served.table, station.slots(q.isl, q.osl)
+    n = -(-(q.concurrency or q.n_requests) // station.served.pool.replicas)
+    if q.concurrency and n > slots:
+        return "KV cache" if slots < station.served.seats else "seats"
+    n, ctx = min(n, slots), q.isl + q.osl / 2
     step = step_time(table, n_tokens=n, n_seqs=n, n_decode=n, decode_ctx=ctx).value
     flop, moved = (
         step_work(table, w, n_tokens=n, n_seqs=n, n_decode=n, decode_ctx=ctx)

@@ -1,15 +1,16 @@
 """Prompts and answers on pools of their own, as a closed network of two stations.
 
-    prefill  a simulation with answers of one token; its clients think for R_d and the API server's
-             wait before each next prompt
-    decode   B = X R_d / replicas requests in a batch (Little's law), R_d = transfer + osl step(B)
+    prefill  a simulation with answers of one token; its clients think for R_d, the API server's
+             wait and W before each next prompt
+    decode   B = X R_d / replicas requests in a batch (Little's law), R_d = transfer + osl step(B),
+             at most as many as a replica has slots; what finds none waits for one, W
 
-X is the prefill stage's throughput, so R_d and X are found by turns.  Latency to the first token is
-the prefill stage's, the API server's, the hand-over and one step of decoding.  Energy a token is
+X is the prefill stage's throughput, so R_d, W and X are found by turns.  No more than
+X_most = replicas slots / R_d get through: of C clients each waits so long that X is that, under
+open load the k-th request waits for the k-slots'th to end.  Latency to the first token is the
+prefill stage's, the API server's, W, the hand-over and one step of decoding.  Energy a token is
 
     E = (E_prefill / n + (osl - 1) e_step(B) / B) / osl + idle power / (X osl)
-
-What waits for a seat of the decode pool is left out.
 """
 
 from __future__ import annotations
@@ -42,33 +43,60 @@ def served_apart(
     simulate: Simulate = simulated,
 ) -> tuple[dict[str, np.ndarray], float, float | None]:
     """(latencies of each request by figure, output tokens a second, joules an output token)."""
-    replicas, seats = decode.served.pool.replicas, decode.served.seats
+    replicas, slots = decode.served.pool.replicas, decode.slots(q.isl, q.osl)
     table, transfer = decode.served.table, q.profile.transfer_s
-    step = _step_s(table, min(seats, max(1.0, (q.concurrency or q.n_requests) / replicas)), q)
+    fullest = max(1.0, min(slots, (q.concurrency or q.n_requests) / replicas))
+    step = _step_s(table, fullest, q)
     waited = 0.0 if q.concurrency else waited_open_s(q, prefill.served)
+    seated = 0.0  # what a request of a closed loop waits for a slot
     for _ in range(TURNS):
         residence = transfer + q.osl * step
-        think = residence + waited if q.concurrency else 0.0
+        think = residence + seated + waited if q.concurrency else 0.0
         kept = "full" if energy else "requests"
         log = simulate(q, prefill.served, 1, q.concurrency, think, kept)
         rows = log.requests
-        span = (rows["done_ps"].max() - rows["arrival_ps"].min()) * latency.PS
-        rate = len(rows) / span
-        batch = float(np.clip(rate * residence / replicas, 1.0, seats))
-        found = _step_s(table, batch, q)
+        prompt = float(latency.e2el_s(rows).mean())
         if q.concurrency:
-            rest = float(latency.e2el_s(rows).mean()) + transfer + q.osl * found
-            wanted = waited_closed_s(q, prefill.served, rest)
+            rate = q.concurrency / (prompt + think)
         else:
-            wanted = waited
-        if abs(np.log(found / step)) < 0.01 and abs(wanted - waited) < 0.02 * think + 1e-3:
+            rate = len(rows) / ((rows["done_ps"].max() - rows["arrival_ps"].min()) * latency.PS)
+        most = replicas * slots / residence
+        batch = float(np.clip(rate * residence / replicas, 1.0, fullest))
+        found = _step_s(table, batch, q)
+        wanted, seat = waited, 0.0
+        if q.concurrency:
+            seat = max(0.0, seated + q.concurrency * (1 / most - 1 / rate))
+            rest = prompt + seat + transfer + q.osl * found
+            wanted = waited_closed_s(q, prefill.served, rest)
+        settled = abs(wanted - waited) + abs(seat - seated) < 0.02 * think + 1e-3
+        if abs(np.log(found / step)) < 0.01 and settled:
             break
         step, waited = float(np.sqrt(step * found)), (waited + wanted) / 2 if waited else wanted
-    first = latency.ttft_s(rows) + q.profile.api_request_s + waited + transfer + step
+        seated = seat
+    queued = np.full(len(rows), seated)
+    if not q.concurrency:
+        queued = queued_s(rows, replicas * slots, residence)
+        ends = rows["done_ps"] * latency.PS + queued + residence
+        rate = len(rows) / float(ends.max() - rows["arrival_ps"].min() * latency.PS)
+    first = latency.ttft_s(rows) + q.profile.api_request_s + waited + queued + transfer + step
     tpot = np.full(len(rows), step)
     figures = {"ttft_s": first, "tpot_s": tpot, "e2el_s": first + tpot * (q.osl - 1)}
     joule = _energy_j(q, log, rate, decode, batch) if energy else None
     return figures, rate * q.osl, joule
+
+
+def queued_s(rows: np.ndarray, slots: int, residence: float) -> np.ndarray:
+    """What each request waits for one of the slots, first come first served, seconds [N]; each
+    keeps one for `residence`."""
+    order = np.argsort(rows["done_ps"], kind="stable")
+    ready = rows["done_ps"][order] * latency.PS
+    start = ready.copy()
+    for k in range(slots, len(start), slots):
+        before = start[k - slots : k][: len(start) - k]
+        np.maximum(ready[k : k + slots], before + residence, out=start[k : k + slots])
+    waits = np.empty(len(start))
+    waits[order] = start - ready
+    return waits
 
 
 def _energy_j(q: Question, log: Log, rate: float, decode: Station, batch: float) -> float:

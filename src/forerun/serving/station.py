@@ -29,6 +29,12 @@ class Station:
     held: Memory
     plain: CostTable  # the device's own prices, before any profile
 
+    def slots(self, isl: int, osl: int) -> int:
+        """Requests that a replica decodes at once, at most: by its seats, and by its cache with
+        answers half way."""
+        blocks = -(-round(isl + osl / 2) // self.served.pool.engine.block_tokens)
+        return max(1, min(self.served.seats, self.served.n_blocks // blocks))
+
     def under(self, pool: Pool, profile: EngineProfile) -> Station:
         """The same for another profile; pool : of the question under that."""
         table = _corrected(self.plain, pool, profile)
