@@ -255,6 +255,18 @@ def call(tmp_path, *words):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("cache_bytes", [2.0**25, 2.0**28])
+def test_weights_come_from_memory_and_the_terms_of_sums_from_a_layer_away(cache_bytes):
+    from forerun.measure.backends.onnxruntime_cpu import ACTIVATION_BYTES, copies_of
+
+    product = {"op": "gemm", "dtype": "fp32", "m": 16, "n": 384, "k": 384}
+    weights = copies_of(product, cache_bytes) * 4 * 384 * 384
+    assert min(cache_bytes, 2.0**26) < weights < 1.5 * min(cache_bytes, 2.0**26)
+    added = {"op": "add", "dtype": "fp32", "n_tokens": 200, "width": 384}
+    terms = copies_of(added, cache_bytes) * 4 * 200 * 384
+    assert ACTIVATION_BYTES / 4 < terms <= ACTIVATION_BYTES
+
+
 def test_the_command_measures_and_goes_on(tmp_path):
     words = ("--backend", "numpy_cpu", "--threads", "1", "--minutes", "0.01", "--json")
     for said in ("points on cpu-", "goes on with"):

@@ -5,7 +5,8 @@
 Every copy has weights of its own.  Weights of all copies exceed the last-level cache where that
 takes no more than COPIES: weights of a model come from memory each time.  Activations are near: all
 copies read the same ones and write to a few buffers in turn, which are ours, so that no run
-allocates.  The number of threads is fixed.
+allocates.  Only the other term of a sum is each copy's own, all of them ACTIVATION_BYTES: as much as
+a layer touches between a residual and its use.  The number of threads is fixed.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ def copies_of(row: Mapping[str, Any], cache_bytes: float | None) -> int:
     counts = module.counts(as_rows([dict(row)]).filled(module.DEFAULTS))
     weight = float(np.broadcast_to(counts.weight_bytes, 1)[0])
     touched, wanted = float(counts.hbm_bytes[0]), ACTIVATION_BYTES
-    if weight or row["op"] == "add":
-        touched, wanted = weight or touched, OVER * min(cache_bytes or 2.0**25, 2.0**26)
+    if weight:
+        touched, wanted = weight, OVER * min(cache_bytes or 2.0**25, 2.0**26)
     copies = min(wanted / touched, RUN_FLOP / max(float(counts.flop[0]), 1.0))
     return int(np.clip(round(copies), 1 if touched > wanted / 2 else 2, COPIES))
 
