@@ -45,7 +45,7 @@ def test_a_profile_tells_what_its_runs_showed_and_the_same_in_several_processes(
     monkeypatch.setattr(profile_fit, "STARTS", profile_fit.STARTS[:1])
     assert 0 < serving.halves(runs).sum() < runs.n == 6
     (found,), scored = serving.fit(runs)
-    assert found.rows == 6
+    assert (found.rows, found.devices) == (6, ("h100-sxm",))
     plain = profile_fit.with_values(profile("vllm"), np.zeros(len(profile_fit.NAMES)))
     fitted, bare = (scored_runs.score(runs, known) for known in (found, plain))
     for name in ("ttft_s", "tpot_s"):
@@ -62,6 +62,21 @@ def test_a_profile_tells_what_its_runs_showed_and_the_same_in_several_processes(
     for name in ("ttft_s", "tpot_s", "low", "high", "refused"):
         assert np.array_equal(getattr(shared, name), getattr(scored, name)), name
     assert shared.runs.table.text("isl").tolist() == scored.runs.table.text("isl").tolist()
+
+
+@pytest.mark.parametrize("took_s", [0.02, 0.4])
+def test_a_hand_over_is_found_on_either_side_of_what_is_expected(tmp_path, took_s):
+    true = TRUE.model_copy(update={"transfer_s": took_s})
+    rows = [{**APART, "isl": isl, "concurrency": c} for isl in ("300", "800") for c in ("2", "24")]
+    lines = [",".join((*APART, "ttft_s", "tpot_s"))]
+    for row in rows:
+        seconds = answer(question(row, true), energy=False).seconds
+        lines.append(",".join((*row.values(), repr(seconds["ttft_s"]), repr(seconds["tpot_s"]))))
+    path = tmp_path / "apart.csv"
+    path.write_text("\n".join(lines) + "\n")
+    fit = profile_fit.Fit(read_runs(path), TRUE)
+    found = fit.profile([fit.descended(0)])
+    assert abs(found.transfer_s - took_s) < 0.3 * abs(profile_fit.CENTRE["transfer_s"] - took_s)
 
 
 def test_runs_of_one_configuration_are_fitted_though_no_half_is_left(runs, monkeypatch):

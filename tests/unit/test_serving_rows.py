@@ -310,6 +310,17 @@ def test_who_finds_no_seat_in_the_decode_pool_waits_for_one_before_its_first_tok
     assert apart(concurrency="32", decode_batch="32").seconds == free.seconds
 
 
+def test_who_waits_for_a_seat_does_not_wait_for_the_api_server_as_well():
+    known = profile("vllm")
+    # one request takes the server 0.35 s: 32 of them 11 s a round, when seats alone take 14 and 3
+    busy = known.model_copy(update={"api_token_s": 0.35 / 256, "api_request_s": 0.0})
+    row = {**ROW, **APART, "isl": "2048", "osl": "256", "concurrency": "32"}
+    few, many = (answer(question({**row, "decode_batch": n}, busy)) for n in ("4", "32"))
+    hold_s = busy.transfer_s + 256 * few.seconds["tpot_s"]
+    assert few.seconds["e2el_s"] == pytest.approx(32 / 4 * hold_s, rel=0.03)
+    assert many.seconds["e2el_s"] == pytest.approx(32 * 0.35, rel=0.03)
+
+
 def test_clients_are_at_the_prompts_or_at_the_answers():
     a = apart(concurrency="32")
     # Little's law: each of 32 clients gets an answer of 256 tokens a round
