@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from forerun import api, catalog
+from forerun import api, catalog, units
 from forerun.calibrate import bench
 from forerun.calibrate.profile_fit import SD
 from forerun.cost import engine_fit
@@ -18,11 +18,15 @@ MODEL = "llama-3.1-8b"
 
 
 def case(**engine):
+    return of({"device": "h100-sxm", "engine": engine})
+
+
+def of(deployment):
     return api.load(
         {
-            "model": MODEL, "fleet": {"h100-sxm": 1},
+            "model": MODEL, "fleet": {"h100-sxm": 2},
             "traffic": {"isl": 500, "osl": 50, "rate_per_s": "2 req/s", "n_requests": 40},
-            "deployment": {"device": "h100-sxm", "engine": engine},
+            "deployment": deployment,
         }
     )  # fmt: skip
 
@@ -90,6 +94,17 @@ def test_an_older_version_has_the_profile_of_before():
 def test_a_prediction_names_the_profile():
     assert api.predict(case(runtime="vllm"))[0].why.endswith("; host: profile of vllm")
     assert "host" not in api.predict(case())[0].why
+
+
+def test_what_a_hand_over_takes_an_engine_is_said_where_prompts_have_a_pool():
+    engine = {"runtime": "vllm"}
+    pools = [
+        {"name": role, "device": "h100-sxm", "engine": engine, "role": role}
+        for role in ("prefill", "decode")
+    ]
+    words = f"from pools apart vllm sent it {units.show(profile('vllm').transfer_s, 'time')} later"
+    assert words in told(api.simulate(of({"pools": pools}), bootstrap=False))
+    assert words not in told(api.simulate(case(runtime="vllm"), bootstrap=False))
 
 
 def test_an_engine_without_a_profile_is_said():

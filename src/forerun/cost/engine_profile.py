@@ -131,6 +131,12 @@ def on_table(found: EngineProfile, table: CostTable, pool: Pool) -> CostTable:
             f"{token}; that it serves one request at a time"
             f"{', and its tokens,' if token else ''} is left out"
         )
+    if pool.role == "prefill":
+        said.append(
+            f"a first token is out when its prompt is computed; from pools apart {found.engine} "
+            f"sent it {units.show(found.transfer_s, 'time')} later and not before the other pool "
+            "had room"
+        )
     if pool.engine.batch.name != found.batch.name:
         said.append(
             f"the profile is of {found.engine}'s {found.batch.name} batches, these are "

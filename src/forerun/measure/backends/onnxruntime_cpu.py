@@ -5,8 +5,8 @@
 Every copy has weights of its own.  Weights of all copies exceed the last-level cache where that
 takes no more than COPIES: weights of a model come from memory each time.  Activations are near: all
 copies read the same ones and write to a few buffers in turn, which are ours, so that no run
-allocates.  Only the other term of a sum is each copy's own, all of them ACTIVATION_BYTES: as much as
-a layer touches between a residual and its use.  The number of threads is fixed.
+allocates.  Only the other term of a sum is each copy's own, ACTIVATION_BYTES together: as much as a
+layer touches between a residual and its use.  The number of threads is fixed.
 """
 
 from __future__ import annotations
