@@ -81,7 +81,11 @@ def test_a_hand_over_is_found_on_either_side_of_what_is_expected(tmp_path, took_
 
 def test_runs_of_one_configuration_are_fitted_though_no_half_is_left(runs, monkeypatch):
     monkeypatch.setattr(profile_fit, "STARTS", profile_fit.STARTS[:1])
-    (found,), scored = serving.fit(runs.take(np.arange(2)))
+    few = runs.take(np.arange(2))
+    few.table.cells["device"][1] = "h100-sxm of mine"  # refused, and on no device that is known
+    (found,), scored = serving.fit(few)
+    assert scored.answered.sum() == 1
+    assert found.devices == ("h100-sxm",)
     assert found.rows == scored.runs.n == 2
     assert found.spread == {}  # of so few no interval is stated
 

@@ -66,7 +66,7 @@ def score(runs: Runs, known: EngineProfile | None = None) -> Scored:
         except ForerunError as error:
             refused[i] = str(error.problems[0])
             continue
-        for j, name in enumerate(("ttft_s", "tpot_s")):
+        for j, name in enumerate(MEASURED):
             got[j, :, i] = a.seconds[name], a.low[name], a.high[name]
     return Scored(runs, got[0, 0], got[1, 0], got[:, 1], got[:, 2], refused)
 

@@ -7,6 +7,7 @@ those errors.  Intervals are scored with what ships but for the errors of the ru
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 from collections import deque
@@ -34,6 +35,7 @@ from forerun.calibrate.scored_runs import (
 )
 from forerun.cost.engine_profile import EngineProfile, engines, file_name, of_runtime, profiles
 from forerun.cost.sheet import device_of
+from forerun.errors import ForerunError
 from forerun.measure.runs import Runs
 from forerun.measure.threads import pin
 from forerun.serving.question import runtime_of
@@ -191,9 +193,12 @@ def handing_over(found: Sequence[tuple[EngineProfile, Scored]]) -> list[EnginePr
 
 
 def _devices(runs: Runs) -> tuple[str, ...]:
-    """Names in the catalog of the devices that the runs were on."""
-    told = np.unique(runs.table.text("device")[runs.note == ""].astype(str))
-    return tuple(sorted({device_of(name)[0].name for name in told}))
+    """Names of the devices that the runs were on, of those that the catalog has."""
+    found = set()
+    for name in np.unique(runs.table.text("device")[runs.note == ""].astype(str)):
+        with contextlib.suppress(ForerunError):  # its runs are refused
+            found.add(device_of(name)[0].name)
+    return tuple(sorted(found))
 
 
 def halves(runs: Runs) -> np.ndarray:
