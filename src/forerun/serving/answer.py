@@ -99,9 +99,9 @@ def outcome(
     if alone is not None:
         return alone
     kept = "full" if energy else "requests"
-    waited, log = _through_api(q, station.served, kept, simulate)
+    waited, late, log = _through_api(q, station.served, kept, simulate)
     rows = log.requests
-    span = (rows["done_ps"].max() - rows["arrival_ps"].min()) * latency.PS
+    span = (rows["done_ps"].max() - rows["arrival_ps"].min()) * latency.PS + late
     figures = {
         "ttft_s": latency.ttft_s(rows) + waited, "tpot_s": latency.tpot_s(rows),
         "e2el_s": latency.e2el_s(rows) + waited,
@@ -142,20 +142,25 @@ def _batch_j(table: CostTable, q: Question) -> float:
     return n * prompt + (q.osl - 1) * decode
 
 
-def _through_api(q: Question, served: Served, kept: str, simulate: Simulate) -> tuple[float, Log]:
-    """(seconds a request spends at the API server, the engine's log meanwhile)."""
+def _through_api(
+    q: Question, served: Served, kept: str, simulate: Simulate
+) -> tuple[float, float, Log]:
+    """(seconds a request spends at the API server, by how much the run lasts longer than the log,
+    the engine's log meanwhile)."""
     if q.concurrency is None:
         waited = waited_open_s(q, served)
-        return q.profile.api_request_s + waited, simulate(q, served, q.osl, None, 0.0, kept)
+        waited += q.profile.api_request_s
+        return waited, waited, simulate(q, served, q.osl, None, 0.0, kept)
     waited = 0.0
-    for _ in range(TURNS):
+    for turn in range(TURNS):
         log = simulate(q, served, q.osl, q.concurrency, waited, kept)
         round_s = float(np.nanmean(latency.e2el_s(log.requests)))
         wanted = waited_closed_s(q, served, round_s)
-        if abs(wanted - waited) < 0.02 * (wanted + q.osl * 1e-3):
+        if abs(wanted - waited) < 0.02 * (wanted + q.osl * 1e-3) or turn == TURNS - 1:
             break
         waited = wanted if waited == 0.0 else (waited + wanted) / 2
-    return waited + q.profile.api_request_s, log
+    wanted += q.profile.api_request_s
+    return wanted, (wanted - waited) * q.n_requests / q.concurrency, log
 
 
 def mean(values: np.ndarray) -> float:

@@ -66,15 +66,18 @@ def served_apart(
         wanted, seat = waited, 0.0
         if q.concurrency:
             seat = max(0.0, seated + q.concurrency * (1 / most - 1 / rate))
-            rest = prompt + seat + transfer + q.osl * found
-            wanted = waited_closed_s(q, prefill.served, rest)
+            engine = prompt + seat + transfer + q.osl * found
+            wanted = waited_closed_s(q, prefill.served, engine)
         settled = abs(wanted - waited) + abs(seat - seated) < 0.02 * think + 1e-3
         if abs(np.log(found / step)) < 0.01 and settled:
             break
         step, waited = float(np.sqrt(step * found)), (waited + wanted) / 2 if waited else wanted
         seated = seat
-    queued = np.full(len(rows), seated)
-    if not q.concurrency:
+    if q.concurrency:
+        waited, queued, step = wanted, np.full(len(rows), seat), found
+        rate = q.concurrency / (q.profile.api_request_s + waited + prompt + seat + transfer
+                                + q.osl * step)  # fmt: skip
+    else:
         queued = queued_s(rows, replicas * slots, residence)
         ends = rows["done_ps"] * latency.PS + queued + residence
         rate = len(rows) / float(ends.max() - rows["arrival_ps"].min() * latency.PS)

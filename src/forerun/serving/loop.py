@@ -4,7 +4,11 @@ The API server serves one request at a time for S = api_request_s + osl * api_to
 its doors.  With C requests in flight a round takes C S at least, so what the rest of a round does
 not take of that is waited for, before the first token:
 
-    W = max(C S - rest of the round, 0), and  rho / (1 - rho) S / 2  under open load
+    W = max(C S - api_request_s - the engine's part of the round, 0)
+    W = rho / (1 - rho) S / 2                                         under open load
+
+A client comes back to the engine after W; api_request_s, which is short beside a round, is added to
+the round and its time to the first token, and does not thin out what the engine sees.
 """
 
 from __future__ import annotations
@@ -60,9 +64,10 @@ def waited_open_s(q: Question, served: Served) -> float:
     return each * busy / (1 - busy) / 2
 
 
-def waited_closed_s(q: Question, served: Served, rest_s: float) -> float:
-    """What a closed loop waits, whose round takes rest_s without it."""
-    return max(0.0, (q.concurrency or 0) * serve_s(q, served) - rest_s)
+def waited_closed_s(q: Question, served: Served, engine_s: float) -> float:
+    """What a closed loop waits, whose round takes the engine so long."""
+    whole = (q.concurrency or 0) * serve_s(q, served)
+    return max(0.0, whole - q.profile.api_request_s - engine_s)
 
 
 def dynamic_j(log: Log) -> float:
